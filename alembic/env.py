@@ -1,0 +1,36 @@
+"""How Alembic reaches the database: the address of the settings, asyncpg, and one migrator at a time."""
+
+import asyncio
+
+from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from alembic import context
+from db import pool, tables
+from db.settings import Settings
+
+MIGRATORS_LOCK = 7235422
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=tables.metadata, compare_server_default=False)
+    with context.begin_transaction():
+        # Taken inside the transaction that migrates: whoever waited here finds the work done.
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATORS_LOCK})"))
+        context.run_migrations()
+
+
+async def run(dsn: str) -> None:
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: pool.connect(dsn), poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.run_sync(migrate)
+    await engine.dispose()
+
+
+if context.is_offline_mode():
+    context.configure(dialect_name="postgresql", target_metadata=tables.metadata, literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    asyncio.run(run(context.config.attributes.get("dsn") or Settings.read().required_dsn()))

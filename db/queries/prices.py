@@ -1,0 +1,109 @@
+"""Prices: read by ticker and minute, written once."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from db import times
+from db.pool import Executor, Record
+from db.tables import PriceRow
+
+LATEST: Final = """
+SELECT id, ticker, ts, price, observed_at, source
+  FROM price
+ WHERE ticker = $1
+ ORDER BY ts DESC
+ LIMIT 1
+"""
+
+LATEST_OF_EACH: Final = """
+SELECT p.*
+  FROM unnest($1::text[]) WITH ORDINALITY AS asked (ticker, place)
+ CROSS JOIN LATERAL (
+       SELECT id, ticker, ts, price, observed_at, source
+         FROM price
+        WHERE price.ticker = asked.ticker
+        ORDER BY ts DESC
+        LIMIT 1) AS p
+ ORDER BY asked.place
+"""
+
+OLDEST_FIRST: Final = """
+SELECT id, ticker, ts, price, observed_at, source
+  FROM price
+ WHERE ticker = $1 AND ts >= $2 AND ts < $3
+ ORDER BY ts
+ LIMIT $4
+"""
+
+NEWEST_FIRST: Final = """
+SELECT id, ticker, ts, price, observed_at, source
+  FROM price
+ WHERE ticker = $1 AND ts >= $2 AND ts < $3
+ ORDER BY ts DESC
+ LIMIT $4
+"""
+
+ANY_IN: Final = """
+SELECT EXISTS (SELECT FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3)
+"""
+
+# Where only the minute is known, its price counts as observed at the minute's very end: never seen too early.
+LAST_OBSERVED: Final = """
+SELECT id, ticker, ts, price, observed_at, source
+  FROM (SELECT *, coalesce(observed_at, (ts + 60) * 1000000) AS seen_at
+          FROM price
+         WHERE ticker = $1 AND ts > $2::bigint - $3::bigint - 120 AND ts <= $2::bigint) AS near
+ WHERE seen_at <= $2::bigint * 1000000 AND seen_at >= ($2::bigint - $3::bigint) * 1000000
+ ORDER BY ts DESC
+ LIMIT 1
+"""
+
+STORED_AT: Final = """
+SELECT ticker FROM price WHERE ticker = ANY ($1::text[]) AND ts = $2
+"""
+
+STORE: Final = """
+INSERT INTO price (ticker, ts, price, observed_at, source)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[])
+    ON CONFLICT (ticker, ts) DO NOTHING
+RETURNING id, ticker, ts, price, observed_at, source
+"""
+
+
+async def latest(db: Executor, ticker: str) -> Record | None:
+    """The ticker's newest price, None where there is none."""
+    return await db.fetchrow(LATEST, ticker)
+
+
+async def latest_of_each(db: Executor, tickers: Sequence[str]) -> list[Record]:
+    """The newest price of each ticker that has one, in the order asked for."""
+    return await db.fetch(LATEST_OF_EACH, list(tickers))
+
+
+async def window(
+    db: Executor, ticker: str, low: int, high: int, *, newest_first: bool, limit: int | None = None
+) -> list[Record]:
+    """The prices of minutes in [low, high), at most `limit` of them."""
+    return await db.fetch(NEWEST_FIRST if newest_first else OLDEST_FIRST, ticker, low, high, limit)
+
+
+async def any_in(db: Executor, ticker: str, low: int, high: int) -> bool:
+    """Whether a price is stored for a minute in [low, high)."""
+    found: bool = await db.fetchval(ANY_IN, ticker, low, high)
+    return found
+
+
+async def last_observed(db: Executor, ticker: str, at: int, max_age_s: int) -> Record | None:
+    """The last price observed at or before the second `at`, if it is at most `max_age_s` older."""
+    return await db.fetchrow(LAST_OBSERVED, ticker, at, min(max_age_s, times.END))
+
+
+async def stored_at(db: Executor, tickers: Sequence[str], ts: int) -> set[str]:
+    """Those of the tickers whose price of the minute `ts` is stored."""
+    return {row["ticker"] for row in await db.fetch(STORED_AT, list(tickers), ts)}
+
+
+async def store(db: Executor, rows: Sequence[PriceRow]) -> list[Record]:
+    """Stores the rows whose minute is not stored yet and returns those. Belongs into a writer's turn."""
+    columns = zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source) for r in rows), strict=True)
+    return await db.fetch(STORE, *map(list, columns))

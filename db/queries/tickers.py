@@ -1,0 +1,56 @@
+"""Tickers: what is known, whether it is tracked, and how fresh it is."""
+
+from collections.abc import Sequence
+from typing import Final
+
+from db.pool import Executor, Record
+
+_WITH_LATEST: Final = """
+SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
+       p.id, p.ticker, p.ts, p.price, p.observed_at, p.source
+  FROM ticker AS t
+  LEFT JOIN LATERAL (
+       SELECT since, until IS NULL AS tracked
+         FROM tracking
+        WHERE ticker = t.name
+        ORDER BY since DESC
+        LIMIT 1) AS period ON true
+  LEFT JOIN LATERAL (
+       SELECT id, ticker, ts, price, observed_at, source
+         FROM price
+        WHERE price.ticker = t.name
+        ORDER BY ts DESC
+        LIMIT 1) AS p ON true
+"""
+
+ALL: Final = _WITH_LATEST + " ORDER BY t.name"
+
+ONE: Final = _WITH_LATEST + " WHERE t.name = $1"
+
+KNOWN: Final = """
+SELECT name FROM ticker WHERE name = ANY ($1::text[])
+"""
+
+TRACKED: Final = """
+SELECT ticker FROM tracking WHERE until IS NULL ORDER BY ticker
+"""
+
+
+async def every(db: Executor) -> list[Record]:
+    """All known tickers by name, each with its last period of tracking and the columns of its newest price (or nulls)."""
+    return await db.fetch(ALL)
+
+
+async def one(db: Executor, name: str) -> Record | None:
+    """One ticker like `every` gives them, None where the name is not known."""
+    return await db.fetchrow(ONE, name)
+
+
+async def known(db: Executor, names: Sequence[str]) -> set[str]:
+    """Those of the names that are known."""
+    return {row["name"] for row in await db.fetch(KNOWN, list(names))}
+
+
+async def tracked(db: Executor) -> list[str]:
+    """The names tracked now, in order."""
+    return [row["ticker"] for row in await db.fetch(TRACKED)]

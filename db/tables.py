@@ -1,0 +1,154 @@
+"""The tables, and the rules of their rows. Alembic reads the metadata; each rule stands again as a CHECK.
+
+A `table=True` model does not validate by itself, so what comes from outside goes through `PriceRow.model_validate`.
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, ConfigDict, model_validator
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Numeric,
+    Sequence,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlmodel import Field, SQLModel
+
+from db import times
+
+metadata = SQLModel.metadata
+metadata.naming_convention = {
+    "pk": "pk_%(table_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "ix": "ix_%(table_name)s_%(column_0_name)s",
+}
+
+data_version = Sequence("data_version", metadata=metadata, data_type=BigInteger)
+"""Draws the ids of everything that alters what a reader can see, so ids follow the order of commits."""
+
+NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+"""What an index name looks like: `btc_usd`, `drbfix-btc_usdc`, `1000pepe_usdc`."""
+
+PRICE_BELOW = 10**15
+PRICE_SCALE = 18
+
+
+class Source(StrEnum):
+    """Where a stored price came from."""
+
+    LIVE = "LIVE"
+    BACKFILL = "BACKFILL"
+    IMPORT = "IMPORT"
+
+
+def normal(price: Decimal) -> Decimal:
+    """The same number without trailing zeros and without an exponent: `68241.50` is `68241.5`, `6E+4` is `60000`."""
+    return Decimal(f"{price.normalize():f}")
+
+
+def _price(price: Decimal) -> Decimal:
+    if not price.is_finite() or not 0 < price < PRICE_BELOW:
+        raise ValueError(f"should be over 0 and below {PRICE_BELOW}")
+    price = normal(price)
+    if -int(price.as_tuple().exponent) > PRICE_SCALE:
+        raise ValueError(f"should have at most {PRICE_SCALE} decimals")
+    return price
+
+
+def _minute(ts: int) -> int:
+    if ts % times.MINUTE or not times.FIRST <= ts < times.END:
+        raise ValueError("should be a multiple of 60, in UNIX seconds, in the years 1970 to 2200")
+    return ts
+
+
+Minute = Annotated[int, AfterValidator(_minute)]
+_IS_MINUTE = "{0} % 60 = 0 AND {0} >= 0 AND {0} < " + str(times.END)
+
+
+class PriceRow(SQLModel):
+    """A price of one minute, checked: what may go into `price`."""
+
+    model_config = ConfigDict(frozen=True)  # type: ignore[assignment]  # SQLModel's own config type is narrower
+
+    ticker: str = Field(regex=NAME)
+    ts: Minute
+    price: Annotated[Decimal, AfterValidator(_price)]
+    observed_at: int | None = None
+    source: Source
+
+    @model_validator(mode="after")
+    def _observed_inside_the_minute(self) -> Self:
+        if self.observed_at is not None and times.minute_of(self.observed_at // 1_000_000) != self.ts:
+            raise ValueError("observed_at should lie inside the minute")
+        return self
+
+
+class Ticker(SQLModel, table=True):
+    """An index that is known: tracked now or once, or imported."""
+
+    __table_args__ = (
+        CheckConstraint(f"name ~ '{NAME}'", name="name"),
+        CheckConstraint(_IS_MINUTE.format("horizon"), name="horizon"),
+        CheckConstraint(_IS_MINUTE.format("checked_until"), name="checked_until"),
+    )
+
+    name: str = Field(sa_column=Column(Text, primary_key=True))
+    horizon: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="nothing before this minute is expected; UNIX seconds")
+    )
+    checked_until: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="every minute before this one is stored or a gap; UNIX seconds")
+    )
+
+
+class Tracking(SQLModel, table=True):
+    """A period in which a ticker was asked for every minute."""
+
+    __table_args__ = (
+        CheckConstraint(_IS_MINUTE.format("since"), name="since"),
+        CheckConstraint(_IS_MINUTE.format("until"), name="until"),
+        CheckConstraint("until > since", name="until_after_since"),
+        Index("uq_tracking_open", "ticker", unique=True, postgresql_where=text("until IS NULL")),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    since: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first minute asked for; UNIX seconds")
+    )
+    until: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="first minute no longer asked for; null while tracked; UNIX seconds")
+    )
+
+
+class Price(SQLModel, table=True):
+    """The index price of a ticker in a minute. Stored once; first come stays."""
+
+    __table_args__ = (
+        UniqueConstraint("id"),
+        CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
+        CheckConstraint(f"price > 0 AND price < {PRICE_BELOW}", name="price"),  # NaN and Infinity sort above all
+        CheckConstraint(f"scale(price) = min_scale(price) AND scale(price) <= {PRICE_SCALE}", name="price_normal"),
+        CheckConstraint("observed_at >= ts * 1000000 AND observed_at < (ts + 60) * 1000000", name="observed_at"),
+        CheckConstraint("source IN ('LIVE', 'BACKFILL', 'IMPORT')", name="source"),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    ts: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds")
+    )
+    id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), nullable=False))
+    price: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="quote currency, no trailing zeros"))
+    observed_at: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="when the exchange said it; UNIX microseconds, inside the minute")
+    )
+    source: Source = Field(sa_column=Column(Text, nullable=False))
