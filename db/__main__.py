@@ -22,7 +22,10 @@ EXAMPLES = """examples:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m db", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m db",
+        description=__doc__,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     with_servers = verbs.add_parser(
@@ -47,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _with_servers(settings: Settings, command: Sequence[str]) -> int:
     folder = settings.data_dir
+    os.environ["DATA_DIR"] = str(folder)
     with contextlib.ExitStack() as servers:
         running: list[embedded.Server] = []
         if settings.dsn is None or settings.redis_url is None:

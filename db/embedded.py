@@ -88,7 +88,10 @@ def postgres(folder: Path, *, durable: bool = True) -> Iterator[Server]:
     if not (data / "PG_VERSION").exists():
         _init(folder, data, durable=durable)
     _refuse_other_version(data)
-    _wait_until(lambda: not _runs(data), f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder")
+    _wait_until(
+        lambda: not _runs(data),
+        f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder",
+    )
     port = _free_port()
     command = [
         *(str(postgres_program("postgres")), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)),
@@ -201,10 +204,19 @@ def _is_ready(data: Path) -> bool:
 
 
 def _create_database(port: int, password: str) -> None:
-    psql = [str(postgres_program("psql")), "-qAtX", "-h", "127.0.0.1", "-p", str(port), "-U", "tickgraph", "postgres"]
-    statement = (
-        "SELECT 'CREATE DATABASE tickgraph' WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'tickgraph') \\gexec"
-    )
+    psql = [
+        str(postgres_program("psql")),
+        "-qAtX",
+        "-h",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-U",
+        "tickgraph",
+        "postgres",
+    ]
+    exists = "SELECT FROM pg_database WHERE datname = 'tickgraph'"
+    statement = f"SELECT 'CREATE DATABASE tickgraph' WHERE NOT EXISTS ({exists}) \\gexec"
     subprocess.run(  # noqa: S603  our own command
         psql, input=statement, text=True, check=True, env={**os.environ, "PGPASSWORD": password}
     )

@@ -35,7 +35,7 @@ class Executor(Protocol):
     async def execute(self, statement: str, /, *args: Any) -> str: ...
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[misc]  # asyncpg ships no types
+class _Connection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         return ""  # nothing is ever set on a session, and the usual reset costs a third of a small query
 
@@ -113,4 +113,3 @@ async def connect(dsn: str) -> asyncpg.Connection:
     """A single connection, for migrations and for looking whether the address is right."""
     with _own_errors():
         return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)
-

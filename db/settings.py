@@ -55,7 +55,8 @@ class Settings(BaseSettings):
     postgres_user: str | None = Field(None, description="its user; `postgres`")
     postgres_password: str | None = Field(None, description="the user's password")
     redis_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
-        None, description="Redis or Valkey, as `redis://:password@host:6379/0`. Not set: `make up` starts an embedded one"
+        None,
+        description="Redis or Valkey, as `redis://:password@host:6379/0`. Not set: `make up` starts an embedded one",
     )
     data_dir: Path = Field(Path(".tickgraph"), description="folder in which the embedded servers keep their data")
 
@@ -64,7 +65,13 @@ class Settings(BaseSettings):
         """PostgreSQL's address from `DATABASE_URL` or from its parts; None where nothing was set."""
         if self.database_url:
             return self.database_url
-        parts = (self.postgres_host, self.postgres_port, self.postgres_db, self.postgres_user, self.postgres_password)
+        parts = (
+            self.postgres_host,
+            self.postgres_port,
+            self.postgres_db,
+            self.postgres_user,
+            self.postgres_password,
+        )
         if not any(parts):
             return None
         password = f":{quote(self.postgres_password, safe='')}" if self.postgres_password else ""
@@ -88,8 +95,7 @@ class Settings(BaseSettings):
     def _required(self, value: str | None, name: str, example: str) -> str:
         if value is None:
             raise SystemExit(
-                f"{name} is not set: set it to {example}, "
-                "or start embedded servers with `python -m db with-servers -- COMMAND`"
+                f"{name} is not set: set it to {example}, or start embedded servers with `python -m db with-servers -- COMMAND`"
             )
         return value
 

@@ -53,14 +53,16 @@ class Source(StrEnum):
 
 def normal(price: Decimal) -> Decimal:
     """The same number without trailing zeros and without an exponent: `68241.50` is `68241.5`, `6E+4` is `60000`."""
-    return Decimal(f"{price.normalize():f}")
+    text = f"{price:f}"
+    return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
 def _price(price: Decimal) -> Decimal:
     if not price.is_finite() or not 0 < price < PRICE_BELOW:
         raise ValueError(f"should be over 0 and below {PRICE_BELOW}")
-    price = normal(price)
-    if -int(price.as_tuple().exponent) > PRICE_SCALE:
+    _, digits, exponent = price.as_tuple()
+    # Looked at first: written out, a number like 1E-999999999 would fill the memory.
+    if int(exponent) < -(PRICE_SCALE + len(digits)) or -int((price := normal(price)).as_tuple().exponent) > PRICE_SCALE:
         raise ValueError(f"should have at most {PRICE_SCALE} decimals")
     return price
 
@@ -107,7 +109,8 @@ class Ticker(SQLModel, table=True):
         None, sa_column=Column(BigInteger, comment="nothing before this minute is expected; UNIX seconds")
     )
     checked_until: int | None = Field(
-        None, sa_column=Column(BigInteger, comment="every minute before this one is stored or a gap; UNIX seconds")
+        None,
+        sa_column=Column(BigInteger, comment="every minute before this one is stored or a gap; UNIX seconds"),
     )
 
 
@@ -126,7 +129,8 @@ class Tracking(SQLModel, table=True):
         sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first minute asked for; UNIX seconds")
     )
     until: int | None = Field(
-        None, sa_column=Column(BigInteger, comment="first minute no longer asked for; null while tracked; UNIX seconds")
+        None,
+        sa_column=Column(BigInteger, comment="first minute no longer asked for; null while tracked; UNIX seconds"),
     )
 
 
@@ -143,12 +147,11 @@ class Price(SQLModel, table=True):
     )
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
-    ts: int = Field(
-        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds")
-    )
+    ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
     id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), nullable=False))
     price: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="quote currency, no trailing zeros"))
     observed_at: int | None = Field(
-        None, sa_column=Column(BigInteger, comment="when the exchange said it; UNIX microseconds, inside the minute")
+        None,
+        sa_column=Column(BigInteger, comment="when the exchange said it; UNIX microseconds, inside the minute"),
     )
     source: Source = Field(sa_column=Column(Text, nullable=False))

@@ -5,7 +5,6 @@ Revises:
 """
 
 import sqlalchemy as sa
-
 from alembic import op
 
 revision = "0001"
@@ -16,9 +15,7 @@ END = 7_289_654_400
 
 
 def minute(table: str, column: str) -> sa.CheckConstraint:
-    return sa.CheckConstraint(
-        f"{column} % 60 = 0 AND {column} >= 0 AND {column} < {END}", name=op.f(f"ck_{table}_{column}")
-    )
+    return sa.CheckConstraint(f"{column} % 60 = 0 AND {column} >= 0 AND {column} < {END}", name=op.f(f"ck_{table}_{column}"))
 
 
 def upgrade() -> None:
@@ -28,7 +25,9 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("horizon", sa.BigInteger, comment="nothing before this minute is expected; UNIX seconds"),
         sa.Column(
-            "checked_until", sa.BigInteger, comment="every minute before this one is stored or a gap; UNIX seconds"
+            "checked_until",
+            sa.BigInteger,
+            comment="every minute before this one is stored or a gap; UNIX seconds",
         ),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_ticker")),
         sa.CheckConstraint(f"name ~ '{NAME}'", name=op.f("ck_ticker_name")),
@@ -40,7 +39,9 @@ def upgrade() -> None:
         sa.Column("ticker", sa.Text, nullable=False),
         sa.Column("since", sa.BigInteger, nullable=False, comment="first minute asked for; UNIX seconds"),
         sa.Column(
-            "until", sa.BigInteger, comment="first minute no longer asked for; null while tracked; UNIX seconds"
+            "until",
+            sa.BigInteger,
+            comment="first minute no longer asked for; null while tracked; UNIX seconds",
         ),
         sa.PrimaryKeyConstraint("ticker", "since", name=op.f("pk_tracking")),
         sa.ForeignKeyConstraint(["ticker"], ["ticker.name"], name=op.f("fk_tracking_ticker")),
@@ -48,9 +49,7 @@ def upgrade() -> None:
         minute("tracking", "until"),
         sa.CheckConstraint("until > since", name=op.f("ck_tracking_until_after_since")),
     )
-    op.create_index(
-        "uq_tracking_open", "tracking", ["ticker"], unique=True, postgresql_where=sa.text("until IS NULL")
-    )
+    op.create_index("uq_tracking_open", "tracking", ["ticker"], unique=True, postgresql_where=sa.text("until IS NULL"))
     op.create_table(
         "price",
         sa.Column("ticker", sa.Text, nullable=False),
@@ -70,7 +69,8 @@ def upgrade() -> None:
         sa.CheckConstraint("price > 0 AND price < 1000000000000000", name=op.f("ck_price_price")),
         sa.CheckConstraint("scale(price) = min_scale(price) AND scale(price) <= 18", name=op.f("ck_price_price_normal")),
         sa.CheckConstraint(
-            "observed_at >= ts * 1000000 AND observed_at < (ts + 60) * 1000000", name=op.f("ck_price_observed_at")
+            "observed_at >= ts * 1000000 AND observed_at < (ts + 60) * 1000000",
+            name=op.f("ck_price_observed_at"),
         ),
         sa.CheckConstraint("source IN ('LIVE', 'BACKFILL', 'IMPORT')", name=op.f("ck_price_source")),
     )

@@ -1,0 +1,1 @@
+"""How the schema is reached: GraphQL over HTTP, the GraphiQL page, health."""

@@ -1,0 +1,43 @@
+"""Whether the API can answer, and how fresh its prices are."""
+
+import asyncio
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from db.errors import DatabaseError
+from db.queries import tickers
+from graph.schema.context import Context
+from graph.schema.types import Ticker
+
+PATIENCE_S = 1.5
+
+
+async def health(request: Request) -> Response:
+    """`GET /health`: 200 with each ticker's last minute and age; 503 where the database does not answer in time."""
+    context: Context = request.app.state.context
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            records = await tickers.every(context.db)
+    except (DatabaseError, TimeoutError) as error:
+        return _json(503, {"status": "unavailable", "database": f"{type(error).__name__}"})
+    now = context.now()
+    found = [Ticker.of(record, now, context.stale_after_s) for record in records]
+    return _json(200, {"status": "ok", "database": "ok", "tickers": [_freshness(ticker) for ticker in found]})
+
+
+def _freshness(ticker: Ticker) -> dict[str, Any]:
+    return {
+        "ticker": ticker.name,
+        "tracked": ticker.tracked,
+        "ts": ticker.latest.ts if ticker.latest else None,
+        "age_s": ticker.age_s,
+        "stale": ticker.stale,
+    }
+
+
+def _json(status: int, body: dict[str, Any]) -> Response:
+    headers = {"Cache-Control": "no-store"}
+    return Response(orjson.dumps(body), status_code=status, media_type="application/json", headers=headers)

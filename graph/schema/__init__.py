@@ -1,0 +1,1 @@
+"""What can be asked: scalars, types, arguments and the query."""

@@ -1,0 +1,144 @@
+"""Arguments checked before any SQL runs. Each function gives the value to use or raises a BadInputError or its like."""
+
+import base64
+import binascii
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeVar
+
+import strawberry
+from strawberry import UNSET
+
+from db import times
+from db.tables import NAME
+from graph.errors import BadInputError, RangeTooLargeError
+
+PAGE_DEFAULT = 100
+PAGE_MOST = 1_000
+RANGE_MOST = 50_000
+"""Minutes."""
+TICKERS_MOST = 1_000
+
+_CURSOR = "ts:"
+
+T = TypeVar("T")
+
+
+@strawberry.enum(description="Which end of a window comes first.")
+class Order(Enum):
+    """Which end of a window comes first."""
+
+    NEWEST_FIRST = strawberry.enum_value("NEWEST_FIRST", description="From the newest minute back.")
+    OLDEST_FIRST = strawberry.enum_value("OLDEST_FIRST", description="From the oldest minute on.")
+
+
+@dataclass(frozen=True)
+class Window:
+    """The minutes in [low, high), UNIX seconds."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Page:
+    """A part of a window: at most `size` prices, from its end where `backwards`."""
+
+    size: int
+    backwards: bool
+    after: int | None
+    before: int | None
+
+
+def given(value: T | None) -> T | None:
+    """The value of an argument that may be left out; None where it was, or was null."""
+    return None if value is UNSET else value
+
+
+def ticker(name: str) -> str:
+    """A name that could be an index."""
+    if not re.fullmatch(NAME, name):
+        raise BadInputError(f"ticker: {_shown(name)} is no index name; names look like btc_usd or drbfix-btc_usdc")
+    return name
+
+
+def tickers(names: Sequence[str]) -> list[str]:
+    """Names that could be indexes, each once, in their order."""
+    if len(names) > TICKERS_MOST:
+        raise BadInputError(f"tickers: {len(names)} names are too many; ask for at most {TICKERS_MOST}")
+    return list(dict.fromkeys(ticker(name) for name in names))
+
+
+def window(low: int | None, high: int | None) -> Window:
+    """`from` and `to`, either of which may be open. Nothing lies beyond now, so an open end needs no clock."""
+    start, end = given(low), given(high)
+    found = Window(times.FIRST if start is None else start, times.END if end is None else end)
+    if found.low >= found.high:
+        raise BadInputError(f"from: {times.iso(found.low)} should be before to: {times.iso(found.high)}")
+    return found
+
+
+def short_window(low: int, high: int | None, now: float) -> Window:
+    """A window of at most RANGE_MOST minutes; `to` left out means now."""
+    asked = window(low, high)
+    end = max(low, int(now) + 1) if given(high) is None else asked.high
+    minutes = (end + times.MINUTE - 1) // times.MINUTE - asked.low // times.MINUTE
+    if minutes > RANGE_MOST:
+        raise RangeTooLargeError(
+            f"from {times.iso(asked.low)} to {times.iso(end)} are {minutes} minutes; ask for at most {RANGE_MOST} at "
+            "once, or page through `prices`",
+            minutes=minutes,
+            most=RANGE_MOST,
+        )
+    return asked
+
+
+def page(first: int | None, after: str | None, last: int | None, before: str | None) -> Page:
+    """Relay's arguments; without `first` and `last` the first PAGE_DEFAULT."""
+    first, after, last, before = given(first), given(after), given(last), given(before)
+    if first is not None and last is not None:
+        raise BadInputError("first, last: give one of them, not both")
+    for name, size in (("first", first), ("last", last)):
+        if size is not None and not 1 <= size <= PAGE_MOST:
+            raise BadInputError(f"{name}: {size} should be from 1 to {PAGE_MOST}")
+    return Page(
+        size=last if last is not None else first if first is not None else PAGE_DEFAULT,
+        backwards=last is not None,
+        after=_position("after", after),
+        before=_position("before", before),
+    )
+
+
+def max_age(seconds: int) -> int:
+    """Seconds, 0 or more."""
+    if seconds < 0:
+        raise BadInputError(f"maxAge: {seconds} should be 0 or more seconds")
+    return seconds
+
+
+def cursor(ts: int) -> str:
+    """Where a minute stands in a list: opaque to clients, true whatever is added around it."""
+    return base64.urlsafe_b64encode(f"{_CURSOR}{ts}".encode()).decode()
+
+
+def _position(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        plain = base64.b64decode(text.encode(), altchars=b"-_", validate=True).decode()
+        return _minute(plain)
+    except (binascii.Error, ValueError):
+        raise BadInputError(f"{name}: {_shown(text)} is no cursor; use a `cursor` or `endCursor` that `prices` gave") from None
+
+
+def _minute(plain: str) -> int:
+    digits = plain.removeprefix(_CURSOR)
+    if not plain.startswith(_CURSOR) or not digits.isascii() or not digits.isdigit() or int(digits[:12]) >= times.END:
+        raise ValueError(plain)
+    return int(digits)
+
+
+def _shown(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")  # noqa: PLR2004  enough to recognise it

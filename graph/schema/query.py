@@ -1,0 +1,141 @@
+"""The entry points. Each checks its arguments, reads through `db.queries` and gives types."""
+
+from typing import Annotated
+
+import strawberry
+from strawberry import UNSET
+
+from db import times
+from db.queries import prices, tickers
+from graph.errors import UnknownTickerError
+from graph.schema import arguments
+from graph.schema.arguments import Order, Window
+from graph.schema.context import Info
+from graph.schema.scalars import UnixTime
+from graph.schema.types import Price, PriceConnection, Ticker
+
+
+def _argument(description: str, name: str | None = None) -> object:
+    return strawberry.argument(description=description, name=name)
+
+
+Name = Annotated[str, _argument("Deribit index name, like `btc_usd`.")]
+From = Annotated[UnixTime, _argument("Start of the window; itself in it.", "from")]
+OpenFrom = Annotated[
+    UnixTime | None, _argument("Start of the window, itself in it; left out: from the first price on.", "from")
+]
+To = Annotated[UnixTime | None, _argument("End of the window, itself not in it, so that windows tile; left out: now.")]
+Ordered = Annotated[Order, _argument("Which end of the window comes first.")]
+
+
+@strawberry.type(description="What can be asked.")
+class Query:
+    """What can be asked."""
+
+    @strawberry.field(description="Every known ticker, by name.")
+    async def tickers(self, info: Info) -> list[Ticker]:
+        now, stale_after_s = info.context.now(), info.context.stale_after_s
+        return [Ticker.of(record, now, stale_after_s) for record in await tickers.every(info.context.db)]
+
+    @strawberry.field(description="One ticker; null where the name is not known.")
+    async def ticker(self, info: Info, name: Name) -> Ticker | None:
+        record = await tickers.one(info.context.db, arguments.ticker(name))
+        return None if record is None else Ticker.of(record, info.context.now(), info.context.stale_after_s)
+
+    @strawberry.field(description="The newest price of a ticker; null where it is known but has none yet.")
+    async def latest(self, info: Info, ticker: Name) -> Price | None:
+        name = arguments.ticker(ticker)
+        record = await prices.latest(info.context.db, name)
+        if record is None:
+            await _require_known(info, {name})
+            return None
+        return Price.of(record)
+
+    @strawberry.field(description="The newest price of each ticker that has one, in the order asked for.")
+    async def latest_prices(
+        self,
+        info: Info,
+        tickers: Annotated[list[str] | None, _argument("Deribit index names; left out: all that are tracked.")] = UNSET,
+    ) -> list[Price]:
+        asked = arguments.given(tickers)
+        names = await _tracked(info) if asked is None else arguments.tickers(asked)
+        records = await prices.latest_of_each(info.context.db, names)
+        await _require_known(info, set(names) - {record["ticker"] for record in records})
+        return [Price.of(record) for record in records]
+
+    @strawberry.field(description="The prices of a window, a page at a time; without `first` or `last` the first 100.")
+    async def prices(
+        self,
+        info: Info,
+        ticker: Name,
+        from_: OpenFrom = UNSET,
+        to: To = UNSET,
+        order: Ordered = Order.NEWEST_FIRST,
+        first: Annotated[int | None, _argument("At most so many from the page's start, 1 to 1,000.")] = UNSET,
+        after: Annotated[str | None, _argument("Cursor of the price that the page begins after.")] = UNSET,
+        last: Annotated[int | None, _argument("At most so many from the page's end, 1 to 1,000.")] = UNSET,
+        before: Annotated[str | None, _argument("Cursor of the price that the page ends before.")] = UNSET,
+    ) -> PriceConnection:
+        name = arguments.ticker(ticker)
+        window = arguments.window(from_, to)
+        page = arguments.page(first, after, last, before)
+        part = _between(window, order, page.after, page.before)
+        records = await prices.window(
+            info.context.db,
+            name,
+            part.low,
+            part.high,
+            newest_first=(order is Order.NEWEST_FIRST) != page.backwards,
+            limit=page.size + 1,
+        )
+        if not records:
+            await _require_known(info, {name})
+        return PriceConnection.of(records, name, window, order, page)
+
+    @strawberry.field(description="All prices of a window of at most 50,000 minutes.")
+    async def range(
+        self, info: Info, ticker: Name, from_: From, to: To = UNSET, order: Ordered = Order.OLDEST_FIRST
+    ) -> list[Price]:
+        name = arguments.ticker(ticker)
+        window = arguments.short_window(from_, to, info.context.now())
+        records = await prices.window(info.context.db, name, window.low, window.high, newest_first=order is Order.NEWEST_FIRST)
+        if not records:
+            await _require_known(info, {name})
+        return [Price.of(record) for record in records]
+
+    @strawberry.field(
+        description="The last price observed at or before an instant, if it is not too old; else null. Where only the "
+        "minute is known, its price counts as observed at the minute's end."
+    )
+    async def price_at(
+        self,
+        info: Info,
+        ticker: Name,
+        at: Annotated[UnixTime, _argument("The instant.")],
+        max_age: Annotated[int, _argument("How much older than the instant it may be, in seconds.")] = 300,
+    ) -> Price | None:
+        name = arguments.ticker(ticker)
+        record = await prices.last_observed(info.context.db, name, at, arguments.max_age(max_age))
+        if record is None:
+            await _require_known(info, {name})
+            return None
+        return Price.of(record)
+
+
+def _between(window: Window, order: Order, after: int | None, before: int | None) -> Window:
+    """The part of the window that lies after the one cursor and before the other, in the list's order."""
+    newer_than, older_than = (before, after) if order is Order.NEWEST_FIRST else (after, before)
+    low = window.low if newer_than is None else max(window.low, newer_than + times.MINUTE)
+    high = window.high if older_than is None else min(window.high, older_than)
+    return Window(low, high)
+
+
+async def _tracked(info: Info) -> list[str]:
+    return await tickers.tracked(info.context.db)
+
+
+async def _require_known(info: Info, names: set[str]) -> None:
+    """Raises UnknownTickerError for the first of the names that is not known. Asked only where nothing was found."""
+    unknown = names - await tickers.known(info.context.db, sorted(names)) if names else names
+    if unknown:
+        raise UnknownTickerError(min(unknown), await _tracked(info))

@@ -1,0 +1,51 @@
+"""Times and numbers as JSON carries them."""
+
+from decimal import Decimal as PythonDecimal
+from typing import NewType
+
+import strawberry
+from strawberry.types.scalar import ScalarDefinition
+
+from db import times
+
+UnixTime = NewType("UnixTime", int)
+DateTime = NewType("DateTime", int)
+"""Microseconds inside, text outside."""
+
+
+def _date_time(microsecond: int) -> str:
+    return times.iso(microsecond // 10**6) if microsecond % 10**6 == 0 else times.iso_us(microsecond)
+
+
+def _parse_date_time(value: object) -> int:
+    return times.parse(value) * 10**6
+
+
+def _decimal(price: PythonDecimal) -> str:
+    return f"{price:f}"
+
+
+SCALARS: dict[object, ScalarDefinition] = {
+    UnixTime: strawberry.scalar(
+        name="UnixTime",
+        description="An instant as an integer of UNIX seconds, UTC. Read from such an integer or from ISO 8601 "
+        "(`2024-01-15T11:40:00Z`; without an offset it is UTC; fractions of a second are cut off), always written as "
+        "the integer. The years 1970 to 2200.",
+        parse_value=times.parse,
+    ),
+    DateTime: strawberry.scalar(
+        name="DateTime",
+        description="An instant as ISO 8601 in UTC with `Z`, to the second or to the microsecond: "
+        "`2024-01-15T11:40:00Z`, `2024-01-15T11:40:00.123456Z`.",
+        specified_by_url="https://scalars.graphql.org/andimarek/date-time",
+        serialize=_date_time,
+        parse_value=_parse_date_time,
+    ),
+    PythonDecimal: strawberry.scalar(
+        name="Decimal",
+        description="A number as a string in plain notation: no exponent, no trailing zeros, every digit as it was "
+        "received. `68241.5`.",
+        serialize=_decimal,
+        parse_value=PythonDecimal,
+    ),
+}

@@ -1,0 +1,60 @@
+"""What `make up` tells: where things are, and then the first price of each ticker, read through the API like any client."""
+
+import asyncio
+import time
+from typing import Any
+
+import aiohttp
+
+from db import times
+from graph.settings import Settings
+
+QUERY = "{ tickers { name tracked latest { ts price } } }"
+PATIENCE_S = 20.0
+LOOK_EVERY_S = 0.1
+
+
+def places(settings: Settings) -> str:
+    """A line for each place."""
+    lines = {
+        "GraphiQL": f"{settings.url}/graphql  (in a browser)",
+        "GraphQL": f"{settings.url}/graphql  (POST)",
+        "health": f"{settings.url}/health",
+        "PostgreSQL": f"psql {settings.dsn}",
+        "data": str(settings.data_dir.absolute()),
+    }
+    return "\n".join(["", "Tickgraph is up; Ctrl-C stops it.", *(f"  {name:<11}{place}" for name, place in lines.items()), ""])
+
+
+async def welcome(settings: Settings) -> int:
+    """Waits for the API, prints the places, then each ticker's first price of this run. Returns an exit status."""
+    # What is stored from before this minute is no sign that collecting works.
+    since = times.minute_of(time.time())
+    deadline = time.monotonic() + PATIENCE_S
+    async with aiohttp.ClientSession() as session:
+        await _tickers(session, settings, deadline)
+        print(places(settings), flush=True)
+        shown: set[str] = set()
+        while time.monotonic() < deadline:
+            tickers = await _tickers(session, settings, deadline)
+            for ticker in tickers:
+                latest = ticker["latest"]
+                if latest and latest["ts"] >= since - times.MINUTE and ticker["name"] not in shown:
+                    shown.add(ticker["name"])
+                    print(f"  {ticker['name']:<15}{latest['price']:>15}  {times.iso(latest['ts'])}", flush=True)
+            if tickers and shown >= {ticker["name"] for ticker in tickers if ticker["tracked"]}:
+                return 0
+            await asyncio.sleep(LOOK_EVERY_S)
+    print(f"  no price within {PATIENCE_S:.0f} s for all tickers: the worker's lines above tell why", flush=True)
+    return 0
+
+
+async def _tickers(session: aiohttp.ClientSession, settings: Settings, deadline: float) -> list[dict[str, Any]]:
+    while time.monotonic() < deadline:
+        try:
+            async with session.post(f"{settings.url}/graphql", json={"query": QUERY}) as response:
+                tickers: list[dict[str, Any]] = (await response.json())["data"]["tickers"]
+                return tickers
+        except (aiohttp.ClientError, TypeError):
+            await asyncio.sleep(LOOK_EVERY_S)
+    return []

@@ -1,0 +1,33 @@
+"""Messages in, jobs out. Each actor is one call; none is retried: a job tries by itself until its minute's budget ends."""
+
+import dramatiq
+from periodiq import cron
+
+from db.errors import DatabaseError
+from ingest.broker import broker, lifetimes, settings
+from ingest.jobs.collect import collect as collect_minute
+from ingest.queues import Actor, Queue
+
+EVERY_MINUTE = cron("* * * * *")
+
+
+@dramatiq.actor(
+    broker=broker,
+    queue_name=Queue.COLLECT,
+    actor_name=Actor.COLLECT,
+    periodic=EVERY_MINUTE,
+    max_retries=0,
+    time_limit=60_000,
+    notify_shutdown=True,
+    throws=(DatabaseError,),
+)
+async def collect(minute: int) -> None:
+    """Collects the prices of the minute (its first UNIX second)."""
+    resources = await lifetimes.resources()
+    await collect_minute(
+        minute,
+        watchlist=resources.watchlist,
+        source=resources.source,
+        db=resources.db,
+        max_retries=settings.http_max_retries,
+    )

@@ -1,0 +1,32 @@
+"""The edge where the worker and the scheduler begin: `dramatiq ingest.broker:broker ingest.actors`. Opens nothing."""
+
+from dramatiq.brokers.redis import RedisBroker
+from dramatiq.middleware import AgeLimit, AsyncIO, Callbacks, Retries, ShutdownNotifications, TimeLimit
+from periodiq import PeriodiqMiddleware
+
+from ingest.middleware import EndWithParent, FirstMessage, Lifetimes, ScheduledMinute
+from ingest.queues import Actor, Queue
+from ingest.settings import Settings
+
+settings = Settings.read()
+lifetimes = Lifetimes(settings)
+
+broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+    url=settings.required_redis_url(),
+    middleware=[
+        AgeLimit(),
+        TimeLimit(),
+        ShutdownNotifications(),
+        Callbacks(),
+        Retries(),
+        EndWithParent(),
+        AsyncIO(),
+        lifetimes,
+        # Never skips: a collect knows by itself what is too old, and skipping would hide it.
+        PeriodiqMiddleware(skip_delay=float("inf")),
+        ScheduledMinute(),
+        FirstMessage(Queue.COLLECT, Actor.COLLECT),
+    ],
+    # Each command may look for messages of dead workers; by default one in a thousand does, which takes minutes.
+    maintenance_chance=1_000_000,
+)

@@ -1,0 +1,42 @@
+"""Deribit's answers, as https://docs.deribit.com shows them. Everything but `result` may be missing."""
+
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, TypeAdapter
+
+from db import times
+
+Number = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, strict=True)]
+
+
+class RpcError(BaseModel):
+    """What stands in `error`."""
+
+    code: int
+    message: str = ""
+    data: Any = None
+
+
+class Envelope(BaseModel):
+    """A JSON-RPC answer with Deribit's additions; instants in microseconds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    result: Any = None
+    error: RpcError | None = None
+    us_out: Annotated[int | None, Strict()] = Field(None, alias="usOut", gt=0, lt=times.END * 10**6)
+    testnet: bool = False
+
+
+class IndexPrice(BaseModel):
+    """Result of `get_index_price`. Until 30 minutes before an expiry both prices are the same."""
+
+    index_price: Number
+
+
+ChartData = TypeAdapter(list[tuple[Annotated[int, Strict()], Number]])
+"""Result of `get_index_chart_data`: [[UNIX milliseconds, average], …], ascending."""
+
+Names = TypeAdapter(frozenset[Annotated[str, Strict()]])
+"""Result of `get_supported_index_names`."""

@@ -1,0 +1,95 @@
+"""What happens around messages: the minute they carry, the resources they need, and the first one of all."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import time
+from dataclasses import dataclass
+from datetime import datetime
+
+import dramatiq
+from dramatiq.asyncio import get_event_loop_thread
+
+from db import times
+from db.pool import Database, open_database
+from ingest.deribit.client import open_deribit
+from ingest.jobs.watchlist import Watchlist
+from ingest.settings import Settings
+from ingest.source import Source
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1
+
+
+class ScheduledMinute(dramatiq.Middleware):
+    """Writes the minute into a scheduled message, where periodiq only notes when it was sent (half a second late)."""
+
+    def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[None], delay: int | None) -> None:
+        scheduled_at = message.options.get("scheduled_at")
+        if scheduled_at is not None:
+            message.kwargs.setdefault("minute", times.minute_of(datetime.fromisoformat(scheduled_at).timestamp()))
+
+
+class FirstMessage(dramatiq.Middleware):
+    """Sends a message for the current minute as soon as a worker runs: the schedule's next one may be a minute away."""
+
+    def __init__(self, queue: str, actor: str) -> None:
+        self._queue = queue
+        self._actor = actor
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        minute = times.minute_of(time.time())
+        broker.enqueue(
+            dramatiq.Message(queue_name=self._queue, actor_name=self._actor, args=(), kwargs={"minute": minute}, options={})
+        )
+
+
+class EndWithParent(dramatiq.Middleware):
+    """Ends a worker process when its parent was killed: nobody would be left to end it."""
+
+    def after_process_boot(self, broker: dramatiq.Broker) -> None:
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What jobs work with; one set a process."""
+
+    db: Database
+    source: Source
+    watchlist: Watchlist
+
+
+class Lifetimes(dramatiq.Middleware):
+    """Opens the resources when a message first needs them and closes them when the worker stops.
+
+    Stands after `AsyncIO` in the list, whose event loop they live on. Not in `before_worker_boot`: dramatiq swallows what a
+    hook raises.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._stack = contextlib.AsyncExitStack()
+        self._resources: Resources | None = None
+
+    async def resources(self) -> Resources:
+        """The resources, opened. Opening connects to nothing yet, so two first messages cannot race."""
+        if self._resources is None:
+            database = open_database(self._settings.required_dsn(), application_name="tickgraph worker")
+            self._resources = Resources(
+                db=await self._stack.enter_async_context(database),
+                source=await self._stack.enter_async_context(open_deribit(self._settings)),
+                watchlist=Watchlist(self._settings.tickers),
+            )
+        return self._resources
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        loop = get_event_loop_thread()
+        if loop is not None:
+            loop.run_coroutine(self._stack.aclose())
+        self._resources = None

@@ -1,0 +1,15 @@
+"""Names of queues and actors: what a message is addressed to."""
+
+from enum import StrEnum
+
+
+class Queue(StrEnum):
+    """A queue in Redis."""
+
+    COLLECT = "collect"
+
+
+class Actor(StrEnum):
+    """An actor that takes messages."""
+
+    COLLECT = "collect"

@@ -1,0 +1,51 @@
+"""What the worker and the scheduler need to know beside the servers."""
+
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import NoDecode
+
+from db import settings
+from db.tables import NAME
+
+
+def _split(value: object) -> object:
+    return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _rpc_url(url: str) -> str:
+    scheme, separator, rest = url.strip().rstrip("/").removesuffix("/public").rstrip("/").partition("://")
+    if not separator or scheme not in ("http", "https") or not rest:
+        raise ValueError("should look like https://www.deribit.com/api/v2")
+    return f"{scheme}://{rest}"
+
+
+def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
+    if not names:
+        raise ValueError("should name at least one index, like btc_usd,eth_usd")
+    return tuple(dict.fromkeys(names))
+
+
+Name = Annotated[str, Field(pattern=NAME)]
+
+
+class Settings(settings.Settings):
+    """Where prices come from, which ones, and how patiently they are asked for."""
+
+    tickers: Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split), AfterValidator(_without_repeats)] = Field(
+        ("btc_usd", "eth_usd"), description="Deribit index names to collect, separated by commas"
+    )
+    deribit_rpc_url: Annotated[str, AfterValidator(_rpc_url)] = Field(
+        "https://www.deribit.com/api/v2",
+        description="where Deribit's API is; a trailing `/` or `/public` does no harm",
+    )
+    http_timeout_seconds: float = Field(10.0, gt=0, le=50, description="for one call to Deribit as a whole, in seconds")
+    http_connect_timeout_seconds: float = Field(3.0, gt=0, le=50, description="for its connection alone, in seconds")
+    http_max_retries: int | None = Field(
+        None,
+        ge=0,
+        description="most times a failed call is repeated; not set: until the minute's 50 s are over",
+    )
+    deribit_rate_per_second: float = Field(10.0, gt=0, description="calls to Deribit a second, on average")
+    deribit_burst: int = Field(50, ge=1, description="calls to Deribit that may go out at once")
+    deribit_connections: int = Field(16, ge=1, le=32, description="connections to Deribit; it allows 32 an address")

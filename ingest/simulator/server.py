@@ -1,0 +1,193 @@
+"""The simulator's HTTP side: Deribit's methods, and `/control/…` to steer it while it runs.
+
+GET    /control          the clock and the faults that are on
+PUT    /control/clock    {"offset_s": -30} · {"at": 1700000000.5} · {"at": 1700000000.5, "stands": true}
+POST   /control/faults   {"name": "hang", "index": "btc_usd", "method": "get_index_price", "times": 3}
+DELETE /control/faults
+GET    /control/served   every price it served: {"ticker", "price", "us_out"}
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from aiohttp import web
+
+from ingest.simulator import market
+from ingest.simulator.faults import FAULTS, Fault, respond
+
+PREFIX = "/api/v2/public/"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A price that went out whole."""
+
+    ticker: str
+    price: str
+    us_out: int
+
+
+class SimulatorClock:
+    """The exchange's clock: the local one, moved as one likes, or standing still."""
+
+    def __init__(self) -> None:
+        self._offset_us = 0
+        self._stands_at: int | None = None
+
+    def set(self, *, at: float | None = None, offset_s: float = 0.0, stands: bool = False) -> None:
+        """To the instant `at` (UNIX seconds), or else to the local clock plus `offset_s`; running on unless it `stands`."""
+        instant = time.time_ns() // 1000 + int(offset_s * 1e6) if at is None else int(at * 1e6)
+        self._offset_us = instant - time.time_ns() // 1000
+        self._stands_at = instant if stands else None
+
+    def now_us(self) -> int:
+        """UNIX microseconds."""
+        return self._stands_at if self._stands_at is not None else time.time_ns() // 1000 + self._offset_us
+
+
+class Simulator:
+    """The exchange: its names, its clock, the faults that are on, and the record of what it served."""
+
+    def __init__(self, names: tuple[str, ...] = market.NAMES) -> None:
+        self.names = names
+        self.clock = SimulatorClock()
+        self.faults: list[Fault] = []
+        self.served: list[Served] = []
+        self.calls: dict[str, int] = {}
+        self.steps_s = dict(market.STEPS_S)
+
+    def fail(self, name: str, *, method: str | None = None, index: str | None = None, times: int | None = None) -> None:
+        """Switches a fault on; KeyError for a name that is none."""
+        FAULTS[name]
+        self.faults.append(Fault(name, method=method, index=index, times=times))
+
+    def heal(self) -> None:
+        """Switches all faults off."""
+        self.faults.clear()
+
+    def app(self) -> web.Application:
+        """The web application."""
+        app = web.Application()
+        app.add_routes(
+            [
+                web.get(PREFIX + "{method}", self._call),
+                web.get("/control", self._show),
+                web.put("/control/clock", self._set_clock),
+                web.post("/control/faults", self._add_fault),
+                web.delete("/control/faults", self._drop_faults),
+                web.get("/control/served", self._show_served),
+            ]
+        )
+        return app
+
+    async def _call(self, request: web.Request) -> web.StreamResponse:
+        method, index = request.match_info["method"], request.query.get("index_name")
+        self.calls[method] = self.calls.get(method, 0) + 1
+        us_in = self.clock.now_us()
+        answer = self._answer(method, index, request.query, us_in)
+        us_out = self.clock.now_us()
+        envelope = {
+            "jsonrpc": "2.0",
+            **answer,
+            "usIn": us_in,
+            "usOut": us_out,
+            "usDiff": us_out - us_in,
+            "testnet": False,
+        }
+        fault = next((fault for fault in self.faults if fault.strikes(method, index)), None)
+        if fault is not None:
+            return await FAULTS[fault.name](request, envelope)
+        response = respond(envelope, status=400 if "error" in answer else 200)
+        if method == "get_index_price" and "result" in answer:
+            self.served.append(Served(str(index), str(answer["result"]["index_price"]), us_out))
+        return response
+
+    def _answer(self, method: str, index: str | None, query: Any, us: int) -> dict[str, Any]:
+        second = us // 10**6
+        if method in ("get_index_price", "get_index_chart_data", "get_delivery_prices") and index not in self.names:
+            return _error(-32602, "Invalid params", {"reason": "invalid index", "param": "index_name"})
+        match method:
+            case "get_index_price":
+                price = market.price(str(index), second)
+                return {"result": {"index_price": price, "estimated_delivery_price": price}}
+            case "get_index_chart_data":
+                window = query.get("range", "1d")
+                if window not in self.steps_s:
+                    return _error(-32602, "Invalid params", {"reason": "wrong format", "param": "range"})
+                return {"result": market.chart(str(index), window, second, self.steps_s[window])}
+            case "get_delivery_prices":
+                return {"result": _delivery_prices(str(index), second, query)}
+            case "get_supported_index_names" | "get_index_price_names":
+                return {"result": sorted(self.names)}
+            case "get_time":
+                return {"result": us // 1000}
+            case "status":
+                return {"result": {"locked": "false"}}
+            case _:
+                return _error(-32601, "Method not found")
+
+    async def _show(self, _request: web.Request) -> web.Response:
+        state = {
+            "now": self.clock.now_us() / 1e6,
+            "faults": [asdict(f) for f in self.faults],
+            "calls": self.calls,
+        }
+        return web.json_response(state | {"known_faults": sorted(FAULTS)})
+
+    async def _set_clock(self, request: web.Request) -> web.Response:
+        try:
+            self.clock.set(**await request.json())
+        except (TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(
+                text=f'{error}; send {{"at": 1700000000.5, "stands": true}} or {{"offset_s": -30}}'
+            ) from error
+        return await self._show(request)
+
+    async def _add_fault(self, request: web.Request) -> web.Response:
+        try:
+            self.fail(**await request.json())
+        except (KeyError, TypeError, ValueError) as error:
+            raise web.HTTPBadRequest(text=f"{error} is no fault; known are {', '.join(sorted(FAULTS))}") from error
+        return await self._show(request)
+
+    async def _drop_faults(self, request: web.Request) -> web.Response:
+        self.heal()
+        return await self._show(request)
+
+    async def _show_served(self, _request: web.Request) -> web.Response:
+        return web.json_response([asdict(one) for one in self.served])
+
+
+@asynccontextmanager
+async def serving(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serves the simulator and gives its `DERIBIT_RPC_URL`. Port 0: any that is free. OSError where the port is taken."""
+    runner = web.AppRunner(simulator.app(), access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port)
+        await site.start()
+        port = runner.addresses[0][1]
+        yield f"http://{host}:{port}/api/v2"
+    finally:
+        await runner.cleanup()
+
+
+def _error(code: int, message: str, data: Any = None) -> dict[str, Any]:
+    return {"error": {"code": code, "message": message} | ({"data": data} if data else {})}
+
+
+def _delivery_prices(index: str, second: int, query: Any) -> dict[str, Any]:
+    offset, count = int(query.get("offset", 0)), min(1000, int(query.get("count", 10)))
+    last = (second - 8 * 3600) // 86_400
+    days = range(last - offset, max(last - offset - count, 0), -1)
+    data = [
+        {
+            "date": time.strftime("%Y-%m-%d", time.gmtime(day * 86_400)),
+            "delivery_price": market.price(index, day * 86_400 + 8 * 3600),
+        }
+        for day in days
+    ]
+    return {"data": data, "records_total": last}

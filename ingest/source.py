@@ -1,0 +1,85 @@
+"""What a source of prices is to the jobs. A second source is one class with these three methods and a clock."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Protocol
+
+from db import times
+
+HEARD_WITHIN_S = 50.0
+"""How long the exchange's clock is believed to go on without a new answer. Less than a minute: one wrong answer is forgotten
+before the next collect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quote:
+    """A price as it was said."""
+
+    ticker: str
+    price: Decimal
+    observed_at: int | None
+    """When the exchange said it, by its own clock, in microseconds; None where it did not tell."""
+    asked_at: int
+    """When the request left, by the local clock, in microseconds."""
+    answered_at: int
+    """When the answer was there, by the local clock, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChartPoint:
+    """An average price of the exchange's own chart."""
+
+    at: int
+    """UNIX milliseconds."""
+    price: Decimal
+
+
+class ExchangeClock:
+    """The exchange's clock as its answers show it, carried on by a monotonic one in between."""
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._heard: tuple[float, float] | None = None
+        self.skew_s: float | None = None
+        """Local clock minus exchange's clock, in seconds, give or take half the call's duration; None: never measured."""
+
+    def hear(self, said_at: int, asked_at: int, answered_at: int) -> None:
+        """Takes in an answer: the exchange's instant, the local ones before and after; microseconds."""
+        self._heard = (said_at / 1e6, self._monotonic())
+        self.skew_s = ((asked_at + answered_at) / 2 - said_at) / 1e6
+
+    def now(self) -> float | None:
+        """UNIX seconds; None where nothing was heard of late."""
+        if self._heard is None:
+            return None
+        said_at, heard_at = self._heard
+        passed_s = self._monotonic() - heard_at
+        return said_at + passed_s if passed_s <= HEARD_WITHIN_S else None
+
+    def has_passed(self, minute: int) -> bool:
+        """Whether the minute is known to be over."""
+        now = self.now()
+        return now is not None and now >= minute + times.MINUTE
+
+
+class Source(Protocol):
+    """An exchange, or whatever else knows prices. Each method raises a SourceError of its kind where it cannot answer."""
+
+    @property
+    def clock(self) -> ExchangeClock:
+        """What the answers so far told about its clock."""
+        ...
+
+    async def price(self, ticker: str) -> Quote:
+        """The ticker's price now."""
+        ...
+
+    async def chart(self, ticker: str, since: int) -> list[ChartPoint]:
+        """The finest chart that still reaches back to the second `since`, ascending."""
+        ...
+
+    async def names(self) -> frozenset[str]:
+        """The tickers that can be asked for."""
+        ...
