@@ -13,12 +13,12 @@ help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 up: $(RUN)  ## run everything on this machine, in the foreground; Ctrl-C stops it
-	@python -m ingest check && python -m graph check
+	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
 	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- $(SUPERVISORD)
 
 demo: export DATA_DIR := .tickgraph/demo
 demo: $(RUN)  ## the same with simulated prices, without internet, on data of its own
-	@python -m ingest check && python -m graph check
+	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
 	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- \
 		python -m ingest with-simulator -- $(SUPERVISORD)
 

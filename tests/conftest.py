@@ -1,0 +1,128 @@
+"""Real servers for every test: PostgreSQL and Valkey started once a session, a database cloned from a migrated template
+for each test, and a simulated exchange over HTTP.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+
+import asyncpg
+import pytest
+import redis
+
+from db import embedded, migrate, settings
+from db.pool import Database, open_database
+from graph.settings import Settings as GraphSettings
+from ingest.settings import Settings as IngestSettings
+from ingest.simulator.server import Simulator, serving
+
+ROOT = Path(__file__).parent.parent
+TEMPLATE = "template_tickgraph"
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> Iterator[None]:
+    """A developer's environment and .env file change no test."""
+    names = {name.upper() for model in (IngestSettings, GraphSettings) for name in model.model_fields}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in names & set(os.environ):
+            patch.delenv(name)
+        patch.setitem(settings.Settings.model_config, "env_file", None)
+        patch.setitem(IngestSettings.model_config, "env_file", None)
+        patch.setitem(GraphSettings.model_config, "env_file", None)
+        yield
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The servers of the session; `dsn` is an empty database, TEMPLATE beside it a migrated one."""
+
+    dsn: str
+    redis_url: str
+
+    def dsn_of(self, database: str) -> str:
+        """The address of another database of the server."""
+        return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{database}"))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    folder = tmp_path_factory.mktemp("servers")
+    with (
+        embedded.postgres(folder / "postgres", durable=False) as postgres,
+        embedded.valkey(folder / "valkey") as valkey,
+    ):
+        yield Servers(postgres.url, valkey.url)
+
+
+@pytest.fixture(scope="session")
+async def template(servers: Servers) -> str:
+    admin = await asyncpg.connect(servers.dsn)
+    await admin.execute(f"CREATE DATABASE {TEMPLATE}")
+    await admin.close()
+    return TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def migrated(servers: Servers, template: str) -> str:
+    migrate.upgrade(servers.dsn_of(template))
+    return template
+
+
+async def _clone(servers: Servers, template: str) -> AsyncIterator[str]:
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    admin = await asyncpg.connect(servers.dsn)
+    try:
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        yield servers.dsn_of(name)
+        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    finally:
+        await admin.close()
+
+
+@pytest.fixture
+async def dsn(servers: Servers, migrated: str) -> AsyncIterator[str]:
+    """A migrated database of the test's own."""
+    async for address in _clone(servers, migrated):
+        yield address
+
+
+@pytest.fixture
+async def empty_dsn(servers: Servers) -> AsyncIterator[str]:
+    """A database without any table."""
+    async for address in _clone(servers, "template0"):
+        yield address
+
+
+@pytest.fixture
+async def db(dsn: str) -> AsyncIterator[Database]:
+    async with open_database(dsn, application_name="tests") as database:
+        yield database
+
+
+@pytest.fixture
+def redis_url(servers: Servers) -> str:
+    """An empty Redis."""
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushall()
+    return servers.redis_url
+
+
+@pytest.fixture
+def simulator() -> Simulator:
+    return Simulator()
+
+
+@pytest.fixture
+async def rpc_url(simulator: Simulator) -> AsyncIterator[str]:
+    """DERIBIT_RPC_URL of the test's own exchange."""
+    async with serving(simulator) as url:
+        yield url

@@ -1,0 +1,106 @@
+"""Statements: each is valid SQL, and each gives what its docstring says."""
+
+import importlib
+import pkgutil
+
+import asyncpg
+import pytest
+
+from db import queries
+from db.pool import Database
+from db.queries import prices, tickers, tracking, writing
+from db.tables import Source
+from tests.stored import MINUTE, row, store, track
+
+STATEMENTS = {
+    f"{module.name}.{name}": value
+    for module in pkgutil.iter_modules(queries.__path__)
+    for name, value in vars(importlib.import_module(f"db.queries.{module.name}")).items()
+    if name.isupper() and isinstance(value, str) and len(value.split()) > 1
+}
+
+
+@pytest.mark.parametrize("name", STATEMENTS)
+async def test_every_statement_can_be_prepared(dsn: str, name: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.prepare(STATEMENTS[name])
+    finally:
+        await connection.close()
+
+
+def test_there_are_statements_to_prepare() -> None:
+    assert {"prices.LATEST", "prices.STORE", "tracking.BEGIN", "writing.TAKE_TURN", "tickers.ALL"} <= set(STATEMENTS)
+
+
+async def test_a_window_is_half_open_and_reads_from_either_end(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(5)])
+    found = await prices.window(db, "btc_usd", MINUTE + 60, MINUTE + 240, newest_first=False)
+    assert [r["ts"] for r in found] == [MINUTE + 60, MINUTE + 120, MINUTE + 180]
+    found = await prices.window(db, "btc_usd", MINUTE, MINUTE + 300, newest_first=True, limit=2)
+    assert [r["ts"] for r in found] == [MINUTE + 240, MINUTE + 180]
+
+
+async def test_first_come_stays(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "1")])
+    async with writing.turn(db) as connection:
+        stored = await prices.store(connection, [row("btc_usd", MINUTE, "2"), row("btc_usd", MINUTE + 60, "3")])
+    assert [r["ts"] for r in stored] == [MINUTE + 60]
+    assert [str(r["price"]) for r in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)] == ["1", "3"]
+
+
+@pytest.mark.parametrize(
+    ("at", "max_age_s", "found"),
+    [
+        (MINUTE + 10, 300, None),  # observed 30 s into the minute: not seen before
+        (MINUTE + 30, 300, MINUTE),
+        (MINUTE + 30, 0, MINUTE),
+        (MINUTE + 95, 300, MINUTE),  # the next minute's instant is unknown: it counts from its end
+        (MINUTE + 119, 300, MINUTE),
+        (MINUTE + 120, 300, MINUTE + 60),
+        (MINUTE + 120 + 300, 300, MINUTE + 60),
+        (MINUTE + 120 + 301, 300, None),
+    ],
+)
+async def test_the_last_observed_price_is_never_from_the_future_nor_too_old(
+    db: Database, at: int, max_age_s: int, found: int | None
+) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, at_s=30), row("btc_usd", MINUTE + 60, at_s=None, source=Source.IMPORT)])
+    record = await prices.last_observed(db, "btc_usd", at, max_age_s)
+    assert (record and record["ts"]) == found
+
+
+async def test_tickers_come_with_their_last_period_and_newest_price(db: Database) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
+    await track(db, "btc_usd", since=MINUTE + 120)
+    found = {r["name"]: (r["since"], r["tracked"], r["ts"]) for r in await tickers.every(db)}
+    assert found == {"btc_usd": (MINUTE, True, MINUTE + 60), "eth_usd": (MINUTE, False, None)}
+
+
+async def test_periods_follow_the_list(db: Database) -> None:
+    async def follow(names: list[str], minute: int) -> tuple[list[str], list[str]]:
+        async with writing.turn(db) as connection:
+            return await tracking.follow(connection, names, minute)
+
+    assert await follow(["a", "b"], 600) == (["a", "b"], [])
+    assert await follow(["a", "b"], 660) == ([], []), "a restart with the same list changes nothing"
+    assert await follow(["a"], 720) == ([], ["b"])
+    assert await follow(["a", "b"], 780) == (["b"], [])
+    assert await follow(["a"], 780) == ([], []), "a period that ends in its first minute never was one"
+    assert await follow(["a", "b"], 60) == (["b"], []), "a clock gone back does not make periods overlap"
+    rows = await db.fetch("SELECT ticker, since, until FROM tracking ORDER BY ticker, since")
+    assert [tuple(r) for r in rows] == [("a", 600, None), ("b", 600, 720), ("b", 720, None)]
+
+
+async def test_a_name_taken_back_leaves_no_trace_unless_it_had_prices(db: Database) -> None:
+    await track(db, "typo_usd", "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+    async with writing.turn(db) as connection:
+        await tracking.take_back(connection, "typo_usd", MINUTE + 60)
+        await tracking.take_back(connection, "btc_usd", MINUTE + 60)
+    rows = await db.fetch("SELECT name, since, until FROM ticker LEFT JOIN tracking ON ticker = name")
+    assert [tuple(r) for r in rows] == [("btc_usd", MINUTE, MINUTE + 60)]

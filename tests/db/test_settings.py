@@ -1,0 +1,59 @@
+"""Addresses are understood in their usual spellings; what is wrong is said in one line that names the setting."""
+
+import pytest
+
+from db.settings import Settings, without_password
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
+def test_database_url_is_understood_in_its_usual_spellings(scheme: str) -> None:
+    settings = Settings(database_url=f"{scheme}://ann:secret@db:5433/prices?sslmode=require")
+    assert settings.dsn == "postgresql://ann:secret@db:5433/prices?sslmode=require"
+
+
+def test_the_address_is_put_together_from_its_parts() -> None:
+    settings = Settings(postgres_host="db", postgres_user="ann", postgres_password="p@ss/word", postgres_db="crypto")  # noqa: S106  no real one
+    assert settings.dsn == "postgresql://ann:p%40ss%2Fword@db:5432/crypto"
+
+
+def test_database_url_goes_before_the_parts() -> None:
+    assert Settings(database_url="postgres://one/x", postgres_host="two").dsn == "postgresql://one/x"
+
+
+def test_no_setting_means_no_address_and_a_process_that_needs_one_says_so() -> None:
+    settings = Settings()
+    assert settings.dsn is None
+    with pytest.raises(SystemExit, match="DATABASE_URL is not set"):
+        settings.required_dsn()
+    with pytest.raises(SystemExit, match="REDIS_URL is not set"):
+        settings.required_redis_url()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("DATABASE_URL", "mysql://db/x", "DATABASE_URL: should look like postgresql://user:password@host:5432/name"),
+        ("DATABASE_URL", "postgres://db:port/x", "DATABASE_URL: has a port that is none"),
+        ("POSTGRES_PORT", "70000", "POSTGRES_PORT: Input should be less than or equal to 65535"),
+        ("REDIS_URL", "localhost:6379", "REDIS_URL: should look like redis://:password@host:6379/0"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, complaint: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        Settings.read()
+    assert str(ended.value).startswith(complaint)
+    assert "\n" not in str(ended.value)
+
+
+def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+    assert Settings.read().dsn is None
+
+
+def test_a_password_is_struck_out_of_messages() -> None:
+    assert without_password("postgresql://ann:secret@db/x") == "postgresql://ann:***@db/x"
+    assert without_password("redis://:secret@db") == "redis://:***@db"
+    assert without_password("redis://db") == "redis://db"

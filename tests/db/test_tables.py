@@ -1,0 +1,95 @@
+"""What must never be stored is refused twice: by the model, and by the table."""
+
+from decimal import Decimal
+from typing import Any
+
+import asyncpg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from db import times
+from db.pool import Database
+from db.tables import PriceRow, normal
+from tests.stored import MINUTE, track
+
+GOOD: dict[str, Any] = {
+    "ticker": "btc_usd",
+    "ts": MINUTE,
+    "price": Decimal("68241.5"),
+    "observed_at": MINUTE * 10**6 + 59_999_999,
+    "source": "LIVE",
+}
+
+BAD_PRICES: list[tuple[str, dict[str, Any]]] = [
+    ("ck_price_ts", {"ts": MINUTE + 1, "observed_at": None}),
+    ("ck_price_ts", {"ts": -60, "observed_at": None}),
+    ("ck_price_ts", {"ts": times.END, "observed_at": None}),
+    ("ck_price_price", {"price": Decimal(0)}),
+    ("ck_price_price", {"price": Decimal(-1)}),
+    ("ck_price_price", {"price": Decimal("NaN")}),
+    ("ck_price_price", {"price": Decimal("Infinity")}),
+    ("ck_price_price", {"price": Decimal(10**15)}),
+    ("ck_price_price_normal", {"price": Decimal("1.0000000000000000001")}),
+    ("ck_price_observed_at", {"observed_at": MINUTE * 10**6 - 1}),
+    ("ck_price_observed_at", {"observed_at": (MINUTE + 60) * 10**6}),
+    ("ck_price_source", {"source": "GUESS"}),
+]
+
+INSERT_PRICE = "INSERT INTO price (ticker, ts, price, observed_at, source) VALUES ($1, $2, $3, $4, $5)"
+
+OTHERS = [
+    ("ck_ticker_name", "INSERT INTO ticker (name) VALUES ('BTC USD')"),
+    ("ck_ticker_horizon", "INSERT INTO ticker (name, horizon) VALUES ('a', 61)"),
+    ("ck_ticker_checked_until", "INSERT INTO ticker (name, checked_until) VALUES ('a', -60)"),
+    ("ck_tracking_since", "INSERT INTO tracking (ticker, since) VALUES ('btc_usd', 61)"),
+    ("ck_tracking_until", "INSERT INTO tracking (ticker, since, until) VALUES ('btc_usd', 0, 61)"),
+    ("ck_tracking_until_after_since", "INSERT INTO tracking (ticker, since, until) VALUES ('btc_usd', 60, 60)"),
+    ("ck_price_price_normal", "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', 0, 1.50, 'LIVE')"),
+    ("uq_tracking_open", "INSERT INTO tracking (ticker, since) VALUES ('btc_usd', 0)"),
+    ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('nobody', 0, 1, 'LIVE')"),
+]
+
+
+async def test_a_good_row_is_taken_by_both(db: Database) -> None:
+    await track(db, "btc_usd")
+    PriceRow.model_validate(GOOD)
+    await db.execute(INSERT_PRICE, *GOOD.values())
+
+
+@pytest.mark.parametrize(("constraint", "change"), BAD_PRICES)
+async def test_a_bad_price_is_refused_by_model_and_table(db: Database, constraint: str, change: dict[str, Any]) -> None:
+    await track(db, "btc_usd")
+    with pytest.raises(ValidationError):
+        PriceRow.model_validate(GOOD | change)
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        await db.execute(INSERT_PRICE, *(GOOD | change).values())
+    assert refused.value.constraint_name == constraint
+
+
+@pytest.mark.parametrize(("constraint", "statement"), OTHERS)
+async def test_the_other_rules_hold_in_the_database(db: Database, constraint: str, statement: str) -> None:
+    await track(db, "btc_usd")
+    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        await db.execute(statement)
+    assert refused.value.constraint_name == constraint
+
+
+async def test_every_check_of_the_database_is_broken_by_a_test(db: Database) -> None:
+    rows = await db.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")
+    assert {row["conname"] for row in rows} <= {name for name, _ in [*BAD_PRICES, *OTHERS]}
+
+
+@pytest.mark.parametrize("literal", ["1E-999999999", "1e-19", "9" * 40, "1E+400"])
+def test_a_monstrous_number_is_refused_without_being_written_out(literal: str) -> None:
+    with pytest.raises(ValidationError):
+        PriceRow.model_validate(GOOD | {"price": Decimal(literal)})
+
+
+@given(st.decimals(Decimal("1e-18"), Decimal(10**14), allow_nan=False, places=18))
+def test_a_price_keeps_its_value_and_loses_only_zeros(price: Decimal) -> None:
+    text = f"{normal(price):f}"
+    assert Decimal(text) == price
+    assert "E" not in text
+    assert not ("." in text and text.endswith(("0", ".")))

@@ -1,0 +1,70 @@
+"""Instants are read from what clients send, and refused with a hint that helps."""
+
+import re
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db import times
+
+INSTANTS = st.datetimes(datetime(1970, 1, 1), datetime(2200, 12, 31, 23, 59), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@pytest.mark.parametrize(
+    ("value", "second"),
+    [
+        (1705318800, 1705318800),
+        (1705318800.9, 1705318800),
+        ("1705318800", 1705318800),
+        ("2024-01-15T11:40:00Z", 1705318800),
+        ("2024-01-15T11:40:00", 1705318800),
+        ("2024-01-15T12:40:00+01:00", 1705318800),
+        ("2024-01-15 11:40:00.987", 1705318800),
+        ("20240115T114000Z", 1705318800),
+        ("2024-01-15", 1705276800),
+        (0, 0),
+        (times.END - 1, times.END - 1),
+    ],
+)
+def test_an_instant_is_read_from_seconds_and_from_iso_8601(value: object, second: int) -> None:
+    assert times.parse(value) == second
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        (1705318800000, "can only be milliseconds: divide by 1000"),
+        ("1705318800000", "can only be milliseconds: divide by 1000"),
+        (-1, "outside the years 1970 to 2200"),
+        (times.END, "outside the years 1970 to 2200"),
+        ("1969-12-31T23:59:59Z", "outside the years 1970 to 2200"),
+        ("2201-01-01", "outside the years 1970 to 2200"),
+        (10**30, "outside the years 1970 to 2200"),
+        ("yesterday", "'yesterday' is no time: write UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"),
+        ("", "is no time"),
+        ("9" * 5000, "outside the years"),
+        (True, "is no time"),
+        (None, "is no time"),
+        ([1], "is no time"),
+        (float("nan"), "is no time"),
+        (float("inf"), "is no time"),
+    ],
+)
+def test_what_is_no_time_is_refused_with_what_would_be_right(value: object, hint: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(hint)):
+        times.parse(value)
+
+
+@given(INSTANTS)
+def test_iso_8601_comes_back_as_it_went_out(instant: datetime) -> None:
+    second = int(instant.timestamp())
+    assert times.parse(times.iso(second)) == second
+
+
+@given(st.integers(0, times.END * 10**6 - 1))
+def test_microseconds_are_written_inside_their_minute(microsecond: int) -> None:
+    text = times.iso_us(microsecond)
+    assert times.parse(text) == microsecond // 10**6
+    assert times.minute_of(microsecond / 10**6) % 60 == 0

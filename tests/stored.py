@@ -1,0 +1,35 @@
+"""Rows for tests, written the way the product writes them."""
+
+from collections.abc import Iterable
+from decimal import Decimal
+
+from db.pool import Database
+from db.queries import prices, tracking, writing
+from db.tables import PriceRow, Source
+
+MINUTE = 1_705_318_800
+"""2024-01-15T11:40:00Z."""
+
+
+def row(ticker: str, ts: int, price: str = "100", *, at_s: float | None = 1.0, source: Source = Source.LIVE) -> PriceRow:
+    """A price observed `at_s` seconds into its minute."""
+    observed_at = None if at_s is None else int((ts + at_s) * 10**6)
+    return PriceRow.model_validate(
+        {"ticker": ticker, "ts": ts, "price": Decimal(price), "observed_at": observed_at, "source": source}
+    )
+
+
+async def track(db: Database, *tickers: str, since: int = MINUTE) -> None:
+    """Makes the tickers the ones that are tracked."""
+    async with writing.turn(db) as connection:
+        await tracking.follow(connection, tickers, since)
+
+
+async def store(db: Database, rows: Iterable[PriceRow]) -> None:
+    async with writing.turn(db) as connection:
+        await prices.store(connection, list(rows))
+
+
+async def minutes(db: Database, ticker: str) -> list[int]:
+    """The minutes that are stored, in order."""
+    return [r["ts"] for r in await prices.window(db, ticker, 0, 2**40, newest_first=False)]
