@@ -1,6 +1,7 @@
 """Messages in, jobs out. Each actor is one call; none is retried: a job tries by itself until its minute's budget ends."""
 
 import dramatiq
+from dramatiq.middleware import Shutdown
 from periodiq import cron
 
 from db.errors import DatabaseError
@@ -19,7 +20,7 @@ EVERY_MINUTE = cron("* * * * *")
     max_retries=0,
     time_limit=60_000,
     notify_shutdown=True,
-    throws=(DatabaseError,),
+    throws=(DatabaseError, Shutdown),  # told in a line of our own, or none of our doing: no traceback
 )
 async def collect(minute: int) -> None:
     """Collects the prices of the minute (its first UNIX second)."""

@@ -33,7 +33,7 @@ BUDGET_S = 50.0
 """How long a collect may take, by a monotonic clock: the next minute's must find the worker free."""
 
 SKEW_ALLOWED_S = 1.0
-_backoff = wait_exponential_jitter(initial=0.25, max=8.0, jitter=0.25)
+_backoff = wait_exponential_jitter(multiplier=0.25, max=8.0, jitter=0.25)
 
 
 class Deadline:
@@ -224,7 +224,7 @@ def _row(asked: Asked, quote: Quote, minute: int) -> PriceRow | None:
 def _while_database_is_away(deadline: Deadline) -> AsyncRetrying:
     return AsyncRetrying(
         retry=retry_if_exception_type(DatabaseUnavailableError),
-        wait=wait_exponential_jitter(initial=0.1, max=2.0, jitter=0.1),
+        wait=wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
         stop=stop_before_delay(deadline.left_s()),
         reraise=True,
     )

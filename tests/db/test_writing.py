@@ -7,6 +7,14 @@ import asyncpg
 from db.pool import Database
 from db.queries import prices, writing
 from tests.stored import MINUTE, row, track
+from tests.waiting import until
+
+SOMEBODY_WAITS = """
+SELECT EXISTS (
+       SELECT FROM pg_locks
+        WHERE locktype = 'advisory' AND NOT granted
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+"""
 
 
 async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once_in_commit_order(db: Database) -> None:
@@ -18,7 +26,7 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
             await prices.store(connection, [row("btc_usd", MINUTE, "1")])
             first_wrote.set()
             await second_began.wait()
-            await _until_somebody_waits(db)
+            await until(lambda: db.fetchval(SOMEBODY_WAITS))
 
     async def second() -> None:
         await first_wrote.wait()
@@ -30,14 +38,6 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
     stored = await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)
     assert [(r["ts"], str(r["price"])) for r in stored] == [(MINUTE, "1"), (MINUTE + 60, "2")]
     assert stored[0]["id"] < stored[1]["id"]
-
-
-async def _until_somebody_waits(db: Database) -> None:
-    while not await db.fetchval(  # noqa: ASYNC110  the server tells nobody when a lock is waited for
-        "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database ="
-        " (SELECT oid FROM pg_database WHERE datname = current_database()))"
-    ):
-        await asyncio.sleep(0)
 
 
 async def test_listeners_are_woken_by_the_commit_and_not_by_a_rollback(dsn: str, db: Database) -> None:

@@ -1,0 +1,41 @@
+"""The exchange's clock, carried on by a monotonic one."""
+
+from ingest.source import HEARD_WITHIN_S, ExchangeClock
+
+
+class Monotonic:
+    """A monotonic clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_nothing_is_known_before_the_first_answer() -> None:
+    clock = ExchangeClock()
+    assert (clock.now(), clock.skew_s, clock.has_passed(0)) == (None, None, False)
+
+
+def test_it_goes_on_between_answers_and_is_forgotten_before_the_next_minute() -> None:
+    local = Monotonic()
+    clock = ExchangeClock(local)
+    clock.hear(600 * 10**6, 610 * 10**6, 610 * 10**6)
+    assert clock.skew_s == 10
+    assert not clock.has_passed(600)
+    assert clock.has_passed(540)
+    local.now += HEARD_WITHIN_S
+    assert clock.now() == 600 + HEARD_WITHIN_S
+    local.now += 1
+    assert clock.now() is None
+    assert not clock.has_passed(540), "a wrong answer would otherwise end collecting for ever"
+
+
+def test_a_minute_has_passed_at_its_end_and_not_before() -> None:
+    local = Monotonic()
+    clock = ExchangeClock(local)
+    clock.hear(659_900_000, 0, 0)
+    assert not clock.has_passed(600)
+    local.now += 0.2
+    assert clock.has_passed(600)

@@ -1,0 +1,177 @@
+"""What Deribit's answers mean: values, or an error that says what to do."""
+
+import json
+from decimal import Decimal
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ingest.deribit import protocol
+from ingest.errors import AgainError, LaterError, NeverError, Reason, SourceError, UnknownTickerError
+from tests.conftest import ROOT
+
+RECORDED = ROOT.parent / "shared" / "data" / "deribit"
+US_OUT = 1_785_318_624_508_461
+
+
+def _body(**changes: Any) -> bytes:
+    envelope = {"jsonrpc": "2.0", "usIn": US_OUT - 273, "usOut": US_OUT, "usDiff": 273, "testnet": False}
+    return json.dumps(envelope | changes).encode()
+
+
+def _good(literal: str) -> bytes:
+    return (
+        b'{"testnet":false,"result":{"estimated_delivery_price":1,"index_price":%b},"usOut":5,"jsonrpc":"2.0"}'
+        % literal.encode()
+    )
+
+
+@pytest.mark.parametrize("literal", ["60000", "68241.5", "81110.428333", "5.9e-06", "0.05"])
+def test_a_price_keeps_every_digit(literal: str) -> None:
+    assert protocol.price(protocol.open_envelope(200, {}, _good(literal))) == Decimal(literal)
+
+
+def test_everything_but_the_result_may_be_missing() -> None:
+    envelope = protocol.open_envelope(200, {}, b'{"result": {"index_price": 1.5}}')
+    assert (protocol.price(envelope), envelope.us_out) == (Decimal("1.5"), None)
+
+
+def test_a_chart_is_read_in_order_with_instants_as_integers() -> None:
+    envelope = protocol.open_envelope(200, {}, _body(result=[[1_789_935_456_000, 2], [1_789_935_450_000, 81110.95]]))
+    assert [(point.at, point.price) for point in protocol.chart(envelope)] == [
+        (1_789_935_450_000, Decimal("81110.95")),
+        (1_789_935_456_000, Decimal(2)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "reason"),
+    [
+        (10028, AgainError, Reason.RATE_LIMITED),
+        (10066, AgainError, Reason.RATE_LIMITED),
+        (10040, AgainError, Reason.REFUSED),
+        (10041, AgainError, Reason.REFUSED),
+        (11094, AgainError, Reason.HTTP_5XX),
+        (13028, AgainError, Reason.HTTP_5XX),
+        (-32603, AgainError, Reason.HTTP_5XX),
+        (13888, AgainError, Reason.TIMEOUT),
+        (11051, LaterError, Reason.MAINTENANCE),
+        (11056, LaterError, Reason.MAINTENANCE),
+        (13025, LaterError, Reason.MAINTENANCE),
+        (13503, LaterError, Reason.MAINTENANCE),
+        (-32602, NeverError, Reason.REFUSED),
+        (-32601, NeverError, Reason.REFUSED),
+        (11029, NeverError, Reason.REFUSED),
+        (11050, NeverError, Reason.REFUSED),
+        (424242, AgainError, Reason.REFUSED),
+    ],
+)
+@pytest.mark.parametrize("status", [200, 400, 500])
+def test_an_error_is_told_by_its_code_whatever_the_status(
+    code: int, kind: type[SourceError], reason: Reason, status: int
+) -> None:
+    with pytest.raises(kind, match=f"error {code} why") as raised:
+        protocol.open_envelope(status, {}, _body(error={"code": code, "message": "why"}))
+    assert raised.value.reason is reason
+
+
+def test_an_unknown_index_is_told_from_other_wrong_parameters() -> None:
+    error = {"code": -32602, "message": "Invalid params", "data": {"reason": "invalid index", "param": "index_name"}}
+    with pytest.raises(UnknownTickerError, match="invalid index"):
+        protocol.open_envelope(400, {}, _body(error=error))
+
+
+def test_a_testnet_price_is_never_taken() -> None:
+    with pytest.raises(NeverError, match=r"DERIBIT_RPC_URL: .* testnet") as raised:
+        protocol.open_envelope(200, {}, _body(result={"index_price": 1.0}, testnet=True))
+    assert raised.value.reason is Reason.TESTNET
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "reason"),
+    [
+        (429, AgainError, Reason.RATE_LIMITED),
+        (500, AgainError, Reason.HTTP_5XX),
+        (503, AgainError, Reason.HTTP_5XX),
+        (403, AgainError, Reason.REFUSED),
+        (404, NeverError, Reason.REFUSED),
+        (200, AgainError, Reason.MALFORMED),
+    ],
+)
+def test_a_body_that_is_no_envelope_leaves_the_status_to_tell(status: int, kind: type[SourceError], reason: Reason) -> None:
+    with pytest.raises(kind) as raised:
+        protocol.open_envelope(status, {}, b"<html><title>Bad Gateway</title></html>")
+    assert raised.value.reason is reason
+    assert "Bad Gateway" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "least_s", "most_s"),
+    [("7", 7, 7), ("Wed, 21 Oct 2199 07:28:00 GMT", 10**9, 10**10), ("soon", 1, 1), ("-5", 1, 1)],
+)
+def test_retry_after_is_honoured_as_seconds_or_as_a_date(value: str, least_s: float, most_s: float) -> None:
+    with pytest.raises(AgainError) as raised:
+        protocol.open_envelope(429, {"Retry-After": value}, b"")
+    assert least_s <= raised.value.retry_after_s <= most_s
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"7",
+        b'"x"',
+        b"[1]",
+        b"{}",
+        b'{"result": null}',
+        b"[" * 200_000,
+        b'{"result": {"index_price": \xff}}',
+        b'{"result": {"index_price": ' + b"9" * 6000 + b"}}",
+        b'{"result": {"index_price": NaN}}',
+        _good("0"),
+        _good("-1"),
+        _good('"60000"'),
+        _good("true"),
+        _good("null"),
+        b'{"result": {"price": 1}}',
+        b'{"result": {"index_price": 1}, "usOut": "now"}',
+        b'{"result": {"index_price": 1}, "usOut": 99999999999999999999}',
+        b" " * (protocol.BODY_LIMIT + 1),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_asked_for_again(body: bytes) -> None:
+    with pytest.raises(AgainError) as raised:
+        protocol.price(protocol.open_envelope(200, {}, body))
+    assert raised.value.reason is Reason.MALFORMED
+    assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize(("age_s", "window"), [(0, "1h"), (3600, "1h"), (3601, "1d"), (86_401, "2d"), (10**9, "all")])
+def test_the_finest_window_that_reaches_back_is_taken(age_s: float, window: str) -> None:
+    assert protocol.window_reaching(age_s) == window
+
+
+def _recorded(name: str) -> bytes:
+    path = Path(RECORDED / name)
+    if not path.exists():
+        pytest.skip("recorded answers are not here")
+    return path.read_bytes()
+
+
+def test_recorded_results_are_understood() -> None:
+    price = b'{"result":%b}' % _recorded("index_price.result.json")
+    assert protocol.price(protocol.open_envelope(200, {}, price)) == Decimal("80814.47")
+    names = b'{"result":%b}' % _recorded("supported_index_names.result.json")
+    assert "btc_usdc" in protocol.names(protocol.open_envelope(200, {}, names))
+    chart = protocol.chart(protocol.open_envelope(200, {}, b'{"result":%b}' % _recorded("index_chart_data.result.json")))
+    assert {b.at - a.at for a, b in pairwise(chart)} == {6000}
+
+
+def test_recorded_refusals_are_understood() -> None:
+    with pytest.raises(NeverError, match="testnet"):
+        protocol.open_envelope(200, {}, _recorded("testnet_get_index_price_btc_usd.envelope.json"))
+    with pytest.raises(NeverError, match="instrument not found"):
+        protocol.open_envelope(400, {}, _recorded("prod_invalid_params_instrument_not_found.envelope.json"))

@@ -1,0 +1,61 @@
+"""The simulated exchange, steered over HTTP while it runs."""
+
+from itertools import pairwise
+
+import aiohttp
+import pytest
+
+from ingest.simulator import market
+from ingest.simulator.faults import FAULTS
+from ingest.simulator.server import Simulator
+from tests.stored import MINUTE
+
+
+@pytest.mark.parametrize("window", list(market.STEPS_S))
+def test_a_chart_is_averages_at_its_steps_and_ends_now(window: str) -> None:
+    points = market.chart("btc_usd", window, MINUTE + 7)
+    step_ms = market.STEPS_S[window] * 1000
+    assert {b[0] - a[0] for a, b in pairwise(points)} == {step_ms}
+    assert points[-1][0] + step_ms <= (MINUTE + 7) * 1000 < points[-1][0] + 2 * step_ms
+    assert points[0][0] >= (MINUTE + 7 - market.REACH_S[window]) * 1000
+
+
+async def test_it_is_steered_over_http(rpc_url: str, simulator: Simulator) -> None:
+    root = rpc_url.removesuffix("/api/v2")
+    async with aiohttp.ClientSession() as session:
+        await session.put(f"{root}/control/clock", json={"at": MINUTE, "stands": True})
+        await session.post(f"{root}/control/faults", json={"name": "http_503", "index": "btc_usd", "times": 1})
+        async with session.get(f"{rpc_url}/public/get_index_price?index_name=btc_usd") as response:
+            assert response.status == 503
+        async with session.get(f"{rpc_url}/public/get_index_price?index_name=btc_usd") as response:
+            answer = await response.json()
+        assert answer["usOut"] == MINUTE * 10**6
+        assert str(answer["result"]["index_price"]) == str(market.price("btc_usd", MINUTE))
+        async with session.get(f"{root}/control/served") as response:
+            assert [one["us_out"] for one in await response.json()] == [MINUTE * 10**6]
+        async with session.post(f"{root}/control/faults", json={"name": "earthquake"}) as response:
+            assert response.status == 400
+            assert "known are" in await response.text()
+        async with session.get(f"{root}/control") as response:
+            assert (await response.json())["known_faults"] == sorted(FAULTS)
+
+
+@pytest.mark.parametrize(
+    ("call", "check"),
+    [
+        ("get_time", lambda result: result == MINUTE * 1000),
+        ("status", lambda result: result == {"locked": "false"}),
+        ("get_index_price_names", lambda result: "btc_usd" in result),
+        ("get_supported_index_names", lambda result: "btc_usd" in result),
+        ("get_delivery_prices?index_name=btc_usd&count=3", lambda result: len(result["data"]) == 3),
+        ("get_index_chart_data?index_name=btc_usd&range=1h", lambda result: len(result) == 600),
+    ],
+)
+async def test_each_method_answers_in_the_real_envelope(
+    rpc_url: str, simulator: Simulator, call: str, check: Callable[[Any], bool]
+) -> None:
+    simulator.clock.set(at=MINUTE, stands=True)
+    async with aiohttp.ClientSession() as session, session.get(f"{rpc_url}/public/{call}") as response:
+        answer = await response.json()
+    assert {"jsonrpc", "result", "usIn", "usOut", "usDiff", "testnet"} == set(answer)
+    assert check(answer["result"])

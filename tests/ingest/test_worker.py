@@ -1,0 +1,182 @@
+"""Real workers on a real Redis: the standard command, virtual minutes, and a worker killed in the middle."""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import dramatiq
+import pytest
+from dramatiq.brokers.redis import RedisBroker
+
+from db.pool import Database
+from ingest.queues import Actor, Queue
+from ingest.simulator.server import Simulator
+from tests.conftest import ROOT
+from tests.stored import MINUTE, minutes
+from tests.waiting import PATIENCE_S, until
+
+
+class Worker:
+    """A `dramatiq` process and what it says."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
+        self.process = process
+        self._log = log
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def kill(self) -> None:
+        """Kill -9 of the whole process group, as a host that fails."""
+        os.killpg(self.process.pid, signal.SIGKILL)
+
+
+@contextlib.asynccontextmanager
+async def _running(env: dict[str, str], log: Path, *words: str) -> AsyncIterator[Worker]:
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *(str(Path(sys.executable).parent / words[0]), *words[1:]),
+            cwd=log.parent,
+            env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    worker = Worker(process, log)
+    try:
+        yield worker
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await asyncio.wait_for(process.wait(), PATIENCE_S)
+
+
+DRAMATIQ = ("dramatiq", "ingest.broker:broker", "ingest.actors", "--processes", "1", "--threads", "2")
+PERIODIQ = ("periodiq", "ingest.broker:broker", "ingest.actors")
+
+
+@pytest.fixture
+def env(dsn: str, redis_url: str, rpc_url: str) -> dict[str, str]:
+    return {"DATABASE_URL": dsn, "REDIS_URL": redis_url, "DERIBIT_RPC_URL": rpc_url}
+
+
+@pytest.fixture
+def publisher(redis_url: str) -> RedisBroker:
+    return RedisBroker(url=redis_url, middleware=[])  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+
+
+def _publish(publisher: RedisBroker, minute: int) -> None:
+    publisher.enqueue(
+        dramatiq.Message(queue_name=Queue.COLLECT, actor_name=Actor.COLLECT, args=(), kwargs={"minute": minute}, options={})
+    )
+
+
+async def _until_stored(db: Database, ticker: str, minute: int, worker: Worker) -> None:
+    async def stored() -> bool:
+        return minute in await minutes(db, ticker)
+
+    await until(stored, otherwise=lambda: worker.said)
+
+
+async def test_virtual_minutes_pass_through_redis_and_a_worker_each_stored_once(
+    env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    simulator.clock.set(at=MINUTE, stands=True)
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        for minute in range(MINUTE, MINUTE + 20 * 60, 60):
+            simulator.clock.set(at=minute + 1.5, stands=True)
+            for _ in range(2):  # a second scheduler sends everything twice
+                _publish(publisher, minute)
+            await _until_stored(db, "btc_usd", minute, worker)
+            await _until_stored(db, "eth_usd", minute, worker)
+    for ticker in ("btc_usd", "eth_usd"):
+        assert await minutes(db, ticker) == list(range(MINUTE, MINUTE + 20 * 60, 60))
+    served = {(one.ticker, one.us_out // 60_000_000 * 60): one.price for one in simulator.served}
+    rows = await db.fetch("SELECT ticker, ts, price FROM price")
+    assert {(r["ticker"], r["ts"]): str(r["price"]) for r in rows} == served
+
+
+async def test_a_worker_killed_while_it_asks_leaves_nothing_half_and_the_next_one_goes_on(
+    env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    simulator.clock.set(at=MINUTE + 1, stands=True)
+    simulator.fail("hang", index="eth_usd", method="get_index_price")
+    async with _running(env, tmp_path / "first.log", *DRAMATIQ) as worker:
+        _publish(publisher, MINUTE)
+        await _until_stored(db, "btc_usd", MINUTE, worker)
+        worker.kill()
+        await worker.process.wait()
+    simulator.heal()
+    async with _running(env, tmp_path / "second.log", *DRAMATIQ) as worker:
+        _publish(publisher, MINUTE)
+        await _until_stored(db, "eth_usd", MINUTE, worker)
+    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "eth_usd") == [MINUTE]
+
+
+async def test_a_worker_killed_inside_its_transaction_stores_nothing_and_holds_no_lock(
+    env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    simulator.clock.set(at=MINUTE + 1, stands=True)
+    async with _running(env, tmp_path / "zero.log", *DRAMATIQ) as worker:
+        await _until_stored(db, "eth_usd", MINUTE, worker)  # the worker's own first message
+        async with db.transaction() as blocking:
+            await blocking.execute("LOCK TABLE price IN SHARE ROW EXCLUSIVE MODE")
+            simulator.clock.set(at=MINUTE + 61, stands=True)
+            _publish(publisher, MINUTE + 60)
+            await until(lambda: blocking.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+            worker.kill()
+            await worker.process.wait()
+    assert await minutes(db, "btc_usd") == [MINUTE]
+    async with _running(env, tmp_path / "next.log", *DRAMATIQ) as worker:
+        _publish(publisher, MINUTE + 60)
+        await _until_stored(db, "btc_usd", MINUTE + 60, worker)
+
+
+async def test_a_worker_collects_at_once_and_the_schedule_carries_its_minute(
+    env: dict[str, str], db: Database, simulator: Simulator, tmp_path: Path
+) -> None:
+    async with (
+        _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker,
+        _running(env, tmp_path / "scheduler.log", *PERIODIQ) as scheduler,
+    ):
+        await until(lambda: "Processing" in worker.said and "prices stored" in worker.said, otherwise=lambda: worker.said)
+        assert "Scheduling Actor(collect)" in scheduler.said
+        assert "collect(minute=" in worker.said
+    assert "Traceback" not in worker.said + scheduler.said
+    served = {one.us_out // 60_000_000 * 60 for one in simulator.served}
+    assert set(await minutes(db, "btc_usd")) <= served
+
+
+async def test_a_worker_stops_within_seconds_even_while_it_asks_a_silent_exchange(
+    env: dict[str, str], simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.fail("hang", method="get_index_price")
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        await until(lambda: "get_index_price" in simulator.calls)
+        worker.process.terminate()
+        await asyncio.wait_for(worker.process.wait(), 8)
+
+
+async def test_no_exchange_is_said_in_a_line_that_names_the_setting(env: dict[str, str], tmp_path: Path) -> None:
+    env["DERIBIT_RPC_URL"] = "http://127.0.0.1:1/api/v2"
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        line = "btc_usd: no connection to DERIBIT_RPC_URL=http://127.0.0.1:1/api/v2"
+        await until(lambda: line in worker.said, otherwise=lambda: worker.said)
+    assert "Traceback" not in worker.said, worker.said
+
+
+@pytest.mark.parametrize("words", [DRAMATIQ, PERIODIQ])
+async def test_a_wrong_setting_ends_the_standard_commands_with_one_line(
+    env: dict[str, str], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    env["TICKERS"] = "BTC USD"
+    async with _running(env, tmp_path / "process.log", *words) as process:
+        assert await asyncio.wait_for(process.process.wait(), PATIENCE_S) != 0
+    assert "TICKERS: " in process.said
+    assert "Traceback" not in process.said, process.said
