@@ -78,8 +78,8 @@ def held(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def postgres(folder: Path, *, durable: bool = True) -> Iterator[Server]:
-    """PostgreSQL on the data in `folder`, made when it is not there; stopped at the end.
+def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> Iterator[Server]:
+    """PostgreSQL on the data in `folder`, made when it is not there, on any free port or on `port`; stopped at the end.
 
     Not `durable`: faster, and worth nothing after a crash; for tests.
     Raises ServerError where the folder is of another version, or the server does not start.
@@ -92,7 +92,7 @@ def postgres(folder: Path, *, durable: bool = True) -> Iterator[Server]:
         lambda: not _runs(data),
         f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder",
     )
-    port = _free_port()
+    port = port or _free_port()
     command = [
         *(str(postgres_program("postgres")), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)),
         *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),

@@ -1,13 +1,13 @@
 """The schema that runs, and what clients are told of errors."""
 
 import logging
-from collections.abc import Iterator
+from typing import Any
 
 import strawberry
 from graphql import GraphQLError, GraphQLSyntaxError
-from strawberry.extensions import ParserCache, SchemaExtension, ValidationCache
+from strawberry.extensions import ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
-from strawberry.types import ExecutionContext
+from strawberry.types import ExecutionContext, ExecutionResult
 
 from db.errors import DatabaseUnavailableError, StatementTimeoutError
 from graph.errors import ApiError, TimedOutError, UnavailableError
@@ -17,22 +17,17 @@ from graph.schema.scalars import SCALARS
 log = logging.getLogger(__name__)
 
 
-class CodedErrors(SchemaExtension):
-    """Gives every error its `extensions.code`, and keeps the inside of unexpected ones inside."""
-
-    def on_operation(self) -> Iterator[None]:
-        yield
-        result = self.execution_context.result
-        errors = getattr(result, "errors", None)
-        if errors:
-            result.errors = [_coded(error) for error in errors]  # type: ignore[union-attr]  # it has errors
-
-
 class Schema(strawberry.Schema):
-    """A schema that leaves logging of errors to CodedErrors: a client's mistake is nothing to log."""
+    """A schema whose errors have their `extensions.code`, and keep the inside of unexpected ones inside."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> ExecutionResult:
+        result = await super().execute(*args, **kwargs)
+        if result.errors:
+            result.errors = [_coded(error) for error in result.errors]
+        return result
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        pass
+        pass  # a client's mistake is nothing to log; `_coded` logs ours
 
 
 def _coded(error: GraphQLError) -> GraphQLError:
@@ -73,5 +68,5 @@ def build() -> Schema:
     return Schema(
         query=Query,
         config=StrawberryConfig(scalar_map=SCALARS),
-        extensions=[CodedErrors, ParserCache, ValidationCache],
+        extensions=[ParserCache, ValidationCache],
     )

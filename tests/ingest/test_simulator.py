@@ -1,6 +1,8 @@
 """The simulated exchange, steered over HTTP while it runs."""
 
+from collections.abc import Callable
 from itertools import pairwise
+from typing import Any
 
 import aiohttp
 import pytest

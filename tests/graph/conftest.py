@@ -1,0 +1,69 @@
+"""The API as clients meet it: a real uvicorn on a port of its own."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+import uvicorn
+
+from graph.http.application import application
+from graph.settings import Settings
+from tests.waiting import until
+
+Execute = Callable[..., Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Api:
+    """A running API and a client of it."""
+
+    url: str
+    session: aiohttp.ClientSession
+
+    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The whole answer to a query."""
+        async with self.session.post(f"{self.url}/graphql", json={"query": query, "variables": variables}) as response:
+            answer: dict[str, Any] = await response.json()
+            return answer
+
+    async def data(self, query: str, **variables: Any) -> dict[str, Any]:
+        """The data of an answer without errors."""
+        answer = await self.ask(query, **variables)
+        assert "errors" not in answer, answer["errors"]
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    async def error(self, query: str, **variables: Any) -> tuple[str, str]:
+        """Code and message of an answer with one error."""
+        answer = await self.ask(query, **variables)
+        (error,) = answer["errors"]
+        return error["extensions"]["code"], error["message"]
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Any:
+        yield  # pytest keeps its own
+
+
+@contextlib.asynccontextmanager
+async def serving(settings: Settings) -> AsyncIterator[Api]:
+    """The API of the settings on a free port."""
+    server = _Server(uvicorn.Config(application(settings), port=0, log_level="warning", timeout_graceful_shutdown=1))
+    running = asyncio.create_task(server.serve())
+    await until(lambda: server.started)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    async with aiohttp.ClientSession() as session:
+        yield Api(f"http://127.0.0.1:{port}", session)
+    server.should_exit = True
+    await running
+
+
+@pytest.fixture
+async def api(dsn: str) -> AsyncIterator[Api]:
+    async with serving(Settings(database_url=dsn)) as running:
+        yield running

@@ -1,0 +1,91 @@
+"""The application around the schema: health, pages, and a database that goes and comes."""
+
+import asyncio
+import hashlib
+import time
+from pathlib import Path
+
+import pytest
+
+from db import embedded, migrate
+from db.pool import Database, open_database
+from graph.http.graphql import STATIC
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import row, store, track
+from tests.waiting import until
+
+
+async def test_health_tells_each_tickers_last_minute_age_and_staleness(api: Api, db: Database) -> None:
+    now = int(time.time()) // 60 * 60
+    await track(db, "btc_usd", "eth_usd", since=now - 600)
+    await store(db, [row("btc_usd", now), row("eth_usd", now - 300)])
+    async with api.session.get(f"{api.url}/health") as response:
+        assert response.status == 200
+        body = await response.json()
+    assert body["status"] == "ok"
+    btc, eth = body["tickers"]
+    assert 0 <= btc.pop("age_s") < 120
+    assert btc == {"ticker": "btc_usd", "tracked": True, "ts": now, "stale": False}
+    assert eth["stale"] is True
+
+
+async def test_without_the_database_requests_say_so_quickly_and_recover_by_themselves(tmp_path: Path) -> None:
+    folder = tmp_path / "postgres"
+    with embedded.postgres(folder, durable=False) as server:
+        await asyncio.to_thread(migrate.upgrade, server.url)
+        port = server.url.rpartition(":")[2].partition("/")[0]
+        async with open_database(server.url, application_name="tests") as db:
+            await track(db, "btc_usd")
+    async with serving(Settings(database_url=server.url)) as api:
+        await _says_unavailable(api)
+        with embedded.postgres(folder, durable=False, port=int(port)):
+            await until(lambda: _answers(api))
+        await _says_unavailable(api)
+        with embedded.postgres(folder, durable=False, port=int(port)):
+            await until(lambda: _answers(api))
+
+
+async def _answers(api: Api) -> bool:
+    return (await api.ask("{ tickers { name } }")).get("data") == {"tickers": [{"name": "btc_usd"}]}
+
+
+async def _says_unavailable(api: Api) -> None:
+    began = time.monotonic()
+    code, message = await api.error("{ tickers { name } }")
+    assert (code, message) == ("UNAVAILABLE", "The database is away; try again in a moment.")
+    async with api.session.get(f"{api.url}/health") as response:
+        assert response.status == 503
+        assert (await response.json())["status"] == "unavailable"
+    assert time.monotonic() - began < 4, "two answers within two seconds each"
+
+
+async def test_a_browser_gets_graphiql_from_files_of_our_own(api: Api) -> None:
+    async with api.session.get(f"{api.url}/graphql", headers={"Accept": "text/html"}) as response:
+        page = await response.text()
+    assert response.status == 200
+    assert "http://" not in page
+    assert "https://" not in page
+    for link in [part.split('"')[0] for part in page.replace('src="', 'href="').split('href="')[1:]]:
+        async with api.session.get(f"{api.url}{link}") as response:
+            assert response.status == 200, link
+
+
+def test_vendored_files_are_the_published_ones() -> None:
+    vendor = STATIC / "vendor"
+    lines = (vendor / "SHA256SUMS").read_text().splitlines()
+    sums = {name: digest for digest, name in map(str.split, lines)}
+    files = {file.name for file in vendor.iterdir() if file.suffix in (".js", ".css")}
+    assert set(sums) == files
+    for name, expected in sums.items():
+        assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == expected, name
+        assert name in (vendor / "README.md").read_text()
+
+
+async def test_an_unexpected_error_shows_nothing_of_the_inside(
+    api: Api, db: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    await db.execute("DROP TABLE price")
+    code, message = await api.error('{ latest(ticker: "btc_usd") { price } }')
+    assert (code, message) == ("INTERNAL_SERVER_ERROR", "Something went wrong on our side.")
+    assert 'relation "price" does not exist' in caplog.text

@@ -1,0 +1,126 @@
+"""What each field of the query answers."""
+
+import time
+
+import pytest
+
+from db.pool import Database
+from db.tables import Source
+from tests.graph.conftest import Api
+from tests.stored import MINUTE, row, store, track
+
+
+@pytest.fixture
+async def five(db: Database) -> None:
+    """Five minutes of btc_usd; eth_usd known and empty."""
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.50") for i in range(5)])
+
+
+@pytest.mark.usefixtures("five")
+async def test_latest_gives_every_field_of_the_newest_price(api: Api) -> None:
+    data = await api.data('{ latest(ticker: "btc_usd") { id ticker ts time price observedAt source __typename } }')
+    assert int(data["latest"].pop("id")) > 0
+    assert data["latest"] == {
+        "ticker": "btc_usd",
+        "ts": MINUTE + 240,
+        "time": "2024-01-15T11:44:00Z",
+        "price": "68244.5",
+        "observedAt": "2024-01-15T11:44:01Z",
+        "source": "LIVE",
+        "__typename": "Price",
+    }
+
+
+@pytest.mark.usefixtures("five")
+async def test_known_but_empty_is_null_and_unknown_is_an_error_that_helps(api: Api) -> None:
+    assert await api.data('{ latest(ticker: "eth_usd") { price } }') == {"latest": None}
+    assert await api.data('{ ticker(name: "eth_uds") { name } }') == {"ticker": None}
+    for query in (
+        '{ latest(ticker: "eth_uds") { price } }',
+        '{ latestPrices(tickers: ["btc_usd", "eth_uds"]) { price } }',
+        '{ prices(ticker: "eth_uds") { nodes { price } } }',
+        f'{{ range(ticker: "eth_uds", from: {MINUTE}, to: {MINUTE + 60}) {{ price }} }}',
+        f'{{ priceAt(ticker: "eth_uds", at: {MINUTE}) {{ price }} }}',
+    ):
+        code, message = await api.error(query)
+        assert code == "UNKNOWN_TICKER"
+        assert message == "eth_uds is not known; did you mean eth_usd? Tracked are: btc_usd, eth_usd"
+
+
+@pytest.mark.usefixtures("five")
+async def test_latest_prices_come_in_the_order_asked_for(api: Api, db: Database) -> None:
+    await store(db, [row("eth_usd", MINUTE)])
+    data = await api.data('{ latestPrices(tickers: ["eth_usd", "btc_usd", "eth_usd"]) { ticker } }')
+    assert [price["ticker"] for price in data["latestPrices"]] == ["eth_usd", "btc_usd"]
+    data = await api.data("{ latestPrices { ticker } }")
+    assert [price["ticker"] for price in data["latestPrices"]] == ["btc_usd", "eth_usd"]
+
+
+async def test_tickers_tell_their_age_and_whether_they_are_stale(api: Api, db: Database) -> None:
+    now = int(time.time()) // 60 * 60
+    await track(db, "btc_usd", "eth_usd", "old_usd", since=now - 600)
+    await track(db, "btc_usd", "eth_usd", since=now - 60)
+    await store(db, [row("btc_usd", now), row("old_usd", now - 600)])
+    data = await api.data("{ tickers { name since tracked ageS stale latest { ts } } }")
+    btc, eth, old = data["tickers"]
+    assert 0 <= btc.pop("ageS") < 120
+    assert btc == {"name": "btc_usd", "since": now - 600, "tracked": True, "stale": False, "latest": {"ts": now}}
+    assert eth == {"name": "eth_usd", "since": now - 600, "tracked": True, "stale": True, "latest": None, "ageS": None}
+    assert (old["tracked"], old["stale"], old["ageS"] >= 600) == (False, False, True)
+
+
+@pytest.mark.usefixtures("five")
+@pytest.mark.parametrize("low", [str(MINUTE + 60), '"2024-01-15T11:41:00Z"', '"2024-01-15T12:41:00+01:00"'])
+async def test_range_is_half_open_and_reads_times_in_both_spellings(api: Api, low: str) -> None:
+    data = await api.data(f'{{ range(ticker: "btc_usd", from: {low}, to: {MINUTE + 180}) {{ ts }} }}')
+    assert [price["ts"] for price in data["range"]] == [MINUTE + 60, MINUTE + 120]
+
+
+@pytest.mark.usefixtures("five")
+async def test_range_tiles_and_turns_around(api: Api) -> None:
+    query = """query ($a: UnixTime!, $b: UnixTime!, $c: UnixTime!) {
+        left: range(ticker: "btc_usd", from: $a, to: $b) { ts }
+        right: range(ticker: "btc_usd", from: $b, to: $c) { ts }
+        back: range(ticker: "btc_usd", from: $a, to: $c, order: NEWEST_FIRST) { ts } }"""
+    data = await api.data(query, a=MINUTE, b=MINUTE + 120, c=MINUTE + 300)
+    assert data["left"] + data["right"] == data["back"][::-1]
+    assert len(data["back"]) == 5
+
+
+@pytest.mark.usefixtures("five")
+async def test_range_without_an_end_means_now(api: Api, db: Database) -> None:
+    now = int(time.time()) // 60 * 60
+    await store(db, [row("eth_usd", now)])
+    data = await api.data('query ($a: UnixTime!) { range(ticker: "eth_usd", from: $a) { ts } }', a=now - 3600)
+    assert data["range"] == [{"ts": now}]
+
+
+@pytest.mark.usefixtures("five")
+async def test_price_at_gives_the_last_one_observed_and_never_one_too_old(api: Api) -> None:
+    query = 'query ($at: UnixTime!, $age: Int! = 300) { priceAt(ticker: "btc_usd", at: $at, maxAge: $age) { ts } }'
+    assert await api.data(query, at=MINUTE) == {"priceAt": None}
+    assert await api.data(query, at=MINUTE + 1) == {"priceAt": {"ts": MINUTE}}
+    assert await api.data(query, at=MINUTE + 60) == {"priceAt": {"ts": MINUTE}}
+    assert await api.data(query, at=MINUTE + 541) == {"priceAt": {"ts": MINUTE + 240}}
+    assert await api.data(query, at=MINUTE + 542) == {"priceAt": None}
+    assert await api.data(query, at=MINUTE + 542, age=301) == {"priceAt": {"ts": MINUTE + 240}}
+    assert await api.data(query, at=7_258_118_399, age=2**31 - 1) == {"priceAt": None}
+
+
+async def test_a_price_keeps_every_digit_and_says_where_it_is_from(api: Api, db: Database) -> None:
+    await track(db, "s_usdc")
+    await store(
+        db,
+        [
+            row("s_usdc", MINUTE, "0.0000059"),
+            row("s_usdc", MINUTE + 60, "60000", at_s=None, source=Source.IMPORT),
+            row("s_usdc", MINUTE + 120, "81110.428333", at_s=59.999999, source=Source.BACKFILL),
+        ],
+    )
+    data = await api.data('{ prices(ticker: "s_usdc", order: OLDEST_FIRST) { nodes { price observedAt source } } }')
+    assert [tuple(node.values()) for node in data["prices"]["nodes"]] == [
+        ("0.0000059", "2024-01-15T11:40:01Z", "LIVE"),
+        ("60000", None, "IMPORT"),
+        ("81110.428333", "2024-01-15T11:42:59.999999Z", "BACKFILL"),
+    ]

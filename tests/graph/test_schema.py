@@ -1,0 +1,57 @@
+"""The contract: committed as text, described in full."""
+
+from graphql import GraphQLEnumType, GraphQLInputObjectType, GraphQLInterfaceType, GraphQLObjectType, build_schema
+
+from graph.schema.executable import build
+from tests.conftest import ROOT
+
+COMMITTED = ROOT / "graph" / "schema.graphql"
+
+
+def test_the_schema_is_the_committed_one() -> None:
+    assert f"{build().as_str()}\n" == COMMITTED.read_text(), "changed on purpose? then run `make schema`"
+
+
+def test_everything_in_the_schema_is_described() -> None:
+    missing = []
+    for name, kind in build_schema(COMMITTED.read_text()).type_map.items():
+        if name.startswith("__") or name in ("String", "Int", "Boolean", "ID", "Float"):
+            continue
+        if not kind.description:
+            missing.append(name)
+        if isinstance(kind, GraphQLEnumType):
+            missing += [f"{name}.{value}" for value, one in kind.values.items() if not one.description]
+        if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType | GraphQLInputObjectType):
+            missing += [f"{name}.{field}" for field, one in kind.fields.items() if not one.description]
+        if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
+            missing += [
+                f"{name}.{field}({argument}:)"
+                for field, one in kind.fields.items()
+                for argument, taken in one.args.items()
+                if not taken.description
+            ]
+    assert missing == []
+
+
+def test_the_contract_of_the_design_is_kept() -> None:
+    fields = build_schema(COMMITTED.read_text()).type_map["Query"]
+    assert isinstance(fields, GraphQLObjectType)
+    signatures = {
+        name: (", ".join(f"{argument}: {taken.type}" for argument, taken in field.args.items()), str(field.type))
+        for name, field in fields.fields.items()
+    }
+    assert signatures == {
+        "tickers": ("", "[Ticker!]!"),
+        "ticker": ("name: String!", "Ticker"),
+        "latest": ("ticker: String!", "Price"),
+        "latestPrices": ("tickers: [String!]", "[Price!]!"),
+        "prices": (
+            (
+                "ticker: String!, from: UnixTime, to: UnixTime, order: Order!, "
+                "first: Int, after: String, last: Int, before: String"
+            ),
+            "PriceConnection!",
+        ),
+        "range": ("ticker: String!, from: UnixTime!, to: UnixTime, order: Order!", "[Price!]!"),
+        "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!", "Price"),
+    }
