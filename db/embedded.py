@@ -59,10 +59,14 @@ def _wheel(package: str, setting: str) -> Path:
 def held(folder: Path) -> Iterator[None]:
     """Keeps the data folder to this process.
 
-    Raises ServerError where another process holds it.
+    Raises ServerError where another process holds it, or where it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as lock:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = (folder / "lock").open("a+")
+    except OSError as error:
+        raise ServerError(f"DATA_DIR={folder} cannot be used: {error.strerror}") from error
+    with opened as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -103,7 +107,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
     with _logged(log) as output:
         process = processes.start(command, orphaned="INT", own_session=True, prefix=_as_nobody(), stdout=output)
     try:
-        _wait_until(lambda: _is_ready(data), _tail("PostgreSQL did not start", log), process)
+        _wait_until(lambda: _is_ready(data, process.pid), _tail("PostgreSQL did not start", log), process)
         _create_database(port, _password(folder))
         yield Server("PostgreSQL", url, process)
     finally:
@@ -196,9 +200,11 @@ def _runs(data: Path) -> bool:
     return str(data).encode() in command
 
 
-def _is_ready(data: Path) -> bool:
+def _is_ready(data: Path, pid: int) -> bool:
+    """Whether the process says so itself: the file of one that was killed says "ready" for ever."""
     try:
-        return (data / "postmaster.pid").read_text().splitlines()[7].strip() == "ready"
+        lines = (data / "postmaster.pid").read_text().splitlines()
+        return (lines[0], lines[7].strip()) == (str(pid), "ready")
     except (OSError, IndexError):
         return False
 

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import os
 import socket
 import sys
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def _check(settings: Settings) -> int:
             return 0
     except OSError as error:
         sys.stderr.write(
-            f"PORT={settings.port} on HOST={settings.host} cannot be used: {error.strerror}; set PORT to a free one\n"
+            f"PORT={settings.port} on HOST={settings.host} cannot be used: {os.strerror(error.errno or 0)}; set PORT to a free one\n"
         )
         return 1
 

@@ -1,0 +1,102 @@
+"""The embedded servers: what is on disk stays, and what is in the way is said in one line."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from db import embedded
+from db.errors import ServerError
+from tests.conftest import ROOT
+
+
+def _psql(url: str, statement: str) -> str:
+    psql = str(embedded.postgres_program("psql"))
+    return subprocess.run([psql, url, "-qAtc", statement], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+
+
+def _with_servers(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  our own commands
+        [sys.executable, "-m", "db", "with-servers", *(("--", *command) if command else ())],
+        cwd=folder,
+        env={**os.environ, "DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_data_survives_a_restart_and_a_kill(tmp_path: Path) -> None:
+    with embedded.postgres(tmp_path) as server:
+        _psql(server.url, "CREATE TABLE kept AS SELECT 42 AS answer")
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+    with embedded.postgres(tmp_path) as server:
+        assert _psql(server.url, "SELECT answer FROM kept") == "42"
+
+
+def test_data_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "PG_VERSION").write_text("14\n")
+    complaint = r"DATA_DIR: .* holds data of PostgreSQL 14, and this is PostgreSQL 18"
+    with pytest.raises(ServerError, match=complaint), embedded.postgres(tmp_path):
+        pass
+
+
+def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
+    complaint = rf"DATA_DIR=.* in use by process {os.getpid()}"
+    with embedded.held(tmp_path), pytest.raises(ServerError, match=complaint), embedded.held(tmp_path):
+        pass
+    with embedded.held(tmp_path):
+        pass
+
+
+def test_other_users_need_the_password(tmp_path: Path) -> None:
+    with embedded.postgres(tmp_path) as server:
+        assert (tmp_path / "password").stat().st_mode & 0o077 == 0
+        password = (tmp_path / "password").read_text()
+        with pytest.raises(subprocess.CalledProcessError):
+            _psql(server.url.replace(password, "guessed"), "SELECT 1")
+
+
+def test_a_command_runs_beside_migrated_servers_and_its_status_is_ours(tmp_path: Path) -> None:
+    done = _with_servers(tmp_path, "sh", "-c", "echo $DATABASE_URL $REDIS_URL; exit 7")
+    assert done.returncode == 7, done.stderr
+    assert "postgresql://tickgraph:" in done.stdout
+    assert "redis://:" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("env", "line"),
+    [
+        ({"DATABASE_URL": "postgres://ann:secret@127.0.0.1:1/x"}, "DATABASE_URL: no connection to postgresql://ann:***@127.0.0.1:1/x"),
+        ({"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": "1"}, "POSTGRES_HOST and its companions: no connection to postgresql://postgres@127.0.0.1:1"),
+        ({"DATABASE_URL": "nonsense"}, "DATABASE_URL: should look like postgresql://user:password@host:5432/name"),
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, "REDIS_URL: no answer from redis://127.0.0.1:1"),
+        ({"DATA_DIR": "/proc/nowhere"}, "DATA_DIR=/proc/nowhere cannot be used"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_one_line_that_names_the_setting(tmp_path: Path, env: dict[str, str], line: str) -> None:
+    done = _with_servers(tmp_path, "true", **env)
+    assert done.returncode == 1
+    assert done.stderr.startswith(line)
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "secret" not in done.stderr
+
+
+async def test_a_wrong_password_is_told_without_showing_it(tmp_path: Path, dsn: str) -> None:
+    wrong = dsn.replace(dsn.split(":")[2].split("@", maxsplit=1)[0], "guessed")
+    done = _with_servers(tmp_path, "true", DATABASE_URL=wrong)
+    assert "DATABASE_URL: no connection" in done.stderr
+    assert "password authentication failed" in done.stderr
+    assert "guessed" not in done.stderr
+
+
+def test_without_a_command_the_usage_says_what_to_write(tmp_path: Path) -> None:
+    done = _with_servers(tmp_path)
+    assert done.returncode == 2
+    assert "name the command to run, for example" in done.stderr

@@ -1,0 +1,110 @@
+"""`make up` as a user starts it: in a process tree of its own, found again by a mark in its environment."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import pty
+import signal
+import socket
+import termios
+import uuid
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+from tests.waiting import until
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Run:
+    """One `make` verb that runs, with a terminal of its own."""
+
+    def __init__(self, folder: Path, port: int, env: dict[str, str]) -> None:
+        self.port = port
+        self.url = f"http://127.0.0.1:{port}"
+        self.mark = f"TICKGRAPH_RUN={uuid.uuid4().hex}"
+        self._log = folder / f"{self.mark[-8:]}.log"
+        name, _, value = self.mark.partition("=")
+        self._env = {**os.environ, "DATA_DIR": str(folder / "data"), "PORT": str(port), **env, name: value}
+
+    async def start(self, verb: str) -> None:
+        """Starts it behind a pseudo terminal, so that Ctrl-C is what it is for a user."""
+        self._terminal, child = pty.openpty()
+        with self._log.open("wb") as output:
+            self.process = await asyncio.create_subprocess_exec(
+                *("make", "-C", str(ROOT), verb),
+                env=self._env,
+                stdin=child,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                preexec_fn=_take_terminal,
+            )
+        os.close(child)
+
+    @property
+    def said(self) -> str:
+        return self._log.read_text()
+
+    def ctrl_c(self) -> None:
+        os.write(self._terminal, b"\x03")
+
+    def pids(self) -> dict[int, str]:
+        """All processes of the run with their command lines."""
+        found = {}
+        for folder in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if folder.name.isdigit() and self.mark.encode() in (folder / "environ").read_bytes():
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command:
+                        found[int(folder.name)] = command
+        return found
+
+    def pid_of(self, part: str) -> int:
+        return next(pid for pid, command in self.pids().items() if part in command and "setpriv" not in command)
+
+    async def until_said(self, text: str) -> None:
+        await until(lambda: text in self.said, otherwise=lambda: self.said, patience_s=60)
+
+    async def until_gone(self, patience_s: float = 10) -> None:
+        """Nothing of the run is left."""
+        await until(lambda: not self.pids(), otherwise=lambda: f"left: {self.pids()}\n{self.said}", patience_s=patience_s)
+
+    def end(self) -> None:
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        os.close(self._terminal)
+
+
+def _take_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+Start = Callable[..., "contextlib.AbstractAsyncContextManager[Run]"]
+
+
+@pytest.fixture
+def up(tmp_path: Path, rpc_url: str) -> Start:
+    """Starts `make up` against the test's simulator."""
+
+    @contextlib.asynccontextmanager
+    async def start(verb: str = "up", port: int | None = None, **env: str) -> AsyncIterator[Run]:
+        run = Run(tmp_path, port or free_port(), {"DERIBIT_RPC_URL": rpc_url, **env})
+        await run.start(verb)
+        try:
+            yield run
+        finally:
+            run.end()
+            await run.process.wait()
+
+    return start
