@@ -16,7 +16,7 @@ up: $(RUN)  ## run everything on this machine, in the foreground; Ctrl-C stops i
 	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
 	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- $(SUPERVISORD)
 
-demo: export DATA_DIR := .tickgraph/demo
+demo: export DATA_DIR := $(or $(DATA_DIR),.tickgraph)/demo
 demo: $(RUN)  ## the same with simulated prices, without internet, on data of its own
 	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
 	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- \

@@ -50,9 +50,8 @@ def _check(settings: Settings) -> int:
         with socket.create_server((settings.host, settings.port), reuse_port=False):
             return 0
     except OSError as error:
-        sys.stderr.write(
-            f"PORT={settings.port} on HOST={settings.host} cannot be used: {os.strerror(error.errno or 0)}; set PORT to a free one\n"
-        )
+        reason = os.strerror(error.errno or 0)
+        sys.stderr.write(f"PORT={settings.port} on HOST={settings.host} cannot be used: {reason}; set PORT to a free one\n")
         return 1
 
 
