@@ -1,6 +1,7 @@
 "use strict";
 
-const EXAMPLE = `# Every ticker with its newest price. Run it with the button, or Ctrl-Enter.
+const EXAMPLE = `# Every ticker with its newest price.
+# Run it: the button, or Ctrl-Enter.
 query Tickers {
   tickers {
     name
@@ -13,8 +14,8 @@ query Tickers {
   }
 }
 
-# The minutes of the last hour and more: prices(ticker: "btc_usd", first: 60) { nodes { time price } }
-# All types and fields are explained in the documentation, the book at the upper left.
+# The book at the upper left explains
+# every type, field and argument.
 `;
 
 const fetcher = GraphiQL.createFetcher({ url: window.location.pathname });
