@@ -53,13 +53,13 @@ def _with_servers(settings: Settings, command: Sequence[str]) -> int:
     os.environ["DATA_DIR"] = str(folder)
     with contextlib.ExitStack() as servers:
         running: list[embedded.Server] = []
-        if settings.dsn is None or settings.redis_url is None:
+        if settings.dsn is None or settings.redis is None:
             servers.enter_context(embedded.held(folder))
-        if settings.redis_url is None:
+        if settings.redis is None:
             running.append(servers.enter_context(embedded.valkey(folder / "valkey")))
             os.environ["REDIS_URL"] = running[-1].url
         else:
-            _refuse_silent_redis(settings.redis_url)
+            _refuse_silent_redis(settings.redis)
         if settings.dsn is None:
             running.append(servers.enter_context(embedded.postgres(folder / "postgres")))
             os.environ["DATABASE_URL"] = running[-1].url

@@ -2,13 +2,11 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote, urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-
-AnySettings = TypeVar("AnySettings", bound=BaseSettings)
 
 _POSTGRES_SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
@@ -37,6 +35,13 @@ def _refuse_bad_port(url: str) -> None:
         raise ValueError(f"has a port that is none: {error}") from error
 
 
+def _upper(value: object) -> object:
+    return value.upper() if isinstance(value, str) else value
+
+
+LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
+
+
 class Settings(BaseSettings):
     """What every process needs to know: the two servers, and where embedded ones keep their data."""
 
@@ -58,6 +63,16 @@ class Settings(BaseSettings):
         None,
         description="Redis or Valkey, as `redis://:password@host:6379/0`. Not set: `make up` starts an embedded one",
     )
+    redis_host: str | None = Field(None, description="Redis' host; `localhost` where another part is set")
+    redis_port: int | None = Field(None, ge=1, le=65535, description="its port; `6379`")
+    redis_db: int | None = Field(None, ge=0, description="its database number; `0`")
+    broker_url: Annotated[str, AfterValidator(_redis_url)] | None = Field(
+        None, description="Redis for the messages, where they should have a database of their own; not set: `REDIS_URL`"
+    )
+    log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING` or `ERROR`")
+    log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for machines")
+    log_file: Path | None = Field(None, description="file that gets the log, too; rotated at 10 MB, five are kept")
+    debug: bool = Field(False, description="sets `LOG_LEVEL` to `DEBUG`")
     data_dir: Path = Field(Path(".tickgraph"), description="folder in which the embedded servers keep their data")
 
     @property
@@ -80,6 +95,26 @@ class Settings(BaseSettings):
         return f"postgresql://{user}{password}@{where}/{quote(self.postgres_db or 'tickgraph', safe='')}"
 
     @property
+    def redis(self) -> str | None:
+        """Redis' address from `REDIS_URL` or from its parts; None where nothing was set."""
+        if self.redis_url:
+            return self.redis_url
+        if self.redis_host is None and self.redis_port is None and self.redis_db is None:
+            return None
+        return f"redis://{self.redis_host or 'localhost'}:{self.redis_port or 6379}/{self.redis_db or 0}"
+
+    @property
+    def broker(self) -> str | None:
+        """Where messages go: `BROKER_URL`, or else `redis`; None where nothing was set."""
+        return self.broker_url or self.redis
+
+    @model_validator(mode="after")
+    def _debug_means_its_log_level(self) -> Self:
+        if self.debug:
+            object.__setattr__(self, "log_level", "DEBUG")
+        return self
+
+    @property
     def dsn_setting(self) -> str:
         """Which setting gave `dsn`, for messages."""
         return "DATABASE_URL" if self.database_url else "POSTGRES_HOST and its companions"
@@ -88,9 +123,9 @@ class Settings(BaseSettings):
         """`dsn`, or the end of the process with a line that says what to set."""
         return self._required(self.dsn, "DATABASE_URL", "postgresql://user:password@host:5432/name")
 
-    def required_redis_url(self) -> str:
-        """`redis_url`, or the end of the process with a line that says what to set."""
-        return self._required(self.redis_url, "REDIS_URL", "redis://host:6379/0")
+    def required_broker(self) -> str:
+        """`broker`, or the end of the process with a line that says what to set."""
+        return self._required(self.broker, "REDIS_URL", "redis://host:6379/0")
 
     def _required(self, value: str | None, name: str, example: str) -> str:
         if value is None:

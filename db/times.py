@@ -25,7 +25,7 @@ def parse(value: object) -> int:
         case bool():
             raise ValueError(_no_time(value))
         case int() | float():
-            return _bounded(value)
+            return _bounded(value, value)
         case str():
             return _parse_text(value.strip())
         case _:
@@ -35,24 +35,24 @@ def parse(value: object) -> int:
 def _parse_text(text: str) -> int:
     # Up to eight digits may be an ISO date without dashes, so only longer ones count as UNIX seconds.
     if text.lstrip("-").isascii() and text.lstrip("-").isdigit() and len(text) > len("20240115"):
-        return _bounded(int(text[:20]))
+        return _bounded(int(text[:20]), text)
     try:
         instant = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(_no_time(text)) from None
     if instant.tzinfo is None:
         instant = instant.replace(tzinfo=UTC)
-    return _bounded(instant.timestamp())
+    return _bounded(instant.timestamp(), text)
 
 
-def _bounded(second: float) -> int:
+def _bounded(second: float, came: object) -> int:
     if not math.isfinite(second):
-        raise ValueError(_no_time(second))
+        raise ValueError(_no_time(came))
     if FIRST <= second < END:
         return math.floor(second)
     if _MILLISECONDS_FROM <= second < END * 1000:
-        raise ValueError(f"{second!r} can only be milliseconds: divide by 1000, times are UNIX seconds")
-    raise ValueError(f"{second!r} lies outside the years 1970 to 2200")
+        raise ValueError(f"{_shortened(came)} can only be milliseconds: divide by 1000, times are UNIX seconds")
+    raise ValueError(f"{_shortened(came)} lies outside the years 1970 to 2200")
 
 
 def _no_time(value: object) -> str:

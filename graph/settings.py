@@ -1,8 +1,15 @@
 """What the API needs to know beside the database."""
 
-from pydantic import Field
+from typing import Annotated
+
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from db import settings
+
+
+def _split(value: object) -> object:
+    return [origin.strip() for origin in value.split(",") if origin.strip()] if isinstance(value, str) else value
 
 
 class Settings(settings.Settings):
@@ -10,6 +17,13 @@ class Settings(settings.Settings):
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=1, le=65535, description="port that the API listens on")
+    web_concurrency: int = Field(1, ge=1, description="API processes that `python -m graph serve` starts")
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="origins whose pages may call the API, separated by commas, or `*`; none but its own by default"
+    )
+    admin_token: SecretStr | None = Field(
+        None, description="where set, asking for a fetch needs it as `Authorization: Bearer …`; open to all otherwise"
+    )
     stale_after_s: int = Field(
         180, ge=60, description="a tracked ticker whose newest minute is older than this many seconds is called stale"
     )

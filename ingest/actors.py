@@ -5,9 +5,9 @@ from dramatiq.middleware import Shutdown
 from periodiq import cron
 
 from db.errors import DatabaseError
+from db.queues import Actor, Queue
 from ingest.broker import broker, lifetimes, settings
 from ingest.jobs.collect import collect as collect_minute
-from ingest.queues import Actor, Queue
 
 EVERY_MINUTE = cron("* * * * *")
 
@@ -22,13 +22,14 @@ EVERY_MINUTE = cron("* * * * *")
     notify_shutdown=True,
     throws=(DatabaseError, Shutdown),  # told in a line of our own, or none of our doing: no traceback
 )
-async def collect(minute: int) -> None:
-    """Collects the prices of the minute (its first UNIX second)."""
+async def collect(minute: int, only: list[str] | None = None) -> None:
+    """Collects the prices of the minute (its first UNIX second), of the tickers in `only` or of all."""
     resources = await lifetimes.resources()
     await collect_minute(
         minute,
         watchlist=resources.watchlist,
         source=resources.source,
         db=resources.db,
+        only=only or (),
         max_retries=settings.http_max_retries,
     )

@@ -4,15 +4,17 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, AsyncIO, Callbacks, Retries, ShutdownNotifications, TimeLimit
 from periodiq import PeriodiqMiddleware
 
+from db import log
+from db.queues import Actor, Queue
 from ingest.middleware import EndWithParent, FirstMessage, Lifetimes, ScheduledMinute
-from ingest.queues import Actor, Queue
 from ingest.settings import Settings
 
 settings = Settings.read()
+log.configure(settings, "worker")
 lifetimes = Lifetimes(settings)
 
 broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
-    url=settings.required_redis_url(),
+    url=settings.required_broker(),
     middleware=[
         AgeLimit(),
         TimeLimit(),

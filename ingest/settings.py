@@ -1,8 +1,9 @@
 """What the worker and the scheduler need to know beside the servers."""
 
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from db import settings
@@ -15,9 +16,11 @@ def _split(value: object) -> object:
 
 def _rpc_url(url: str) -> str:
     scheme, separator, rest = url.strip().rstrip("/").removesuffix("/public").rstrip("/").partition("://")
-    if not separator or scheme not in ("http", "https") or not rest:
+    if not separator:
+        scheme, rest = "https", scheme
+    if scheme not in ("http", "https") or not re.fullmatch(r"[^/\s]+(/\S*)?", rest):
         raise ValueError("should look like https://www.deribit.com/api/v2")
-    return f"{scheme}://{rest}"
+    return f"{scheme}://{rest if '/' in rest else rest + '/api/v2'}"
 
 
 def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -29,7 +32,7 @@ def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 Name = Annotated[str, Field(pattern=NAME)]
 
 
-class Settings(settings.Settings):
+class Settings(settings.Settings, populate_by_name=True):
     """Where prices come from, which ones, and how patiently they are asked for."""
 
     tickers: Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split), AfterValidator(_without_repeats)] = Field(
@@ -37,7 +40,9 @@ class Settings(settings.Settings):
     )
     deribit_rpc_url: Annotated[str, AfterValidator(_rpc_url)] = Field(
         "https://www.deribit.com/api/v2",
-        description="where Deribit's API is; a trailing `/` or `/public` does no harm",
+        validation_alias=AliasChoices("deribit_rpc_url", "client_base_url"),
+        description="where Deribit's API is: bare host, trailing `/` and trailing `/public` are understood; "
+        "`CLIENT_BASE_URL` is another name of it",
     )
     http_timeout_seconds: float = Field(10.0, gt=0, le=50, description="for one call to Deribit as a whole, in seconds")
     http_connect_timeout_seconds: float = Field(3.0, gt=0, le=50, description="for its connection alone, in seconds")

@@ -32,7 +32,7 @@ SELECT id, ticker, ts, price, observed_at, source
   FROM price
  WHERE ticker = $1 AND ts >= $2 AND ts < $3
  ORDER BY ts
- LIMIT $4
+ LIMIT $4 OFFSET $5
 """
 
 NEWEST_FIRST: Final = """
@@ -40,7 +40,11 @@ SELECT id, ticker, ts, price, observed_at, source
   FROM price
  WHERE ticker = $1 AND ts >= $2 AND ts < $3
  ORDER BY ts DESC
- LIMIT $4
+ LIMIT $4 OFFSET $5
+"""
+
+COUNT_IN: Final = """
+SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
 """
 
 ANY_IN: Final = """
@@ -81,10 +85,16 @@ async def latest_of_each(db: Executor, tickers: Sequence[str]) -> list[Record]:
 
 
 async def window(
-    db: Executor, ticker: str, low: int, high: int, *, newest_first: bool, limit: int | None = None
+    db: Executor, ticker: str, low: int, high: int, *, newest_first: bool, limit: int | None = None, offset: int = 0
 ) -> list[Record]:
-    """The prices of minutes in [low, high), at most `limit` of them."""
-    return await db.fetch(NEWEST_FIRST if newest_first else OLDEST_FIRST, ticker, low, high, limit)
+    """The prices of minutes in [low, high), at most `limit` of them after leaving out `offset`."""
+    return await db.fetch(NEWEST_FIRST if newest_first else OLDEST_FIRST, ticker, low, high, limit, offset)
+
+
+async def count_in(db: Executor, ticker: str, low: int, high: int) -> int:
+    """How many prices are stored for minutes in [low, high)."""
+    found: int = await db.fetchval(COUNT_IN, ticker, low, high)
+    return found
 
 
 async def any_in(db: Executor, ticker: str, low: int, high: int) -> bool:

@@ -4,24 +4,28 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from db.errors import DatabaseError
 from db.pool import open_database
+from graph.engine.collecting import Collecting
+from graph.errors import ApiError
+from graph.http import pages, problems
 from graph.http.graphql import STATIC, GraphQLEndpoint
-from graph.http.health import health
+from graph.http.middleware import AccessLog, Mistakes, RequestId
+from graph.http.rest import endpoints
 from graph.schema.context import Context
 from graph.schema.executable import build
 from graph.settings import Settings
 
 STATEMENT_TIMEOUT_S = 5.0
-
-
-async def to_graphiql(_request: Request) -> RedirectResponse:
-    """`GET /`: there is no page of its own yet."""
-    return RedirectResponse("/graphql")
+COMPRESSED_FROM = 1_000
+"""Bytes; below, compressing costs more than it saves."""
 
 
 def application(settings: Settings) -> Starlette:
@@ -32,16 +36,42 @@ def application(settings: Settings) -> Starlette:
         database = open_database(
             settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=STATEMENT_TIMEOUT_S
         )
+        collecting = Collecting(settings.broker)
         async with database as db:
-            app.state.context = Context(db, settings.stale_after_s)
+            app.state.context = Context(db, collecting, settings.stale_after_s)
+            app.state.admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
             yield
+        collecting.close()
 
+    rest = endpoints.routes()
     return Starlette(
         routes=[
-            Route("/", to_graphiql),
+            Route("/", pages.to_graphiql),
             Route("/graphql", GraphQLEndpoint(build()), methods=["GET", "POST"]),
-            Route("/health", health),
+            *rest,
+            Mount("/v1", routes=rest),
+            Route("/openapi.json", pages.openapi),
+            *(Route(path, pages.swagger_ui) for path in ("/docs", "/api/docs")),
+            *(Route(path, pages.redoc) for path in ("/redoc", "/api/redoc")),
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
+        middleware=[
+            Middleware(RequestId),
+            Middleware(AccessLog),
+            Middleware(Mistakes),
+            Middleware(
+                CORSMiddleware,
+                allow_origins=settings.cors_origins,
+                allow_methods=["GET", "POST"],
+                allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
+                expose_headers=["Link", "X-Request-ID", "Retry-After"],
+            ),
+            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM),
+        ],
+        exception_handlers={
+            ApiError: problems.on_known_error,
+            DatabaseError: problems.on_known_error,
+            HTTPException: problems.on_http_error,
+        },
         lifespan=lifespan,
     )

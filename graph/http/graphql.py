@@ -9,6 +9,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.websockets import WebSocket
 from strawberry.asgi import GraphQL
 
+from graph.http.caller import context_of
 from graph.schema.context import Context
 from graph.schema.executable import Schema
 
@@ -23,8 +24,7 @@ class GraphQLEndpoint(GraphQL[Context, None]):
         self._page = (STATIC / "graphiql.html").read_text(encoding="utf-8")
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
-        context: Context = request.app.state.context
-        return context
+        return context_of(request)
 
     async def render_graphql_ide(self, request: Request) -> Response:
         return HTMLResponse(self._page)

@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from db.errors import DatabaseError
 from db.queries import tickers
-from graph.schema.context import Context
+from graph.http.caller import context_of
 from graph.schema.types import Ticker
 
 PATIENCE_S = 1.5
@@ -17,7 +17,7 @@ PATIENCE_S = 1.5
 
 async def health(request: Request) -> Response:
     """`GET /health`: 200 with each ticker's last minute and age; 503 where the database does not answer in time."""
-    context: Context = request.app.state.context
+    context = context_of(request)
     try:
         async with asyncio.timeout(PATIENCE_S):
             records = await tickers.every(context.db)

@@ -6,18 +6,27 @@ from dataclasses import dataclass
 import strawberry
 
 from db.pool import Database
+from graph.engine.collecting import Collecting
+from graph.errors import ForbiddenError
 
 
 @dataclass(frozen=True)
 class Context:
-    """The resources of the API, the same for every request."""
+    """The resources of the API, and what this request's sender may do."""
 
     db: Database
+    collecting: Collecting
     stale_after_s: int
+    may_fetch: bool = True
 
     def now(self) -> float:
-        """UNIX seconds by the local clock; decides ages and what an open end of a window means, nothing that is stored."""
+        """UNIX seconds by the local clock: decides ages, and what an open end of a window means; nothing that is stored."""
         return time.time()
+
+    def require_fetching(self) -> None:
+        """Raises ForbiddenError where the request does not bring the ADMIN_TOKEN that is set."""
+        if not self.may_fetch:
+            raise ForbiddenError("Asking for prices needs the admin token: send `Authorization: Bearer …` with ADMIN_TOKEN")
 
 
 Info = strawberry.Info[Context, None]

@@ -9,8 +9,8 @@ from strawberry.extensions import ParserCache, ValidationCache
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext, ExecutionResult
 
-from db.errors import DatabaseUnavailableError, StatementTimeoutError
-from graph.errors import ApiError, TimedOutError, UnavailableError
+from graph.engine.translation import told
+from graph.schema.mutation import Mutation
 from graph.schema.query import Query
 from graph.schema.scalars import SCALARS
 
@@ -32,13 +32,9 @@ class Schema(strawberry.Schema):
 
 def _coded(error: GraphQLError) -> GraphQLError:
     cause = error.original_error
-    match cause:
-        case ApiError():
-            return error
-        case DatabaseUnavailableError():
-            return _told(error, UnavailableError("The database is away; try again in a moment."))
-        case StatementTimeoutError():
-            return _told(error, TimedOutError("The query took too long; ask for less."))
+    known = told(cause)
+    if known is not None:
+        return GraphQLError(str(known), nodes=error.nodes, path=error.path, extensions=known.extensions)
     if isinstance(error, GraphQLSyntaxError):
         return _with_code(error, "GRAPHQL_PARSE_FAILED")
     if error.path is None:
@@ -54,10 +50,6 @@ def _coded(error: GraphQLError) -> GraphQLError:
     )
 
 
-def _told(error: GraphQLError, told: ApiError) -> GraphQLError:
-    return GraphQLError(str(told), nodes=error.nodes, path=error.path, extensions=told.extensions)
-
-
 def _with_code(error: GraphQLError, code: str) -> GraphQLError:
     error.extensions = {**(error.extensions or {}), "code": code}
     return error
@@ -67,6 +59,7 @@ def build() -> Schema:
     """The schema of the contract."""
     return Schema(
         query=Query,
+        mutation=Mutation,
         config=StrawberryConfig(scalar_map=SCALARS),
         extensions=[ParserCache, ValidationCache],
     )

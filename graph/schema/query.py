@@ -7,7 +7,7 @@ from strawberry import UNSET
 
 from db import times
 from db.queries import prices, tickers
-from graph.errors import UnknownTickerError
+from graph.engine.knowledge import require_known
 from graph.schema import arguments
 from graph.schema.arguments import Order, Window
 from graph.schema.context import Info
@@ -47,7 +47,7 @@ class Query:
         name = arguments.ticker(ticker)
         record = await prices.latest(info.context.db, name)
         if record is None:
-            await _require_known(info, {name})
+            await require_known(info.context.db, [name])
             return None
         return Price.of(record)
 
@@ -60,7 +60,7 @@ class Query:
         asked = arguments.given(tickers)
         names = await _tracked(info) if asked is None else arguments.tickers(asked)
         records = await prices.latest_of_each(info.context.db, names)
-        await _require_known(info, set(names) - {record["ticker"] for record in records})
+        await require_known(info.context.db, set(names) - {record["ticker"] for record in records})
         return [Price.of(record) for record in records]
 
     @strawberry.field(description="The prices of a window, a page at a time; without `first` or `last` the first 100.")
@@ -89,7 +89,7 @@ class Query:
             limit=page.size + 1,
         )
         if not records:
-            await _require_known(info, {name})
+            await require_known(info.context.db, [name])
         return PriceConnection.of(records, name, window, order, page)
 
     @strawberry.field(description="All prices of a window of at most 50,000 minutes.")
@@ -100,7 +100,7 @@ class Query:
         window = arguments.short_window(from_, to, info.context.now())
         records = await prices.window(info.context.db, name, window.low, window.high, newest_first=order is Order.NEWEST_FIRST)
         if not records:
-            await _require_known(info, {name})
+            await require_known(info.context.db, [name])
         return [Price.of(record) for record in records]
 
     @strawberry.field(
@@ -117,7 +117,7 @@ class Query:
         name = arguments.ticker(ticker)
         record = await prices.last_observed(info.context.db, name, at, arguments.max_age(max_age))
         if record is None:
-            await _require_known(info, {name})
+            await require_known(info.context.db, [name])
             return None
         return Price.of(record)
 
@@ -132,10 +132,3 @@ def _between(window: Window, order: Order, after: int | None, before: int | None
 
 async def _tracked(info: Info) -> list[str]:
     return await tickers.tracked(info.context.db)
-
-
-async def _require_known(info: Info, names: set[str]) -> None:
-    """Raises UnknownTickerError for the first of the names that is not known. Asked only where nothing was found."""
-    unknown = names - await tickers.known(info.context.db, sorted(names)) if names else names
-    if unknown:
-        raise UnknownTickerError(min(unknown), await _tracked(info))

@@ -73,10 +73,13 @@ async def collect(
     watchlist: Watchlist,
     source: Source,
     db: Database,
+    only: Sequence[str] = (),
     max_retries: int | None = None,
     budget_s: float = BUDGET_S,
 ) -> Collected:
-    """Asks for every ticker at once and stores each price as it comes, under the minute in which the exchange said it.
+    """Asks for every ticker (or those in `only`) at once and stores each price as it comes.
+
+    Each goes under the minute in which the exchange said it.
 
     Ends at once where the minute is over by the exchange's clock, or stored. No ticker's failure stops another's; each is
     tried until the budget ends. Raises DatabaseError where prices could not be stored by then.
@@ -87,7 +90,7 @@ async def collect(
         return collected
     deadline = Deadline(budget_s)
     try:
-        missing = await _missing(minute, watchlist, source, db, deadline)
+        missing = await _missing(minute, only, watchlist, source, db, deadline)
         asking = [_ask(ticker, minute, source, deadline, max_retries) for ticker in missing]
         async for batch in _as_they_come(asking):
             collected.stored += await _store(batch, minute, db, deadline)
@@ -102,12 +105,14 @@ async def collect(
     return collected
 
 
-async def _missing(minute: int, watchlist: Watchlist, source: Source, db: Database, deadline: Deadline) -> list[str]:
+async def _missing(
+    minute: int, only: Sequence[str], watchlist: Watchlist, source: Source, db: Database, deadline: Deadline
+) -> list[str]:
     async for attempt in _while_database_is_away(deadline):
         with attempt:
             tickers = await watchlist.tickers(minute, source=source, db=db)
             stored = await prices.stored_at(db, tickers, minute)
-    return [ticker for ticker in tickers if ticker not in stored]
+    return [ticker for ticker in tickers if ticker not in stored and (not only or ticker in only)]
 
 
 async def _as_they_come(asking: Sequence[Coroutine[None, None, Asked]]) -> AsyncIterator[list[Asked]]:

@@ -26,7 +26,7 @@ def test_no_setting_means_no_address_and_a_process_that_needs_one_says_so() -> N
     with pytest.raises(SystemExit, match="DATABASE_URL is not set"):
         settings.required_dsn()
     with pytest.raises(SystemExit, match="REDIS_URL is not set"):
-        settings.required_redis_url()
+        settings.required_broker()
 
 
 @pytest.mark.parametrize(

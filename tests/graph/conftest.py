@@ -9,6 +9,7 @@ from typing import Any
 import aiohttp
 import pytest
 import uvicorn
+from starlette.types import ASGIApp
 
 from graph.http.application import application
 from graph.settings import Settings
@@ -50,10 +51,15 @@ class _Server(uvicorn.Server):
         yield  # pytest keeps its own
 
 
-@contextlib.asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Api]:
+def serving(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
     """The API of the settings on a free port."""
-    server = _Server(uvicorn.Config(application(settings), port=0, log_level="warning", timeout_graceful_shutdown=1))
+    return serving_app(application(settings))
+
+
+@contextlib.asynccontextmanager
+async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
+    """An application on a free port."""
+    server = _Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -13,7 +13,7 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 
 from db.pool import Database
-from ingest.queues import Actor, Queue
+from db.queues import Actor, Queue
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
 from tests.stored import MINUTE, minutes

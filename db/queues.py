@@ -1,4 +1,4 @@
-"""Names of queues and actors: what a message is addressed to."""
+"""Names of queues and actors: what a message is addressed to, whoever sends it."""
 
 from enum import StrEnum
 

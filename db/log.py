@@ -1,0 +1,81 @@
+"""One way of logging for every process: its own lines and those of its libraries, for a terminal or as JSON."""
+
+import logging
+import logging.handlers
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor, WrappedLogger
+
+from db.settings import Settings, without_password
+
+FILE_BYTES = 10 << 20
+FILES_KEPT = 5
+
+QUIET = ("asyncio", "aiohttp.access", "sqlalchemy")
+"""Loggers of libraries that are heard from WARNING on, whatever LOG_LEVEL says."""
+
+
+def configure(settings: Settings, process: str) -> None:
+    """Sends all log lines of this process to standard error, and to LOG_FILE where that is set."""
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _named(process),
+    ]
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setFormatter(_formatter(settings.log_format, shared, colors=sys.stderr.isatty()))
+    if settings.log_file is not None:
+        file = logging.handlers.RotatingFileHandler(
+            settings.log_file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, delay=True, encoding="utf-8"
+        )
+        file.setFormatter(_formatter(settings.log_format, shared, colors=False))
+        handlers.append(file)
+    logging.basicConfig(level=settings.log_level, handlers=handlers, force=True)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
+
+
+def _formatter(form: str, shared: list[Processor], *, colors: bool) -> logging.Formatter:
+    render: list[Processor]
+    if form == "json":
+        render = [structlog.processors.format_exc_info, _struck_out, structlog.processors.JSONRenderer(default=str)]
+    else:
+        console = structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
+        )
+        render = [_short_time, _struck_out, console]
+    return structlog.stdlib.ProcessorFormatter(
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render], foreign_pre_chain=shared
+    )
+
+
+def _named(process: str) -> Processor:
+    def add(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+        event["process"] = process
+        event.pop("color_message", None)  # uvicorn's line once more, with colours
+        return event
+
+    return add
+
+
+def _short_time(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    event["timestamp"] = str(event["timestamp"])[11:23] + "Z"
+    return event
+
+
+def _struck_out(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """No password of an address is ever logged."""
+    return {key: _without_password(value) for key, value in event.items()}
+
+
+def _without_password(value: Any) -> Any:
+    return without_password(value) if isinstance(value, str) and "://" in value else value

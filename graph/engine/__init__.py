@@ -1,0 +1,1 @@
+"""How things are answered: what resolvers and REST handlers share above the database."""

@@ -1,0 +1,207 @@
+"""What the REST paths answer, through the same functions of `db.queries` as GraphQL. Windows are inclusive at both ends."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_origin
+
+import orjson
+from pydantic import BaseModel, ValidationError
+from starlette.datastructures import URL, MultiDict, QueryParams
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from db import times
+from db.pool import Record
+from db.queries import prices
+from graph.engine.knowledge import require_known, require_tracked
+from graph.errors import BadInputError, NotFoundError, RangeTooLargeError
+from graph.http.caller import context_of
+from graph.http.health import health
+from graph.http.problems import complaint
+from graph.http.rest import models
+from graph.http.rest.models import Query
+from graph.schema.arguments import RANGE_MOST
+from graph.schema.context import Context
+
+DAY = 86_400
+Q = TypeVar("Q", bound=Query)
+Answered = Any
+Answer = Callable[[Context, Any], Awaitable["Rows | Body"]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A list of prices; `onward` are the parameters that lead to the next ones, if there are any."""
+
+    records: Sequence[Record]
+    onward: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Body:
+    """One JSON object."""
+
+    content: dict[str, Any]
+    status: int = 200
+
+
+async def page(context: Context, query: models.PageQuery) -> Rows:
+    """Prices, newest first, a page at a time."""
+    high = times.END if query.start_date is None else query.start_date + 1
+    found = await prices.window(
+        context.db, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit + 1, offset=query.offset
+    )
+    if not found:
+        await require_known(context.db, [query.ticker])
+    held = found[: query.limit]
+    if len(found) == len(held):
+        return Rows(held)
+    # Later pages start from where the first one did: what is stored meanwhile must not move them.
+    start = query.start_date if query.start_date is not None else await _newest(context, query.ticker)
+    return Rows(held, {"start_date": start, "limit": query.limit, "offset": query.offset + query.limit})
+
+
+async def latest(context: Context, query: models.TickerQuery) -> Body:
+    """The newest price."""
+    record = await prices.latest(context.db, query.ticker)
+    if record is None:
+        await require_known(context.db, [query.ticker])
+        raise NotFoundError(f"{query.ticker} has no price yet; try again in a minute")
+    return Body(models.row(record))
+
+
+async def filtered_window(context: Context, query: models.FilterQuery) -> Rows:
+    """Prices from `date_from` to `date_to`, both in it, oldest first."""
+    return await _window(context, query.ticker, ("date_from", query.date_from), ("date_to", query.date_to), query.limit)
+
+
+async def range_window(context: Context, query: models.RangeQuery) -> Rows:
+    """Prices from `from_ts` to `to_ts`, both in it, oldest first."""
+    return await _window(context, query.ticker, ("from_ts", query.from_ts), ("to_ts", query.to_ts), query.limit)
+
+
+async def minute(context: Context, query: models.MomentQuery) -> Body:
+    """The price of a minute."""
+    ts = times.minute_of(query.date)
+    found = await prices.window(context.db, query.ticker, ts, ts + times.MINUTE, newest_first=False)
+    if not found:
+        await require_known(context.db, [query.ticker])
+        raise NotFoundError(f"{query.ticker} has no price of {times.iso(ts)}")
+    return Body(models.row(found[0]))
+
+
+async def day(context: Context, query: models.DayQuery) -> Rows:
+    """The prices of a day (UTC), oldest first."""
+    start = times.parse(query.date.isoformat())
+    found = await prices.window(context.db, query.ticker, start, start + DAY, newest_first=False)
+    if not found:
+        await require_known(context.db, [query.ticker])
+    return Rows(found)
+
+
+async def fetch(context: Context, query: models.FetchQuery) -> Body:
+    """Asks the workers for the prices of the current minute."""
+    context.require_fetching()
+    await require_tracked(context.db, query.ticker)
+    receipt = await context.collecting.request(times.minute_of(context.now()), query.ticker)
+    return Body({"ts": receipt.ts, "queued": receipt.queued, "tickers": receipt.tickers}, status=202)
+
+
+async def _newest(context: Context, ticker: str) -> int:
+    record = await prices.latest(context.db, ticker)
+    return times.END - 1 if record is None else int(record["ts"])
+
+
+async def _window(
+    context: Context, ticker: str, start: tuple[str, int | None], end: tuple[str, int | None], limit: int | None
+) -> Rows:
+    low = times.FIRST if start[1] is None else start[1]
+    high = times.END if end[1] is None else end[1] + 1
+    if low >= high:
+        raise BadInputError(f"{start[0]}: {times.iso(low)} should not be after {end[0]}: {times.iso(high - 1)}")
+    most = limit or RANGE_MOST
+    found = await prices.window(context.db, ticker, low, high, newest_first=False, limit=most + 1)
+    if not found:
+        await require_known(context.db, [ticker])
+    if len(found) <= most:
+        return Rows(found)
+    if limit is None:
+        there = await prices.count_in(context.db, ticker, low, high)
+        raise RangeTooLargeError(
+            f"There are {there} rows in this window, and one answer holds at most {RANGE_MOST}: send limit=… and follow "
+            f'the Link header with rel="next", or narrow {start[0]} and {end[0]}'
+        )
+    onward = {start[0]: found[most - 1]["ts"] + 1, "limit": limit}
+    return Rows(found[:most], onward | ({} if end[1] is None else {end[0]: end[1]}))
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A row of the table: paths, what is validated, what answers, and what the document says of it."""
+
+    paths: tuple[str, ...]
+    query: type[Query]
+    answer: Answer
+    model: type[BaseModel]
+    many: bool = False
+    statuses: tuple[int, ...] = (404, 422, 503, 504)
+    success: int = 200
+
+    @property
+    def summary(self) -> str:
+        """The first line of what answers."""
+        return (self.answer.__doc__ or "").strip().partition("\n")[0]
+
+    async def __call__(self, request: Request) -> Response:
+        """Validates, answers, encodes."""
+        answered = await self.answer(context_of(request), _validated(self.query, request.query_params))
+        if isinstance(answered, Body):
+            return _json(answered.content, answered.status)
+        link = {"Link": f'<{_onward(request.url, answered.onward)}>; rel="next"'} if answered.onward else {}
+        return _json([models.row(record) for record in answered.records], headers=link)
+
+
+ENDPOINTS = (
+    Endpoint(("/prices", "/prices/all"), models.PageQuery, page, models.Row, many=True),
+    Endpoint(("/prices/last", "/prices/latest"), models.TickerQuery, latest, models.Row),
+    Endpoint(("/prices/filter",), models.FilterQuery, filtered_window, models.Row, many=True),
+    Endpoint(("/prices/range",), models.RangeQuery, range_window, models.Row, many=True),
+    Endpoint(("/prices/filtered",), models.MomentQuery, minute, models.Row),
+    Endpoint(("/prices/by-date",), models.DayQuery, day, models.Row, many=True),
+    Endpoint(("/fetch-prices",), models.FetchQuery, fetch, models.Receipt, statuses=(403, 404, 422, 503, 504), success=202),
+)
+
+
+def routes() -> list[Route]:
+    """The routes of the table."""
+    return [
+        *(Route(path, endpoint.__call__, methods=["GET"]) for endpoint in ENDPOINTS for path in endpoint.paths),
+        Route("/health", health, methods=["GET"]),
+    ]
+
+
+def _validated(model: type[Q], sent: QueryParams) -> Q:
+    values: dict[str, Any] = {}
+    for name, field_info in model.model_fields.items():
+        given = sent.getlist(name)
+        many = get_origin(field_info.annotation) is list
+        if len(given) > 1 and not many:
+            raise BadInputError(f"{name}: came {len(given)} times; send it once")
+        if given:
+            values[name] = given if many else given[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise BadInputError(complaint(error)) from error
+
+
+def _onward(url: URL, onward: dict[str, int]) -> str:
+    kept = MultiDict(QueryParams(url.query))
+    for name, value in onward.items():
+        kept[name] = str(value)
+    return f"{url.path}?{QueryParams(kept)}"
+
+
+def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json", headers=headers)

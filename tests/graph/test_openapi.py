@@ -1,0 +1,92 @@
+"""The OpenAPI document is valid, complete, and true."""
+
+import asyncio
+import sys
+from pathlib import Path
+
+import pytest
+from openapi_spec_validator import validate
+
+from db.pool import Database
+from graph.http.rest.openapi import document
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+
+CONFIG = Path(__file__).with_name("schemathesis.toml")
+
+PATHS = {
+    "/prices",
+    "/prices/all",
+    "/prices/last",
+    "/prices/latest",
+    "/prices/filter",
+    "/prices/range",
+    "/prices/filtered",
+    "/prices/by-date",
+    "/fetch-prices",
+    "/health",
+}
+
+
+def test_the_document_is_valid_and_tells_every_path_status_and_example() -> None:
+    api = document()
+    validate(api)
+    assert api["openapi"].startswith("3.1")
+    assert set(api["paths"]) == PATHS
+    for path, item in api["paths"].items():
+        operation = item["get"]
+        assert operation["summary"], path
+        for parameter in operation.get("parameters", []):
+            assert {"description", "example"} <= set(parameter), (path, parameter["name"])
+        for response in operation["responses"].values():
+            assert response["description"]
+            assert response["content"]
+        if path != "/health":
+            assert {"404", "422", "503", "504"} <= set(operation["responses"])
+
+
+async def test_examples_of_the_document_are_accepted(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+    for path, item in document()["paths"].items():
+        parameters = item["get"].get("parameters", [])
+        if path == "/fetch-prices":
+            continue
+        query = "&".join(f"{p['name']}={p['example']}" for p in parameters)
+        async with api.session.get(f"{api.url}{path}?{query}") as response:
+            assert response.status == 200, (path, query, await response.text())
+
+
+async def test_schemathesis_finds_nothing(dsn: str, redis_url: str, db: Database, tmp_path: Path) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(10)])
+    async with serving(Settings(database_url=dsn, redis_url=redis_url)) as api:
+        process = await asyncio.create_subprocess_exec(
+            *(
+                str(Path(sys.executable).parent / "schemathesis"),
+                "--config-file",
+                str(CONFIG),
+                "run",
+                f"{api.url}/openapi.json",
+                "--url",
+                api.url,
+            ),
+            *("--max-examples", "25", "--seed", "42", "--generation-database", "none", "--no-color"),
+            cwd=tmp_path,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+@pytest.mark.parametrize("path", ["/docs", "/api/docs", "/redoc", "/api/redoc"])
+async def test_pages_are_made_of_files_of_our_own(api: Api, path: str) -> None:
+    async with api.session.get(f"{api.url}{path}") as response:
+        page = await response.text()
+    assert response.status == 200
+    assert "//" not in page.replace("<!doctype html>", "")
+    for link in [part.split('"')[0] for part in page.replace('src="', 'href="').split('href="')[1:]]:
+        async with api.session.get(f"{api.url}{link}") as response:
+            assert response.status == 200, link
