@@ -3,11 +3,13 @@
 PYTHON ?= python3
 RUN := .venv/.runtime
 DEV := .venv/.dev
-# Named although it changes nothing: as root, supervisord complains where no user is.
+COMPOSE := docker compose
+# The user is named although it changes nothing: as root, supervisord complains where none is.
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo test test-all lint type-check format check schema lock
+.PHONY: help up demo down test test-all lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,8 +21,12 @@ up: $(RUN)  ## run everything on this machine, in the foreground; Ctrl-C stops i
 demo: export DATA_DIR := $(or $(DATA_DIR),.tickgraph)/demo
 demo: $(RUN)  ## the same with simulated prices, without internet, on data of its own
 	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
-	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- \
-		python -m ingest with-simulator -- $(SUPERVISORD)
+	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- python -m ingest with-simulator -- $(SUPERVISORD)
+
+down: $(RUN)  ## stop what `make up` and `make demo` started in this clone, and its compose project
+	@python -m db stop
+	@if [ -d .tickgraph/demo ]; then DATA_DIR=.tickgraph/demo python -m db stop; fi
+	@if docker info >/dev/null 2>&1; then $(COMPOSE) --profile '*' down; fi
 
 test: $(DEV)  ## run the tests (real servers, under five minutes)
 	@pytest -n 2 -m "not slow"
@@ -30,12 +36,12 @@ test-all: $(DEV)  ## run all tests: those with real clients, a browser and scale
 
 check: lint type-check  ## format, lint, types and the arrows between packages
 
-lint: $(DEV)
+lint: $(DEV)  ## format and lint, and the arrows between packages
 	@ruff format --check .
 	@ruff check .
 	@lint-imports
 
-type-check: $(DEV)
+type-check: $(DEV)  ## types
 	@mypy
 
 format: $(DEV)  ## format the code
@@ -45,20 +51,51 @@ format: $(DEV)  ## format the code
 schema: $(DEV)  ## write graph/schema.graphql anew
 	@python -m graph schema > graph/schema.graphql
 
-lock: $(DEV)  ## resolve the newest versions into the lock files
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
-		--custom-compile-command "make lock" pyproject.toml --group local -o requirements.lock
-	@uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --upgrade \
-		--custom-compile-command "make lock" pyproject.toml --group dev -c requirements.lock -o requirements-dev.lock
+migrate: $(DEV)  ## write a migration from the models: msg="what it does"
+	@test -n "$(msg)" || { echo 'say what it does: make migrate msg="…"'; exit 1; }
+	@python -m db with-servers -- alembic revision --autogenerate -m "$(msg)"
 
-$(RUN): requirements.lock
+upgrade: $(RUN)  ## migrate the database that is set up to the newest schema
+	@alembic upgrade head
+
+downgrade: $(RUN)  ## migrate it down: rev=-1 or a revision
+	@test -n "$(rev)" || { echo "say how far: make downgrade rev=-1"; exit 1; }
+	@alembic downgrade $(rev)
+
+dev-web: $(DEV)  ## the API alone, reloading when the code changes
+	@exec uvicorn graph.app:app --reload --reload-dir graph --reload-dir db --host $${HOST:-127.0.0.1} --port $${PORT:-8000}
+
+dev-worker: $(DEV)  ## a worker alone, reloading when the code changes
+	@exec dramatiq ingest.broker:broker ingest.actors --processes 1 --threads 4 --watch .
+
+debug-web: $(DEV)  ## the API alone, waiting for a debugger on port 5678
+	@exec python -m debugpy --listen 127.0.0.1:5678 --wait-for-client -m graph serve
+
+infra:  ## PostgreSQL and Redis alone, in containers, published on loopback
+	@echo '{"services": {"db": {"ports": ["127.0.0.1:5432:5432"]}, "redis": {"ports": ["127.0.0.1:6379:6379"]}}}' \
+		| $(COMPOSE) -f docker-compose.yml -f - up -d --wait db redis
+	@echo 'DATABASE_URL=postgresql://tickgraph:$(or $(POSTGRES_PASSWORD),tickgraph)@127.0.0.1:5432/tickgraph REDIS_URL=redis://127.0.0.1:6379/0'
+
+down-infra:  ## stop them
+	@$(COMPOSE) stop db redis
+
+audit: $(DEV)  ## look the locked versions up for known weaknesses
+	@pip-audit --require-hashes --disable-pip -r requirements-dev.lock
+
+LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
+lock: $(DEV)  ## resolve the newest versions into the lock files: the image's, `make up`'s, the tests'
+	@$(LOCK) --upgrade pyproject.toml -o requirements.lock
+	@$(LOCK) --upgrade pyproject.toml --group local -c requirements.lock -o requirements-local.lock
+	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements-local.lock -o requirements-dev.lock
+
+$(RUN): requirements-local.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "Tickgraph needs Python 3.11 or later, and PYTHON=$(PYTHON) is $$($(PYTHON) --version 2>&1)"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "Tickgraph needs Python's venv, and PYTHON=$(PYTHON) lacks it (Debian: apt-get install python3-venv)"; exit 1; }
-	@echo "Making .venv from requirements.lock; the download may take a minute …"
+	@echo "Making .venv from requirements-local.lock; the download may take a minute …"
 	@$(PYTHON) -m venv .venv
-	@pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@pip install --quiet --disable-pip-version-check --require-hashes -r requirements-local.lock
 	@touch $@
 
 $(DEV): requirements-dev.lock $(RUN)

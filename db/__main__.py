@@ -4,28 +4,33 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
+import signal
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import redis
 
-from db import embedded, migrate, pool, processes
+from db import embedded, log, migrate, pool, processes
 from db.errors import DatabaseUnavailableError, ServerError
 from db.settings import Settings, without_password
+
+STOPPED_WITHIN_S = 15.0
 
 EXAMPLES = """examples:
   python -m db with-servers -- alembic current     # real PostgreSQL and Valkey for as long as the command runs
   python -m db migrate                             # what DATABASE_URL names, up to the newest schema
+  python -m db psql -- -c 'SELECT count(*) FROM price'
+  python -m db stop                                # what `make up` started in this folder
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m db",
-        description=__doc__,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog="python -m db", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     with_servers = verbs.add_parser(
@@ -34,18 +39,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     with_servers.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
     verbs.add_parser("migrate", help="bring the database up to the newest schema")
+    psql = verbs.add_parser("psql", help="open psql on the database: the one that is set, or the embedded one that runs")
+    psql.add_argument("command", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS…")
+    verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
     settings = Settings.read()
+    log.configure(settings, "db")
     try:
-        if options.verb == "migrate":
-            return _migrate(settings.required_dsn(), settings.dsn_setting)
-        command = options.command[1:] if options.command[:1] == ["--"] else options.command
-        if not command:
-            with_servers.error("name the command to run, for example: with-servers -- alembic current")
-        return _with_servers(settings, command)
+        match options.verb:
+            case "migrate":
+                return _migrate(settings.required_dsn(), settings.dsn_setting)
+            case "psql":
+                return _psql(settings, _after_dashes(options.command))
+            case "stop":
+                return _stop(settings.data_dir)
+            case _:
+                command = _after_dashes(options.command)
+                if not command:
+                    with_servers.error("name the command to run, for example: with-servers -- alembic current")
+                return _with_servers(settings, command)
     except ServerError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def _after_dashes(words: Sequence[str]) -> Sequence[str]:
+    return words[1:] if words[:1] == ["--"] else words
 
 
 def _with_servers(settings: Settings, command: Sequence[str]) -> int:
@@ -53,8 +72,8 @@ def _with_servers(settings: Settings, command: Sequence[str]) -> int:
     os.environ["DATA_DIR"] = str(folder)
     with contextlib.ExitStack() as servers:
         running: list[embedded.Server] = []
-        if settings.dsn is None or settings.redis is None:
-            servers.enter_context(embedded.held(folder))
+        # Held even where both servers are elsewhere: one `make up` a folder.
+        servers.enter_context(embedded.held(folder))
         if settings.redis is None:
             running.append(servers.enter_context(embedded.valkey(folder / "valkey")))
             os.environ["REDIS_URL"] = running[-1].url
@@ -87,6 +106,28 @@ def _refuse_silent_redis(url: str) -> None:
             client.ping()
     except redis.exceptions.RedisError as error:
         raise ServerError(f"REDIS_URL: no answer from {without_password(url)}: {error}") from error
+
+
+def _psql(settings: Settings, words: Sequence[str]) -> int:
+    dsn = settings.dsn or embedded.running_url(settings.data_dir / "postgres")
+    if dsn is None:
+        raise ServerError(f"DATABASE_URL is not set, and nothing runs in DATA_DIR={settings.data_dir}: start `make up` first")
+    program = shutil.which("psql") or str(embedded.postgres_program("psql"))
+    os.execv(program, [program, dsn, *words])  # noqa: S606  that is what was asked for
+
+
+def _stop(folder: Path) -> int:
+    pid = embedded.holder(folder) if folder.exists() else None
+    if pid is None:
+        sys.stderr.write(f"nothing runs in DATA_DIR={folder}\n")
+        return 0
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + STOPPED_WITHIN_S
+    while embedded.holder(folder) is not None:
+        if time.monotonic() > deadline:
+            raise ServerError(f"process {pid} does not stop within {STOPPED_WITHIN_S:.0f} s: end it with `kill -9 {pid}`")
+        time.sleep(0.05)
+    return 0
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
         *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),
         *(() if durable else _NOT_DURABLE),
     ]
-    url = f"postgresql://tickgraph:{_password(folder)}@127.0.0.1:{port}/tickgraph"
+    url = _url(folder, port)
     log = folder / "postgres.log"
     with _logged(log) as output:
         process = processes.start(command, orphaned="INT", own_session=True, prefix=_as_nobody(), stdout=output)
@@ -135,6 +135,28 @@ def valkey(folder: Path) -> Iterator[Server]:
         yield Server("Valkey", url, process)
     finally:
         processes.stop(process, signal.SIGTERM)
+
+
+def running_url(folder: Path) -> str | None:
+    """The address of the PostgreSQL that runs on the data in `folder`, None where none does."""
+    data = (folder / "data").absolute()
+    if not _runs(data):
+        return None
+    port = (data / "postmaster.pid").read_text().splitlines()[3]
+    return _url(folder, int(port))
+
+
+def holder(folder: Path) -> int | None:
+    """The process that holds the data folder, None where none does."""
+    try:
+        with held(folder):
+            return None
+    except ServerError:
+        return int((folder / "lock").read_text())
+
+
+def _url(folder: Path, port: int) -> str:
+    return f"postgresql://tickgraph:{_password(folder)}@127.0.0.1:{port}/tickgraph"
 
 
 def _init(folder: Path, data: Path, *, durable: bool) -> None:

@@ -18,7 +18,12 @@ QUIET = ("asyncio", "aiohttp.access", "sqlalchemy")
 
 
 def configure(settings: Settings, process: str) -> None:
-    """Sends all log lines of this process to standard error, and to LOG_FILE where that is set."""
+    """Sends all log lines of this process to standard error, and to LOG_FILE where that is set.
+
+    Where it was done before (by a verb of ours, before its library imported the edge) it stays as it was.
+    """
+    if any(isinstance(handler.formatter, structlog.stdlib.ProcessorFormatter) for handler in logging.getLogger().handlers):
+        return
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -38,10 +43,11 @@ def configure(settings: Settings, process: str) -> None:
     logging.basicConfig(level=settings.log_level, handlers=handlers, force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+    for name in ("uvicorn", "uvicorn.error"):
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # graph.access writes a line of its own, with more in it
 
 
 def _formatter(form: str, shared: list[Processor], *, colors: bool) -> logging.Formatter:

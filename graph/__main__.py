@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import http.client
 import os
 import socket
 import sys
@@ -9,6 +10,14 @@ from collections.abc import Sequence
 
 import uvicorn
 
+from db import log, times
+from db.errors import DatabaseError
+from db.pool import open_database
+from db.queries import prices, tickers
+from graph.engine.knowledge import require_known
+from graph.engine.translation import told
+from graph.errors import ApiError
+from graph.schema import arguments
 from graph.schema.executable import build
 from graph.settings import Settings
 from graph.welcome import welcome
@@ -16,12 +25,13 @@ from graph.welcome import welcome
 EXAMPLES = """examples:
   python -m graph check                          # are the settings right, is the port free?
   python -m graph serve                          # the API by itself
+  python -m graph latest btc_usd eth_usd         # the newest prices, from the database
   python -m graph schema > graph/schema.graphql  # what `make schema` does
   python -m graph welcome                        # where things are, and the first prices
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Runs one verb and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m graph", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -31,18 +41,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs.add_parser("serve", help="serve the API on HOST and PORT, like `uvicorn graph.app:app`")
     verbs.add_parser("schema", help="print the schema")
     verbs.add_parser("welcome", help="wait for the API, say where things are and print each ticker's first price")
-    match parser.parse_args(arguments).verb:
+    verbs.add_parser("healthy", help="exit with 0 if the API on this machine answers GET /health with 200; for containers")
+    newest = verbs.add_parser("latest", help="print the newest price of each ticker, or of those named")
+    newest.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd")
+    options = parser.parse_args(words)
+    match options.verb:
+        case "healthy":
+            return _healthy(Settings.read())
+        case "latest":
+            return asyncio.run(_latest(Settings.read(), options.tickers))
         case "check":
             return _check(Settings.read())
         case "serve":
-            settings = Settings.read()
-            uvicorn.run("graph.app:app", host=settings.host, port=settings.port, access_log=False, timeout_graceful_shutdown=3)
-            return 0
+            return _serve(Settings.read())
         case "schema":
             sys.stdout.write(f"{build().as_str()}\n")
             return 0
         case _:
             return asyncio.run(welcome(Settings.read()))
+
+
+def _serve(settings: Settings) -> int:
+    settings.required_dsn()
+    log.configure(settings, "api")
+    uvicorn.run(
+        "graph.app:app",
+        host=settings.host,
+        port=settings.port,
+        workers=settings.web_concurrency,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=3,
+    )
+    return 0
+
+
+def _healthy(settings: Settings) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", settings.port, timeout=2.5)
+    try:
+        connection.request("GET", "/health")
+        return 0 if connection.getresponse().status == http.HTTPStatus.OK else 1
+    except OSError as error:
+        sys.stderr.write(f"PORT={settings.port}: {error}\n")
+        return 1
+    finally:
+        connection.close()
+
+
+async def _latest(settings: Settings, names: Sequence[str]) -> int:
+    async with open_database(settings.required_dsn(), application_name="tickgraph latest") as db:
+        try:
+            wanted = arguments.tickers(names) or await tickers.tracked(db)
+            records = await prices.latest_of_each(db, wanted)
+            await require_known(db, set(wanted) - {record["ticker"] for record in records})
+        except (ApiError, DatabaseError) as error:
+            sys.stderr.write(f"{told(error)}\n")
+            return 1
+    for record in records:
+        print(f"{record['ticker']:<20}{record['price']:>16f}  {times.iso(record['ts'])}  {record['source']}")
+    return 0
 
 
 def _check(settings: Settings) -> int:

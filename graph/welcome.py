@@ -11,7 +11,7 @@ from graph.settings import Settings
 
 QUERY = "{ tickers { name tracked latest { ts price } } }"
 PATIENCE_S = 20.0
-LOOK_EVERY_S = 0.1
+LOOK_EVERY_S = 0.2
 
 
 def places(settings: Settings) -> str:

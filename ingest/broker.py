@@ -10,7 +10,7 @@ from ingest.middleware import EndWithParent, FirstMessage, Lifetimes, ScheduledM
 from ingest.settings import Settings
 
 settings = Settings.read()
-log.configure(settings, "worker")
+log.configure(settings, "ingest")
 lifetimes = Lifetimes(settings)
 
 broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped

@@ -21,7 +21,7 @@ from db import times
 from db.errors import DatabaseError, DatabaseUnavailableError
 from db.pool import Database
 from db.queries import prices, writing
-from db.tables import PriceRow
+from db.tables import PriceRow, normal
 from db.tables import Source as Origin
 from ingest.errors import AgainError, LaterError, Reason, SourceError, UnknownTickerError
 from ingest.jobs.watchlist import Watchlist
@@ -64,7 +64,11 @@ class Collected:
     """What became of a minute."""
 
     stored: int = 0
+    prices: dict[str, str] = field(default_factory=dict)
+    """The minute's price of each ticker that answered."""
+    attempts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, SourceError] = field(default_factory=dict)
+    duration_s: float = 0.0
 
 
 async def collect(
@@ -91,9 +95,12 @@ async def collect(
     deadline = Deadline(budget_s)
     try:
         missing = await _missing(minute, only, watchlist, source, db, deadline)
+        log.debug("minute %s: asking for %d tickers", times.iso(minute), len(missing))
         asking = [_ask(ticker, minute, source, deadline, max_retries) for ticker in missing]
         async for batch in _as_they_come(asking):
             collected.stored += await _store(batch, minute, db, deadline)
+            collected.prices |= {a.ticker: f"{normal(a.quotes[-1].price):f}" for a in batch if a.answered}
+            collected.attempts |= {a.ticker: a.attempts for a in batch}
             collected.failures |= {a.ticker: a.failure for a in batch if a.failure is not None and not a.answered}
         for ticker, failure in collected.failures.items():
             if isinstance(failure, UnknownTickerError):
@@ -101,6 +108,7 @@ async def collect(
     except DatabaseError as error:
         log.error("minute %s could not be stored: %s", times.iso(minute), error)  # noqa: TRY400  one line is enough
         raise
+    collected.duration_s = round(budget_s - deadline.left_s(), 3)
     _report(minute, missing, collected, source)
     return collected
 
@@ -239,9 +247,23 @@ def _report(minute: int, asked: Sequence[str], collected: Collected, source: Sou
     if not asked:
         log.info("minute %s is stored already", times.iso(minute))
         return
-    log.info("minute %s: %d of %d prices stored", times.iso(minute), collected.stored, len(asked))
+    details = {"prices": collected.prices, "attempts": collected.attempts, "duration_s": collected.duration_s}
+    log.info(
+        "minute %s: %d of %d prices collected, %d of them new",
+        times.iso(minute),
+        len(collected.prices),
+        len(asked),
+        collected.stored,
+        extra=details,
+    )
     for ticker, failure in collected.failures.items():
-        log.error("%s has no price for %s (%s): %s", ticker, times.iso(minute), failure.reason, failure)
+        log.error(
+            "%s has no price for %s: %s",
+            ticker,
+            times.iso(minute),
+            failure,
+            extra={"reason": failure.reason.value, "attempts": collected.attempts.get(ticker, 0)},
+        )
     skew_s = source.clock.skew_s
     if skew_s is not None and abs(skew_s) >= SKEW_ALLOWED_S:
         log.warning("the local clock is %.1f s %s Deribit's", abs(skew_s), "ahead of" if skew_s > 0 else "behind")

@@ -145,7 +145,7 @@ async def test_a_worker_collects_at_once_and_the_schedule_carries_its_minute(
         _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker,
         _running(env, tmp_path / "scheduler.log", *PERIODIQ) as scheduler,
     ):
-        await until(lambda: "Processing" in worker.said and "prices stored" in worker.said, otherwise=lambda: worker.said)
+        await until(lambda: "Processing" in worker.said and "prices collected" in worker.said, otherwise=lambda: worker.said)
         assert "Scheduling Actor(collect)" in scheduler.said
         assert "collect(minute=" in worker.said
     assert "Traceback" not in worker.said + scheduler.said

@@ -1,0 +1,65 @@
+"""Log lines: readable or JSON, to a file too, and never with a password."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.conftest import ROOT
+
+PROGRAM = """
+import logging
+from db import log
+from db.settings import Settings
+
+settings = Settings.read()
+log.configure(settings, "test")
+log.configure(settings, "again")
+logging.getLogger("db.something").info("connected to %s", "postgresql://ann:secret@db/x", extra={"attempts": 3})
+logging.getLogger("db.something").debug("details")
+try:
+    1 / 0
+except ZeroDivisionError:
+    logging.getLogger("db.something").exception("failed at redis://:secret@db")
+"""
+
+
+def _run(**env: str) -> str:
+    done = subprocess.run(  # noqa: S603  our own program
+        [sys.executable, "-c", PROGRAM],
+        env={**os.environ, "PYTHONPATH": str(ROOT), **env},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stderr
+
+
+def test_lines_for_people_are_short_and_hold_no_password() -> None:
+    said = _run()
+    first = said.splitlines()[0]
+    assert "[info     ] connected to postgresql://ann:***@db/x [db.something] attempts=3 process=test" in first
+    assert "ZeroDivisionError" in said
+    assert "secret" not in said
+    assert "details" not in said
+
+
+def test_lines_for_machines_are_json_and_go_to_a_file_too(tmp_path: Path) -> None:
+    file = tmp_path / "tickgraph.log"
+    said = _run(LOG_FORMAT="json", LOG_LEVEL="debug", LOG_FILE=str(file))
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [line["event"] for line in lines][:2] == ["connected to postgresql://ann:***@db/x", "details"]
+    assert (lines[0]["level"], lines[0]["logger"], lines[0]["attempts"], lines[0]["process"]) == (
+        "info",
+        "db.something",
+        3,
+        "test",
+    )
+    assert "ZeroDivisionError" in lines[2]["exception"]
+    assert "secret" not in said
+    assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == [line["event"] for line in lines]
+
+
+def test_debug_means_its_log_level() -> None:
+    assert "details" in _run(DEBUG="true")
