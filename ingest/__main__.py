@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import dramatiq.cli
 import periodiq
+import redis
 
 from db import log, processes, times
 from db.errors import DatabaseError
@@ -20,6 +21,7 @@ from ingest.jobs.watchlist import Watchlist
 from ingest.settings import Settings
 from ingest.simulator.server import Simulator, serving
 
+HEARTBEAT_WITHIN_MS = 60_000
 WORKER = ["ingest.broker:broker", "ingest.actors"]
 
 EXAMPLES = """examples:
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work = verbs.add_parser("work", help="run a worker until stopped")
     work.add_argument("--processes", type=int, default=1, help="worker processes (%(default)s)")
     work.add_argument("--threads", type=int, default=4, help="messages at once in each (%(default)s)")
+    healthy = verbs.add_parser("healthy", help="exit with 0 if the queue of messages answers; for containers")
+    healthy.add_argument("--worker", action="store_true", help="and if a worker took part in it within the last minute")
     verbs.add_parser("schedule", help="send a collect message every minute until stopped")
     once = verbs.add_parser("collect", help="collect a minute now, without a queue, and say what came")
     once.add_argument("--minute", type=_minute, default=None, help="UNIX seconds or ISO 8601 (the current one)")
@@ -66,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _work(settings, options.processes, options.threads)
         case "schedule":
             return _schedule(settings)
+        case "healthy":
+            return _healthy(settings, worker=options.worker)
         case "collect":
             log.configure(settings, "collect")
             minute = options.minute if options.minute is not None else times.minute_of(time.time())
@@ -79,6 +85,20 @@ def _minute(text: str) -> int:
         return times.minute_of(times.parse(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def _healthy(settings: Settings, *, worker: bool) -> int:
+    try:
+        with redis.Redis.from_url(settings.required_broker(), socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+            beaten_at_ms = [score for _, score in client.zrevrange("dramatiq:__heartbeats__", 0, 0, withscores=True)]
+    except redis.RedisError as error:
+        sys.stderr.write(f"REDIS_URL: {error}\n")
+        return 1
+    if worker and not any(time.time() * 1000 - beat < HEARTBEAT_WITHIN_MS for beat in beaten_at_ms):
+        sys.stderr.write("no worker took part in the queue within the last minute\n")
+        return 1
+    return 0
 
 
 def _work(settings: Settings, worker_processes: int, threads: int) -> int:

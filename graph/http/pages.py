@@ -4,7 +4,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from graph.http.graphql import STATIC
+from graph.http.graphql import page
 from graph.http.rest.openapi import document
 
 
@@ -15,12 +15,12 @@ async def openapi(_request: Request) -> Response:
 
 async def swagger_ui(_request: Request) -> HTMLResponse:
     """`GET /docs`: Swagger UI."""
-    return HTMLResponse((STATIC / "swagger-ui.html").read_text(encoding="utf-8"))
+    return page("swagger-ui.html")
 
 
 async def redoc(_request: Request) -> HTMLResponse:
     """`GET /redoc`: ReDoc."""
-    return HTMLResponse((STATIC / "redoc.html").read_text(encoding="utf-8"))
+    return page("redoc.html")
 
 
 async def to_graphiql(_request: Request) -> RedirectResponse:

@@ -11,12 +11,14 @@ from db import settings as db_settings
 from db.pool import Database
 from graph import settings as graph_settings
 from graph.__main__ import main as graph_main
+from graph.http.rest.endpoints import routes
 from graph.settings import Settings
 from ingest import settings as ingest_settings
 from tests.conftest import ROOT
 from tests.graph.conftest import serving
 from tests.stored import MINUTE, row, store, track
 
+FIELDS = db_settings.Settings.model_fields | ingest_settings.Settings.model_fields | graph_settings.Settings.model_fields
 README = (ROOT / "README.md").read_text()
 
 
@@ -37,7 +39,7 @@ async def test_the_first_queries_run_and_find_something(dsn: str, db: Database) 
 async def test_the_curl_line_is_a_request_that_is_answered(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "68241.5")])
-    line = next(block for block in _blocks("sh") if block.startswith("curl")).replace("\\\n", " ")
+    line = next(block for block in _blocks("sh") if "/graphql" in block).replace("\\\n", " ")
     words = shlex.split(line)
     query = json.loads(words[words.index("-d") + 1])["query"]
     async with serving(Settings(database_url=dsn)) as api:
@@ -46,14 +48,50 @@ async def test_the_curl_line_is_a_request_that_is_answered(dsn: str, db: Databas
 
 def test_the_settings_table_is_that_of_the_settings_classes() -> None:
     def shown(value: object) -> str:
-        if value is None:
+        if value is None or value == ():
             return ""
+        if isinstance(value, bool):
+            return f"`{str(value).lower()}`"
         return f"`{','.join(value)}`" if isinstance(value, tuple) else f"`{value}`"
 
-    fields = db_settings.Settings.model_fields | ingest_settings.Settings.model_fields | graph_settings.Settings.model_fields
-    expected = [f"| `{name.upper()}` | {shown(field.default)} | {field.description} |" for name, field in fields.items()]
-    table = [re.sub(r" +", " ", line) for line in README.splitlines() if re.match(r"\| `[A-Z_]+` \|", line)]
+    expected = [f"| `{name.upper()}` | {shown(field.default)} | {field.description} |" for name, field in FIELDS.items()]
+    section = README.partition("## Settings")[2].partition("\n## ")[0]
+    table = [re.sub(r" +", " ", line) for line in section.splitlines() if re.match(r"\| `[A-Z_]+` \|", line)]
     assert table == [re.sub(r" +", " ", line) for line in expected]
+
+
+def test_env_example_names_every_setting_with_its_default() -> None:
+    example = dict(re.findall(r"^#([A-Z_]+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert set(example) == {name.upper() for name in FIELDS}
+    for name, field in FIELDS.items():
+        if field.default not in (None, ()):
+            default = ",".join(field.default) if isinstance(field.default, tuple) else str(field.default)
+            assert example[name.upper()].lower() == default.lower(), name
+
+
+def test_what_the_trackers_had_is_mapped_and_true() -> None:
+    section = README.partition("## Coming from a FastAPI + Celery tracker")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    for there, here in rows:
+        for setting in re.findall(r"`([A-Z][A-Z_]+)`", here):
+            assert setting.lower() in FIELDS or setting in ("CLIENT_BASE_URL", "BASE_URL", "API_VERSION"), setting
+        if here.startswith("the same"):
+            assert all(name.lower() in FIELDS for name in re.findall(r"`([A-Z][A-Z_]+)`", there)), there
+    served = {route.path for route in routes()}
+    paths = set(re.findall(r"`(/[a-z/-]+)`", " ".join(rows[0]))) - {"/v1"}
+    assert paths <= served
+
+
+async def test_the_rest_example_is_answered(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "68241.5", at_s=1.25)])
+    line = next(block for block in _blocks("sh") if "/prices/filter" in block)
+    path = shlex.split(line)[-1].removeprefix("http://127.0.0.1:8000")
+    async with serving(Settings(database_url=dsn)) as api, api.session.get(f"{api.url}{path}") as response:
+        rows = await response.json()
+    (shown,) = [json.loads(block) for block in _blocks("json")]
+    assert [{**one, "id": 1} for one in rows] == shown
 
 
 @pytest.mark.parametrize("package", ["db", "ingest", "graph"])
@@ -65,7 +103,8 @@ def test_every_verb_is_listed(package: str) -> None:
 
 def test_every_make_verb_of_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for verb in set(re.findall(r"\bmake ([a-z-]+)", README)):
+    to_come = {"monitoring", "down-monitoring"}
+    for verb in set(re.findall(r"[`\n]make ([a-z-]+)", README)) - to_come:
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
 
 

@@ -1,0 +1,96 @@
+"""The pages in a real Chromium, without any other host."""
+
+import shutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.async_api import Browser, Page, async_playwright
+
+from db.pool import Database
+from tests.graph.conftest import Api, api
+from tests.stored import MINUTE, row, store, track
+
+__all__ = ["api"]  # a fixture of the API's own tests, used here too
+
+CHROMIUM = shutil.which("chromium")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+
+Scheme = Literal["dark", "light"]
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Browser]:
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def prices(db: Database) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE, "68241.5"), row("eth_usd", MINUTE, "2536.1")])
+
+
+class Visit:
+    """A page, what it asked for, and what went wrong on it."""
+
+    def __init__(self, page: Page, api: Api) -> None:
+        self.page = page
+        self._api = api
+        self._asked: list[str] = []
+        self._failures: list[str] = []
+        page.on("requestfinished", lambda request: self._asked.append(request.url))
+        page.on("requestfailed", lambda request: self._asked.append(request.url) if request.failure != "csp" else None)
+        page.on("pageerror", lambda error: self._failures.append(str(error)))
+
+    def require_peace(self) -> None:
+        """No error, and no other host."""
+        assert self._failures == []
+        assert [url for url in self._asked if not url.startswith((self._api.url, "data:", "blob:"))] == []
+
+
+async def _visit(browser: Browser, api: Api, path: str, scheme: Scheme = "light") -> Visit:
+    page = await browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 800})
+    visit = Visit(page, api)
+    await page.goto(f"{api.url}{path}")
+    return visit
+
+
+@pytest.mark.usefixtures("prices")
+@pytest.mark.parametrize("scheme", ["dark", "light"])
+async def test_graphiql_opens_on_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
+    visit = await _visit(browser, api, "/graphql", scheme)
+    await visit.page.click("button.graphiql-execute-button")
+    await visit.page.wait_for_function("document.querySelector('.result-window')?.textContent.includes('68241.5')")
+    await visit.page.screenshot(path=tmp_path / "graphiql.png")
+    colour = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")
+    visit.require_peace()
+    dark = sum(map(float, colour.replace("rgba", "rgb").removeprefix("rgb(").removesuffix(")").split(",")[:3])) < 380
+    assert dark == (scheme == "dark"), colour
+
+
+@pytest.mark.usefixtures("prices")
+async def test_swagger_ui_tries_an_endpoint_out(browser: Browser, api: Api, tmp_path: Path) -> None:
+    visit = await _visit(browser, api, "/docs")
+    await visit.page.click("#operations-prices-prices_last .opblock-summary")
+    await visit.page.fill("#operations-prices-prices_last input[placeholder='ticker']", "btc_usd")
+    await visit.page.click("#operations-prices-prices_last button.execute")
+    await visit.page.wait_for_function(
+        "document.querySelector('#operations-prices-prices_last .live-responses-table')?.textContent.includes('68241.5')"
+    )
+    await visit.page.screenshot(path=tmp_path / "swagger-ui.png")
+    visit.require_peace()
+
+
+async def test_redoc_shows_every_path(browser: Browser, api: Api, tmp_path: Path) -> None:
+    visit = await _visit(browser, api, "/redoc")
+    await visit.page.get_by_role("heading", name="Whether the API can answer").wait_for()
+    await visit.page.screenshot(path=tmp_path / "redoc.png")
+    assert "/prices/by-date" in await visit.page.content()
+    visit.require_peace()
