@@ -25,6 +25,7 @@ TEMPLATE = "template_tickgraph"
 MAY_BE_ABSENT = {
     "recorded answers are not here": "real data lies beside a developer's checkout, not in it",
     "Chromium is not installed": "only root can install it",
+    "make is not installed": "the image of the tests has none",
 }
 """The reasons for which a test may be skipped where CI=true; any other one fails."""
 

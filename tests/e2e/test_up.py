@@ -3,15 +3,19 @@
 import asyncio
 import os
 import re
+import shutil
 import signal
 import socket
 from typing import Any
 
 import aiohttp
+import pytest
 
 from ingest.simulator.server import Simulator
 from tests.e2e.conftest import Run, Start, free_port
 from tests.waiting import until
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 LATEST = '{ latest(ticker: "btc_usd") { price ts observedAt } }'
 
