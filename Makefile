@@ -21,7 +21,8 @@ up: $(RUN)  ## run everything on this machine, in the foreground; Ctrl-C stops i
 demo: export DATA_DIR := $(or $(DATA_DIR),.tickgraph)/demo
 demo: $(RUN)  ## the same with simulated prices, without internet, on data of its own
 	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
-	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- python -m ingest with-simulator -- $(SUPERVISORD)
+	@exec setpriv --pdeathsig TERM -- python -m db with-servers --embedded -- \
+		python -m ingest with-simulator -- $(SUPERVISORD)
 
 down: $(RUN)  ## stop what `make up` and `make demo` started in this clone, and its compose project
 	@python -m db stop

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import redis
+from alembic.util.exc import CommandError
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import embedded, log, migrate, pool, processes
 from db.errors import DatabaseUnavailableError, ServerError
@@ -37,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "with-servers",
         help="start PostgreSQL and Valkey (those that no setting names), migrate, run a command, stop them",
     )
+    with_servers.add_argument(
+        "--embedded", action="store_true", help="whatever the settings name: what is tried out shall not touch it"
+    )
     with_servers.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
     verbs.add_parser("migrate", help="bring the database up to the newest schema")
     psql = verbs.add_parser("psql", help="open psql on the database: the one that is set, or the embedded one that runs")
@@ -57,10 +62,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 command = _after_dashes(options.command)
                 if not command:
                     with_servers.error("name the command to run, for example: with-servers -- alembic current")
-                return _with_servers(settings, command)
+                return _with_servers(_embedded_only(settings) if options.embedded else settings, command)
     except ServerError as error:
         sys.stderr.write(f"{error}\n")
         return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def _embedded_only(settings: Settings) -> Settings:
+    nowhere = dict.fromkeys(("database_url", "broker_url", *(n for n in Settings.model_fields if n[:5] in ("postg", "redis"))))
+    return settings.model_copy(update=nowhere)
 
 
 def _after_dashes(words: Sequence[str]) -> Sequence[str]:
@@ -77,6 +89,7 @@ def _with_servers(settings: Settings, command: Sequence[str]) -> int:
         if settings.redis is None:
             running.append(servers.enter_context(embedded.valkey(folder / "valkey")))
             os.environ["REDIS_URL"] = running[-1].url
+            os.environ["BROKER_URL"] = settings.broker_url or running[-1].url
         else:
             _refuse_silent_redis(settings.redis)
         if settings.dsn is None:
@@ -89,9 +102,12 @@ def _with_servers(settings: Settings, command: Sequence[str]) -> int:
 def _migrate(dsn: str, setting: str) -> int:
     try:
         asyncio.run(_connect_once(dsn))
-    except DatabaseUnavailableError as error:
+        migrate.upgrade(dsn)
+    except (DatabaseUnavailableError, ValueError) as error:
         raise ServerError(f"{setting}: no connection to {without_password(dsn)}: {error}") from error
-    migrate.upgrade(dsn)
+    except (SQLAlchemyError, CommandError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ServerError(f"{setting}: {without_password(dsn)} cannot be migrated: {reason}") from error
     return 0
 
 
@@ -104,7 +120,7 @@ def _refuse_silent_redis(url: str) -> None:
     try:
         with redis.Redis.from_url(url, socket_connect_timeout=3) as client:
             client.ping()
-    except redis.exceptions.RedisError as error:
+    except (redis.exceptions.RedisError, ValueError, TypeError) as error:
         raise ServerError(f"REDIS_URL: no answer from {without_password(url)}: {error}") from error
 
 

@@ -12,6 +12,7 @@ import importlib.util
 import os
 import platform
 import secrets
+import shutil
 import signal
 import socket
 import subprocess
@@ -122,7 +123,7 @@ def valkey(folder: Path) -> Iterator[Server]:
     password = _password(folder)
     configuration = folder / "valkey.conf"
     configuration.write_text(
-        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {folder.absolute()}\n"
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quoted(folder.absolute())}\n"
         'appendonly yes\nmaxmemory-policy noeviction\nsave ""\n'
     )
     configuration.chmod(0o600)
@@ -163,19 +164,24 @@ def _init(folder: Path, data: Path, *, durable: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     word = folder / "password"
     _password(folder)
+    # Made aside and moved when it is whole, so that a start that is killed here leaves nothing half.
+    unfinished = data.with_name("data.new")
+    shutil.rmtree(unfinished, ignore_errors=True)
     command = [
-        *(*_as_nobody(), str(postgres_program("initdb")), "-D", str(data), "-U", "tickgraph"),
+        *(str(postgres_program("initdb")), "-D", str(unfinished), "-U", "tickgraph"),
         *("--auth=scram-sha-256", f"--pwfile={word.absolute()}", "--encoding=UTF8"),
         *("--locale-provider=builtin", "--locale=C.UTF-8", *(() if durable else ("--no-sync",))),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603  our own command
-    if done.returncode:
-        reason = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
+    process = processes.start(command, own_session=True, prefix=_as_nobody(), stdout=subprocess.PIPE)
+    said = process.communicate()[0].decode(errors="replace")
+    if process.returncode:
+        reason = said.strip().splitlines()[-1:]
         raise ServerError(
             f"PostgreSQL's initdb failed in {data}: {' '.join(reason)}. "
             "Set DATA_DIR to a folder that may be written, or DATABASE_URL to a PostgreSQL of your own "
             "(in a container as root there is no other way)"
         )
+    unfinished.rename(data)
 
 
 def _refuse_other_version(data: Path) -> None:
@@ -203,6 +209,11 @@ def _password(folder: Path) -> str:
         file.touch(mode=0o600)
         file.write_text(secrets.token_urlsafe(18))
     return file.read_text().strip()
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _free_port() -> int:

@@ -1,8 +1,9 @@
 """What can go wrong below the two edges.
 
 DatabaseError
-├── DatabaseUnavailableError   the server cannot be reached, or ended the connection
-└── StatementTimeoutError      the server gave up on a statement
+├── DatabaseUnavailableError   the server cannot be reached, does not answer, or has no tables yet
+├── StatementTimeoutError      the server gave up on a statement
+└── MissingReferenceError      a row names another that is not there
 ServerError                    an embedded server cannot be started, or a named one not be used
 """
 
@@ -12,11 +13,15 @@ class DatabaseError(Exception):
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """Raised when no connection can be had or the one in use was lost. Worth trying again."""
+    """Raised when no connection can be had, the one in use was lost, or the tables are not there. Worth trying again."""
 
 
 class StatementTimeoutError(DatabaseError):
     """Raised when a statement ran longer than the pool's statement timeout allows."""
+
+
+class MissingReferenceError(DatabaseError):
+    """Raised when a row names another (a price its ticker) that is not there."""
 
 
 class ServerError(Exception):

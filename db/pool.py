@@ -6,11 +6,14 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from db.errors import DatabaseUnavailableError, StatementTimeoutError
+from db.errors import DatabaseUnavailableError, MissingReferenceError, StatementTimeoutError
 
 Record = asyncpg.Record
 
 CONNECT_TIMEOUT_S = 2.0
+ACQUIRE_TIMEOUT_S = 2.0
+GRACE_S = 0.5
+"""How much longer than the server's own statement timeout we wait for a server that says nothing any more."""
 
 _UNAVAILABLE = (
     OSError,
@@ -47,6 +50,10 @@ def _own_errors() -> Iterator[None]:
         yield
     except asyncpg.QueryCanceledError as error:
         raise StatementTimeoutError(str(error)) from error
+    except asyncpg.ForeignKeyViolationError as error:
+        raise MissingReferenceError(str(error)) from error
+    except asyncpg.UndefinedTableError as error:
+        raise DatabaseUnavailableError(f"{error}: run `python -m db migrate`") from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
 
@@ -62,27 +69,31 @@ class Database:
 
     async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
         with _own_errors():
-            rows: list[Record] = await self._pool.fetch(statement, *args)
-            return rows
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                rows: list[Record] = await connection.fetch(statement, *args)
+                return rows
 
     async def fetchrow(self, statement: str, /, *args: Any) -> Record | None:
         with _own_errors():
-            return await self._pool.fetchrow(statement, *args)
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                return await connection.fetchrow(statement, *args)
 
     async def fetchval(self, statement: str, /, *args: Any) -> Any:
         with _own_errors():
-            return await self._pool.fetchval(statement, *args)
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                return await connection.fetchval(statement, *args)
 
     async def execute(self, statement: str, /, *args: Any) -> str:
         with _own_errors():
-            status: str = await self._pool.execute(statement, *args)
-            return status
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+                status: str = await connection.execute(statement, *args)
+                return status
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Executor]:
         """One transaction (READ COMMITTED): committed at the end of the block, rolled back when it raises."""
         with _own_errors():
-            async with self._pool.acquire() as connection, connection.transaction():
+            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
                 yield connection
 
 
@@ -103,6 +114,7 @@ async def open_database(
         min_size=0,
         max_size=connections,
         timeout=CONNECT_TIMEOUT_S,
+        command_timeout=None if statement_timeout_s is None else statement_timeout_s + GRACE_S,
         connection_class=_Connection,
         server_settings=settings,
     )

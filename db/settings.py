@@ -54,7 +54,9 @@ class Settings(BaseSettings):
         description="PostgreSQL, as `postgres://`, `postgresql://` or `postgresql+asyncpg://`; "
         "goes before the `POSTGRES_…` parts. Neither set: `make up` starts an embedded one",
     )
-    postgres_host: str | None = Field(None, description="PostgreSQL's host; `localhost` where another part is set")
+    postgres_host: str | None = Field(
+        None, pattern=r"^[^/\s@]+$", description="PostgreSQL's host; `localhost` where another part is set"
+    )
     postgres_port: int | None = Field(None, ge=1, le=65535, description="its port; `5432`")
     postgres_db: str | None = Field(None, description="its database; `tickgraph`")
     postgres_user: str | None = Field(None, description="its user; `postgres`")
@@ -91,7 +93,8 @@ class Settings(BaseSettings):
             return None
         password = f":{quote(self.postgres_password, safe='')}" if self.postgres_password else ""
         user = quote(self.postgres_user or "postgres", safe="")
-        where = f"{self.postgres_host or 'localhost'}:{self.postgres_port or 5432}"
+        host = self.postgres_host or "localhost"
+        where = f"{f'[{host}]' if ':' in host else host}:{self.postgres_port or 5432}"
         return f"postgresql://{user}{password}@{where}/{quote(self.postgres_db or 'tickgraph', safe='')}"
 
     @property
@@ -150,4 +153,4 @@ def _complaint(where: tuple[int | str, ...], message: str) -> str:
 
 def without_password(url: str) -> str:
     """The address with its password struck out, fit for a message."""
-    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url))

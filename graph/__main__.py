@@ -107,8 +107,10 @@ def _check(settings: Settings) -> int:
         with socket.create_server((settings.host, settings.port), reuse_port=False):
             return 0
     except OSError as error:
-        reason = os.strerror(error.errno or 0)
-        sys.stderr.write(f"PORT={settings.port} on HOST={settings.host} cannot be used: {reason}; set PORT to a free one\n")
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        sys.stderr.write(
+            f"PORT={settings.port} on HOST={settings.host} cannot be used: {reason}; set PORT or HOST to another\n"
+        )
         return 1
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import aiohttp
 
-from db import times
+from db import embedded, times
+from db.settings import without_password
 from graph.settings import Settings
 
 QUERY = "{ tickers { name tracked latest { ts price } } }"
@@ -20,26 +21,34 @@ def places(settings: Settings) -> str:
         "GraphiQL": f"{settings.url}/graphql  (in a browser)",
         "GraphQL": f"{settings.url}/graphql  (POST)",
         "health": f"{settings.url}/health",
-        "PostgreSQL": f"psql {settings.dsn}",
+        "PostgreSQL": f"psql {_psql_address(settings)}",
         "data": str(settings.data_dir.absolute()),
     }
     return "\n".join(["", "Tickgraph is up; Ctrl-C stops it.", *(f"  {name:<11}{place}" for name, place in lines.items()), ""])
 
 
+def _psql_address(settings: Settings) -> str:
+    """The embedded server's whole address, for there is no other way to learn it; another's without its password."""
+    dsn = settings.required_dsn()
+    return dsn if dsn == embedded.running_url(settings.data_dir / "postgres") else without_password(dsn)
+
+
 async def welcome(settings: Settings) -> int:
     """Waits for the API, prints the places, then each ticker's first price of this run. Returns an exit status."""
-    # What is stored from before this minute is no sign that collecting works.
-    since = times.minute_of(time.time())
+    # What was stored long before is no sign that collecting works; a price of the minute before may be from this run.
+    since = times.minute_of(time.time()) - times.MINUTE
     deadline = time.monotonic() + PATIENCE_S
     async with aiohttp.ClientSession() as session:
-        await _tickers(session, settings, deadline)
+        if await _tickers(session, settings, deadline) is None:
+            print(f"The API does not answer at {settings.url}: its lines above tell why", flush=True)
+            return 1
         print(places(settings), flush=True)
         shown: set[str] = set()
         while time.monotonic() < deadline:
-            tickers = await _tickers(session, settings, deadline)
+            tickers = await _tickers(session, settings, deadline) or []
             for ticker in tickers:
                 latest = ticker["latest"]
-                if latest and latest["ts"] >= since - times.MINUTE and ticker["name"] not in shown:
+                if latest and latest["ts"] >= since and ticker["name"] not in shown:
                     shown.add(ticker["name"])
                     print(f"  {ticker['name']:<15}{latest['price']:>15}  {times.iso(latest['ts'])}", flush=True)
             if tickers and shown >= {ticker["name"] for ticker in tickers if ticker["tracked"]}:
@@ -49,7 +58,7 @@ async def welcome(settings: Settings) -> int:
     return 0
 
 
-async def _tickers(session: aiohttp.ClientSession, settings: Settings, deadline: float) -> list[dict[str, Any]]:
+async def _tickers(session: aiohttp.ClientSession, settings: Settings, deadline: float) -> list[dict[str, Any]] | None:
     while time.monotonic() < deadline:
         try:
             async with session.post(f"{settings.url}/graphql", json={"query": QUERY}) as response:
@@ -57,4 +66,4 @@ async def _tickers(session: aiohttp.ClientSession, settings: Settings, deadline:
                 return tickers
         except (aiohttp.ClientError, TypeError):
             await asyncio.sleep(LOOK_EVERY_S)
-    return []
+    return None

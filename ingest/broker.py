@@ -1,12 +1,12 @@
 """The edge where the worker and the scheduler begin: `dramatiq ingest.broker:broker ingest.actors`. Opens nothing."""
 
 from dramatiq.brokers.redis import RedisBroker
-from dramatiq.middleware import AgeLimit, AsyncIO, Callbacks, Retries, ShutdownNotifications, TimeLimit
+from dramatiq.middleware import AgeLimit, Callbacks, Retries, ShutdownNotifications, TimeLimit
 from periodiq import PeriodiqMiddleware
 
 from db import log
 from db.queues import Actor, Queue
-from ingest.middleware import EndWithParent, FirstMessage, Lifetimes, ScheduledMinute
+from ingest.middleware import EndWithParent, EventLoop, FirstMessage, Lifetimes, ScheduledMinute
 from ingest.settings import Settings
 
 settings = Settings.read()
@@ -22,7 +22,7 @@ broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it unt
         Callbacks(),
         Retries(),
         EndWithParent(),
-        AsyncIO(),
+        EventLoop(),
         lifetimes,
         # Never skips: a collect knows by itself what is too old, and skipping would hide it.
         PeriodiqMiddleware(skip_delay=float("inf")),

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import logging
+import multiprocessing
 import os
 import signal
 import time
@@ -10,7 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import dramatiq
-from dramatiq.asyncio import get_event_loop_thread
+from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
+from dramatiq.middleware import AsyncIO
 
 from db import times
 from db.pool import Database, open_database
@@ -51,9 +53,24 @@ class EndWithParent(dramatiq.Middleware):
     """Ends a worker process when its parent was killed: nobody would be left to end it."""
 
     def after_process_boot(self, broker: dramatiq.Broker) -> None:
+        parent = multiprocessing.parent_process()
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() == 1:
+        if parent is not None and os.getppid() != parent.pid:
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+class EventLoop(AsyncIO):
+    """dramatiq's event loop in a thread that does not keep the process alive.
+
+    A second SIGTERM (`timeout` and systemd send one to each process of a group) makes dramatiq leave at once, and Python
+    would wait for that thread for ever.
+    """
+
+    def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        thread = EventLoopThread(self.logger)
+        thread.daemon = True
+        thread.start(timeout=1.0)
+        set_event_loop_thread(thread)
 
 
 @dataclass(frozen=True)

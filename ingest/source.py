@@ -13,6 +13,14 @@ HEARD_WITHIN_S = 50.0
 before the next collect."""
 
 
+PLAUSIBLE_WITHIN_S = 86_400
+
+
+def plausible(said_at: float, near: float, local: float) -> bool:
+    """Whether an instant can be the exchange's: far from where it should be near and from the local clock, too, it cannot."""
+    return min(abs(said_at - near), abs(said_at - local)) <= PLAUSIBLE_WITHIN_S
+
+
 @dataclass(frozen=True, slots=True)
 class Quote:
     """A price as it was said."""
@@ -43,24 +51,29 @@ class ExchangeClock:
         self._monotonic = monotonic
         self._heard: tuple[float, float] | None = None
         self.skew_s: float | None = None
-        """Local clock minus exchange's clock, in seconds, give or take half the call's duration; None: never measured."""
+        """Local clock minus exchange's clock, in seconds; None: never measured."""
+        self.uncertainty_s = 0.0
+        """By how much `skew_s` may be wrong: half the call's duration."""
 
     def hear(self, said_at: int, asked_at: int, answered_at: int) -> None:
         """Takes in an answer: the exchange's instant, the local ones before and after; microseconds."""
         self._heard = (said_at / 1e6, self._monotonic())
         self.skew_s = ((asked_at + answered_at) / 2 - said_at) / 1e6
+        self.uncertainty_s = (answered_at - asked_at) / 2e6
 
-    def now(self) -> float | None:
-        """UNIX seconds; None where nothing was heard of late."""
-        if self._heard is None:
+    def now(self, near: int) -> float | None:
+        """UNIX seconds; None where nothing was heard of late, or nothing plausible by the instant it should be near."""
+        if self._heard is None or self.skew_s is None:
             return None
         said_at, heard_at = self._heard
         passed_s = self._monotonic() - heard_at
-        return said_at + passed_s if passed_s <= HEARD_WITHIN_S else None
+        if passed_s > HEARD_WITHIN_S or not plausible(said_at, near, said_at + self.skew_s):
+            return None
+        return said_at + passed_s
 
     def has_passed(self, minute: int) -> bool:
         """Whether the minute is known to be over."""
-        now = self.now()
+        now = self.now(minute)
         return now is not None and now >= minute + times.MINUTE
 
 

@@ -84,7 +84,7 @@ def short_window(low: int, high: int | None, now: float) -> Window:
     """A window of at most RANGE_MOST minutes; `to` left out means now."""
     asked = window(low, high)
     end = max(low, int(now) + 1) if given(high) is None else asked.high
-    minutes = (end + times.MINUTE - 1) // times.MINUTE - asked.low // times.MINUTE
+    minutes = -(-end // times.MINUTE) - -(-asked.low // times.MINUTE)  # those that begin in the window
     if minutes > RANGE_MOST:
         raise RangeTooLargeError(
             f"from {times.iso(asked.low)} to {times.iso(end)} are {minutes} minutes; ask for at most {RANGE_MOST} at "
@@ -134,10 +134,10 @@ def _position(name: str, text: str | None) -> int | None:
 
 
 def _minute(plain: str) -> int:
-    digits = plain.removeprefix(_CURSOR)
-    if not plain.startswith(_CURSOR) or not digits.isascii() or not digits.isdigit() or int(digits[:12]) >= times.END:
+    found = re.fullmatch(rf"{_CURSOR}(\d{{1,10}})", plain, re.ASCII)
+    if found is None or int(found[1]) >= times.END:
         raise ValueError(plain)
-    return int(digits)
+    return int(found[1])
 
 
 def _shown(text: str) -> str:

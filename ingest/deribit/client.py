@@ -35,8 +35,8 @@ class Deribit:
         return Quote(ticker, protocol.price(envelope), envelope.us_out, asked_at, answered_at)
 
     async def chart(self, ticker: str, since: int) -> list[ChartPoint]:
-        now = self.clock.now() or self._wall_ns() / 1e9
-        window = protocol.window_reaching(now - since)
+        local = self._wall_ns() // 10**9
+        window = protocol.window_reaching((self.clock.now(local) or local) - since)
         envelope, _, _ = await self._get("get_index_chart_data", index_name=ticker, range=window)
         return protocol.chart(envelope)
 

@@ -38,5 +38,5 @@ class IndexPrice(BaseModel):
 ChartData = TypeAdapter(list[tuple[Annotated[int, Strict()], Number]])
 """Result of `get_index_chart_data`: [[UNIX milliseconds, average], …], ascending."""
 
-Names = TypeAdapter(frozenset[Annotated[str, Strict()]])
+Names = TypeAdapter(Annotated[frozenset[Annotated[str, Strict()]], Field(min_length=1)])
 """Result of `get_supported_index_names`."""

@@ -20,6 +20,7 @@ class Watchlist:
     def __init__(self, wanted: Sequence[str]) -> None:
         self._wanted = list(wanted)
         self._asked: list[str] | None = None
+        self._confirmed: frozenset[str] = frozenset()
         self._lock = asyncio.Lock()
 
     async def tickers(self, minute: int, *, source: Source, db: Database) -> list[str]:
@@ -29,34 +30,44 @@ class Watchlist:
         """
         async with self._lock:
             if self._asked is None:
-                known = await _known(self._wanted, source)
-                now = source.clock.now()
-                await _follow(known, times.minute_of(now) if now is not None else minute, db)
+                known = await self._known(source)
+                await _follow(known, _now(minute, source), db)
                 self._asked = known
             return list(self._asked)
 
-    async def drop(self, ticker: str, minute: int, *, db: Database) -> None:
-        """Takes back a ticker that the exchange refused as unknown: it is not asked for again by this worker."""
-        log.error("TICKERS: %s is unknown to the exchange and is not asked for any more", ticker)
+    async def follow_again(self, minute: int, *, source: Source, db: Database) -> None:
+        """Writes the periods once more, into a database that lost them."""
         async with self._lock:
-            if self._asked is not None and ticker in self._asked:
-                self._asked.remove(ticker)
-                async with writing.turn(db) as connection:
-                    await tracking.take_back(connection, ticker, minute)
+            await _follow(self._asked or self._wanted, _now(minute, source), db)
+
+    async def drop(self, ticker: str, minute: int, *, db: Database) -> None:
+        """Takes back a ticker that the exchange refused as unknown, unless its own list had it: one answer may be wrong."""
+        async with self._lock:
+            if self._asked is None or ticker not in self._asked or ticker in self._confirmed:
+                return
+            async with writing.turn(db) as connection:
+                await tracking.take_back(connection, ticker, minute)
+            self._asked.remove(ticker)
+        log.error("TICKERS: %s is unknown to the exchange and is not asked for any more", ticker)
+
+    async def _known(self, source: Source) -> list[str]:
+        try:
+            supported = await source.names()
+        except SourceError as error:
+            log.warning("TICKERS could not be compared with the exchange's list, all are asked for: %s", error)
+            return list(self._wanted)
+        self._confirmed = supported.intersection(self._wanted)
+        for name in self._wanted:
+            if name not in supported:
+                near = difflib.get_close_matches(name, supported, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(supported)} others"
+                log.error("TICKERS: %s is unknown to the exchange and is not asked for; %s", name, hint)
+        return [name for name in self._wanted if name in supported]
 
 
-async def _known(wanted: Sequence[str], source: Source) -> list[str]:
-    try:
-        supported = await source.names()
-    except SourceError as error:
-        log.warning("TICKERS could not be compared with the exchange's list, all are asked for: %s", error)
-        return list(wanted)
-    for name in wanted:
-        if name not in supported:
-            near = difflib.get_close_matches(name, supported, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(supported)} others"
-            log.error("TICKERS: %s is unknown to the exchange and is not asked for; %s", name, hint)
-    return [name for name in wanted if name in supported]
+def _now(minute: int, source: Source) -> int:
+    now = source.clock.now(minute)
+    return times.minute_of(now) if now is not None else minute
 
 
 async def _follow(names: Sequence[str], minute: int, db: Database) -> None:

@@ -4,13 +4,16 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+import asyncpg
 import pytest
+import redis
 
 from db import embedded
 from db.errors import ServerError
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Servers
 
 
 def _psql(url: str, statement: str) -> str:
@@ -18,9 +21,9 @@ def _psql(url: str, statement: str) -> str:
     return subprocess.run([psql, url, "-qAtc", statement], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
 
 
-def _with_servers(folder: Path, *command: str, **env: str) -> subprocess.CompletedProcess[str]:
+def _with_servers(folder: Path, *command: str, options: Sequence[str] = (), **env: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # noqa: S603  our own commands
-        [sys.executable, "-m", "db", "with-servers", *(("--", *command) if command else ())],
+        [sys.executable, "-m", "db", "with-servers", *options, *(("--", *command) if command else ())],
         cwd=folder,
         env={**os.environ, "DATA_DIR": str(folder / "data"), "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
@@ -100,3 +103,51 @@ def test_without_a_command_the_usage_says_what_to_write(tmp_path: Path) -> None:
     done = _with_servers(tmp_path)
     assert done.returncode == 2
     assert "name the command to run, for example" in done.stderr
+
+
+def test_a_first_start_killed_on_its_way_harms_no_later_one(tmp_path: Path) -> None:
+    unfinished = tmp_path / "data.new"
+    unfinished.mkdir(parents=True)
+    (unfinished / "PG_VERSION").write_text("18\n")
+    with embedded.postgres(tmp_path, durable=False) as server:
+        assert _psql(server.url, "SELECT 1") == "1"
+    assert not unfinished.exists()
+
+
+def test_a_path_may_have_spaces_and_quotes(tmp_path: Path) -> None:
+    with embedded.valkey(tmp_path / 'a "b" c') as server, redis.Redis.from_url(server.url) as client:
+        assert client.ping()
+
+
+def test_embedded_servers_can_be_had_whatever_the_settings_name(tmp_path: Path) -> None:
+    env = {"DATABASE_URL": "postgres://real@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1", "POSTGRES_HOST": "127.0.0.1"}
+    done = _with_servers(tmp_path, "sh", "-c", "echo $DATABASE_URL $REDIS_URL $BROKER_URL", options=("--embedded",), **env)
+    assert done.returncode == 0, done.stderr
+    database, messages, broker = done.stdout.split()
+    assert database.startswith("postgresql://tickgraph:")
+    assert messages.startswith("redis://:")
+    assert broker == messages
+
+
+def test_what_cannot_be_migrated_is_one_line(tmp_path: Path, servers: Servers) -> None:
+    done = _with_servers(
+        tmp_path,
+        "true",
+        DATABASE_URL=servers.dsn_of("template_tickgraph_unknown"),
+        REDIS_URL=servers.redis_url,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("DATABASE_URL: no connection to")
+    assert "Traceback" not in done.stderr
+
+
+async def test_an_unknown_revision_is_one_line(tmp_path: Path, servers: Servers, dsn: str) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    await connection.close()
+    done = _with_servers(tmp_path, "true", DATABASE_URL=dsn, REDIS_URL=servers.redis_url)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("DATABASE_URL: ")
+    assert "cannot be migrated: Can't locate revision identified by '9999'" in last
+    assert "Traceback" not in done.stderr

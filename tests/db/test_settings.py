@@ -16,6 +16,17 @@ def test_the_address_is_put_together_from_its_parts() -> None:
     assert settings.dsn == "postgresql://ann:p%40ss%2Fword@db:5432/crypto"
 
 
+def test_an_ipv6_host_is_bracketed() -> None:
+    assert Settings(postgres_host="::1").dsn == "postgresql://postgres@[::1]:5432/tickgraph"
+
+
+def test_redis_is_put_together_from_its_parts_and_messages_may_have_their_own() -> None:
+    assert Settings().redis is None
+    assert Settings(redis_host="cache", redis_db=3).redis == "redis://cache:6379/3"
+    assert Settings(redis_url="redis://a").broker == "redis://a"
+    assert Settings(redis_url="redis://a", broker_url="redis://b").broker == "redis://b"
+
+
 def test_database_url_goes_before_the_parts() -> None:
     assert Settings(database_url="postgres://one/x", postgres_host="two").dsn == "postgresql://one/x"
 
@@ -34,6 +45,7 @@ def test_no_setting_means_no_address_and_a_process_that_needs_one_says_so() -> N
     [
         ("DATABASE_URL", "mysql://db/x", "DATABASE_URL: should look like postgresql://user:password@host:5432/name"),
         ("DATABASE_URL", "postgres://db:port/x", "DATABASE_URL: has a port that is none"),
+        ("POSTGRES_HOST", "/var/run/postgresql", "POSTGRES_HOST: String should match pattern"),
         ("POSTGRES_PORT", "70000", "POSTGRES_PORT: Input should be less than or equal to 65535"),
         ("REDIS_URL", "localhost:6379", "REDIS_URL: should look like redis://:password@host:6379/0"),
     ],
@@ -57,3 +69,6 @@ def test_a_password_is_struck_out_of_messages() -> None:
     assert without_password("postgresql://ann:secret@db/x") == "postgresql://ann:***@db/x"
     assert without_password("redis://:secret@db") == "redis://:***@db"
     assert without_password("redis://db") == "redis://db"
+    assert without_password("postgresql://ann:p@ss@db/x") == "postgresql://ann:***@db/x"
+    assert without_password("postgresql://db/x?user=ann&password=secret&a=b") == "postgresql://db/x?user=ann&password=***&a=b"
+    assert without_password("at redis://:a@one and redis://:b@two.") == "at redis://:***@one and redis://:***@two."

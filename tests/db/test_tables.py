@@ -69,10 +69,14 @@ async def test_a_bad_price_is_refused_by_model_and_table(db: Database, constrain
 
 
 @pytest.mark.parametrize(("constraint", "statement"), OTHERS)
-async def test_the_other_rules_hold_in_the_database(db: Database, constraint: str, statement: str) -> None:
+async def test_the_other_rules_hold_in_the_database(dsn: str, db: Database, constraint: str, statement: str) -> None:
     await track(db, "btc_usd")
-    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
-        await db.execute(statement)
+    connection = await asyncpg.connect(dsn)
+    try:
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+            await connection.execute(statement)
+    finally:
+        await connection.close()
     assert refused.value.constraint_name == constraint
 
 

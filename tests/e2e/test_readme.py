@@ -10,7 +10,6 @@ import pytest
 from db import settings as db_settings
 from db.pool import Database
 from graph import settings as graph_settings
-from graph.__main__ import main as graph_main
 from graph.http.rest.endpoints import routes
 from graph.settings import Settings
 from ingest import settings as ingest_settings
@@ -106,8 +105,3 @@ def test_every_make_verb_of_the_readme_exists() -> None:
     to_come = {"monitoring", "down-monitoring"}
     for verb in set(re.findall(r"[`\n]make ([a-z-]+)", README)) - to_come:
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
-
-
-def test_the_printed_schema_is_the_committed_one(capsys: pytest.CaptureFixture[str]) -> None:
-    assert graph_main(["schema"]) == 0
-    assert capsys.readouterr().out == (ROOT / "graph" / "schema.graphql").read_text()

@@ -53,6 +53,12 @@ async def test_up_tells_where_things_are_and_the_price_is_what_the_exchange_serv
         os.kill(run.pid_of("graph serve"), signal.SIGKILL)
         await until(lambda: run.said.count("Uvicorn running") == 2, otherwise=lambda: run.said)
         assert (await _ask(run, LATEST))["latest"] == latest, "a dead process is started again"
+        first = run.pid_of("ingest work")
+        os.kill(first, signal.SIGTERM)
+        await until(
+            lambda: any("ingest work" in command and pid > first for pid, command in run.pids().items()),
+            otherwise=lambda: run.said,
+        )
 
         run.process.send_signal(signal.SIGTERM)
         await run.until_gone()
@@ -84,7 +90,10 @@ async def test_what_is_in_the_way_is_one_line_that_names_the_setting(up: Start) 
         port = taken.getsockname()[1]
         async with up(port=port) as run:
             assert await run.process.wait() != 0
-            assert f"PORT={port} on HOST=127.0.0.1 cannot be used: Address already in use; set PORT to a free one\n" in run.said
+            assert (
+                f"PORT={port} on HOST=127.0.0.1 cannot be used: Address already in use; set PORT or HOST to another\n"
+                in run.said
+            )
             assert "Traceback" not in run.said
     async with up(TICKERS="btc_usd,Not A Name") as run:
         assert await run.process.wait() != 0

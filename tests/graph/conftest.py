@@ -63,10 +63,12 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
-    async with aiohttp.ClientSession() as session:
-        yield Api(f"http://127.0.0.1:{port}", session)
-    server.should_exit = True
-    await running
+    try:
+        async with aiohttp.ClientSession() as session:
+            yield Api(f"http://127.0.0.1:{port}", session)
+    finally:
+        server.should_exit = True
+        await running
 
 
 @pytest.fixture

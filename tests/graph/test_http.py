@@ -85,7 +85,21 @@ def test_vendored_files_are_the_published_ones() -> None:
 async def test_an_unexpected_error_shows_nothing_of_the_inside(
     api: Api, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await db.execute("DROP TABLE price")
+    await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
     code, message = await api.error('{ latest(ticker: "btc_usd") { price } }')
     assert (code, message) == ("INTERNAL_SERVER_ERROR", "Something went wrong on our side.")
-    assert 'relation "price" does not exist' in caplog.text
+    assert 'column "observed_at" does not exist' in caplog.text
+
+
+async def test_a_database_without_tables_is_not_well(empty_dsn: str) -> None:
+    async with serving(Settings(database_url=empty_dsn)) as api:
+        async with api.session.get(f"{api.url}/health") as response:
+            assert response.status == 503
+        assert (await api.error("{ tickers { name } }"))[0] == "UNAVAILABLE"
+
+
+@pytest.mark.parametrize("body", ["null", "7", '"x"', "", "{", "\xff"])
+async def test_a_body_that_is_no_object_is_the_clients_mistake(api: Api, body: str) -> None:
+    headers = {"Content-Type": "application/json"}
+    async with api.session.post(f"{api.url}/graphql", data=body.encode("latin-1"), headers=headers) as response:
+        assert response.status == 400

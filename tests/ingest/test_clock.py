@@ -15,7 +15,7 @@ class Monotonic:
 
 def test_nothing_is_known_before_the_first_answer() -> None:
     clock = ExchangeClock()
-    assert (clock.now(), clock.skew_s, clock.has_passed(0)) == (None, None, False)
+    assert (clock.now(0), clock.skew_s, clock.has_passed(0)) == (None, None, False)
 
 
 def test_it_goes_on_between_answers_and_is_forgotten_before_the_next_minute() -> None:
@@ -26,9 +26,9 @@ def test_it_goes_on_between_answers_and_is_forgotten_before_the_next_minute() ->
     assert not clock.has_passed(600)
     assert clock.has_passed(540)
     local.now += HEARD_WITHIN_S
-    assert clock.now() == 600 + HEARD_WITHIN_S
+    assert clock.now(600) == 600 + HEARD_WITHIN_S
     local.now += 1
-    assert clock.now() is None
+    assert clock.now(600) is None
     assert not clock.has_passed(540), "a wrong answer would otherwise end collecting for ever"
 
 
@@ -39,3 +39,14 @@ def test_a_minute_has_passed_at_its_end_and_not_before() -> None:
     assert not clock.has_passed(600)
     local.now += 0.2
     assert clock.has_passed(600)
+
+
+def test_an_instant_that_cannot_be_is_not_believed() -> None:
+    clock = ExchangeClock()
+    clock.hear(7 * 10**15, 600 * 10**6, 600 * 10**6)
+    assert clock.now(600) is None
+    assert not clock.has_passed(600)
+    clock.hear(600 * 10**6, 7 * 10**15, 7 * 10**15)
+    assert clock.now(660) is not None, "a local clock far off does not matter where the exchange is near the minute"
+    clock.hear(10**15, 10**15, 10**15)
+    assert clock.has_passed(600), "nor does a message that is years old"

@@ -2,12 +2,15 @@
 
 import asyncio
 import re
+import time
 from decimal import Decimal
 
+import asyncpg
 import pytest
 
+from db.errors import DatabaseUnavailableError
 from db.pool import Database, open_database
-from db.queries import prices
+from db.queries import prices, writing
 from ingest.deribit.client import Deribit
 from ingest.errors import Reason, UnknownTickerError
 from ingest.jobs.collect import Collected, collect
@@ -16,6 +19,7 @@ from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint, ExchangeClock, Quote
+from tests.conftest import Servers
 from tests.stored import MINUTE, minutes, row, store, track
 from tests.waiting import until
 
@@ -137,11 +141,11 @@ async def test_an_answer_without_an_instant_counts_only_if_the_local_clock_is_su
     assert (await _collect(db, deribit, budget_s=0.5)).failures["btc_usd"].reason is Reason.CLOCK
     simulator.clock.set(offset_s=0)
     await deribit.names()
-    now = deribit.clock.now()
+    now = deribit.clock.now(int(time.time()))
     assert now is not None
     minute = int(now) // 60 * 60
     collected = await _collect(db, deribit, minute, budget_s=0.5)
-    inside = minute == int(deribit.clock.now() or 0) // 60 * 60
+    inside = minute == int(deribit.clock.now(int(time.time())) or 0) // 60 * 60
     assert collected.failures == {} or not inside
     for stored in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False):
         assert (stored["ts"], stored["observed_at"]) == (minute, None)
@@ -177,22 +181,20 @@ async def test_tracking_begins_in_the_exchanges_minute(db: Database, deribit: De
     assert await db.fetchval("SELECT min(since) FROM tracking") == MINUTE
 
 
-async def test_a_database_that_comes_back_within_the_budget_gets_its_prices(dsn: str, deribit: Deribit) -> None:
-    async with open_database(dsn, application_name="tests of outage") as db:
-        await db.execute("SELECT 1")
-        async with open_database(dsn, application_name="tests admin") as admin:
-            name = await admin.fetchval("SELECT current_database()")
-            await _allow_connections(admin, name, allowed=False)
+async def test_a_database_that_comes_back_within_the_budget_gets_its_prices(
+    servers: Servers, dsn: str, deribit: Deribit, caplog: pytest.LogCaptureFixture
+) -> None:
+    name = dsn.rpartition("/")[2]
+    admin = await asyncpg.connect(servers.dsn)
+    try:
+        async with open_database(dsn, application_name="tests of outage") as db:
+            await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
             collecting = asyncio.create_task(_collect(db, deribit, budget_s=20))
-            await asyncio.sleep(0)
-            await _allow_connections(admin, name, allowed=True)
+            await until(lambda: "the database is away" in caplog.text)
+            await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
             assert (await collecting).stored == 2
-
-
-async def _allow_connections(admin: Database, name: str, *, allowed: bool) -> None:
-    await admin.execute(f"ALTER DATABASE {name} CONNECTION LIMIT {-1 if allowed else 0}")
-    if not allowed:
-        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tests of outage'")
+    finally:
+        await admin.close()
 
 
 class Ticks:
@@ -250,3 +252,65 @@ async def test_a_price_stored_from_elsewhere_stays(db: Database, deribit: Deribi
 def test_the_simulated_price_is_a_pure_function() -> None:
     assert market.price("btc_usd", MINUTE) == market.price("btc_usd", MINUTE) > 0
     assert len({market.price("btc_usd", MINUTE + second) for second in range(60)}) > 50
+
+
+async def test_one_wrong_refusal_does_not_drop_a_ticker_that_the_list_had(
+    db: Database, deribit: Deribit, simulator: Simulator
+) -> None:
+    watchlist = Watchlist(BOTH)
+    simulator.fail("unknown_index", index="eth_usd", times=1)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    assert isinstance(collected.failures["eth_usd"], UnknownTickerError)
+    simulator.clock.set(at=MINUTE + 61)
+    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db)).failures == {}
+    assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
+
+
+async def test_an_empty_list_of_names_ends_nothing(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+    await track(db, *BOTH)
+    names, simulator.names = simulator.names, ()
+    watchlist = Watchlist(BOTH)
+    assert await watchlist.tickers(MINUTE, source=deribit, db=db) == list(BOTH)
+    simulator.names = names
+    assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
+
+
+async def test_a_database_emptied_under_a_worker_is_followed_again(
+    db: Database, deribit: Deribit, simulator: Simulator
+) -> None:
+    watchlist = Watchlist(BOTH)
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    await db.execute("TRUNCATE price, tracking, ticker")
+    simulator.clock.set(at=MINUTE + 61)
+    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db)).stored == 2
+    assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
+
+
+async def test_a_lock_held_by_somebody_does_not_outlast_the_budget(db: Database, deribit: Deribit) -> None:
+    watchlist = Watchlist(BOTH)
+    await watchlist.tickers(MINUTE, source=deribit, db=db)
+    async with writing.turn(db):
+        with pytest.raises(DatabaseUnavailableError):
+            await asyncio.wait_for(collect(MINUTE, watchlist=watchlist, source=deribit, db=db, budget_s=0.5), 5)
+
+
+@pytest.mark.parametrize("fault", ["price_tiny", "price_infinite", "no_clock"])
+async def test_an_answer_that_cannot_be_stored_is_asked_for_again(
+    db: Database, deribit: Deribit, simulator: Simulator, fault: str
+) -> None:
+    simulator.fail(fault, index="eth_usd", method="get_index_price", times=1)
+    collected = await _collect(db, deribit, budget_s=10)
+    assert (collected.failures, collected.attempts["eth_usd"]) == ({}, 2)
+
+
+@pytest.mark.parametrize("instant", [60, 6_976_000_000])
+async def test_an_instant_that_cannot_be_is_not_stored(
+    db: Database, deribit: Deribit, simulator: Simulator, instant: int
+) -> None:
+    watchlist = Watchlist(["btc_usd"])
+    await watchlist.tickers(MINUTE, source=deribit, db=db)
+    simulator.clock.set(at=instant)
+    deribit.clock.hear(MINUTE * 10**6, 0, 0)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, budget_s=0.5)
+    assert collected.failures["btc_usd"].reason is Reason.CLOCK
+    assert await minutes(db, "btc_usd") == []

@@ -124,7 +124,8 @@ async def test_a_worker_killed_inside_its_transaction_stores_nothing_and_holds_n
 ) -> None:
     simulator.clock.set(at=MINUTE + 1, stands=True)
     async with _running(env, tmp_path / "zero.log", *DRAMATIQ) as worker:
-        await _until_stored(db, "eth_usd", MINUTE, worker)  # the worker's own first message
+        _publish(publisher, MINUTE)
+        await _until_stored(db, "eth_usd", MINUTE, worker)
         async with db.transaction() as blocking:
             await blocking.execute("LOCK TABLE price IN SHARE ROW EXCLUSIVE MODE")
             simulator.clock.set(at=MINUTE + 61, stands=True)
@@ -180,3 +181,12 @@ async def test_a_wrong_setting_ends_the_standard_commands_with_one_line(
         assert await asyncio.wait_for(process.process.wait(), PATIENCE_S) != 0
     assert "TICKERS: " in process.said
     assert "Traceback" not in process.said, process.said
+
+
+async def test_a_second_sigterm_ends_a_worker_at_once(env: dict[str, str], simulator: Simulator, tmp_path: Path) -> None:
+    simulator.fail("hang", method="get_index_price")
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        await until(lambda: "get_index_price" in simulator.calls, otherwise=lambda: worker.said)
+        for _ in range(2):
+            os.killpg(worker.process.pid, signal.SIGTERM)
+        await asyncio.wait_for(worker.process.wait(), 10)
