@@ -58,6 +58,8 @@ async def collect(
     deadline = Deadline(budget_s)
     try:
         missing = await _missing(minute, only, watchlist, source, db, deadline)
+        if missing:
+            log.info("minute %s: asking for %d tickers", times.iso(minute), len(missing))
         asking = [ask(ticker, minute, source, deadline, max_retries) for ticker in missing]
         async for batch in _as_they_come(asking):
             rows = [row for asked in batch for row in asked.rows]

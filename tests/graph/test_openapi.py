@@ -43,7 +43,7 @@ def test_the_document_is_valid_and_tells_every_path_status_and_example() -> None
             assert response["description"]
             assert response["content"]
         if path != "/health":
-            assert {"404", "422", "503", "504"} <= set(operation["responses"])
+            assert {"404", "422", "500", "503", "504"} <= set(operation["responses"])
 
 
 async def test_examples_of_the_document_are_accepted(api: Api, db: Database) -> None:

@@ -14,6 +14,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from db.pool import Database
 from db.queues import Actor, Queue
+from graph.engine.collecting import Collecting
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
 from tests.stored import MINUTE, minutes
@@ -190,3 +191,15 @@ async def test_a_second_sigterm_ends_a_worker_at_once(env: dict[str, str], simul
         for _ in range(2):
             os.killpg(worker.process.pid, signal.SIGTERM)
         await asyncio.wait_for(worker.process.wait(), 10)
+
+
+async def test_what_the_api_asks_for_is_collected_by_a_worker(
+    env: dict[str, str], redis_url: str, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    simulator.clock.set(at=MINUTE + 1, stands=True)
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        collecting = Collecting(redis_url)
+        assert (await collecting.request(MINUTE, ["eth_usd"])).queued
+        await _until_stored(db, "eth_usd", MINUTE, worker)
+        collecting.close()
+    assert await minutes(db, "btc_usd") == []

@@ -145,7 +145,7 @@ class Endpoint:
     answer: Answer
     model: type[BaseModel]
     many: bool = False
-    statuses: tuple[int, ...] = (404, 422, 503, 504)
+    statuses: tuple[int, ...] = (404, 422, 500, 503, 504)
     success: int = 200
 
     @property
@@ -169,7 +169,9 @@ ENDPOINTS = (
     Endpoint(("/prices/range",), models.RangeQuery, range_window, models.Row, many=True),
     Endpoint(("/prices/filtered",), models.MomentQuery, minute, models.Row),
     Endpoint(("/prices/by-date",), models.DayQuery, day, models.Row, many=True),
-    Endpoint(("/fetch-prices",), models.FetchQuery, fetch, models.Receipt, statuses=(403, 404, 422, 503, 504), success=202),
+    Endpoint(
+        ("/fetch-prices",), models.FetchQuery, fetch, models.Receipt, statuses=(403, 404, 422, 500, 503, 504), success=202
+    ),
 )
 
 

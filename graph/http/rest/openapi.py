@@ -29,6 +29,7 @@ WHY = {
     403: "The ADMIN_TOKEN is set and was not sent.",
     404: "The ticker is not known, or there is no such row.",
     422: "A parameter is missing or cannot be; `detail` names it, what came and what would be right.",
+    500: "A mistake of ours; `detail` has the request's id.",
     503: "The database is away (or the queue, where it is needed); come back after `Retry-After` seconds.",
     504: "The database took too long.",
 }
