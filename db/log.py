@@ -40,6 +40,7 @@ def configure(settings: Settings, process: str) -> None:
         )
         file.setFormatter(_formatter(settings.log_format, shared, colors=False))
         handlers.append(file)
+    logging.raiseExceptions = False  # a signal handler may log in the middle of another line
     logging.basicConfig(level=settings.log_level, handlers=handlers, force=True)
     for name in QUIET:
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.getLogger().level))

@@ -67,7 +67,7 @@ async def _visit(browser: Browser, api: Api, path: str, scheme: Scheme = "light"
 async def test_graphiql_opens_on_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
     visit = await _visit(browser, api, "/graphql", scheme)
     await visit.page.click("button.graphiql-execute-button")
-    await visit.page.wait_for_function("document.querySelector('.result-window')?.textContent.includes('68241.5')")
+    await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "graphiql.png")
     colour = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")
     visit.require_peace()
@@ -81,9 +81,7 @@ async def test_swagger_ui_tries_an_endpoint_out(browser: Browser, api: Api, tmp_
     await visit.page.click("#operations-prices-prices_last .opblock-summary")
     await visit.page.fill("#operations-prices-prices_last input[placeholder='ticker']", "btc_usd")
     await visit.page.click("#operations-prices-prices_last button.execute")
-    await visit.page.wait_for_function(
-        "document.querySelector('#operations-prices-prices_last .live-responses-table')?.textContent.includes('68241.5')"
-    )
+    await visit.page.locator("#operations-prices-prices_last .live-responses-table", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "swagger-ui.png")
     visit.require_peace()
 

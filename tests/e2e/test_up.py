@@ -53,12 +53,8 @@ async def test_up_tells_where_things_are_and_the_price_is_what_the_exchange_serv
         os.kill(run.pid_of("graph serve"), signal.SIGKILL)
         await until(lambda: run.said.count("Uvicorn running") == 2, otherwise=lambda: run.said)
         assert (await _ask(run, LATEST))["latest"] == latest, "a dead process is started again"
-        first = run.pid_of("ingest work")
-        os.kill(first, signal.SIGTERM)
-        await until(
-            lambda: any("ingest work" in command and pid > first for pid, command in run.pids().items()),
-            otherwise=lambda: run.said,
-        )
+        os.kill(run.pid_of("ingest work"), signal.SIGTERM)
+        await until(lambda: run.said.count("Worker process is ready") == 2, otherwise=lambda: run.said)
 
         run.process.send_signal(signal.SIGTERM)
         await run.until_gone()
