@@ -20,14 +20,12 @@ from graph.errors import ApiError
 from graph.schema import arguments
 from graph.schema.executable import build
 from graph.settings import Settings
-from graph.welcome import welcome
 
 EXAMPLES = """examples:
   python -m graph check                          # are the settings right, is the port free?
   python -m graph serve                          # the API by itself
   python -m graph latest btc_usd eth_usd         # the newest prices, from the database
   python -m graph schema > graph/schema.graphql  # what `make schema` does
-  python -m graph welcome                        # where things are, and the first prices
 """
 
 
@@ -40,7 +38,6 @@ def main(words: Sequence[str] | None = None) -> int:
     verbs.add_parser("check", help="read the settings and say what is wrong with them, a port in use included")
     verbs.add_parser("serve", help="serve the API on HOST and PORT, like `uvicorn graph.app:app`")
     verbs.add_parser("schema", help="print the schema")
-    verbs.add_parser("welcome", help="wait for the API, say where things are and print each ticker's first price")
     verbs.add_parser("healthy", help="exit with 0 if the API on this machine answers GET /health with 200; for containers")
     newest = verbs.add_parser("latest", help="print the newest price of each ticker, or of those named")
     newest.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd")
@@ -54,11 +51,9 @@ def main(words: Sequence[str] | None = None) -> int:
             return _check(Settings.read())
         case "serve":
             return _serve(Settings.read())
-        case "schema":
+        case _:
             sys.stdout.write(f"{build().as_str()}\n")
             return 0
-        case _:
-            return asyncio.run(welcome(Settings.read()))
 
 
 def _serve(settings: Settings) -> int:

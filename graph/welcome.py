@@ -1,6 +1,10 @@
-"""What `make up` tells: where things are, and then the first price of each ticker, read through the API like any client."""
+"""What `make up` tells: where things are, and then the first price of each ticker, read through the API like any client.
+
+Run by itself (`python -m graph.welcome`): it must not load the schema once more while API and worker are starting.
+"""
 
 import asyncio
+import sys
 import time
 from typing import Any
 
@@ -67,3 +71,7 @@ async def _tickers(session: aiohttp.ClientSession, settings: Settings, deadline:
         except (aiohttp.ClientError, TypeError):
             await asyncio.sleep(LOOK_EVERY_S)
     return None
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(welcome(Settings.read())))
