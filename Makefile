@@ -18,15 +18,13 @@ up: $(RUN)  ## run everything on this machine, in the foreground; Ctrl-C stops i
 	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
 	@exec setpriv --pdeathsig TERM -- python -m db with-servers -- $(SUPERVISORD)
 
-demo: export DATA_DIR := $(or $(DATA_DIR),.tickgraph)/demo
 demo: $(RUN)  ## the same with simulated prices, without internet, on data of its own
 	@python -m ingest check & checked=$$!; python -m graph check && wait $$checked
-	@exec setpriv --pdeathsig TERM -- python -m db with-servers --embedded -- \
+	@exec setpriv --pdeathsig TERM -- python -m db with-servers --demo -- \
 		python -m ingest with-simulator -- $(SUPERVISORD)
 
 down: $(RUN)  ## stop what `make up` and `make demo` started in this clone, and its compose project
 	@python -m db stop
-	@if [ -d .tickgraph/demo ]; then DATA_DIR=.tickgraph/demo python -m db stop; fi
 	@if docker info >/dev/null 2>&1; then $(COMPOSE) --profile '*' down; fi
 
 test: $(DEV)  ## run the tests (real servers, under five minutes)

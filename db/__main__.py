@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="start PostgreSQL and Valkey (those that no setting names), migrate, run a command, stop them",
     )
     with_servers.add_argument(
-        "--embedded", action="store_true", help="whatever the settings name: what is tried out shall not touch it"
+        "--demo", action="store_true", help="embedded ones on data of their own, DATA_DIR/demo, whatever the settings name"
     )
     with_servers.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
     verbs.add_parser("migrate", help="bring the database up to the newest schema")
@@ -53,16 +53,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         match options.verb:
             case "migrate":
-                return _migrate(settings.required_dsn(), settings.dsn_setting)
+                return _migrate(embedded.dsn_of(settings), settings.dsn_setting)
             case "psql":
                 return _psql(settings, _after_dashes(options.command))
             case "stop":
-                return _stop(settings.data_dir)
+                return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
                 command = _after_dashes(options.command)
                 if not command:
                     with_servers.error("name the command to run, for example: with-servers -- alembic current")
-                return _with_servers(_embedded_only(settings) if options.embedded else settings, command)
+                return _with_servers(_for_demo(settings) if options.demo else settings, command)
     except ServerError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -70,9 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _embedded_only(settings: Settings) -> Settings:
+def _for_demo(settings: Settings) -> Settings:
+    """What is tried out must not touch what the settings name."""
     nowhere = dict.fromkeys(("database_url", "broker_url", *(n for n in Settings.model_fields if n[:5] in ("postg", "redis"))))
-    return settings.model_copy(update=nowhere)
+    return settings.model_copy(update=nowhere | {"data_dir": settings.data_dir / embedded.DEMO})
 
 
 def _after_dashes(words: Sequence[str]) -> Sequence[str]:
@@ -82,6 +83,7 @@ def _after_dashes(words: Sequence[str]) -> Sequence[str]:
 def _with_servers(settings: Settings, command: Sequence[str]) -> int:
     folder = settings.data_dir
     os.environ["DATA_DIR"] = str(folder)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     with contextlib.ExitStack() as servers:
         running: list[embedded.Server] = []
         # Held even where both servers are elsewhere: one `make up` a folder.
@@ -125,24 +127,23 @@ def _refuse_silent_redis(url: str) -> None:
 
 
 def _psql(settings: Settings, words: Sequence[str]) -> int:
-    dsn = settings.dsn or embedded.running_url(settings.data_dir / "postgres")
-    if dsn is None:
-        raise ServerError(f"DATABASE_URL is not set, and nothing runs in DATA_DIR={settings.data_dir}: start `make up` first")
+    dsn = embedded.dsn_of(settings)
     program = shutil.which("psql") or str(embedded.postgres_program("psql"))
     os.execv(program, [program, dsn, *words])  # noqa: S606  that is what was asked for
 
 
-def _stop(folder: Path) -> int:
-    pid = embedded.holder(folder) if folder.exists() else None
-    if pid is None:
-        sys.stderr.write(f"nothing runs in DATA_DIR={folder}\n")
-        return 0
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + STOPPED_WITHIN_S
-    while embedded.holder(folder) is not None:
-        if time.monotonic() > deadline:
-            raise ServerError(f"process {pid} does not stop within {STOPPED_WITHIN_S:.0f} s: end it with `kill -9 {pid}`")
-        time.sleep(0.05)
+def _stop(*folders: Path) -> int:
+    running = {folder: pid for folder in folders if folder.exists() and (pid := embedded.holder(folder)) is not None}
+    if not running:
+        sys.stderr.write(f"nothing runs in DATA_DIR={folders[0]}\n")
+    for folder, pid in running.items():
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOPPED_WITHIN_S
+        while embedded.holder(folder) is not None:
+            if time.monotonic() > deadline:
+                raise ServerError(f"process {pid} does not stop within {STOPPED_WITHIN_S:.0f} s: end it with `kill -9 {pid}`")
+            time.sleep(0.05)
+        sys.stderr.write(f"stopped what ran in {folder}\n")
     return 0
 
 

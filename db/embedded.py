@@ -25,8 +25,11 @@ import redis
 
 from db import processes
 from db.errors import ServerError
+from db.settings import Settings
 
 START_TIMEOUT_S = 30.0
+DEMO = "demo"
+"""The folder in DATA_DIR that `make demo` keeps its data in."""
 _NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
 _NOT_DURABLE = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 
@@ -145,6 +148,15 @@ def running_url(folder: Path) -> str | None:
         return None
     port = (data / "postmaster.pid").read_text().splitlines()[3]
     return _url(folder, int(port))
+
+
+def dsn_of(settings: Settings) -> str:
+    """PostgreSQL's address: the one that is set, or that of the embedded server that runs in DATA_DIR, or in its demo.
+
+    Ends the process with a line that says what to set where there is none.
+    """
+    running = (running_url(folder / "postgres") for folder in (settings.data_dir, settings.data_dir / DEMO))
+    return settings.dsn or next((url for url in running if url is not None), None) or settings.required_dsn()
 
 
 def holder(folder: Path) -> int | None:

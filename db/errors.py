@@ -1,7 +1,8 @@
 """What can go wrong below the two edges.
 
 DatabaseError
-├── DatabaseUnavailableError   the server cannot be reached, does not answer, or has no tables yet
+├── DatabaseUnavailableError   the server cannot be reached, or does not answer
+│   └── NotMigratedError       its tables are not there yet
 ├── StatementTimeoutError      the server gave up on a statement
 └── MissingReferenceError      a row names another that is not there
 ServerError                    an embedded server cannot be started, or a named one not be used
@@ -13,7 +14,11 @@ class DatabaseError(Exception):
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """Raised when no connection can be had, the one in use was lost, or the tables are not there. Worth trying again."""
+    """Raised when no connection can be had or the one in use was lost. Worth trying again."""
+
+
+class NotMigratedError(DatabaseUnavailableError):
+    """Raised when a table is missing. Worth trying again: somebody may be migrating."""
 
 
 class StatementTimeoutError(DatabaseError):

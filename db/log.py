@@ -3,6 +3,7 @@
 import logging
 import logging.handlers
 import sys
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -35,11 +36,14 @@ def configure(settings: Settings, process: str) -> None:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     handlers[0].setFormatter(_formatter(settings.log_format, shared, colors=sys.stderr.isatty()))
     if settings.log_file is not None:
+        _require_writable(settings.log_file)
         file = logging.handlers.RotatingFileHandler(
             settings.log_file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, delay=True, encoding="utf-8"
         )
         file.setFormatter(_formatter(settings.log_format, shared, colors=False))
         handlers.append(file)
+    for handler in handlers:
+        handler.addFilter(lambda record: bool(record.getMessage().strip()))  # periodiq spaces its lines
     logging.raiseExceptions = False  # a signal handler may log in the middle of another line
     logging.basicConfig(level=settings.log_level, handlers=handlers, force=True)
     for name in QUIET:
@@ -49,6 +53,14 @@ def configure(settings: Settings, process: str) -> None:
         logger.handlers.clear()
         logger.propagate = True
     logging.getLogger("uvicorn.access").disabled = True  # graph.access writes a line of its own, with more in it
+
+
+def _require_writable(file: Path) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.open("a").close()
+    except OSError as error:
+        raise SystemExit(f"LOG_FILE={file} cannot be written: {error.strerror}") from None
 
 
 def _formatter(form: str, shared: list[Processor], *, colors: bool) -> logging.Formatter:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from db.errors import DatabaseUnavailableError, MissingReferenceError, StatementTimeoutError
+from db.errors import DatabaseUnavailableError, MissingReferenceError, NotMigratedError, StatementTimeoutError
 
 Record = asyncpg.Record
 
@@ -53,7 +53,7 @@ def _own_errors() -> Iterator[None]:
     except asyncpg.ForeignKeyViolationError as error:
         raise MissingReferenceError(str(error)) from error
     except asyncpg.UndefinedTableError as error:
-        raise DatabaseUnavailableError(f"{error}: run `python -m db migrate`") from error
+        raise NotMigratedError(f"{error}: run `python -m db migrate`") from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
 

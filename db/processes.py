@@ -58,6 +58,7 @@ def run(command: Sequence[str], servers: Mapping[str, subprocess.Popen[bytes]]) 
                 if ended and child.poll() is None:
                     sys.stderr.write(f"{' and '.join(ended)} ended unexpectedly, so everything stops\n")
                     stop(child, signal.SIGTERM)
+                    sys.stderr.write(f"stopped, because {' and '.join(ended)} ended; its log is in DATA_DIR\n")
                     return 1
         return child.returncode
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from db import log, times
+from db import embedded, log, times
 from db.errors import DatabaseError
 from db.pool import open_database
 from db.queries import prices, tickers
@@ -84,7 +84,7 @@ def _healthy(settings: Settings) -> int:
 
 
 async def _latest(settings: Settings, names: Sequence[str]) -> int:
-    async with open_database(settings.required_dsn(), application_name="tickgraph latest") as db:
+    async with open_database(embedded.dsn_of(settings), application_name="tickgraph latest") as db:
         try:
             wanted = arguments.tickers(names) or await tickers.tracked(db)
             records = await prices.latest_of_each(db, wanted)

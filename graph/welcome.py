@@ -16,7 +16,9 @@ from graph.settings import Settings
 
 QUERY = "{ tickers { name tracked latest { ts price } } }"
 PATIENCE_S = 20.0
+HURRIED_S = 5.0
 LOOK_EVERY_S = 0.2
+SECOND_S = 1.0
 
 
 def places(settings: Settings) -> str:
@@ -57,7 +59,8 @@ async def welcome(settings: Settings) -> int:
                     print(f"  {ticker['name']:<15}{latest['price']:>15}  {times.iso(latest['ts'])}", flush=True)
             if tickers and shown >= {ticker["name"] for ticker in tickers if ticker["tracked"]}:
                 return 0
-            await asyncio.sleep(LOOK_EVERY_S)
+            hurried = time.monotonic() < deadline - PATIENCE_S + HURRIED_S
+            await asyncio.sleep(LOOK_EVERY_S if hurried else SECOND_S)
     print(f"  no price within {PATIENCE_S:.0f} s for all tickers: the worker's lines above tell why", flush=True)
     return 0
 

@@ -12,16 +12,16 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db import log, processes, times
+from db import embedded, log, processes, times
 from db.errors import DatabaseError
 from db.pool import open_database
 from ingest.deribit.client import open_deribit
 from ingest.jobs.collect import Collected, collect
 from ingest.jobs.watchlist import Watchlist
+from ingest.middleware import HEARTBEAT_KEPT_S, heartbeat_key
 from ingest.settings import Settings
 from ingest.simulator.server import Simulator, serving
 
-HEARTBEAT_WITHIN_MS = 60_000
 WORKER = ["ingest.broker:broker", "ingest.actors"]
 
 EXAMPLES = """examples:
@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python -m ingest collect --minute 2024-01-15T11:40:00Z   # the exchange only knows now: stored under its own minute
   python -m ingest simulate --port 8090                    # an exchange on http://127.0.0.1:8090/api/v2
   python -m ingest with-simulator -- COMMAND               # the same, with DERIBIT_RPC_URL set for COMMAND
-  curl -X POST :8090/control/faults -d '{"name": "http_503", "index": "btc_usd", "times": 3}'
+  curl -X POST 127.0.0.1:8090/control/faults -d '{"name": "http_503", "index": "btc_usd", "times": 3}'
 """
 
 
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     work.add_argument("--processes", type=int, default=1, help="worker processes (%(default)s)")
     work.add_argument("--threads", type=int, default=4, help="messages at once in each (%(default)s)")
     healthy = verbs.add_parser("healthy", help="exit with 0 if the queue of messages answers; for containers")
-    healthy.add_argument("--worker", action="store_true", help="and if a worker took part in it within the last minute")
+    healthy.add_argument("--worker", action="store_true", help="and if a worker of this host runs")
     verbs.add_parser("schedule", help="send a collect message every minute until stopped")
     once = verbs.add_parser("collect", help="collect a minute now, without a queue, and say what came")
     once.add_argument("--minute", type=_minute, default=None, help="UNIX seconds or ISO 8601 (the current one)")
@@ -91,12 +91,12 @@ def _healthy(settings: Settings, *, worker: bool) -> int:
     try:
         with redis.Redis.from_url(settings.required_broker(), socket_timeout=2, socket_connect_timeout=2) as client:
             client.ping()
-            beaten_at_ms = [score for _, score in client.zrevrange("dramatiq:__heartbeats__", 0, 0, withscores=True)]
+            beats = bool(client.exists(heartbeat_key()))
     except redis.RedisError as error:
         sys.stderr.write(f"REDIS_URL: {error}\n")
         return 1
-    if worker and not any(time.time() * 1000 - beat < HEARTBEAT_WITHIN_MS for beat in beaten_at_ms):
-        sys.stderr.write("no worker took part in the queue within the last minute\n")
+    if worker and not beats:
+        sys.stderr.write(f"no worker of this host said within {HEARTBEAT_KEPT_S} s that it runs\n")
         return 1
     return 0
 
@@ -127,7 +127,7 @@ def _schedule(settings: Settings) -> int:
 
 async def _collect(settings: Settings, minute: int) -> int:
     async with (
-        open_database(settings.required_dsn(), application_name="tickgraph collect") as db,
+        open_database(embedded.dsn_of(settings), application_name="tickgraph collect") as db,
         open_deribit(settings) as source,
     ):
         try:

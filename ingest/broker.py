@@ -6,7 +6,7 @@ from periodiq import PeriodiqMiddleware
 
 from db import log
 from db.queues import Actor, Queue
-from ingest.middleware import EndWithParent, EventLoop, FirstMessage, Lifetimes, ScheduledMinute
+from ingest.middleware import EndWithParent, EventLoop, FirstMessage, Heartbeat, Lifetimes, ScheduledMinute
 from ingest.settings import Settings
 
 settings = Settings.read()
@@ -24,6 +24,7 @@ broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it unt
         EndWithParent(),
         EventLoop(),
         lifetimes,
+        Heartbeat(settings.required_broker()),
         # Never skips: a collect knows by itself what is too old, and skipping would hide it.
         PeriodiqMiddleware(skip_delay=float("inf")),
         ScheduledMinute(),

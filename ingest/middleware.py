@@ -1,16 +1,20 @@
 """What happens around messages: the minute they carry, the resources they need, and the first one of all."""
 
+import asyncio
+import concurrent.futures
 import contextlib
 import ctypes
 import logging
 import multiprocessing
 import os
 import signal
+import socket
 import time
 from dataclasses import dataclass
 from datetime import datetime
 
 import dramatiq
+import redis.asyncio
 from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
 from dramatiq.middleware import AsyncIO
 
@@ -24,6 +28,8 @@ from ingest.source import Source
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
+HEARTBEAT_EVERY_S = 5
+HEARTBEAT_KEPT_S = 20
 
 
 class ScheduledMinute(dramatiq.Middleware):
@@ -71,6 +77,38 @@ class EventLoop(AsyncIO):
         thread.daemon = True
         thread.start(timeout=1.0)
         set_event_loop_thread(thread)
+
+
+class Heartbeat(dramatiq.Middleware):
+    """Says in Redis that this host's worker runs, from its event loop, for `python -m ingest healthy --worker`.
+
+    dramatiq's own heartbeats do not tell: whoever sends a message beats, too. Stands after `EventLoop` in the list.
+    """
+
+    def __init__(self, redis_url: str) -> None:
+        self._url = redis_url
+        self._beating: concurrent.futures.Future[None] | None = None
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        thread = get_event_loop_thread()
+        if thread is not None:
+            self._beating = asyncio.run_coroutine_threadsafe(self._beat(), thread.loop)
+
+    def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        if self._beating is not None:
+            self._beating.cancel()
+
+    async def _beat(self) -> None:
+        async with redis.asyncio.Redis.from_url(self._url) as client:
+            while True:
+                with contextlib.suppress(redis.RedisError):  # the next beat tells when Redis is back
+                    await client.set(heartbeat_key(), 1, ex=HEARTBEAT_KEPT_S)
+                await asyncio.sleep(HEARTBEAT_EVERY_S)
+
+
+def heartbeat_key() -> str:
+    """Where this host's workers beat."""
+    return f"tickgraph:worker:{socket.gethostname()}"
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,13 @@ def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-Name = Annotated[str, Field(pattern=NAME)]
+def _name(name: str) -> str:
+    if not re.fullmatch(NAME, name):
+        raise ValueError(f"{name!r} is no index name; names look like btc_usd or drbfix-btc_usdc")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_name)]
 
 
 class Settings(settings.Settings, populate_by_name=True):

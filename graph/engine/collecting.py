@@ -35,6 +35,7 @@ class Collecting:
     def __init__(self, broker_url: str | None) -> None:
         self._url = broker_url
         self._broker: RedisBroker | None = None
+        self._doubtful: set[str] = set()
 
     async def request(self, minute: int, tickers: Sequence[str]) -> Receipt:
         """Sends one collect message a minute for the same tickers; none means all that are tracked.
@@ -51,9 +52,12 @@ class Collecting:
     def _send(self, minute: int, tickers: list[str]) -> bool:
         broker = self._opened()
         mark = f"tickgraph:fetch:{minute}:{','.join(tickers)}"
-        if not broker.client.set(mark, 1, nx=True, ex=REMEMBERED_S):
-            return False
+        if mark in self._doubtful:
+            broker.client.delete(mark)
+            self._doubtful.discard(mark)
         try:
+            if not broker.client.set(mark, 1, nx=True, ex=REMEMBERED_S):
+                return False
             broker.enqueue(
                 dramatiq.Message(
                     queue_name=Queue.COLLECT,
@@ -64,7 +68,8 @@ class Collecting:
                 )
             )
         except redis.RedisError:
-            broker.client.delete(mark)
+            # Whether the mark stands and the message was sent is unknown: asked again, it is sent again, which does no harm.
+            self._doubtful.add(mark)
             raise
         return True
 

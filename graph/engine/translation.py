@@ -1,7 +1,11 @@
 """The database's errors as what a client is told."""
 
-from db.errors import DatabaseUnavailableError, StatementTimeoutError
+import logging
+
+from db.errors import DatabaseUnavailableError, NotMigratedError, StatementTimeoutError
 from graph.errors import ApiError, TimedOutError, UnavailableError
+
+log = logging.getLogger(__name__)
 
 
 def told(error: BaseException | None) -> ApiError | None:
@@ -9,7 +13,11 @@ def told(error: BaseException | None) -> ApiError | None:
     match error:
         case ApiError():
             return error
+        case NotMigratedError():
+            log.warning("%s", error)
+            return UnavailableError("The database has no tables yet: its operator should run `python -m db migrate`.")
         case DatabaseUnavailableError():
+            log.warning("the database is away: %s", error)
             return UnavailableError("The database is away; try again in a moment.")
         case StatementTimeoutError():
             return TimedOutError("The query took too long; ask for less.")

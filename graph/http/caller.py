@@ -14,6 +14,6 @@ def context_of(request: HTTPConnection) -> Context:
     token: str | None = request.app.state.admin_token
     if token is None:
         return context
-    sent = request.headers.get("Authorization", "")
-    allowed = secrets.compare_digest(sent.encode(), f"Bearer {token}".encode())
+    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
+    allowed = scheme.lower() == "bearer" and secrets.compare_digest(sent.strip().encode(), token.encode())
     return dataclasses.replace(context, may_fetch=allowed)

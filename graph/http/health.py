@@ -9,7 +9,9 @@ from starlette.responses import Response
 
 from db.errors import DatabaseError
 from db.queries import tickers
+from graph.engine.translation import told
 from graph.http.caller import context_of
+from graph.http.problems import RETRY_AFTER_S
 from graph.schema.types import Ticker
 
 PATIENCE_S = 1.5
@@ -22,7 +24,8 @@ async def health(request: Request) -> Response:
         async with asyncio.timeout(PATIENCE_S):
             records = await tickers.every(context.db)
     except (DatabaseError, TimeoutError) as error:
-        return _json(503, {"status": "unavailable", "database": f"{type(error).__name__}"})
+        reason = str(told(error) or "The database does not answer in time.")
+        return _json(503, {"status": "unavailable", "database": reason, "tickers": []}, {"Retry-After": str(RETRY_AFTER_S)})
     now = context.now()
     found = [Ticker.of(record, now, context.stale_after_s) for record in records]
     return _json(200, {"status": "ok", "database": "ok", "tickers": [_freshness(ticker) for ticker in found]})
@@ -38,6 +41,6 @@ def _freshness(ticker: Ticker) -> dict[str, Any]:
     }
 
 
-def _json(status: int, body: dict[str, Any]) -> Response:
-    headers = {"Cache-Control": "no-store"}
+def _json(status: int, body: dict[str, Any], more: dict[str, str] | None = None) -> Response:
+    headers = {"Cache-Control": "no-store"} | (more or {})
     return Response(orjson.dumps(body), status_code=status, media_type="application/json", headers=headers)

@@ -53,6 +53,7 @@ def complaint(error: ValidationError) -> str:
         return f"{name}: is required"
     if first["type"] == "string_pattern_mismatch":
         message = "is no index name; names look like btc_usd or drbfix-btc_usdc"
+    message = message.partition(", unable to parse")[0]
     came = repr(first["input"])
     came = came if len(came) <= 60 else f"{came[:57]}…"  # noqa: PLR2004  a line's worth
-    return f"{name}: {message}" if came in message else f"{name}: {came} {message}"
+    return f"{name}: {message}" if str(first["input"]) in message else f"{name}: {came} {message}"

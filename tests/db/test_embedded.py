@@ -119,9 +119,9 @@ def test_a_path_may_have_spaces_and_quotes(tmp_path: Path) -> None:
         assert client.ping()
 
 
-def test_embedded_servers_can_be_had_whatever_the_settings_name(tmp_path: Path) -> None:
+def test_the_demo_touches_nothing_that_the_settings_name(tmp_path: Path) -> None:
     env = {"DATABASE_URL": "postgres://real@127.0.0.1:1/x", "REDIS_URL": "redis://127.0.0.1:1", "POSTGRES_HOST": "127.0.0.1"}
-    done = _with_servers(tmp_path, "sh", "-c", "echo $DATABASE_URL $REDIS_URL $BROKER_URL", options=("--embedded",), **env)
+    done = _with_servers(tmp_path, "sh", "-c", "echo $DATABASE_URL $REDIS_URL $BROKER_URL", options=("--demo",), **env)
     assert done.returncode == 0, done.stderr
     database, messages, broker = done.stdout.split()
     assert database.startswith("postgresql://tickgraph:")

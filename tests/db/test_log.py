@@ -46,7 +46,7 @@ def test_lines_for_people_are_short_and_hold_no_password() -> None:
 
 
 def test_lines_for_machines_are_json_and_go_to_a_file_too(tmp_path: Path) -> None:
-    file = tmp_path / "tickgraph.log"
+    file = tmp_path / "logs" / "tickgraph.log"
     said = _run(LOG_FORMAT="json", LOG_LEVEL="debug", LOG_FILE=str(file))
     lines = [json.loads(line) for line in said.splitlines()]
     assert [line["event"] for line in lines][:2] == ["connected to postgresql://ann:***@db/x", "details"]

@@ -94,8 +94,11 @@ async def test_an_unexpected_error_shows_nothing_of_the_inside(
 async def test_a_database_without_tables_is_not_well(empty_dsn: str) -> None:
     async with serving(Settings(database_url=empty_dsn)) as api:
         async with api.session.get(f"{api.url}/health") as response:
-            assert response.status == 503
-        assert (await api.error("{ tickers { name } }"))[0] == "UNAVAILABLE"
+            assert (response.status, response.headers["Retry-After"]) == (503, "2")
+            assert "python -m db migrate" in (await response.json())["database"]
+        code, message = await api.error("{ tickers { name } }")
+        assert code == "UNAVAILABLE"
+        assert "python -m db migrate" in message
 
 
 @pytest.mark.parametrize("body", ["null", "7", '"x"', "", "{", "\xff"])

@@ -203,3 +203,21 @@ async def test_what_the_api_asks_for_is_collected_by_a_worker(
         await _until_stored(db, "eth_usd", MINUTE, worker)
         collecting.close()
     assert await minutes(db, "btc_usd") == []
+
+
+async def test_only_a_worker_that_runs_is_called_healthy(env: dict[str, str], redis_url: str, tmp_path: Path) -> None:
+    async def status() -> int:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "ingest", "healthy", "--worker"),
+            env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        return await process.wait()
+
+    collecting = Collecting(redis_url)
+    await collecting.request(MINUTE, [])
+    collecting.close()
+    assert await status() == 1, "a message sent is no worker"
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        await until(lambda: "prices collected" in worker.said, otherwise=lambda: worker.said)
+        assert await status() == 0

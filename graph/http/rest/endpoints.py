@@ -177,10 +177,11 @@ ENDPOINTS = (
 
 def routes() -> list[Route]:
     """The routes of the table."""
-    return [
-        *(Route(path, endpoint.__call__, methods=["GET"]) for endpoint in ENDPOINTS for path in endpoint.paths),
-        Route("/health", health, methods=["GET"]),
-    ]
+    found = [Route(path, endpoint.__call__, methods=["GET"]) for endpoint in ENDPOINTS for path in endpoint.paths]
+    for route in found:
+        if route.path == "/fetch-prices" and route.methods is not None:
+            route.methods.discard("HEAD")  # it sets something in motion
+    return [*found, Route("/health", health, methods=["GET"])]
 
 
 def _validated(model: type[Q], sent: QueryParams) -> Q:

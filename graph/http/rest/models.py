@@ -35,7 +35,7 @@ Instant = Annotated[
                 {"type": "integer", "minimum": times.FIRST, "maximum": times.END - 1},
                 {"type": "string", "format": "date-time", "pattern": f"^{YEARS}-"},
             ],
-            "description": "UNIX seconds or ISO 8601 (UTC where it has no offset)",
+            "description": "UNIX seconds or ISO 8601 (UTC where it has no offset; a bare date is its midnight)",
         }
     ),
 ]
