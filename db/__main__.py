@@ -55,11 +55,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             case "migrate":
                 return _migrate(embedded.dsn_of(settings), settings.dsn_setting)
             case "psql":
-                return _psql(settings, _after_dashes(options.command))
+                return _psql(settings, processes.after_dashes(options.command))
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
-                command = _after_dashes(options.command)
+                command = processes.after_dashes(options.command)
                 if not command:
                     with_servers.error("name the command to run, for example: with-servers -- alembic current")
                 return _with_servers(_for_demo(settings) if options.demo else settings, command)
@@ -74,10 +74,6 @@ def _for_demo(settings: Settings) -> Settings:
     """What is tried out must not touch what the settings name."""
     nowhere = dict.fromkeys(("database_url", "broker_url", *(n for n in Settings.model_fields if n[:5] in ("postg", "redis"))))
     return settings.model_copy(update=nowhere | {"data_dir": settings.data_dir / embedded.DEMO})
-
-
-def _after_dashes(words: Sequence[str]) -> Sequence[str]:
-    return words[1:] if words[:1] == ["--"] else words
 
 
 def _with_servers(settings: Settings, command: Sequence[str]) -> int:

@@ -111,7 +111,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
     with _logged(log) as output:
         process = processes.start(command, orphaned="INT", own_session=True, prefix=_as_nobody(), stdout=output)
     try:
-        _wait_until(lambda: _is_ready(data, process.pid), _tail("PostgreSQL did not start", log), process)
+        _wait_until(lambda: _is_ready(data, process.pid), f"PostgreSQL did not start, see {log}", process)
         _create_database(port, _password(folder))
         yield Server("PostgreSQL", url, process)
     finally:
@@ -135,7 +135,7 @@ def valkey(folder: Path) -> Iterator[Server]:
     with _logged(log) as output:
         process = processes.start([str(_valkey_program()), str(configuration)], own_session=True, stdout=output)
     try:
-        _wait_until(lambda: _answers(url), _tail("Valkey did not start", log), process)
+        _wait_until(lambda: _answers(url), f"Valkey did not start, see {log}", process)
         yield Server("Valkey", url, process)
     finally:
         processes.stop(process, signal.SIGTERM)
@@ -285,10 +285,6 @@ def _answers(url: str) -> bool:
 def _logged(file: Path) -> Iterator[int]:
     with file.open("ab") as log:
         yield log.fileno()
-
-
-def _tail(what: str, log: Path) -> str:
-    return f"{what}, see {log}"
 
 
 def _wait_until(done: Callable[[], bool], complaint: str, process: subprocess.Popen[bytes] | None = None) -> None:

@@ -12,6 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 KILL_AFTER_S = 8.0
 
 
+def after_dashes(words: Sequence[str]) -> Sequence[str]:
+    """The command that stands behind `--` on a command line."""
+    return words[1:] if words[:1] == ["--"] else words
+
+
 def start(
     command: Sequence[str],
     *,

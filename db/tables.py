@@ -38,6 +38,8 @@ data_version = Sequence("data_version", metadata=metadata, data_type=BigInteger)
 
 NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 """What an index name looks like: `btc_usd`, `drbfix-btc_usdc`, `1000pepe_usdc`."""
+IS_NO_NAME = "is no index name; names look like btc_usd or drbfix-btc_usdc"
+"""What is said of one that does not."""
 
 PRICE_BELOW = 10**15
 PRICE_SCALE = 18

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         case "simulate":
             return asyncio.run(_simulate(options.host, options.port))
         case "with-simulator":
-            command = options.command[1:] if options.command[:1] == ["--"] else options.command
+            command = processes.after_dashes(options.command)
             if not command:
                 beside.error("name the command to run, for example: with-simulator -- make up")
             return asyncio.run(_with_simulator(command))

@@ -4,7 +4,6 @@ import asyncio
 import concurrent.futures
 import contextlib
 import ctypes
-import logging
 import multiprocessing
 import os
 import signal
@@ -24,8 +23,6 @@ from ingest.deribit.client import open_deribit
 from ingest.jobs.watchlist import Watchlist
 from ingest.settings import Settings
 from ingest.source import Source
-
-log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_EVERY_S = 5
@@ -123,7 +120,7 @@ class Resources:
 class Lifetimes(dramatiq.Middleware):
     """Opens the resources when a message first needs them and closes them when the worker stops.
 
-    Stands after `AsyncIO` in the list, whose event loop they live on. Not in `before_worker_boot`: dramatiq swallows what a
+    Stands after `EventLoop` in the list, on which they live. Not in `before_worker_boot`: dramatiq swallows what a
     hook raises.
     """
 

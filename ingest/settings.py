@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_settings import NoDecode
 
 from db import settings
-from db.tables import NAME
+from db.tables import IS_NO_NAME, NAME
 
 
 def _split(value: object) -> object:
@@ -31,7 +31,7 @@ def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _name(name: str) -> str:
     if not re.fullmatch(NAME, name):
-        raise ValueError(f"{name!r} is no index name; names look like btc_usd or drbfix-btc_usdc")
+        raise ValueError(f"{name!r} {IS_NO_NAME}")
     return name
 
 

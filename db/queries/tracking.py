@@ -30,6 +30,10 @@ SELECT name, greatest($2::bigint, (SELECT max(until) FROM tracking WHERE ticker 
 RETURNING ticker
 """
 
+HAS_PRICE: Final = """
+SELECT EXISTS (SELECT FROM price WHERE ticker = $1)
+"""
+
 FORGET: Final = """
 DELETE FROM tracking
  WHERE ticker = $1 AND until IS NULL
@@ -63,8 +67,3 @@ async def take_back(db: Executor, name: str, minute: int) -> None:
         await db.execute(END, name, minute)
     await db.execute(FORGET, name)
     await db.execute(FORGET_TICKER, name)
-
-
-HAS_PRICE: Final = """
-SELECT EXISTS (SELECT FROM price WHERE ticker = $1)
-"""

@@ -1,5 +1,6 @@
 """GraphQL over HTTP, and GraphiQL for whoever comes with a browser."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,12 @@ CONTENT_SECURITY_POLICY = (
 
 def page(name: str) -> HTMLResponse:
     """A page of ours, which may use nothing from another host."""
-    html = (STATIC / name).read_text(encoding="utf-8")
-    return HTMLResponse(html, headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+    return HTMLResponse(_html(name), headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+
+
+@cache
+def _html(name: str) -> str:
+    return (STATIC / name).read_text(encoding="utf-8")
 
 
 class GraphQLEndpoint(GraphQL[Context, None]):

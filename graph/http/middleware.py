@@ -8,6 +8,7 @@ import uuid
 import orjson
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graph.http.problems import problem
@@ -92,10 +93,14 @@ class Mistakes:
             mistakes.exception("unexpected error in %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            answer = problem(500, f"Something went wrong on our side; request {scope['request_id']}.", "INTERNAL_SERVER_ERROR")
-            if scope["path"] == "/graphql":
-                error = {"message": "Something went wrong on our side.", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}
-                answer.body = orjson.dumps({"errors": [error]})
-                answer.headers["Content-Length"] = str(len(answer.body))
-                answer.headers["Content-Type"] = "application/json"
+            answer = _graphql_mistake() if scope["path"] == "/graphql" else _mistake(scope["request_id"])
             await answer(scope, receive, send)
+
+
+def _mistake(request_id: str) -> Response:
+    return problem(500, f"Something went wrong on our side; request {request_id}.", "INTERNAL_SERVER_ERROR")
+
+
+def _graphql_mistake() -> Response:
+    error = {"message": "Something went wrong on our side.", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}
+    return Response(orjson.dumps({"errors": [error]}), status_code=500, media_type="application/json")

@@ -1,5 +1,7 @@
 """Pages for people: GraphiQL is the endpoint's own; here are Swagger UI and ReDoc, and where `/` leads. No other host."""
 
+from functools import cache
+
 import orjson
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
@@ -10,7 +12,12 @@ from graph.http.rest.openapi import document
 
 async def openapi(_request: Request) -> Response:
     """`GET /openapi.json`."""
-    return Response(orjson.dumps(document()), media_type="application/json")
+    return Response(_document(), media_type="application/json")
+
+
+@cache
+def _document() -> bytes:
+    return orjson.dumps(document())
 
 
 async def swagger_ui(_request: Request) -> HTMLResponse:

@@ -9,6 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from db.tables import IS_NO_NAME
 from graph.engine.translation import told
 
 RETRY_AFTER_S = 2
@@ -52,7 +53,7 @@ def complaint(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{name}: is required"
     if first["type"] == "string_pattern_mismatch":
-        message = "is no index name; names look like btc_usd or drbfix-btc_usdc"
+        message = IS_NO_NAME
     message = message.partition(", unable to parse")[0]
     came = repr(first["input"])
     came = came if len(came) <= 60 else f"{came[:57]}…"  # noqa: PLR2004  a line's worth

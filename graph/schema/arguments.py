@@ -12,7 +12,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.tables import NAME
+from db.tables import IS_NO_NAME, NAME
 from graph.errors import BadInputError, RangeTooLargeError
 
 PAGE_DEFAULT = 100
@@ -60,7 +60,7 @@ def given(value: T | None) -> T | None:
 def ticker(name: str) -> str:
     """A name that could be an index."""
     if not re.fullmatch(NAME, name):
-        raise BadInputError(f"ticker: {_shown(name)} is no index name; names look like btc_usd or drbfix-btc_usdc")
+        raise BadInputError(f"ticker: {_shown(name)} {IS_NO_NAME}")
     return name
 
 

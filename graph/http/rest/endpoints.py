@@ -1,7 +1,8 @@
 """What the REST paths answer, through the same functions of `db.queries` as GraphQL. Windows are inclusive at both ends."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from http import HTTPStatus
 from typing import Any, TypeVar, get_origin
 
 import orjson
@@ -26,7 +27,6 @@ from graph.schema.context import Context
 
 DAY = 86_400
 Q = TypeVar("Q", bound=Query)
-Answered = Any
 Answer = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
 
@@ -105,7 +105,7 @@ async def fetch(context: Context, query: models.FetchQuery) -> Body:
     context.require_fetching()
     await require_tracked(context.db, query.ticker)
     receipt = await context.collecting.request(times.minute_of(context.now()), query.ticker)
-    return Body({"ts": receipt.ts, "queued": receipt.queued, "tickers": receipt.tickers}, status=202)
+    return Body(asdict(receipt), status=HTTPStatus.ACCEPTED)
 
 
 async def _newest(context: Context, ticker: str) -> int:
@@ -153,6 +153,18 @@ class Endpoint:
         """The first line of what answers."""
         return (self.answer.__doc__ or "").strip().partition("\n")[0]
 
+    @property
+    def acts(self) -> bool:
+        """Whether it sets something in motion, so that looking (HEAD) must not do it."""
+        return self.success == HTTPStatus.ACCEPTED
+
+    def route(self, path: str) -> Route:
+        """Its route at one of its paths."""
+        route = Route(path, self.__call__, methods=["GET"])
+        if self.acts and route.methods is not None:
+            route.methods.discard("HEAD")  # Starlette adds it to every GET
+        return route
+
     async def __call__(self, request: Request) -> Response:
         """Validates, answers, encodes."""
         answered = await self.answer(context_of(request), _validated(self.query, request.query_params))
@@ -177,11 +189,8 @@ ENDPOINTS = (
 
 def routes() -> list[Route]:
     """The routes of the table."""
-    found = [Route(path, endpoint.__call__, methods=["GET"]) for endpoint in ENDPOINTS for path in endpoint.paths]
-    for route in found:
-        if route.path == "/fetch-prices" and route.methods is not None:
-            route.methods.discard("HEAD")  # it sets something in motion
-    return [*found, Route("/health", health, methods=["GET"])]
+    table = [endpoint.route(path) for endpoint in ENDPOINTS for path in endpoint.paths]
+    return [*table, Route("/health", health, methods=["GET"])]
 
 
 def _validated(model: type[Q], sent: QueryParams) -> Q:

@@ -1,6 +1,5 @@
 """The OpenAPI document, made from the models that validate."""
 
-from http import HTTPStatus
 from typing import Any
 
 from openapi_pydantic import (
@@ -64,7 +63,7 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
     good = Response(description=endpoint.summary, content={"application/json": MediaType(schema=content)})
     return Operation(
         operationId=path.strip("/").replace("/", "_").replace("-", "_"),
-        tags=["manual fetch" if endpoint.success == HTTPStatus.ACCEPTED else "prices"],
+        tags=["manual fetch" if endpoint.acts else "prices"],
         summary=endpoint.summary,
         parameters=_parameters(endpoint.query),
         responses={str(endpoint.success): good} | {str(status): _problem(status) for status in endpoint.statuses},
