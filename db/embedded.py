@@ -100,7 +100,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
         lambda: not _runs(data),
         f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder",
     )
-    port = port or _free_port()
+    port = port or free_port()
     command = [
         *(str(postgres_program("postgres")), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)),
         *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),
@@ -119,10 +119,10 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
 
 
 @contextlib.contextmanager
-def valkey(folder: Path) -> Iterator[Server]:
+def valkey(folder: Path, *, port: int | None = None) -> Iterator[Server]:
     """Valkey (speaks Redis' protocol), append-only file in `folder`, refusing writes rather than forgetting any."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = port or free_port()
     password = _password(folder)
     configuration = folder / "valkey.conf"
     configuration.write_text(
@@ -130,7 +130,7 @@ def valkey(folder: Path) -> Iterator[Server]:
         'appendonly yes\nmaxmemory-policy noeviction\nsave ""\n'
     )
     configuration.chmod(0o600)
-    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    url = _valkey_url(port, folder)
     log = folder / "valkey.log"
     with _logged(log) as output:
         process = processes.start([str(_valkey_program()), str(configuration)], own_session=True, stdout=output)
@@ -159,6 +159,21 @@ def dsn_of(settings: Settings) -> str:
     return settings.dsn or next((url for url in running if url is not None), None) or settings.required_dsn()
 
 
+def redis_of(settings: Settings) -> str | None:
+    """Redis' address: the one that is set, or that of the embedded server that runs in DATA_DIR, or in its demo; else None."""
+    running = (_running_valkey(folder / "valkey") for folder in (settings.data_dir, settings.data_dir / DEMO))
+    return settings.redis or settings.broker or next((url for url in running if url is not None), None)
+
+
+def _running_valkey(folder: Path) -> str | None:
+    try:
+        words = (folder / "valkey.conf").read_text().split()
+    except OSError:
+        return None
+    url = _valkey_url(int(words[words.index("port") + 1]), folder)
+    return url if _answers(url) else None
+
+
 def holder(folder: Path) -> int | None:
     """The process that holds the data folder, None where none does."""
     try:
@@ -170,6 +185,10 @@ def holder(folder: Path) -> int | None:
 
 def _url(folder: Path, port: int) -> str:
     return f"postgresql://tickgraph:{_password(folder)}@127.0.0.1:{port}/tickgraph"
+
+
+def _valkey_url(port: int, folder: Path) -> str:
+    return f"redis://:{_password(folder)}@127.0.0.1:{port}/0"
 
 
 def _init(folder: Path, data: Path, *, durable: bool) -> None:
@@ -228,7 +247,8 @@ def _quoted(path: Path) -> str:
     return f'"{escaped}"'
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

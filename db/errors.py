@@ -4,7 +4,7 @@ DatabaseError
 ├── DatabaseUnavailableError   the server cannot be reached, or does not answer
 │   └── NotMigratedError       its tables are not there yet
 ├── StatementTimeoutError      the server gave up on a statement
-└── MissingReferenceError      a row names another that is not there
+└── RowRefusedError            a row breaks a rule of its table
 ServerError                    an embedded server cannot be started, or a named one not be used
 """
 
@@ -25,8 +25,8 @@ class StatementTimeoutError(DatabaseError):
     """Raised when a statement ran longer than the pool's statement timeout allows."""
 
 
-class MissingReferenceError(DatabaseError):
-    """Raised when a row names another (a price its ticker) that is not there."""
+class RowRefusedError(DatabaseError):
+    """Raised when a row breaks a rule of its table (SQLSTATE class 22 or 23). Trying again changes nothing."""
 
 
 class ServerError(Exception):

@@ -1,12 +1,12 @@
 """Connections to PostgreSQL: one pool a process, whose errors are the package's own."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import asyncpg
 
-from db.errors import DatabaseUnavailableError, MissingReferenceError, NotMigratedError, StatementTimeoutError
+from db.errors import DatabaseError, DatabaseUnavailableError, NotMigratedError, RowRefusedError, StatementTimeoutError
 
 Record = asyncpg.Record
 
@@ -24,10 +24,14 @@ _UNAVAILABLE = (
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
-    asyncpg.TooManyConnectionsError,
+    asyncpg.InsufficientResourcesError,  # too many connections, disk full, out of memory
+    asyncpg.PostgresSystemError,  # its disk failed
+    asyncpg.TransactionRollbackError,  # a deadlock, a standby that was promoted
+    asyncpg.ReadOnlySQLTransactionError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.InvalidAuthorizationSpecificationError,
 )
+_ROW_REFUSED = ("22", "23")
 
 
 class Executor(Protocol):
@@ -39,60 +43,77 @@ class Executor(Protocol):
     async def execute(self, statement: str, /, *args: Any) -> str: ...
 
 
+class Transaction(Executor, Protocol):
+    """A connection inside a transaction, which can also take rows in bulk."""
+
+    async def copy_to_table(
+        self,
+        table_name: str,
+        *,
+        source: AsyncIterable[bytes],
+        columns: Iterable[str] | None = None,
+        format: Literal["csv"] | None = None,  # noqa: A002  asyncpg's name
+    ) -> str: ...
+
+
 class _Connection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         return ""  # nothing is ever set on a session, and the usual reset costs a third of a small query
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
+def own_errors() -> Iterator[None]:
+    """Makes the server's errors the package's own."""
     try:
         yield
     except asyncpg.QueryCanceledError as error:
         raise StatementTimeoutError(str(error)) from error
-    except asyncpg.ForeignKeyViolationError as error:
-        raise MissingReferenceError(str(error)) from error
     except asyncpg.UndefinedTableError as error:
         raise NotMigratedError(f"{error}: run `python -m db migrate`") from error
     except _UNAVAILABLE as error:
         raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
+    except asyncpg.PostgresError as error:
+        # By its SQLSTATE: exception classes do not tell data apart from servers.
+        if (error.sqlstate or "")[:2] in _ROW_REFUSED:
+            raise RowRefusedError(str(error)) from error
+        raise DatabaseError(f"{type(error).__name__}: {error}") from error
 
 
 class Database:
     """A pool of connections; each call takes one, runs one statement (prepared on first use) and gives it back.
 
-    Every method raises DatabaseUnavailableError or StatementTimeoutError; other errors of the server come as asyncpg's.
+    Every method raises DatabaseError: one of its kinds where the server is away, slow, or refuses a row.
     """
 
     def __init__(self, pool: asyncpg.Pool) -> None:
         self._pool = pool
 
     async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
-        with _own_errors():
+        with own_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 rows: list[Record] = await connection.fetch(statement, *args)
                 return rows
 
     async def fetchrow(self, statement: str, /, *args: Any) -> Record | None:
-        with _own_errors():
+        with own_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 return await connection.fetchrow(statement, *args)
 
     async def fetchval(self, statement: str, /, *args: Any) -> Any:
-        with _own_errors():
+        with own_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 return await connection.fetchval(statement, *args)
 
     async def execute(self, statement: str, /, *args: Any) -> str:
-        with _own_errors():
+        with own_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
                 status: str = await connection.execute(statement, *args)
                 return status
 
     @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Executor]:
+    async def transaction(self) -> AsyncIterator[Transaction]:
         """One transaction (READ COMMITTED): committed at the end of the block, rolled back when it raises."""
-        with _own_errors():
+        with own_errors():
             async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
                 yield connection
 
@@ -124,5 +145,5 @@ async def open_database(
 
 async def connect(dsn: str) -> asyncpg.Connection:
     """A single connection, for migrations and for looking whether the address is right."""
-    with _own_errors():
+    with own_errors():
         return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)

@@ -7,9 +7,11 @@ class Queue(StrEnum):
     """A queue in Redis."""
 
     COLLECT = "collect"
+    RECONCILE = "reconcile"
 
 
 class Actor(StrEnum):
     """An actor that takes messages."""
 
     COLLECT = "collect"
+    RECONCILE = "reconcile"

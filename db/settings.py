@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     log_format: Literal["text", "json"] = Field("text", description="`text` for people, `json` for machines")
     log_file: Path | None = Field(None, description="file that gets the log, too; rotated at 10 MB, five are kept")
     debug: bool = Field(False, description="sets `LOG_LEVEL` to `DEBUG`")
+    stale_after_s: int = Field(
+        180, ge=60, description="a tracked ticker whose newest minute is older than this many seconds is called stale"
+    )
     data_dir: Path = Field(Path(".tickgraph"), description="folder in which the embedded servers keep their data")
 
     @property
@@ -125,6 +128,10 @@ class Settings(BaseSettings):
     def required_dsn(self) -> str:
         """`dsn`, or the end of the process with a line that says what to set."""
         return self._required(self.dsn, "DATABASE_URL", "postgresql://user:password@host:5432/name")
+
+    def required_redis(self) -> str:
+        """Where prices wait: `redis`, or else where messages go; ends the process like `required_broker`."""
+        return self.redis or self.required_broker()
 
     def required_broker(self) -> str:
         """`broker`, or the end of the process with a line that says what to set."""

@@ -13,7 +13,9 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Identity,
     Index,
+    Integer,
     Numeric,
     Sequence,
     Text,
@@ -53,6 +55,32 @@ class Source(StrEnum):
     IMPORT = "IMPORT"
 
 
+class Reason(StrEnum):
+    """Why a minute has no price: a closed list."""
+
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    HTTP_5XX = "http_5xx"
+    RATE_LIMITED = "rate_limited"
+    MALFORMED = "malformed"
+    TESTNET = "testnet"
+    MAINTENANCE = "maintenance"
+    CLOCK = "clock"
+    STORAGE = "storage"
+    NOT_COLLECTED = "not_collected"
+
+
+class ChangeKind(StrEnum):
+    """What altered what a reader can see, beside single prices."""
+
+    HISTORY = "history"
+    GAP_OPENED = "gap_opened"
+    GAP_CLOSED = "gap_closed"
+    GAP_GIVEN_UP = "gap_given_up"
+    TRACKING = "tracking"
+    HORIZON = "horizon"
+
+
 def normal(price: Decimal) -> Decimal:
     """The same number without trailing zeros and without an exponent: `68241.50` is `68241.5`, `6E+4` is `60000`."""
     text = f"{price:f}"
@@ -77,6 +105,11 @@ def _minute(ts: int) -> int:
 
 Minute = Annotated[int, AfterValidator(_minute)]
 _IS_MINUTE = "{0} % 60 = 0 AND {0} >= 0 AND {0} < " + str(times.END)
+
+
+def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 class PriceRow(SQLModel):
@@ -145,7 +178,7 @@ class Price(SQLModel, table=True):
         CheckConstraint(f"price > 0 AND price < {PRICE_BELOW}", name="price"),  # NaN and Infinity sort above all
         CheckConstraint(f"scale(price) = min_scale(price) AND scale(price) <= {PRICE_SCALE}", name="price_normal"),
         CheckConstraint("observed_at >= ts * 1000000 AND observed_at < (ts + 60) * 1000000", name="observed_at"),
-        CheckConstraint("source IN ('LIVE', 'BACKFILL', 'IMPORT')", name="source"),
+        _one_of("source", Source),
     )
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
@@ -157,3 +190,66 @@ class Price(SQLModel, table=True):
         sa_column=Column(BigInteger, comment="when the exchange said it; UNIX microseconds, inside the minute"),
     )
     source: Source = Field(sa_column=Column(Text, nullable=False))
+
+
+_NOW = text("extract(epoch FROM now())::bigint")
+
+
+class Gap(SQLModel, table=True):
+    """An expected minute whose price was not there when it was over. Stays when it is filled: the ledger of what was missed."""
+
+    __table_args__ = (
+        CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
+        _one_of("reason", Reason),
+        CheckConstraint("attempts >= 0", name="attempts"),
+        Index("ix_gap_open", "ts", postgresql_where=text("filled_at IS NULL AND given_up_at IS NULL")),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
+    reason: Reason = Field(sa_column=Column(Text, nullable=False))
+    attempts: int = Field(
+        0,
+        sa_column=Column(Integer, nullable=False, server_default="0", comment="charts looked through in vain"),
+    )
+    detected_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+    filled_at: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="when its price was stored after all; UNIX seconds")
+    )
+    given_up_at: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="when no chart could resolve it any more; UNIX seconds")
+    )
+
+
+class Change(SQLModel, table=True):
+    """What a transaction altered beside single prices, for readers who keep a copy."""
+
+    __table_args__ = (_one_of("kind", ChangeKind),)
+
+    id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), primary_key=True))
+    kind: ChangeKind = Field(sa_column=Column(Text, nullable=False))
+    ticker: str = Field(sa_column=Column(Text, nullable=False))
+    from_ts: int | None = Field(None, sa_column=Column(BigInteger, comment="first minute concerned; UNIX seconds"))
+    to_ts: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="end of the last minute concerned; null: open; UNIX seconds")
+    )
+    count: int | None = Field(None, sa_column=Column(BigInteger, comment="minutes concerned"))
+    first_id: int | None = Field(None, sa_column=Column(BigInteger, comment="history: lowest id of its prices"))
+    last_id: int | None = Field(None, sa_column=Column(BigInteger, comment="history: highest id of its prices"))
+
+
+class Reject(SQLModel, table=True):
+    """What waited in the outbox and could not be stored: set aside, so that it blocks nothing."""
+
+    __table_args__ = (Index("ix_reject_minute", "ticker", "ts"),)
+
+    id: int | None = Field(None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    ticker: str | None = Field(None, sa_column=Column(Text, comment="null where it cannot be told"))
+    ts: int | None = Field(None, sa_column=Column(BigInteger, comment="the minute; null where it cannot be told"))
+    entry: str = Field(sa_column=Column(Text, nullable=False, comment="as it waited"))
+    reason: str = Field(sa_column=Column(Text, nullable=False))
+    set_aside_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )

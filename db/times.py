@@ -73,3 +73,8 @@ def iso_us(microsecond: int) -> str:
     """`2024-01-15T11:40:00.123456Z`, from microseconds."""
     second, fraction = divmod(microsecond, 1_000_000)
     return f"{iso(second)[:-1]}.{fraction:06d}Z"
+
+
+def minutes(count: int) -> str:
+    """`1 minute`, `2 minutes`."""
+    return f"{count:,} minute{'' if count == 1 else 's'}"

@@ -13,7 +13,7 @@ def _split(value: object) -> object:
 
 
 class Settings(settings.Settings):
-    """Where it listens, and when it calls a price old."""
+    """Where it listens, and for whom."""
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=1, le=65535, description="port that the API listens on")
@@ -23,9 +23,6 @@ class Settings(settings.Settings):
     )
     admin_token: SecretStr | None = Field(
         None, description="where set, asking for a fetch needs it as `Authorization: Bearer …`; open to all otherwise"
-    )
-    stale_after_s: int = Field(
-        180, ge=60, description="a tracked ticker whose newest minute is older than this many seconds is called stale"
     )
 
     @property

@@ -1,34 +1,39 @@
 """Why there is no price, told apart by what to do about it.
 
-SourceError             the source gave no usable answer
-├── AgainError          soon: time-outs, resets, 5xx, rate limits, answers that make no sense
-├── LaterError          slowly, and say so loudly: maintenance
-└── NeverError          not before somebody changes the configuration
-    └── UnknownTickerError
+CollectError                a minute got no price
+├── SourceError             the source gave no usable answer
+│   ├── AgainError          soon: time-outs, resets, 5xx, rate limits, answers that make no sense
+│   ├── LaterError          slowly, and say so loudly: maintenance
+│   └── NeverError          not before somebody changes the configuration
+│       └── UnknownTickerError
+└── NotKeptError            the price was there, and nothing that could keep it
+OutboxError                 the outbox did not do what it was asked
+└── OutboxFullError
 """
 
-from enum import StrEnum
+from db.tables import Reason
 
 
-class Reason(StrEnum):
-    """Why a minute has no price: a closed list."""
+class CollectError(Exception):
+    """Raised when a minute got no price. The message carries the evidence."""
 
-    TIMEOUT = "timeout"
-    REFUSED = "refused"
-    HTTP_5XX = "http_5xx"
-    RATE_LIMITED = "rate_limited"
-    MALFORMED = "malformed"
-    TESTNET = "testnet"
-    MAINTENANCE = "maintenance"
-    CLOCK = "clock"
-
-
-class SourceError(Exception):
-    """Raised when a source was asked and gave no usable answer. The message carries the evidence."""
-
-    def __init__(self, message: str, reason: Reason, *, retry_after_s: float = 0.0) -> None:
+    def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class NotKeptError(CollectError):
+    """Raised when a price came and neither the outbox nor the database took it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, Reason.STORAGE)
+
+
+class SourceError(CollectError):
+    """Raised when a source was asked and gave no usable answer."""
+
+    def __init__(self, message: str, reason: Reason, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message, reason)
         self.retry_after_s = retry_after_s
 
 
@@ -46,3 +51,11 @@ class NeverError(SourceError):
 
 class UnknownTickerError(NeverError):
     """Raised when the source does not know the ticker."""
+
+
+class OutboxError(Exception):
+    """Raised when Redis, where the outbox is, cannot be reached or refuses to read or write."""
+
+
+class OutboxFullError(OutboxError):
+    """Raised when the outbox holds as much as it may: what is in it stays, what came is not taken."""

@@ -29,13 +29,14 @@ def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _name(name: str) -> str:
+def index_name(name: str) -> str:
+    """The name, if it could be an index's; ValueError otherwise."""
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} {IS_NO_NAME}")
     return name
 
 
-Name = Annotated[str, AfterValidator(_name)]
+Name = Annotated[str, AfterValidator(index_name)]
 
 
 class Settings(settings.Settings, populate_by_name=True):
@@ -60,3 +61,8 @@ class Settings(settings.Settings, populate_by_name=True):
     deribit_rate_per_second: float = Field(10.0, gt=0, description="calls to Deribit a second, on average")
     deribit_burst: int = Field(50, ge=1, description="calls to Deribit that may go out at once")
     deribit_connections: int = Field(16, ge=1, le=32, description="connections to Deribit; it allows 32 an address")
+    outbox_most: int = Field(
+        500_000,
+        ge=1_000,
+        description="prices that may wait in Redis for PostgreSQL, some 250 bytes each; workers say so loudly from a tenth on",
+    )

@@ -66,12 +66,30 @@ STORED_AT: Final = """
 SELECT ticker FROM price WHERE ticker = ANY ($1::text[]) AND ts = $2
 """
 
-STORE: Final = """
-INSERT INTO price (ticker, ts, price, observed_at, source)
-SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[])
-    ON CONFLICT (ticker, ts) DO NOTHING
-RETURNING id, ticker, ts, price, observed_at, source
-"""
+MANY: Final = 1_000
+"""More backfilled or imported rows of a ticker than this in one transaction are told as one `history` change."""
+
+# One statement, so that no writer can forget the rest: the gaps of the minutes it stores are closed, and readers are told.
+STORE: Final = f"""
+WITH stored AS (
+    INSERT INTO price (ticker, ts, price, observed_at, source)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[])
+        ON CONFLICT (ticker, ts) DO NOTHING
+    RETURNING id, ticker, ts, price, observed_at, source
+), filled AS (
+    UPDATE gap SET filled_at = extract(epoch FROM now())::bigint
+      FROM stored
+     WHERE gap.ticker = stored.ticker AND gap.ts = stored.ts AND gap.filled_at IS NULL
+    RETURNING gap.ticker, gap.ts
+), told AS (
+    INSERT INTO change (kind, ticker, from_ts, to_ts, count, first_id, last_id)
+    SELECT 'gap_closed', ticker, min(ts), max(ts) + 60, count(*), NULL, NULL FROM filled GROUP BY ticker
+     UNION ALL
+    SELECT 'history', ticker, min(ts), max(ts) + 60, count(*), min(id), max(id)
+      FROM stored WHERE source <> 'LIVE' GROUP BY ticker HAVING count(*) > {MANY}
+)
+SELECT id, ticker, ts, price, observed_at, source FROM stored
+"""  # noqa: S608  a constant of ours
 
 
 async def latest(db: Executor, ticker: str) -> Record | None:
@@ -114,6 +132,9 @@ async def stored_at(db: Executor, tickers: Sequence[str], ts: int) -> set[str]:
 
 
 async def store(db: Executor, rows: Sequence[PriceRow]) -> list[Record]:
-    """Stores the rows whose minute is not stored yet and returns those. Belongs into a writer's turn."""
+    """Stores the rows whose minute is not stored yet, closes their gaps and returns them. Belongs into a writer's turn.
+
+    Raises RowRefusedError where one of them breaks a rule of the table.
+    """
     columns = zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source) for r in rows), strict=True)
     return await db.fetch(STORE, *map(list, columns))

@@ -1,6 +1,6 @@
 """Tickers: what is known, whether it is tracked, and how fresh it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from db.pool import Executor, Record
@@ -31,6 +31,10 @@ KNOWN: Final = """
 SELECT name FROM ticker WHERE name = ANY ($1::text[])
 """
 
+ADD: Final = """
+INSERT INTO ticker (name) SELECT unnest($1::text[]) ON CONFLICT DO NOTHING RETURNING name
+"""
+
 TRACKED: Final = """
 SELECT ticker FROM tracking WHERE until IS NULL ORDER BY ticker
 """
@@ -54,3 +58,8 @@ async def known(db: Executor, names: Sequence[str]) -> set[str]:
 async def tracked(db: Executor) -> list[str]:
     """The names tracked now, in order."""
     return [row["ticker"] for row in await db.fetch(TRACKED)]
+
+
+async def add(db: Executor, names: Iterable[str]) -> list[str]:
+    """Makes the names known; returns those that were not. Belongs into a writer's turn."""
+    return [row["name"] for row in await db.fetch(ADD, list(names))]

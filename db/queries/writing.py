@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from db.pool import Database, Executor
+from db.pool import Database, Transaction
 
 CHANNEL: Final = "tickgraph"
 
@@ -18,7 +18,7 @@ SELECT pg_notify('tickgraph', '')
 
 
 @asynccontextmanager
-async def turn(db: Database) -> AsyncIterator[Executor]:
+async def turn(db: Database) -> AsyncIterator[Transaction]:
     """A transaction for whoever writes prices or tracking: alone from its first statement on, and heard of on commit.
 
     The lock is a statement of its own, so the next one's snapshot holds all that was committed before. Touch at most some

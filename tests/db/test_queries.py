@@ -8,7 +8,7 @@ import pytest
 
 from db import queries
 from db.pool import Database
-from db.queries import prices, tickers, tracking, writing
+from db.queries import importing, prices, tickers, tracking, writing
 from db.tables import Source
 from tests.stored import MINUTE, row, store, track
 
@@ -16,7 +16,7 @@ STATEMENTS = {
     f"{module.name}.{name}": value
     for module in pkgutil.iter_modules(queries.__path__)
     for name, value in vars(importlib.import_module(f"db.queries.{module.name}")).items()
-    if name.isupper() and isinstance(value, str) and len(value.split()) > 1
+    if name[0].isalpha() and name.isupper() and isinstance(value, str) and len(value.split()) > 1
 }
 
 
@@ -24,7 +24,10 @@ STATEMENTS = {
 async def test_every_statement_can_be_prepared(dsn: str, name: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
-        await connection.prepare(STATEMENTS[name])
+        async with connection.transaction():
+            if name == "importing.MERGE":
+                await connection.execute(importing.STAGE)
+            await connection.prepare(STATEMENTS[name])
     finally:
         await connection.close()
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from db import times
+from db.errors import RowRefusedError
 from db.pool import Database
 from db.tables import PriceRow, normal
 from tests.stored import MINUTE, track
@@ -48,6 +49,11 @@ OTHERS = [
     ("ck_tracking_until_after_since", "INSERT INTO tracking (ticker, since, until) VALUES ('btc_usd', 60, 60)"),
     ("ck_price_price_normal", "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', 0, 1.50, 'LIVE')"),
     ("uq_tracking_open", "INSERT INTO tracking (ticker, since) VALUES ('btc_usd', 0)"),
+    ("ck_gap_ts", "INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', 61, 'timeout')"),
+    ("ck_gap_reason", "INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', 60, 'bad luck')"),
+    ("ck_gap_attempts", "INSERT INTO gap (ticker, ts, reason, attempts) VALUES ('btc_usd', 60, 'timeout', -1)"),
+    ("fk_gap_ticker", "INSERT INTO gap (ticker, ts, reason) VALUES ('nobody', 60, 'timeout')"),
+    ("ck_change_kind", "INSERT INTO change (kind, ticker) VALUES ('weather', 'btc_usd')"),
     ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('nobody', 0, 1, 'LIVE')"),
 ]
 
@@ -63,9 +69,10 @@ async def test_a_bad_price_is_refused_by_model_and_table(db: Database, constrain
     await track(db, "btc_usd")
     with pytest.raises(ValidationError):
         PriceRow.model_validate(GOOD | change)
-    with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+    with pytest.raises(RowRefusedError) as refused:
         await db.execute(INSERT_PRICE, *(GOOD | change).values())
-    assert refused.value.constraint_name == constraint
+    assert isinstance(refused.value.__cause__, asyncpg.IntegrityConstraintViolationError)
+    assert refused.value.__cause__.constraint_name == constraint
 
 
 @pytest.mark.parametrize(("constraint", "statement"), OTHERS)
