@@ -6,7 +6,7 @@ from periodiq import PeriodiqMiddleware
 
 from db import log
 from db.queues import Actor, Queue
-from ingest.middleware import EndWithParent, EventLoop, FirstMessage, Heartbeat, Lifetimes, ScheduledMinute
+from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, ScheduledMinute
 from ingest.settings import Settings
 
 settings = Settings.read()
@@ -28,7 +28,8 @@ broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it unt
         # Never skips: a collect knows by itself what is too old, and skipping would hide it.
         PeriodiqMiddleware(skip_delay=float("inf")),
         ScheduledMinute(),
-        FirstMessage(Queue.COLLECT, Actor.COLLECT),
+        # At a start, too: what waits is stored, and what was missed may still be filled from the finest chart.
+        FirstMessages((Queue.RECONCILE, Actor.RECONCILE), (Queue.COLLECT, Actor.COLLECT)),
     ],
     # Each command may look for messages of dead workers; by default one in a thousand does, which takes minutes.
     maintenance_chance=1_000_000,

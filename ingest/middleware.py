@@ -21,12 +21,14 @@ from db import times
 from db.pool import Database, open_database
 from ingest.deribit.client import open_deribit
 from ingest.jobs.watchlist import Watchlist
+from ingest.outbox import Outbox, open_outbox
 from ingest.settings import Settings
 from ingest.source import Source
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_EVERY_S = 5
 HEARTBEAT_KEPT_S = 20
+HEARTBEATS = "tickgraph:worker:"
 
 
 class ScheduledMinute(dramatiq.Middleware):
@@ -38,18 +40,17 @@ class ScheduledMinute(dramatiq.Middleware):
             message.kwargs.setdefault("minute", times.minute_of(datetime.fromisoformat(scheduled_at).timestamp()))
 
 
-class FirstMessage(dramatiq.Middleware):
-    """Sends a message for the current minute as soon as a worker runs: the schedule's next one may be a minute away."""
+class FirstMessages(dramatiq.Middleware):
+    """Sends messages for the current minute as soon as a worker runs: the schedule's next ones may be a minute away."""
 
-    def __init__(self, queue: str, actor: str) -> None:
-        self._queue = queue
-        self._actor = actor
+    def __init__(self, *addresses: tuple[str, str]) -> None:
+        """`addresses` are pairs of queue and actor."""
+        self._addresses = addresses
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         minute = times.minute_of(time.time())
-        broker.enqueue(
-            dramatiq.Message(queue_name=self._queue, actor_name=self._actor, args=(), kwargs={"minute": minute}, options={})
-        )
+        for queue, actor in self._addresses:
+            broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs={"minute": minute}, options={}))
 
 
 class EndWithParent(dramatiq.Middleware):
@@ -105,7 +106,7 @@ class Heartbeat(dramatiq.Middleware):
 
 def heartbeat_key() -> str:
     """Where this host's workers beat."""
-    return f"tickgraph:worker:{socket.gethostname()}"
+    return f"{HEARTBEATS}{socket.gethostname()}"
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Resources:
     """What jobs work with; one set a process."""
 
     db: Database
+    outbox: Outbox
     source: Source
     watchlist: Watchlist
 
@@ -133,8 +135,10 @@ class Lifetimes(dramatiq.Middleware):
         """The resources, opened. Opening connects to nothing yet, so two first messages cannot race."""
         if self._resources is None:
             database = open_database(self._settings.required_dsn(), application_name="tickgraph worker")
+            outbox = open_outbox(self._settings.required_redis(), self._settings.outbox_most)
             self._resources = Resources(
                 db=await self._stack.enter_async_context(database),
+                outbox=await self._stack.enter_async_context(outbox),
                 source=await self._stack.enter_async_context(open_deribit(self._settings)),
                 watchlist=Watchlist(self._settings.tickers),
             )

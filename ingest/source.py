@@ -1,4 +1,4 @@
-"""What a source of prices is to the jobs. A second source is one class with these three methods and a clock."""
+"""What a source of prices is to the jobs. A second source is one class with these methods and a clock."""
 
 import time
 from collections.abc import Callable
@@ -61,20 +61,23 @@ class ExchangeClock:
         self.skew_s = ((asked_at + answered_at) / 2 - said_at) / 1e6
         self.uncertainty_s = (answered_at - asked_at) / 2e6
 
-    def now(self, near: int) -> float | None:
-        """UNIX seconds; None where nothing was heard of late, or nothing plausible by the instant it should be near."""
+    def now(self, near: int, *, within_s: float = HEARD_WITHIN_S) -> float | None:
+        """UNIX seconds; None where nothing was heard within so long, or nothing plausible by the instant it should be near."""
         if self._heard is None or self.skew_s is None:
             return None
         said_at, heard_at = self._heard
         passed_s = self._monotonic() - heard_at
-        if passed_s > HEARD_WITHIN_S or not plausible(said_at, near, said_at + self.skew_s):
+        if passed_s > within_s or not plausible(said_at, near, said_at + self.skew_s):
             return None
         return said_at + passed_s
 
-    def has_passed(self, minute: int) -> bool:
-        """Whether the minute is known to be over."""
-        now = self.now(minute)
-        return now is not None and now >= minute + times.MINUTE
+    def has_passed(self, minute: int, *, within_s: float = HEARD_WITHIN_S) -> bool:
+        """Whether the minute is known to be over, by this clock and by the local one.
+
+        Where the local clock is behind, its present minute is over by this one, and yet must be used to ask.
+        """
+        now = self.now(minute, within_s=within_s)
+        return now is not None and self.skew_s is not None and min(now, now + self.skew_s) >= minute + times.MINUTE
 
 
 class Source(Protocol):
@@ -89,8 +92,12 @@ class Source(Protocol):
         """The ticker's price now."""
         ...
 
-    async def chart(self, ticker: str, since: int) -> list[ChartPoint]:
-        """The finest chart that still reaches back to the second `since`, ascending."""
+    def window(self, age_s: float) -> str:
+        """The name of the finest chart that still reaches back so many seconds."""
+        ...
+
+    async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
+        """A chart up to now, ascending."""
         ...
 
     async def names(self) -> frozenset[str]:

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 TEMPLATE = "template_tickgraph"
 
 MAY_BE_ABSENT = {
+    "real prices are not here": "real data lies beside a developer's checkout, not in it",
     "recorded answers are not here": "real data lies beside a developer's checkout, not in it",
     "Chromium is not installed": "only root can install it",
     "make is not installed": "the image of the tests has none",

@@ -1,5 +1,6 @@
 """The thin shell around `protocol`: one aiohttp session, one limiter, one clock a process."""
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -7,9 +8,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiolimiter import AsyncLimiter
 
+from db.tables import Reason
 from ingest.deribit import protocol
 from ingest.deribit.models import Envelope
-from ingest.errors import AgainError, Reason
+from ingest.errors import AgainError
 from ingest.settings import Settings
 from ingest.source import ChartPoint, ExchangeClock, Quote
 
@@ -28,15 +30,20 @@ class Deribit:
         self._session = session
         self._rpc_url = rpc_url
         self._limiter = limiter
+        self._spare = max(1.0, limiter.max_rate / 2)
         self._wall_ns = wall_ns
 
     async def price(self, ticker: str) -> Quote:
         envelope, asked_at, answered_at = await self._get("get_index_price", index_name=ticker)
         return Quote(ticker, protocol.price(envelope), envelope.us_out, asked_at, answered_at)
 
-    async def chart(self, ticker: str, since: int) -> list[ChartPoint]:
-        local = self._wall_ns() // 10**9
-        window = protocol.window_reaching((self.clock.now(local) or local) - since)
+    def window(self, age_s: float) -> str:
+        return protocol.window_reaching(age_s)
+
+    async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
+        # Live prices go first: half of the burst is always theirs. The bucket leaks by the clock: no event to wait for.
+        while not self._limiter.has_capacity(self._spare):  # noqa: ASYNC110  see above
+            await asyncio.sleep(self._limiter.time_period / self._limiter.max_rate)
         envelope, _, _ = await self._get("get_index_chart_data", index_name=ticker, range=window)
         return protocol.chart(envelope)
 

@@ -12,8 +12,9 @@ from typing import Any, Never
 
 from pydantic import ValidationError
 
+from db.tables import Reason
 from ingest.deribit.models import ChartData, Envelope, IndexPrice, Names, RpcError
-from ingest.errors import AgainError, LaterError, NeverError, Reason, SourceError, UnknownTickerError
+from ingest.errors import AgainError, LaterError, NeverError, SourceError, UnknownTickerError
 from ingest.source import ChartPoint
 
 BODY_LIMIT = 4 << 20
@@ -69,11 +70,14 @@ def price(envelope: Envelope) -> Decimal:
 
 
 def chart(envelope: Envelope) -> list[ChartPoint]:
-    """The averages, ascending."""
+    """The averages, ascending; a point that makes no sense is left out."""
     try:
-        return [ChartPoint(at, average) for at, average in sorted(ChartData.validate_python(envelope.result))]
+        points = ChartData.validate_python(envelope.result)
     except ValidationError as error:
-        raise _malformed_result(envelope, error) from error
+        points = [point for point in map(_point, envelope.result if isinstance(envelope.result, list) else []) if point]
+        if not points:
+            raise _malformed_result(envelope, error) from error
+    return [ChartPoint(at, average) for at, average in sorted(points)]
 
 
 def names(envelope: Envelope) -> frozenset[str]:
@@ -82,6 +86,13 @@ def names(envelope: Envelope) -> frozenset[str]:
         return Names.validate_python(envelope.result)
     except ValidationError as error:
         raise _malformed_result(envelope, error) from error
+
+
+def _point(point: Any) -> tuple[int, Decimal] | None:
+    try:
+        return ChartData.validate_python([point])[0]
+    except ValidationError:
+        return None
 
 
 def _json(body: bytes) -> Any:

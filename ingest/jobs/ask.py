@@ -16,9 +16,9 @@ from tenacity import (
 )
 
 from db import times
-from db.tables import PriceRow
+from db.tables import PriceRow, Reason
 from db.tables import Source as Origin
-from ingest.errors import AgainError, LaterError, Reason, SourceError
+from ingest.errors import AgainError, LaterError, SourceError
 from ingest.jobs.deadline import Deadline
 from ingest.source import Quote, Source, plausible
 
@@ -37,7 +37,7 @@ class Asked:
     """What can be stored: the minute's price, and before it perhaps that of a minute not asked for."""
     attempts: int = 0
     failure: SourceError | None = None
-    """The last one; None once the minute's price came."""
+    """The last one; None once the minute's price came, or where the first answer was of a later minute."""
 
 
 async def ask(ticker: str, minute: int, source: Source, deadline: Deadline, max_retries: int | None) -> Asked:
@@ -49,7 +49,8 @@ async def ask(ticker: str, minute: int, source: Source, deadline: Deadline, max_
                 row, early_s = await _answer(asked, minute, source, deadline, max_retries)
                 asked.rows.append(row)
                 if early_s <= 0:
-                    asked.failure = None
+                    if row.ts == minute:
+                        asked.failure = None
                     return asked
                 if early_s > deadline.left_s():
                     asked.failure = _clock_ahead(minute, early_s)

@@ -1,19 +1,20 @@
-"""The price of every ticker for one minute: asked for, and stored as it comes."""
+"""The price of every ticker for one minute: asked for, and kept as it comes."""
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Sequence
+import math
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from db import times
-from db.errors import DatabaseError, MissingReferenceError
 from db.pool import Database
-from db.queries import prices, writing
-from db.tables import PriceRow
-from ingest.errors import SourceError, UnknownTickerError
+from ingest.errors import CollectError, NotKeptError, OutboxError, UnknownTickerError
 from ingest.jobs.ask import SKEW_ALLOWED_S, Asked, ask
 from ingest.jobs.deadline import Deadline
+from ingest.jobs.keep import Keeping
 from ingest.jobs.watchlist import Watchlist
+from ingest.outbox import Outbox, Report
 from ingest.source import Source
 
 log = logging.getLogger(__name__)
@@ -27,11 +28,11 @@ class Collected:
     """What became of a minute."""
 
     stored: int = 0
-    """Rows that were not there before."""
+    """Rows that were not in the database before."""
     prices: dict[str, str] = field(default_factory=dict)
     """The minute's price of each ticker that answered."""
     attempts: dict[str, int] = field(default_factory=dict)
-    failures: dict[str, SourceError] = field(default_factory=dict)
+    failures: dict[str, CollectError] = field(default_factory=dict)
     duration_s: float = 0.0
 
 
@@ -41,55 +42,72 @@ async def collect(
     watchlist: Watchlist,
     source: Source,
     db: Database,
+    outbox: Outbox | None,
     only: Sequence[str] = (),
     max_retries: int | None = None,
     budget_s: float = BUDGET_S,
 ) -> Collected:
-    """Asks for every ticker (or those in `only`) at once and stores each price as it comes.
+    """Asks for every ticker (or those in `only`) at once and keeps each price as it comes.
 
-    Each goes under the minute in which the exchange said it. Ends at once where the minute is over by the exchange's clock,
-    or stored. No ticker's failure stops another's; each is tried until the budget ends. Raises DatabaseError where prices
-    could not be stored by then.
+    Each goes under the minute in which the exchange said it: into the outbox, and from there into the database. Ends at once
+    where the minute is over, or is there. No ticker's failure stops another's; each is tried until the budget ends, and what
+    failed by then is left as evidence.
     """
     collected = Collected()
     if source.clock.has_passed(minute):
         log.info("minute %s is over: nothing to collect", times.iso(minute))
         return collected
     deadline = Deadline(budget_s)
-    try:
-        missing = await _missing(minute, only, watchlist, source, db, deadline)
-        if missing:
-            log.info("minute %s: asking for %d tickers", times.iso(minute), len(missing))
-        asking = [ask(ticker, minute, source, deadline, max_retries) for ticker in missing]
-        async for batch in _as_they_come(asking):
-            rows = [row for asked in batch for row in asked.rows]
-            collected.stored += await _store(rows, minute, watchlist, source, db, deadline)
-            _take_in(collected, batch)
-        for ticker, failure in collected.failures.items():
-            if isinstance(failure, UnknownTickerError):
-                await watchlist.drop(ticker, minute, db=db)
-    except DatabaseError as error:
-        log.error("minute %s could not be stored: %s", times.iso(minute), error)  # noqa: TRY400  one line is enough
-        raise
+    keeping = Keeping(outbox, db, deadline)
+    missing = await _missing(minute, await watchlist.tickers(minute, source=source), only, keeping)
+    if not keeping.database_is_away:
+        await _settle(minute, watchlist, source, db, keeping)
+    asking = [ask(ticker, minute, source, deadline, max_retries) for ticker in missing]
+    async with aclosing(_as_they_come(asking)) as batches:
+        async for batch in batches:
+            await _keep(batch, keeping, collected)
+    await _settle(minute, watchlist, source, db, keeping)
+    now = source.clock.now(minute, within_s=math.inf)
+    failures = {(ticker, minute): failure.reason for ticker, failure in collected.failures.items()}
+    await keeping.note(failures, begun=now is None or now >= minute)
+    await _drop_unknown(minute, collected, watchlist, db, keeping)
+    collected.stored = keeping.done.new
     collected.duration_s = round(deadline.passed_s(), 3)
     _report(minute, missing, collected, source)
+    await _say(minute, collected, source, outbox)
     return collected
 
 
-async def _missing(
-    minute: int, only: Sequence[str], watchlist: Watchlist, source: Source, db: Database, deadline: Deadline
-) -> list[str]:
-    async for attempt in deadline.while_database_is_away():
-        with attempt:
-            async with deadline.enforced():
-                tickers = await watchlist.tickers(minute, source=source, db=db)
-                stored = await prices.stored_at(db, tickers, minute)
+async def _missing(minute: int, tickers: Sequence[str], only: Sequence[str], keeping: Keeping) -> list[str]:
     if not tickers:
         log.warning("minute %s: there is no ticker to ask for; is TICKERS right?", times.iso(minute))
-    return [ticker for ticker in tickers if ticker not in stored and (not only or ticker in only)]
+    there = await keeping.there(tickers, minute)
+    missing = [ticker for ticker in tickers if ticker not in there and (not only or ticker in only)]
+    if missing:
+        log.info("minute %s: asking for %d tickers", times.iso(minute), len(missing))
+    return missing
 
 
-async def _as_they_come(asking: Sequence[Coroutine[None, None, Asked]]) -> AsyncIterator[list[Asked]]:
+async def _settle(minute: int, watchlist: Watchlist, source: Source, db: Database, keeping: Keeping) -> None:
+    """Sees to what the database is behind with: periods of tracking, and prices that wait. Otherwise the next minute does."""
+    was_away = keeping.database_is_away
+    async with keeping.patiently("since when tickers are tracked is written later"):
+        await watchlist.follow(db)
+        if keeping.done.strangers:  # somebody emptied or restored the database under us
+            await watchlist.follow_again(minute, source=source, db=db)
+            keeping.done.strangers.clear()
+    if was_away and not keeping.database_is_away:
+        await keeping.drain()
+
+
+async def _drop_unknown(minute: int, collected: Collected, watchlist: Watchlist, db: Database, keeping: Keeping) -> None:
+    for ticker, failure in collected.failures.items():
+        if isinstance(failure, UnknownTickerError) and not keeping.database_is_away:
+            async with keeping.patiently(f"{ticker} is unknown to the exchange, and is asked for until it can be dropped"):
+                await watchlist.drop(ticker, minute, db=db)
+
+
+async def _as_they_come(asking: Sequence[Coroutine[None, None, Asked]]) -> AsyncGenerator[list[Asked], None]:
     """The results in batches: whatever arrived while the batch before was dealt with. What broke is raised at the end."""
     pending = {asyncio.create_task(one) for one in asking}
     broken: list[Exception] = []
@@ -105,35 +123,19 @@ async def _as_they_come(asking: Sequence[Coroutine[None, None, Asked]]) -> Async
         raise ExceptionGroup("asking for a price broke", broken)
 
 
-async def _store(
-    rows: Sequence[PriceRow], minute: int, watchlist: Watchlist, source: Source, db: Database, deadline: Deadline
-) -> int:
-    """How many of the rows are new."""
-    if not rows:
-        return 0
-    async for attempt in deadline.while_database_is_away():
-        with attempt:
-            async with deadline.enforced():
-                try:
-                    stored = await _insert(rows, db)
-                except MissingReferenceError:  # somebody emptied or restored the database under us
-                    await watchlist.follow_again(minute, source=source, db=db)
-                    stored = await _insert(rows, db)
-    return stored
-
-
-async def _insert(rows: Sequence[PriceRow], db: Database) -> int:
-    async with writing.turn(db) as connection:
-        return len(await prices.store(connection, rows))
-
-
-def _take_in(collected: Collected, batch: Sequence[Asked]) -> None:
+async def _keep(batch: Sequence[Asked], keeping: Keeping, collected: Collected) -> None:
+    unkept: NotKeptError | None = None
+    try:
+        await keeping.keep([row for asked in batch for row in asked.rows])
+    except NotKeptError as error:
+        unkept = error
     for asked in batch:
         collected.attempts[asked.ticker] = asked.attempts
-        if asked.failure is None:
+        failure = asked.failure or unkept
+        if failure is None:
             collected.prices[asked.ticker] = f"{asked.rows[-1].price:f}"
         else:
-            collected.failures[asked.ticker] = asked.failure
+            collected.failures[asked.ticker] = failure
 
 
 def _report(minute: int, asked: Sequence[str], collected: Collected, source: Source) -> None:
@@ -159,3 +161,13 @@ def _report(minute: int, asked: Sequence[str], collected: Collected, source: Sou
     clock = source.clock
     if clock.skew_s is not None and abs(clock.skew_s) - clock.uncertainty_s >= SKEW_ALLOWED_S:
         log.warning("the local clock is %.1f s %s Deribit's", abs(clock.skew_s), "ahead of" if clock.skew_s > 0 else "behind")
+
+
+async def _say(minute: int, collected: Collected, source: Source, outbox: Outbox | None) -> None:
+    """For `python -m ingest status`."""
+    errors = {ticker: f"{times.iso(minute)} {failure}" for ticker, failure in collected.failures.items()}
+    if outbox is not None:
+        try:
+            await outbox.say(Report(source.clock.skew_s, errors))
+        except OutboxError as error:
+            log.debug("nothing could be said to Redis: %s", error)

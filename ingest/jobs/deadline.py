@@ -45,7 +45,7 @@ class Deadline:
             async with asyncio.timeout(self.left_s()):
                 yield
         except TimeoutError as error:
-            raise DatabaseUnavailableError(f"no answer within the {self.budget_s:.0f} s of the minute") from error
+            raise DatabaseUnavailableError(f"no answer within {self.budget_s:.0f} s") from error
 
 
 def _say(state: RetryCallState) -> None:

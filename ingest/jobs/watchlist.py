@@ -21,28 +21,37 @@ class Watchlist:
         self._wanted = list(wanted)
         self._asked: list[str] | None = None
         self._confirmed: frozenset[str] = frozenset()
-        self._lock = asyncio.Lock()
+        self._begins_at: int | None = None
+        self._looking_up = asyncio.Lock()
+        self._writing = asyncio.Lock()
+        """Another one: whoever waits for the database must not keep a collect from asking."""
 
-    async def tickers(self, minute: int, *, source: Source, db: Database) -> list[str]:
-        """The tickers to ask for in the minute. The first call compares TICKERS with the exchange and the database.
-
-        Raises DatabaseError where the periods could not be written: the next call tries again.
-        """
-        async with self._lock:
+    async def tickers(self, minute: int, *, source: Source) -> list[str]:
+        """The tickers to ask for in the minute. The first call compares TICKERS with the exchange."""
+        async with self._looking_up:
             if self._asked is None:
-                known = await self._known(source)
-                await _follow(known, _now(minute, source), db)
-                self._asked = known
+                self._asked = await self._known(source)
+                self._begins_at = _now(minute, source)
             return list(self._asked)
+
+    async def follow(self, db: Database) -> None:
+        """Writes the periods, once: they begin in the minute of the first call of `tickers`, however late this succeeds.
+
+        Raises DatabaseError where it did not succeed.
+        """
+        async with self._writing:
+            if self._asked is not None and self._begins_at is not None:
+                await _follow(self._asked, self._begins_at, db)
+                self._begins_at = None
 
     async def follow_again(self, minute: int, *, source: Source, db: Database) -> None:
         """Writes the periods once more, into a database that lost them."""
-        async with self._lock:
+        async with self._writing:
             await _follow(self._asked or self._wanted, _now(minute, source), db)
 
     async def drop(self, ticker: str, minute: int, *, db: Database) -> None:
         """Takes back a ticker that the exchange refused as unknown, unless its own list had it: one answer may be wrong."""
-        async with self._lock:
+        async with self._writing:
             if self._asked is None or ticker not in self._asked or ticker in self._confirmed:
                 return
             async with writing.turn(db) as connection:

@@ -1,6 +1,7 @@
 """Everything that goes wrong with Deribit, by name: error codes, statuses, broken bodies, broken connections."""
 
 import asyncio
+import contextlib
 import gzip
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -99,8 +100,9 @@ async def _break_off(request: web.Request, _envelope: Envelope) -> web.StreamRes
 async def _endless(request: web.Request, _envelope: Envelope) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
-    for _ in range(200):
-        await response.write(b" " * 65_536)
+    with contextlib.suppress(ConnectionError):  # whoever asked has had enough
+        for _ in range(200):
+            await response.write(b" " * 65_536)
     return response
 
 

@@ -4,13 +4,16 @@ GET    /control          the clock and the faults that are on
 PUT    /control/clock    {"offset_s": -30} · {"at": 1700000000.5} · {"at": 1700000000.5, "stands": true}
 POST   /control/faults   {"name": "hang", "index": "btc_usd", "method": "get_index_price", "times": 3}
 DELETE /control/faults
+PUT    /control/steps    {"1d": 300}: seconds from one chart point to the next, by window
 GET    /control/served   every price it served: {"ticker", "price", "us_out"}
 """
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from typing import Any
 
 from aiohttp import web
@@ -58,6 +61,10 @@ class Simulator:
         self.served: list[Served] = []
         self.calls: dict[str, int] = {}
         self.steps_s = dict(market.STEPS_S)
+        self.delay_s = 0.0
+        """How long every answer takes."""
+        self.chart_holes: list[tuple[int, int]] = []
+        """Seconds [from, to) of which charts have no points."""
 
     def fail(self, name: str, *, method: str | None = None, index: str | None = None, times: int | None = None) -> None:
         """Switches a fault on; KeyError for a name that is none."""
@@ -78,6 +85,7 @@ class Simulator:
                 web.put("/control/clock", self._set_clock),
                 web.post("/control/faults", self._add_fault),
                 web.delete("/control/faults", self._drop_faults),
+                web.put("/control/steps", self._set_steps),
                 web.get("/control/served", self._show_served),
             ]
         )
@@ -87,6 +95,7 @@ class Simulator:
         method, index = request.match_info["method"], request.query.get("index_name")
         self.calls[method] = self.calls.get(method, 0) + 1
         us_in = self.clock.now_us()
+        await asyncio.sleep(self.delay_s)
         answer = self._answer(method, index, request.query, us_in)
         us_out = self.clock.now_us()
         envelope = {
@@ -117,7 +126,7 @@ class Simulator:
                 window = query.get("range", "1d")
                 if window not in self.steps_s:
                     return _error(-32602, "Invalid params", {"reason": "wrong format", "param": "range"})
-                return {"result": market.chart(str(index), window, second, self.steps_s[window])}
+                return {"result": self._chart(str(index), window, second)}
             case "get_delivery_prices":
                 return {"result": _delivery_prices(str(index), second, query)}
             case "get_supported_index_names" | "get_index_price_names":
@@ -128,6 +137,10 @@ class Simulator:
                 return {"result": {"locked": "false"}}
             case _:
                 return _error(-32601, "Method not found")
+
+    def _chart(self, index: str, window: str, second: int) -> list[tuple[int, Decimal]]:
+        points = market.chart(index, window, second, self.steps_s[window])
+        return [point for point in points if not any(low * 1000 <= point[0] < high * 1000 for low, high in self.chart_holes)]
 
     async def _show(self, _request: web.Request) -> web.Response:
         state = {
@@ -155,6 +168,17 @@ class Simulator:
 
     async def _drop_faults(self, request: web.Request) -> web.Response:
         self.heal()
+        return await self._show(request)
+
+    async def _set_steps(self, request: web.Request) -> web.Response:
+        steps = await request.json()
+        if (
+            not isinstance(steps, dict)
+            or not set(steps) <= set(self.steps_s)
+            or not all(type(step) is int and step > 0 for step in steps.values())
+        ):
+            raise web.HTTPBadRequest(text=f'send seconds by window, like {{"1d": 300}}; windows are {", ".join(self.steps_s)}')
+        self.steps_s |= steps
         return await self._show(request)
 
     async def _show_served(self, _request: web.Request) -> web.Response:

@@ -1,10 +1,11 @@
-"""The exchange client against the test's own simulator."""
+"""The exchange client against the test's own simulator, and an empty outbox."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from ingest.deribit.client import Deribit, open_deribit
+from ingest.outbox import Outbox, open_outbox
 from ingest.settings import Settings
 
 
@@ -14,3 +15,9 @@ async def deribit(rpc_url: str) -> AsyncIterator[Deribit]:
     settings = Settings(deribit_rpc_url=rpc_url, http_timeout_seconds=0.5)
     async with open_deribit(settings) as client:
         yield client
+
+
+@pytest.fixture
+async def outbox(redis_url: str) -> AsyncIterator[Outbox]:
+    async with open_outbox(redis_url, most=10_000) as box:
+        yield box

@@ -6,8 +6,9 @@ from itertools import pairwise
 
 import pytest
 
+from db.tables import Reason
 from ingest.deribit.client import Deribit, open_deribit
-from ingest.errors import AgainError, LaterError, NeverError, Reason, SourceError, UnknownTickerError
+from ingest.errors import AgainError, LaterError, NeverError, SourceError, UnknownTickerError
 from ingest.settings import Settings
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
@@ -85,10 +86,9 @@ async def test_each_failure_says_what_to_do(deribit: Deribit, simulator: Simulat
 
 async def test_names_and_chart_are_read(deribit: Deribit, simulator: Simulator) -> None:
     assert await deribit.names() == set(market.NAMES)
-    now = simulator.clock.now_us() // 10**6
-    points = await deribit.chart("eth_usd", now - 600)
+    points = await deribit.chart("eth_usd", "1h")
     assert {b.at - a.at for a, b in pairwise(points)} == {6000}
-    assert points[0].at // 1000 <= now - 3500
+    assert points[-1].at - points[0].at >= 3_500_000
     assert points[-1].price == market.average("eth_usd", points[-1].at // 1000, 6)
 
 
@@ -125,3 +125,15 @@ async def test_calls_beyond_the_burst_wait_for_their_turn(simulator: Simulator) 
 )  # fmt: skip
 def test_the_address_is_understood_as_the_forerunners_wrote_it(url: str) -> None:
     assert Settings(deribit_rpc_url=url).deribit_rpc_url == "https://www.deribit.com/api/v2"
+
+
+async def test_live_prices_go_before_charts(rpc_url: str) -> None:
+    settings = Settings(deribit_rpc_url=rpc_url, deribit_burst=4, deribit_rate_per_second=2.0)
+    async with open_deribit(settings) as client:
+        for _ in range(3):
+            await client.price("btc_usd")
+        chart = asyncio.create_task(client.chart("btc_usd", "1h"))
+        await asyncio.sleep(0)
+        await client.price("btc_usd")
+        assert not chart.done(), "it leaves half of the burst to live prices"
+        assert await chart

@@ -35,10 +35,26 @@ def test_it_goes_on_between_answers_and_is_forgotten_before_the_next_minute() ->
 def test_a_minute_has_passed_at_its_end_and_not_before() -> None:
     local = Monotonic()
     clock = ExchangeClock(local)
-    clock.hear(659_900_000, 0, 0)
+    clock.hear(659_900_000, 659_900_000, 659_900_000)
     assert not clock.has_passed(600)
     local.now += 0.2
     assert clock.has_passed(600)
+
+
+def test_a_minute_that_is_over_by_this_clock_alone_has_not_passed() -> None:
+    clock = ExchangeClock()
+    clock.hear(900 * 10**6, 650 * 10**6, 650 * 10**6)
+    assert not clock.has_passed(600), "the local clock is behind: its present minute must be used to ask"
+    assert clock.has_passed(540)
+
+
+def test_however_long_ago_it_was_heard_it_can_be_carried_on() -> None:
+    local = Monotonic()
+    clock = ExchangeClock(local)
+    clock.hear(600 * 10**6, 600 * 10**6, 600 * 10**6)
+    local.now += 7200
+    assert clock.now(600) is None
+    assert clock.now(600, within_s=float("inf")) == 7800
 
 
 def test_an_instant_that_cannot_be_is_not_believed() -> None:

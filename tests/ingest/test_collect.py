@@ -4,17 +4,20 @@ import asyncio
 import re
 import time
 from decimal import Decimal
+from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
 
-from db.errors import DatabaseUnavailableError
 from db.pool import Database, open_database
 from db.queries import prices, writing
+from db.tables import Reason
 from ingest.deribit.client import Deribit
-from ingest.errors import Reason, UnknownTickerError
+from ingest.errors import UnknownTickerError
 from ingest.jobs.collect import Collected, collect
+from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
+from ingest.outbox import Outbox, open_outbox
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
@@ -32,13 +35,21 @@ def _the_exchange_is_in_the_minute(simulator: Simulator) -> None:
 
 
 async def _collect(
-    db: Database, deribit: Deribit, minute: int = MINUTE, *, tickers: tuple[str, ...] = BOTH, budget_s: float = 2.0
+    db: Database,
+    outbox: Outbox,
+    deribit: Deribit,
+    minute: int = MINUTE,
+    *,
+    tickers: tuple[str, ...] = BOTH,
+    budget_s: float = 2.0,
 ) -> Collected:
-    return await collect(minute, watchlist=Watchlist(tickers), source=deribit, db=db, budget_s=budget_s)
+    return await collect(minute, watchlist=Watchlist(tickers), source=deribit, db=db, outbox=outbox, budget_s=budget_s)
 
 
-async def test_each_ticker_is_stored_as_the_exchange_said_it(db: Database, deribit: Deribit, simulator: Simulator) -> None:
-    collected = await _collect(db, deribit)
+async def test_each_ticker_is_stored_as_the_exchange_said_it(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    collected = await _collect(db, outbox, deribit)
     assert (collected.stored, collected.failures) == (2, {})
     for served in simulator.served:
         stored = await prices.latest(db, served.ticker)
@@ -47,46 +58,54 @@ async def test_each_ticker_is_stored_as_the_exchange_said_it(db: Database, derib
         assert str(stored["price"]) == served.price
 
 
-async def test_a_second_message_for_the_minute_asks_nobody(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+async def test_a_second_message_for_the_minute_asks_nobody(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
     watchlist = Watchlist(BOTH)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     calls = dict(simulator.calls)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert (collected.stored, simulator.calls) == (0, calls)
 
 
-async def test_two_collects_of_a_minute_at_once_store_it_once(db: Database, deribit: Deribit) -> None:
+async def test_two_collects_of_a_minute_at_once_store_it_once(db: Database, deribit: Deribit, outbox: Outbox) -> None:
     watchlist = Watchlist(BOTH)
-    both = await asyncio.gather(*(collect(MINUTE, watchlist=watchlist, source=deribit, db=db) for _ in range(2)))
+    both = await asyncio.gather(*(collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox) for _ in range(2)))
     assert sum(collected.stored for collected in both) == 2
     assert await minutes(db, "btc_usd") == [MINUTE]
 
 
-async def test_a_queue_of_old_messages_costs_nothing(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+async def test_a_queue_of_old_messages_costs_nothing(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
     watchlist = Watchlist(BOTH)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     calls = dict(simulator.calls)
     for age in range(1, 500):
-        await collect(MINUTE - 60 * age, watchlist=watchlist, source=deribit, db=db)
+        await collect(MINUTE - 60 * age, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert simulator.calls == calls
     assert await minutes(db, "btc_usd") == [MINUTE]
 
 
-async def test_a_first_message_that_is_old_stores_the_price_under_its_own_minute(db: Database, deribit: Deribit) -> None:
-    collected = await _collect(db, deribit, MINUTE - 3600)
+async def test_a_first_message_that_is_old_stores_the_price_under_its_own_minute(
+    db: Database, deribit: Deribit, outbox: Outbox
+) -> None:
+    collected = await _collect(db, outbox, deribit, MINUTE - 3600)
     assert collected.failures == {}
     assert await minutes(db, "btc_usd") == [MINUTE]
 
 
-async def test_a_local_clock_that_runs_ahead_loses_no_minute(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+async def test_a_local_clock_that_runs_ahead_loses_no_minute(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
     simulator.clock.set(at=MINUTE + 59.3)
-    collected = await _collect(db, deribit, MINUTE + 60)
+    collected = await _collect(db, outbox, deribit, MINUTE + 60)
     assert collected.failures == {}
     assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60], "the early answer counts for its own minute"
 
 
-async def test_a_minute_too_far_ahead_is_given_up_with_the_reason(db: Database, deribit: Deribit) -> None:
-    collected = await _collect(db, deribit, MINUTE + 300, tickers=("btc_usd",))
+async def test_a_minute_too_far_ahead_is_given_up_with_the_reason(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    collected = await _collect(db, outbox, deribit, MINUTE + 300, tickers=("btc_usd",))
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert re.search(r"only in 29[78]\.\d s: is the local clock ahead\?", str(collected.failures["btc_usd"]))
     assert await minutes(db, "btc_usd") == [MINUTE]
@@ -94,10 +113,10 @@ async def test_a_minute_too_far_ahead_is_given_up_with_the_reason(db: Database, 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS))
 async def test_one_ticker_failing_in_any_way_stops_no_other(
-    db: Database, deribit: Deribit, simulator: Simulator, fault: str
+    db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd")
-    collected = await _collect(db, deribit, budget_s=0.7)
+    collected = await _collect(db, outbox, deribit, budget_s=0.7)
     assert await minutes(db, "btc_usd") == [MINUTE]
     assert await minutes(db, "eth_usd") == []
     assert set(collected.failures) == {"eth_usd"}
@@ -105,25 +124,27 @@ async def test_one_ticker_failing_in_any_way_stops_no_other(
 
 @pytest.mark.parametrize("fault", ["http_502", "reset", "html", "settlement_in_progress", "break_off", "price_nan"])
 async def test_a_passing_failure_is_overcome_within_the_minute(
-    db: Database, deribit: Deribit, simulator: Simulator, fault: str
+    db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=2)
-    collected = await _collect(db, deribit, budget_s=10)
+    collected = await _collect(db, outbox, deribit, budget_s=10)
     assert collected.failures == {}
     assert await minutes(db, "eth_usd") == [MINUTE]
 
 
-async def test_a_configured_number_of_retries_is_not_exceeded(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+async def test_a_configured_number_of_retries_is_not_exceeded(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
     simulator.fail("http_500", method="get_index_price")
-    await collect(MINUTE, watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, max_retries=1)
+    await collect(MINUTE, watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=outbox, max_retries=1)
     assert simulator.calls["get_index_price"] == 2
 
 
 async def test_a_price_is_stored_while_another_ticker_is_still_asked_for(
-    db: Database, deribit: Deribit, simulator: Simulator
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("hang", index="eth_usd")
-    collecting = asyncio.create_task(_collect(db, deribit, budget_s=30))
+    collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=30))
 
     async def stored() -> bool:
         return await minutes(db, "btc_usd") == [MINUTE]
@@ -135,16 +156,16 @@ async def test_a_price_is_stored_while_another_ticker_is_still_asked_for(
 
 
 async def test_an_answer_without_an_instant_counts_only_if_the_local_clock_is_sure(
-    db: Database, deribit: Deribit, simulator: Simulator
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("no_clock", method="get_index_price")
-    assert (await _collect(db, deribit, budget_s=0.5)).failures["btc_usd"].reason is Reason.CLOCK
+    assert (await _collect(db, outbox, deribit, budget_s=0.5)).failures["btc_usd"].reason is Reason.CLOCK
     simulator.clock.set(offset_s=0)
     await deribit.names()
     now = deribit.clock.now(int(time.time()))
     assert now is not None
     minute = int(now) // 60 * 60
-    collected = await _collect(db, deribit, minute, budget_s=0.5)
+    collected = await _collect(db, outbox, deribit, minute, budget_s=0.5)
     inside = minute == int(deribit.clock.now(int(time.time())) or 0) // 60 * 60
     assert collected.failures == {} or not inside
     for stored in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False):
@@ -152,49 +173,139 @@ async def test_an_answer_without_an_instant_counts_only_if_the_local_clock_is_su
 
 
 async def test_an_unknown_ticker_is_left_out_and_said_with_near_names(
-    db: Database, deribit: Deribit, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    db: Database, deribit: Deribit, simulator: Simulator, caplog: pytest.LogCaptureFixture, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(["btc_usd", "eth_uds"])
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert "TICKERS: eth_uds is unknown to the exchange and is not asked for; did you mean eth_usd" in caplog.text
     assert simulator.calls["get_index_price"] == 1
     assert await db.fetchval("SELECT count(*) FROM tracking") == 1
 
 
 async def test_where_the_list_of_names_is_away_all_are_asked_for_and_a_refused_name_is_taken_back(
-    db: Database, deribit: Deribit, simulator: Simulator
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("http_500", method="get_supported_index_names")
     watchlist = Watchlist(["btc_usd", "eth_uds"])
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert isinstance(collected.failures["eth_uds"], UnknownTickerError)
     assert await minutes(db, "btc_usd") == [MINUTE]
     assert await db.fetchval("SELECT array_agg(ticker) FROM tracking") == ["btc_usd"]
     simulator.calls.clear()
     simulator.clock.set(at=MINUTE + 61)
-    await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db)
+    await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert simulator.calls["get_index_price"] == 1
 
 
-async def test_tracking_begins_in_the_exchanges_minute(db: Database, deribit: Deribit) -> None:
-    await _collect(db, deribit, MINUTE - 600)
+async def test_tracking_begins_in_the_exchanges_minute(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    await _collect(db, outbox, deribit, MINUTE - 600)
     assert await db.fetchval("SELECT min(since) FROM tracking") == MINUTE
 
 
-async def test_a_database_that_comes_back_within_the_budget_gets_its_prices(
-    servers: Servers, dsn: str, deribit: Deribit, caplog: pytest.LogCaptureFixture
+async def test_with_the_database_away_prices_wait_in_the_outbox_and_are_stored_when_it_is_back(
+    servers: Servers, dsn: str, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     name = dsn.rpartition("/")[2]
     admin = await asyncpg.connect(servers.dsn)
+    watchlist = Watchlist(BOTH)
     try:
         async with open_database(dsn, application_name="tests of outage") as db:
             await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
-            collecting = asyncio.create_task(_collect(db, deribit, budget_s=20))
-            await until(lambda: "the database is away" in caplog.text)
+            collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+            assert (collected.stored, collected.failures) == (0, {})
+            assert await outbox.minutes() == {("btc_usd", MINUTE), ("eth_usd", MINUTE)}
+            calls = dict(simulator.calls)
+            await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+            assert simulator.calls == calls, "what waits is not asked for again"
             await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
+            simulator.clock.set(at=MINUTE + 62)
+            assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 4
+            assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60]
+            assert await outbox.depth() == 0
+            since = await db.fetchval("SELECT min(since) FROM tracking")
+            assert since == MINUTE, "tracking began when it was first asked for"
+    finally:
+        await admin.close()
+
+
+async def test_a_database_that_comes_back_while_a_ticker_is_asked_for_gets_its_prices_at_the_end(
+    servers: Servers, dsn: str, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    name = dsn.rpartition("/")[2]
+    admin = await asyncpg.connect(servers.dsn)
+    simulator.fail("hang", index="eth_usd")
+    try:
+        async with open_database(dsn, application_name="tests of outage") as db:
+            await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
+            collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=20))
+
+            async def waits() -> bool:
+                return await outbox.depth() == 1
+
+            await until(waits)
+            await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
+            simulator.heal()
             assert (await collecting).stored == 2
     finally:
         await admin.close()
+
+
+async def test_without_redis_prices_go_straight_into_the_database_and_failures_become_gaps(
+    db: Database, deribit: Deribit, simulator: Simulator
+) -> None:
+    simulator.fail("http_503", index="eth_usd")
+    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+        collected = await _collect(db, away, deribit, budget_s=1)
+    assert (collected.stored, set(collected.failures)) == (1, {"eth_usd"})
+    assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", MINUTE) == "http_5xx"
+
+
+async def test_without_redis_a_minute_that_the_exchange_has_not_reached_becomes_no_gap(db: Database, deribit: Deribit) -> None:
+    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+        collected = await _collect(db, away, deribit, MINUTE + 600, budget_s=1)
+    assert {failure.reason for failure in collected.failures.values()} == {Reason.CLOCK}
+    assert await db.fetchval("SELECT count(*) FROM gap") == 0
+
+
+async def test_with_both_servers_away_the_reason_is_remembered_until_one_is_back(
+    servers: Servers, deribit: Deribit, outbox: Outbox
+) -> None:
+    nowhere = servers.dsn_of("nowhere")
+    async with open_database(nowhere, application_name="tests") as db, open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+        collected = await _collect(db, away, deribit, budget_s=0.5)
+        assert {failure.reason for failure in collected.failures.values()} == {Reason.STORAGE}
+        back = Outbox(outbox._client, 10)  # noqa: SLF001  the same outbox, its Redis back
+        back.remember(away._unsaid)  # noqa: SLF001
+        await back.note({})
+    assert await outbox.failures() == {("btc_usd", MINUTE): Reason.STORAGE, ("eth_usd", MINUTE): Reason.STORAGE}
+
+
+async def test_a_full_outbox_keeps_what_it_has_and_prices_go_into_the_database(
+    db: Database, deribit: Deribit, outbox: Outbox
+) -> None:
+    await outbox.put([row("btc_usd", MINUTE - 60)])
+    outbox.most = 1
+    assert (await _collect(db, outbox, deribit)).stored == 2
+    assert await outbox.minutes() == {("btc_usd", MINUTE - 60)}
+
+
+async def test_a_failure_leaves_its_reason_beside_the_outbox(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    simulator.fail("html", index="eth_usd", method="get_index_price")
+    await _collect(db, outbox, deribit, budget_s=0.5)
+    assert await outbox.failures() == {("eth_usd", MINUTE): Reason.MALFORMED}
+    assert "makes no sense" in (await outbox.said()).errors["eth_usd"]
+
+
+async def test_a_minute_whose_answer_came_in_the_next_one_keeps_its_reason(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    simulator.clock.set(at=MINUTE + 59.9)
+    simulator.fail("http_502", index="btc_usd", method="get_index_price", times=1)
+    collected = await _collect(db, outbox, deribit, tickers=("btc_usd",), budget_s=10)
+    assert collected.failures["btc_usd"].reason is Reason.HTTP_5XX
+    assert await minutes(db, "btc_usd") == [MINUTE + 60]
 
 
 class Ticks:
@@ -207,15 +318,18 @@ class Ticks:
         at = MINUTE * 10**6 + 1
         return Quote(ticker, Decimal("1.10"), at, at, at)
 
-    async def chart(self, ticker: str, since: int) -> list[ChartPoint]:
+    def window(self, age_s: float) -> str:
+        return "all"
+
+    async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
         return []
 
     async def names(self) -> frozenset[str]:
         return frozenset({"tick"})
 
 
-async def test_a_second_source_is_one_class(db: Database) -> None:
-    await collect(MINUTE, watchlist=Watchlist(["tick"]), source=Ticks(), db=db)
+async def test_a_second_source_is_one_class(db: Database, outbox: Outbox) -> None:
+    await collect(MINUTE, watchlist=Watchlist(["tick"]), source=Ticks(), db=db, outbox=outbox)
     stored = await prices.latest(db, "tick")
     assert stored is not None
     assert str(stored["price"]) == "1.1"
@@ -233,16 +347,18 @@ class Broken(Ticks):
         return await super().price(ticker)
 
 
-async def test_a_mistake_of_ours_in_one_ticker_stops_no_other_and_is_not_hidden(db: Database) -> None:
+async def test_a_mistake_of_ours_in_one_ticker_stops_no_other_and_is_not_hidden(db: Database, outbox: Outbox) -> None:
     with pytest.raises(ExceptionGroup):
-        await collect(MINUTE, watchlist=Watchlist(["tock", "tick"]), source=Broken(), db=db)
+        await collect(MINUTE, watchlist=Watchlist(["tock", "tick"]), source=Broken(), db=db, outbox=outbox)
     assert await minutes(db, "tick") == [MINUTE]
 
 
-async def test_a_price_stored_from_elsewhere_stays(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+async def test_a_price_stored_from_elsewhere_stays(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
     await track(db, *BOTH)
     await store(db, [row("btc_usd", MINUTE, "1")])
-    await _collect(db, deribit)
+    await _collect(db, outbox, deribit)
     stored = await prices.latest(db, "btc_usd")
     assert stored is not None
     assert stored["price"] == 1
@@ -255,62 +371,99 @@ def test_the_simulated_price_is_a_pure_function() -> None:
 
 
 async def test_one_wrong_refusal_does_not_drop_a_ticker_that_the_list_had(
-    db: Database, deribit: Deribit, simulator: Simulator
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(BOTH)
     simulator.fail("unknown_index", index="eth_usd", times=1)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert isinstance(collected.failures["eth_usd"], UnknownTickerError)
     simulator.clock.set(at=MINUTE + 61)
-    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db)).failures == {}
+    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).failures == {}
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
-async def test_an_empty_list_of_names_ends_nothing(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+async def test_an_empty_list_of_names_ends_nothing(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
     await track(db, *BOTH)
     names, simulator.names = simulator.names, ()
     watchlist = Watchlist(BOTH)
-    assert await watchlist.tickers(MINUTE, source=deribit, db=db) == list(BOTH)
+    assert await watchlist.tickers(MINUTE, source=deribit) == list(BOTH)
     simulator.names = names
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
 async def test_a_database_emptied_under_a_worker_is_followed_again(
-    db: Database, deribit: Deribit, simulator: Simulator
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(BOTH)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db)
-    await db.execute("TRUNCATE price, tracking, ticker")
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    await db.execute("TRUNCATE price, gap, tracking, ticker")
     simulator.clock.set(at=MINUTE + 61)
-    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db)).stored == 2
+    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 2
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
-async def test_a_lock_held_by_somebody_does_not_outlast_the_budget(db: Database, deribit: Deribit) -> None:
+async def test_a_lock_held_by_somebody_leaves_prices_in_the_outbox(db: Database, deribit: Deribit, outbox: Outbox) -> None:
     watchlist = Watchlist(BOTH)
-    await watchlist.tickers(MINUTE, source=deribit, db=db)
     async with writing.turn(db):
-        with pytest.raises(DatabaseUnavailableError):
-            await asyncio.wait_for(collect(MINUTE, watchlist=watchlist, source=deribit, db=db, budget_s=0.5), 5)
+        collecting = collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
+        assert (await asyncio.wait_for(collecting, 15)).failures == {}
+    assert await outbox.depth() == 2
+
+
+async def test_a_reconcile_that_waits_for_the_database_keeps_no_collect_from_asking(
+    db: Database, deribit: Deribit, outbox: Outbox
+) -> None:
+    watchlist = Watchlist(BOTH)
+    async with writing.turn(db):
+        reconciling = asyncio.create_task(
+            reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=9)
+        )
+        await until(lambda: deribit.clock.skew_s is not None)
+        collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=8)
+        assert collected.failures == {}
+        assert await outbox.depth() == 2
+    await reconciling
+
+
+async def test_an_error_of_the_database_that_nobody_thought_of_costs_no_price(
+    servers: Servers, dsn: str, db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await track(db, *BOTH)
+    role = f"poor_{dsn.rpartition('_')[2]}"
+    await db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
+    await db.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    await db.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    await db.execute(f"REVOKE ALL ON gap FROM {role}")
+    address = urlsplit(dsn)
+    poor = urlunsplit(address._replace(netloc=f"{role}:x@{address.hostname}:{address.port}"))
+    simulator.fail("hang", index="eth_usd", times=1)
+    async with open_database(poor, application_name="tests") as low:
+        collected = await _collect(low, outbox, deribit, budget_s=10)
+    assert collected.failures == {}
+    assert await outbox.depth() == 2
+    await db.execute(f"DROP OWNED BY {role}")
+    await db.execute(f"DROP ROLE {role}")
 
 
 @pytest.mark.parametrize("fault", ["price_tiny", "price_infinite", "no_clock"])
 async def test_an_answer_that_cannot_be_stored_is_asked_for_again(
-    db: Database, deribit: Deribit, simulator: Simulator, fault: str
+    db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=1)
-    collected = await _collect(db, deribit, budget_s=10)
+    collected = await _collect(db, outbox, deribit, budget_s=10)
     assert (collected.failures, collected.attempts["eth_usd"]) == ({}, 2)
 
 
 @pytest.mark.parametrize("instant", [60, 6_976_000_000])
 async def test_an_instant_that_cannot_be_is_not_stored(
-    db: Database, deribit: Deribit, simulator: Simulator, instant: int
+    db: Database, deribit: Deribit, simulator: Simulator, instant: int, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(["btc_usd"])
-    await watchlist.tickers(MINUTE, source=deribit, db=db)
+    await watchlist.tickers(MINUTE, source=deribit)
     simulator.clock.set(at=instant)
     deribit.clock.hear(MINUTE * 10**6, 0, 0)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, budget_s=0.5)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []

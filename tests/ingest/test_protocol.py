@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from db.tables import Reason
 from ingest.deribit import protocol
-from ingest.errors import AgainError, LaterError, NeverError, Reason, SourceError, UnknownTickerError
+from ingest.errors import AgainError, LaterError, NeverError, SourceError, UnknownTickerError
 from tests.conftest import ROOT
 
 RECORDED = ROOT.parent / "shared" / "data" / "deribit"

@@ -5,6 +5,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import dramatiq
 import pytest
 from dramatiq.brokers.redis import RedisBroker
 
+from db import times
 from db.pool import Database
 from db.queues import Actor, Queue
 from graph.engine.collecting import Collecting
+from ingest.outbox import open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
-from tests.stored import MINUTE, minutes
+from tests.stored import MINUTE, minutes, row, track
 from tests.waiting import PATIENCE_S, until
 
 
@@ -149,7 +152,7 @@ async def test_a_worker_collects_at_once_and_the_schedule_carries_its_minute(
     ):
         await until(lambda: "Processing" in worker.said and "prices collected" in worker.said, otherwise=lambda: worker.said)
         assert "Scheduling Actor(collect)" in scheduler.said
-        assert "collect(minute=" in worker.said
+        await until(lambda: "collect(minute=" in worker.said, otherwise=lambda: worker.said)
     assert "Traceback" not in worker.said + scheduler.said
     served = {one.us_out // 60_000_000 * 60 for one in simulator.served}
     assert set(await minutes(db, "btc_usd")) <= served
@@ -221,3 +224,24 @@ async def test_only_a_worker_that_runs_is_called_healthy(env: dict[str, str], re
     async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
         await until(lambda: "prices collected" in worker.said, otherwise=lambda: worker.said)
         assert await status() == 0
+
+
+async def test_a_worker_that_starts_drains_what_waits_and_fills_what_was_missed_first_of_all(
+    env: dict[str, str], redis_url: str, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    now = times.minute_of(time.time())
+    await track(db, "btc_usd", since=now - 600)
+    async with open_outbox(redis_url, most=10) as outbox:
+        await outbox.put([row("btc_usd", now - 300, "1")])
+    async with _running(env | {"TICKERS": "btc_usd"}, tmp_path / "worker.log", *DRAMATIQ) as worker:
+
+        async def complete() -> bool:
+            return set(await minutes(db, "btc_usd")) >= set(range(now - 600, now, 60))
+
+        await until(complete, otherwise=lambda: worker.said)
+    stored = {r["ts"]: r for r in await db.fetch("SELECT ts, source, price FROM price")}
+    assert (stored[now - 300]["source"], stored[now - 300]["price"]) == ("LIVE", 1), "what waited wins over an average"
+    assert stored[now - 360]["source"] == "BACKFILL"
+    ledger = await db.fetch("SELECT reason, filled_at FROM gap WHERE ts < $1", now)
+    assert {r["reason"] for r in ledger} == {"not_collected"}
+    assert all(r["filled_at"] for r in ledger)

@@ -1,0 +1,50 @@
+"""Prices into PostgreSQL: all of them, but for those it refuses, which are set aside and hold up nobody."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from db import times
+from db.errors import RowRefusedError
+from db.pool import Database
+from db.queries import prices, rejects, tickers, writing
+from db.tables import PriceRow
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stored:
+    """What became of rows."""
+
+    new: int = 0
+    """Not there before."""
+    strangers: set[str] = field(default_factory=set)
+    """Tickers that the database did not know."""
+    rejected: int = 0
+
+
+async def store(db: Database, rows: Sequence[PriceRow]) -> Stored:
+    """Commits the rows in one transaction; where one is refused, in halves, until that one is alone and set aside.
+
+    Raises DatabaseError where the database did not answer: whatever was not stored by then can be given again.
+    """
+    if not rows:
+        return Stored()
+    try:
+        async with writing.turn(db) as connection:
+            strangers = await tickers.add(connection, {row.ticker for row in rows})
+            new = len(await prices.store(connection, rows))
+        return Stored(new, set(strangers))
+    except RowRefusedError as error:
+        if len(rows) == 1:
+            await _set_aside(db, rows[0], str(error))
+            return Stored(rejected=1)
+    middle = len(rows) // 2
+    one, other = await store(db, rows[:middle]), await store(db, rows[middle:])
+    return Stored(one.new + other.new, one.strangers | other.strangers, one.rejected + other.rejected)
+
+
+async def _set_aside(db: Database, row: PriceRow, why: str) -> None:
+    log.error("%s of %s is refused by the database and set aside: %s", row.ticker, times.iso(row.ts), why)
+    await rejects.set_aside(db, row.ticker, row.ts, row.model_dump_json(), why)

@@ -1,0 +1,210 @@
+"""Gaps filled from the exchange's chart: the finest window, its first point inside the minute, never an average over more."""
+
+from decimal import Decimal
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db.pool import Database
+from db.queries import gaps, prices, writing
+from db.tables import Reason
+from ingest.deribit.client import Deribit
+from ingest.jobs.backfill import Chart, backfill, fill
+from ingest.outbox import Outbox
+from ingest.simulator import market
+from ingest.simulator.server import Simulator
+from ingest.source import ChartPoint
+from tests.stored import MINUTE, minutes, row, track
+
+NOW = MINUTE + 2 * 86_400
+"""The exchange's minute in these tests."""
+
+
+@pytest.fixture(autouse=True)
+def _two_days_later(simulator: Simulator) -> None:
+    simulator.clock.set(at=NOW + 2)
+
+
+async def _missing(db: Database, *ages: int, ticker: str = "btc_usd") -> list[int]:
+    """Opens gaps so many minutes ago; their minutes, newest first."""
+    await track(db, "btc_usd", "eth_usd", since=MINUTE - 400 * 86_400)
+    found = [NOW - 60 * age for age in sorted(ages)]
+    async with writing.turn(db) as connection:
+        await gaps.open_(connection, {(ticker, ts): Reason.TIMEOUT for ts in found})
+    return found
+
+
+async def _states(db: Database) -> dict[int, tuple[str, int]]:
+    """By age in minutes: state, and times looked for in vain."""
+    rows = await db.fetch("SELECT ts, attempts, filled_at, given_up_at FROM gap")
+    return {
+        (NOW - r["ts"]) // 60: ("filled" if r["filled_at"] else "given up" if r["given_up_at"] else "open", r["attempts"])
+        for r in rows
+    }
+
+
+async def test_the_first_point_inside_the_minute_is_stored_as_what_it_is(
+    db: Database, deribit: Deribit, outbox: Outbox
+) -> None:
+    (ts,) = await _missing(db, 5)
+    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (done.filled, done.given_up, done.left) == (1, 0, 0)
+    stored = await prices.latest(db, "btc_usd")
+    assert stored is not None
+    assert (stored["ts"], stored["source"], stored["observed_at"]) == (ts, "BACKFILL", ts * 10**6)
+    assert stored["price"] == market.average("btc_usd", ts, 6)
+
+
+async def test_a_thousand_minutes_take_a_few_calls_and_each_the_finest_window(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await _missing(db, *range(1, 1001))
+    assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 1000
+    assert simulator.calls["get_index_chart_data"] == 2
+    for age, step in ((59, 6), (61, 60), (1000, 60)):
+        (stored,) = await prices.window(db, "btc_usd", NOW - 60 * age, NOW - 60 * age + 60, newest_first=False)
+        assert stored["price"] == market.average("btc_usd", stored["ts"], step), age
+
+
+@pytest.mark.parametrize(("step", "becomes"), [(59, "filled"), (60, "filled"), (61, "given up"), (120, "given up")])
+async def test_an_average_over_more_than_a_minute_is_never_stored(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, step: int, becomes: str
+) -> None:
+    simulator.steps_s["1d"] = step
+    (ts,) = await _missing(db, 300)
+    await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (await _states(db))[300][0] == becomes
+    assert await minutes(db, "btc_usd") == ([ts] if becomes == "filled" else [])
+
+
+async def test_what_no_window_can_tell_is_given_up_and_the_rest_is_not(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    await _missing(db, 3, 600, 2000, 50_000, 550_000)
+    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (done.filled, done.given_up) == (2, 3)
+    assert {age: state for age, (state, _) in (await _states(db)).items()} == {
+        3: "filled", 600: "filled", 2000: "given up", 50_000: "given up", 550_000: "given up"
+    }  # fmt: skip
+
+
+async def test_a_minute_that_a_fine_chart_lacks_is_looked_for_again_ever_less_often(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await _missing(db, 5)
+    simulator.heal()
+    simulator.chart_holes.append((NOW - 600, NOW))
+    for later in range(40):
+        simulator.clock.set(at=NOW + 60 * later + 2)
+        await backfill(NOW + 60 * later, source=deribit, db=db, outbox=outbox)
+    state, attempts = (await _states(db))[5]
+    assert state == "open"
+    assert attempts == 6 == simulator.calls["get_index_chart_data"], "ages 5 to 44: six times, not forty"
+    simulator.chart_holes.clear()
+    await backfill(NOW + 60 * 60, source=deribit, db=db, outbox=outbox)
+    assert (await _states(db))[5][0] == "filled"
+
+
+async def test_a_price_that_waits_in_the_outbox_wins_over_an_average(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    (ts,) = await _missing(db, 5)
+    await outbox.put([row("btc_usd", ts, "1")])
+    assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 0
+    assert await minutes(db, "btc_usd") == []
+
+
+async def test_an_exchange_that_is_away_costs_no_gap_its_turn(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await _missing(db, 5, 6)
+    simulator.fail("http_503")
+    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (done.filled, done.left) == (0, 2)
+    assert await _states(db) == {5: ("open", 0), 6: ("open", 0)}
+    simulator.heal()
+    assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 2
+
+
+async def test_a_ticker_that_the_exchange_forgot_holds_up_no_other(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await _missing(db, 4, ticker="eth_usd")
+    await _missing(db, 5)
+    simulator.names = ("btc_usd",)
+    simulator.fail("unknown_index", method="get_index_chart_data", index="eth_usd")
+    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (done.filled, done.left) == (1, 1)
+    assert await minutes(db, "btc_usd") == [NOW - 300]
+
+
+async def test_one_tickers_chart_that_makes_no_sense_holds_up_no_other(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await _missing(db, 4, ticker="eth_usd")
+    await _missing(db, 4)
+    simulator.fail("no_result", method="get_index_chart_data", index="btc_usd")
+    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (done.filled, done.left) == (1, 1)
+    assert await minutes(db, "eth_usd") == [NOW - 240]
+
+
+@pytest.mark.parametrize("fault", ["html", "no_result", "price_nan", "truncated", "testnet", "hang", "too_many_requests"])
+async def test_an_answer_that_is_no_chart_fills_and_gives_up_nothing(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, fault: str
+) -> None:
+    await _missing(db, 5)
+    simulator.fail(fault, method="get_index_chart_data")
+    assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 0
+    assert await _states(db) == {5: ("open", 0)}
+
+
+async def test_a_chart_that_does_not_reach_a_minute_tells_nothing_of_it_and_costs_few_calls(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    await _missing(db, *range(100, 1000))
+    simulator.chart_holes.append((0, NOW - 99 * 60))
+    simulator.steps_s["1d"] = 120
+    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (done.filled, done.given_up, done.left) == (0, 0, 900)
+    assert simulator.calls["get_index_chart_data"] == 1
+
+
+async def test_by_hand_what_was_given_up_is_tried_again(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+    (ts,) = await _missing(db, 300)
+    async with writing.turn(db) as connection:
+        await gaps.give_up(connection, "btc_usd", [ts])
+    found = await gaps.unfilled(db, "btc_usd", 0, NOW, 10)
+    assert (await fill(found, NOW, source=deribit, db=db)).filled == 1
+    assert (await _states(db))[300][0] == "filled"
+
+
+def _points(instants: list[int]) -> list[ChartPoint]:
+    return [ChartPoint(at, Decimal(at + 1)) for at in sorted(instants)]
+
+
+@given(
+    st.lists(st.integers(0, 3_600_000), max_size=80),
+    st.lists(st.integers(0, 59).map(lambda number: number * 60), max_size=30, unique=True),
+)
+def test_for_any_chart_no_point_is_invented_or_misplaced(instants: list[int], wanted: list[int]) -> None:
+    points = _points(instants)
+    rows = {found.ts: found for found in Chart(points).rows("btc_usd", wanted)}
+    distances = sorted(later - earlier for earlier, later in pairwise(sorted(set(instants))))
+    fine = bool(distances) and (distances[(len(distances) - 1) // 2] + distances[len(distances) // 2]) / 2 <= 60_000
+    assert set(rows) <= set(wanted)
+    for ts in wanted:
+        inside = [at for at in sorted(instants) if ts * 1000 <= at < (ts + 60) * 1000]
+        if ts in rows:
+            assert rows[ts].observed_at == inside[0] * 1000, "the first one inside, at its own instant"
+            assert rows[ts].price == Decimal(inside[0] + 1)
+            assert fine
+        elif inside and fine:
+            nearest = min(abs(at - inside[0]) for at in instants if at != inside[0])
+            assert nearest > 60_000, "only a point that stands alone is left out"
+
+
+@given(st.integers(1, 300), st.integers(0, 59_999))
+def test_a_regular_chart_tells_every_minute_or_none(step_s: int, offset_ms: int) -> None:
+    points = _points([offset_ms + step_s * 1000 * i for i in range(1 + 3600 // step_s)])
+    wanted = [60 * number for number in range(1, 59)]
+    told = {found.ts for found in Chart(points).rows("btc_usd", wanted)}
+    assert told == (set(wanted) if step_s <= 60 else set())

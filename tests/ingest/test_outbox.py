@@ -1,0 +1,172 @@
+"""Where prices wait, and how they get from there into the database."""
+
+import asyncio
+from typing import Any
+
+import asyncpg
+import pytest
+import redis.asyncio
+
+from db.errors import DatabaseError
+from db.pool import Database, open_database
+from db.queries import prices, rejects, writing
+from db.tables import Reason
+from ingest.errors import OutboxError, OutboxFullError
+from ingest.jobs.drain import drain, say_how_many_wait
+from ingest.jobs.store import store
+from ingest.outbox import FAILURES, PRICES, Outbox, Report, open_outbox
+from tests.conftest import Servers
+from tests.stored import MINUTE, minutes, row, track
+
+
+async def test_first_come_stays(outbox: Outbox) -> None:
+    await outbox.put([row("btc_usd", MINUTE, "1"), row("eth_usd", MINUTE, "2")])
+    await outbox.put([row("btc_usd", MINUTE, "3"), row("btc_usd", MINUTE + 60, "4")])
+    waiting = await outbox.read(await outbox.fields())
+    assert [(one.ticker, one.ts, str(one.price)) for one in waiting.rows] == [
+        ("btc_usd", MINUTE, "1"),
+        ("eth_usd", MINUTE, "2"),
+        ("btc_usd", MINUTE + 60, "4"),
+    ]
+
+
+async def test_a_price_keeps_its_digits_and_its_instant(outbox: Outbox) -> None:
+    put = row("btc_usd", MINUTE, "0.000000000000000001", at_s=59.999999)
+    await outbox.put([put])
+    assert (await outbox.read(await outbox.fields())).rows == [put]
+
+
+async def test_it_is_bounded_and_keeps_the_oldest(outbox: Outbox) -> None:
+    outbox.most = 3
+    await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(3)])
+    with pytest.raises(OutboxFullError, match="3 prices wait"):
+        await outbox.put([row("btc_usd", MINUTE + 180)])
+    assert await outbox.minutes() == {("btc_usd", MINUTE + 60 * i) for i in range(3)}
+
+
+async def test_without_redis_every_call_says_so() -> None:
+    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+        for call in (away.put([row("btc_usd", MINUTE)]), away.fields(), away.minutes(), away.failures(), away.said()):
+            with pytest.raises(OutboxError, match="Redis does not take or give prices"):
+                await call
+
+
+async def test_connections_from_before_a_restart_of_redis_do_not_fail(redis_url: str, outbox: Outbox) -> None:
+    assert await outbox.depth() == 0
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.client_kill_filter(_type="normal", skipme=True)
+    assert await outbox.depth() == 0
+
+
+async def test_evidence_is_kept_until_it_is_forgotten(outbox: Outbox) -> None:
+    await outbox.note({("btc_usd", MINUTE): Reason.TIMEOUT, ("drbfix-btc_usdc", MINUTE): Reason.CLOCK})
+    await outbox.forget([("btc_usd", MINUTE)])
+    assert await outbox.failures() == {("drbfix-btc_usdc", MINUTE): Reason.CLOCK}
+
+
+async def test_evidence_that_makes_no_sense_hides_none_that_does(redis_url: str, outbox: Outbox) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.hset(FAILURES, mapping={"nonsense": "timeout", f"btc_usd|{MINUTE}": "bad luck", b"\xff|1": "clock"})
+    await outbox.note({("btc_usd", MINUTE + 60): Reason.TIMEOUT})
+    assert (await outbox.failures())[("btc_usd", MINUTE + 60)] is Reason.TIMEOUT
+
+
+async def test_what_workers_said_last_is_told(outbox: Outbox) -> None:
+    assert await outbox.said() == Report()
+    await outbox.say(Report(0.25, {"btc_usd": "one", "eth_usd": "two"}))
+    await outbox.say(Report(-1.5, {"btc_usd": "three"}))
+    assert await outbox.said() == Report(-1.5, {"btc_usd": "three", "eth_usd": "two"})
+
+
+async def test_draining_stores_everything_in_the_order_of_minutes_and_empties_it(db: Database, outbox: Outbox) -> None:
+    await track(db, "btc_usd")
+    await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in reversed(range(2500))])
+    drained = await drain(outbox, db)
+    assert (drained.new, await outbox.depth()) == (2500, 0)
+    found = await db.fetch("SELECT ts FROM price ORDER BY id")
+    assert [record["ts"] for record in found] == [MINUTE + 60 * i for i in range(2500)]
+
+
+async def test_two_drains_at_once_store_everything_once(db: Database, outbox: Outbox) -> None:
+    await track(db, "btc_usd")
+    await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(1500)])
+    both = await asyncio.gather(drain(outbox, db), drain(outbox, db))
+    assert sum(drained.new for drained in both) == 1500
+    assert await outbox.depth() == 0
+
+
+async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers, dsn: str, outbox: Outbox) -> None:
+    await outbox.put([row("btc_usd", MINUTE)])
+    async with open_database(servers.dsn_of("nowhere"), application_name="tests") as away:
+        with pytest.raises(DatabaseError):
+            await drain(outbox, away)
+    assert await outbox.depth() == 1
+    async with open_database(dsn, application_name="tests") as db, writing.turn(db):
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await drain(outbox, db)
+    assert await outbox.depth() == 1
+
+
+async def test_many_prices_that_wait_are_said_loudly_long_before_the_bound(
+    outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox.most = 100
+    for count, level in ((9, "WARNING"), (10, "ERROR")):
+        caplog.clear()
+        await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(count)])
+        await say_how_many_wait(outbox, DatabaseError("it is away"))
+        (said,) = [record for record in caplog.records if "wait in the outbox, which holds 100" in record.message]
+        assert said.levelname == level
+
+
+async def test_what_took_the_place_of_an_entry_meanwhile_is_not_removed(redis_url: str, outbox: Outbox) -> None:
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        await client.hset(PRICES, f"btc_usd|{MINUTE}", "rubbish")
+        seen = await outbox.read(await outbox.fields())
+        await client.hdel(PRICES, f"btc_usd|{MINUTE}")
+    await outbox.put([row("btc_usd", MINUTE)])
+    await outbox.remove(seen.entries)
+    assert await outbox.minutes() == {("btc_usd", MINUTE)}
+
+
+async def test_an_entry_that_is_no_price_is_set_aside_with_its_reason_and_blocks_nothing(
+    redis_url: str, db: Database, outbox: Outbox
+) -> None:
+    await track(db, "btc_usd")
+    await outbox.put([row("btc_usd", MINUTE)])
+    good = row("btc_usd", MINUTE + 60).model_dump_json()
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        bad: dict[Any, Any] = {
+            "rubbish": "{",
+            f"btc_usd|{MINUTE + 120}": '{"price": "NaN"}',
+            f"btc_usd|{MINUTE + 180}": good,
+            b"\xff\x00|1": b"\x00\xff",
+            "btc_usd|99999999999999999999": "rubbish",
+            "btc_usd|" + "9" * 5000: "rubbish",
+        }
+        await client.hset(PRICES, mapping=bad)
+    drained = await drain(outbox, db)
+    assert (drained.new, drained.rejected, await outbox.depth()) == (1, 6, 0)
+    found = await rejects.newest(db, 10)
+    assert {(record["ticker"], record["ts"]) for record in found} >= {(None, None), ("btc_usd", MINUTE + 120)}
+    assert any("it waits under btc_usd" in record["reason"] for record in found)
+
+
+async def test_a_row_that_the_database_refuses_is_set_aside_alone(dsn: str, db: Database) -> None:
+    connection = await asyncpg.connect(dsn)
+    await connection.execute("ALTER TABLE price ADD CONSTRAINT unlucky CHECK (price <> 13)")
+    await connection.close()
+    await track(db, "btc_usd")
+    rows = [row("btc_usd", MINUTE + 60 * i, "13" if i in (3, 400) else "1") for i in range(500)]
+    stored = await store(db, rows)
+    assert (stored.new, stored.rejected) == (498, 2)
+    assert len(await minutes(db, "btc_usd")) == 498
+    assert [record["ts"] for record in await rejects.newest(db, 10)] == [MINUTE + 400 * 60, MINUTE + 3 * 60]
+    assert "unlucky" in (await rejects.newest(db, 1))[0]["reason"]
+
+
+async def test_a_ticker_that_the_database_does_not_know_is_made_known(db: Database) -> None:
+    stored = await store(db, [row("btc_usd", MINUTE)])
+    assert (stored.new, stored.strangers) == (1, {"btc_usd"})
+    assert await prices.latest(db, "btc_usd") is not None
