@@ -1,0 +1,45 @@
+"""Arguments that several verbs take, checked; and what a verb is."""
+
+import argparse
+from collections.abc import Callable
+
+from db import times
+from ingest.settings import index_name
+
+Verbs = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
+
+
+def verb(
+    verbs: "Verbs[argparse.ArgumentParser]", name: str, run: Callable[[argparse.Namespace], int], what: str, example: str
+) -> argparse.ArgumentParser:
+    """A verb that `run` runs, giving the exit status; `example` is what stands after `python -m ingest`."""
+    parser = verbs.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}.",
+        epilog=f"example:\n  python -m ingest {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    return parser
+
+
+def ticker(text: str) -> str:
+    """An index name."""
+    try:
+        return index_name(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def instant(text: str) -> int:
+    """UNIX seconds or ISO 8601."""
+    try:
+        return times.parse(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+def minute(text: str) -> int:
+    """The minute that an instant lies in."""
+    return times.minute_of(instant(text))

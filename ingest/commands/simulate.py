@@ -1,0 +1,57 @@
+"""`python -m ingest simulate` and `with-simulator`: an exchange on this machine."""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from db import processes
+from ingest.commands.arguments import Verbs, verb
+from ingest.simulator.server import Simulator, serving
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """Their arguments."""
+    simulate = verb(verbs, "simulate", _alone, "serve a simulated Deribit until stopped", "simulate --port 8090")
+    simulate.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
+    simulate.add_argument("--port", type=int, default=8090, help="port to listen on, 0 for any (%(default)s)")
+    beside = verb(verbs, "with-simulator", _beside, "run a command beside a simulated Deribit", "with-simulator -- make up")
+    beside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
+
+
+def _alone(options: argparse.Namespace) -> int:
+    return asyncio.run(_simulate(options.host, options.port))
+
+
+def _beside(options: argparse.Namespace) -> int:
+    command = processes.after_dashes(options.command)
+    if not command:
+        sys.stderr.write("name the command to run, for example: with-simulator -- make up\n")
+        return 2
+    return asyncio.run(_with_simulator(command))
+
+
+async def _simulate(host: str, port: int) -> int:
+    stopped = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    try:
+        async with serving(Simulator(), host, port) as url:
+            print(f"DERIBIT_RPC_URL={url}", flush=True)
+            await stopped.wait()
+    except OSError as error:
+        sys.stderr.write(f"--port {port}: {os.strerror(error.errno or 0)}\n")
+        return 1
+    return 0
+
+
+async def _with_simulator(command: Sequence[str]) -> int:
+    async with serving(Simulator()) as url:
+        os.environ["DERIBIT_RPC_URL"] = url
+        loop = asyncio.get_running_loop()
+        child = processes.start(command)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, child.terminate)
+        return await asyncio.to_thread(child.wait)

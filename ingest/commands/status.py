@@ -1,0 +1,187 @@
+"""`python -m ingest status`: what a person wants to know at 3 a.m."""
+
+import argparse
+import asyncio
+import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import asdict, dataclass, field
+
+import orjson
+import redis
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from db import embedded, times
+from db.errors import DatabaseError
+from db.pool import Database, open_database
+from db.queries import gaps, rejects, tickers
+from db.settings import without_password
+from ingest.commands.arguments import Verbs, verb
+from ingest.errors import OutboxError
+from ingest.middleware import HEARTBEATS
+from ingest.outbox import Report, open_outbox
+from ingest.settings import Settings
+
+
+@dataclass(frozen=True)
+class TickerStatus:
+    """How one ticker is."""
+
+    ticker: str
+    tracked: bool
+    last_minute: int | None
+    age_s: int | None
+    stale: bool
+    gaps_open: int
+    gaps_given_up: int
+    checked_until: int | None
+    last_error: str | None
+
+
+@dataclass
+class Status:
+    """How everything is."""
+
+    at: int
+    database: str = "ok"
+    redis: str = "ok"
+    workers: int | None = None
+    """Hosts whose worker said of late that it runs; None where Redis is away."""
+    outbox: int | None = None
+    """Prices that wait."""
+    rejects: int | None = None
+    clock_skew_s: float | None = None
+    tickers: list[TickerStatus] = field(default_factory=list)
+
+    @property
+    def well(self) -> bool:
+        """Whether nothing is stale and nothing is away."""
+        return (self.database, self.redis) == ("ok", "ok") and not any(ticker.stale for ticker in self.tickers)
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """Its arguments."""
+    told = verb(
+        verbs,
+        "status",
+        _run,
+        "say how everything is; exit with 1 when something is stale or away",
+        "status --json | jq '.tickers[] | select(.stale)'",
+    )
+    told.add_argument("--json", action="store_true", help="as one JSON object")
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = Settings.read()
+    status = asyncio.run(gather(settings))
+    if options.json:
+        sys.stdout.write(orjson.dumps(asdict(status) | {"ok": status.well}, option=orjson.OPT_INDENT_2).decode() + "\n")
+    else:
+        show(status, settings.outbox_most, Console())
+    return 0 if status.well else 1
+
+
+async def gather(settings: Settings) -> Status:
+    """Asks both servers; what is away is said, and the rest told all the same."""
+    status = Status(at=int(time.time()))
+    said = Report()
+    redis_url = embedded.redis_of(settings)
+    if redis_url is None:
+        status.redis = "REDIS_URL is not set, and no embedded server runs here"
+    else:
+        async with open_outbox(redis_url, settings.outbox_most) as outbox:
+            try:
+                status.outbox, said = await outbox.depth(), await outbox.said()
+                status.workers = await asyncio.to_thread(_workers, settings.broker or redis_url)
+                status.clock_skew_s = said.clock_skew_s
+            except (OutboxError, redis.RedisError) as error:
+                status.redis = f"away: {error}"
+    async with AsyncExitStack() as stack:
+        dsn = embedded.dsn_of(settings)
+        db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph status", statement_timeout_s=10))
+        try:
+            status.tickers = await _tickers(db, status.at, settings.stale_after_s, said.errors)
+            status.rejects = await rejects.count(db)
+        except DatabaseError as error:
+            status.database = f"{without_password(dsn)} is away: {error}"
+    return status
+
+
+def show(status: Status, outbox_most: int, console: Console) -> None:
+    """A few lines and a table."""
+    console.print(f"Tickgraph at {times.iso(status.at)}", highlight=False)
+    _line(console, "PostgreSQL", status.database, bad=status.database != "ok")
+    _line(console, "Redis", status.redis, bad=status.redis != "ok")
+    if status.workers is not None:
+        _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)
+    if status.outbox is not None:
+        _line(console, "outbox", f"{status.outbox:,} of {outbox_most:,} prices wait", bad=status.outbox > outbox_most // 10)
+    if status.rejects:
+        _line(console, "rejects", f"{status.rejects:,} entries set aside: python -m ingest rejects", bad=True)
+    if status.clock_skew_s is not None:
+        side = "ahead of" if status.clock_skew_s > 0 else "behind"
+        _line(console, "clock", f"{abs(status.clock_skew_s):.3f} s {side} Deribit's", bad=abs(status.clock_skew_s) >= 1)
+    if status.tickers:
+        console.print(_table(status.tickers))
+    for ticker in status.tickers:
+        if ticker.last_error:
+            console.print(
+                f"  last error of {ticker.ticker}: {ticker.last_error}", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+def _line(console: Console, name: str, what: str, *, bad: bool) -> None:
+    console.print(Text(f"  {name:<11} ").append(what, style="red" if bad else ""), soft_wrap=True)
+
+
+def _table(found: list[TickerStatus]) -> Table:
+    table = Table(box=None, pad_edge=True, header_style="bold")
+    for name, justify in (("ticker", "left"), ("last minute", "left"), ("age", "right"), ("open gaps", "right")):
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # literals, through a tuple
+    table.add_column("given up", justify="right", no_wrap=True)
+    for one in found:
+        age = "-" if one.age_s is None else _age(one.age_s)
+        table.add_row(
+            one.ticker if one.tracked else f"{one.ticker} (not tracked)",
+            "-" if one.last_minute is None else times.iso(one.last_minute),
+            f"[red]{age} stale[/red]" if one.stale else age,
+            f"[yellow]{one.gaps_open:,}[/yellow]" if one.gaps_open else "0",
+            f"{one.gaps_given_up:,}",
+        )
+    return table
+
+
+def _age(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+
+
+async def _tickers(db: Database, now: int, stale_after_s: int, errors: dict[str, str]) -> list[TickerStatus]:
+    counts = await gaps.counts(db)
+    watermarks = await gaps.last_minutes(db)
+    found = []
+    for record in await tickers.every(db):
+        name, newest = record["name"], record["ts"] if record["ts"] is not None else record["since"]
+        counted = counts.get(name)
+        found.append(
+            TickerStatus(
+                ticker=name,
+                tracked=record["tracked"],
+                last_minute=record["ts"],
+                age_s=None if record["ts"] is None else max(0, now - record["ts"]),
+                stale=record["tracked"] and now - newest > stale_after_s,
+                gaps_open=0 if counted is None else counted["open"],
+                gaps_given_up=0 if counted is None else counted["given_up"],
+                checked_until=watermarks.get(name),
+                last_error=errors.get(name),
+            )
+        )
+    return found
+
+
+def _workers(broker_url: str) -> int:
+    with redis.Redis.from_url(broker_url, socket_timeout=2, socket_connect_timeout=2) as client:
+        return sum(1 for _ in client.scan_iter(f"{HEARTBEATS}*"))

@@ -1,0 +1,74 @@
+"""`python -m ingest check`, `work`, `schedule` and `healthy`: the processes, and whether they run."""
+
+import argparse
+import sys
+
+import dramatiq.cli
+import periodiq
+import redis
+
+from db import log
+from ingest.commands.arguments import Verbs, verb
+from ingest.middleware import HEARTBEAT_KEPT_S, heartbeat_key
+from ingest.settings import Settings
+
+WORKER = ["ingest.broker:broker", "ingest.actors"]
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """Their arguments."""
+    verb(verbs, "check", _check, "read the settings and say what is wrong with them", "check")
+    work = verb(verbs, "work", _work, "run a worker until stopped", "work --threads 4")
+    work.add_argument("--processes", type=int, default=1, help="worker processes (%(default)s)")
+    work.add_argument("--threads", type=int, default=4, help="messages at once in each (%(default)s)")
+    verb(verbs, "schedule", _schedule, "send a message every minute until stopped", "schedule")
+    healthy = verb(
+        verbs, "healthy", _healthy, "exit with 0 if the queue of messages answers; for containers", "healthy --worker"
+    )
+    healthy.add_argument("--worker", action="store_true", help="and if a worker of this host runs")
+
+
+def _check(_options: argparse.Namespace) -> int:
+    Settings.read()
+    return 0
+
+
+def _work(options: argparse.Namespace) -> int:
+    settings = Settings.read()
+    settings.required_broker()
+    settings.required_dsn()
+    log.configure(settings, "worker")
+    arguments = [
+        *(*WORKER, "--processes", str(options.processes), "--threads", str(options.threads), "--skip-logging"),
+        # Shutting down waits for Redis to take messages back, by default for ten minutes should Redis be gone.
+        *("--worker-shutdown-timeout", "2000"),
+    ]
+    parser = dramatiq.cli.make_argument_parser()  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+    return int(dramatiq.cli.main(parser.parse_args(arguments)))  # type: ignore[no-untyped-call]
+
+
+def _schedule(_options: argparse.Namespace) -> int:
+    settings = Settings.read()
+    settings.required_broker()
+    log.configure(settings, "scheduler")
+    sys.argv = ["periodiq", *WORKER]
+    try:
+        periodiq.entrypoint()
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    return 0
+
+
+def _healthy(options: argparse.Namespace) -> int:
+    settings = Settings.read()
+    try:
+        with redis.Redis.from_url(settings.required_broker(), socket_timeout=2, socket_connect_timeout=2) as client:
+            client.ping()
+            beats = bool(client.exists(heartbeat_key()))
+    except redis.RedisError as error:
+        sys.stderr.write(f"REDIS_URL: {error}\n")
+        return 1
+    if options.worker and not beats:
+        sys.stderr.write(f"no worker of this host said within {HEARTBEAT_KEPT_S} s that it runs\n")
+        return 1
+    return 0

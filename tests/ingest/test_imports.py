@@ -1,0 +1,291 @@
+"""History from elsewhere: any usual form is read, every row checked, nothing overwritten."""
+
+import contextlib
+import gzip
+from collections.abc import AsyncIterator, Iterator, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from db import times
+from db.pool import Database
+from db.queries import gaps, prices, writing
+from db.queries.importing import Row
+from db.tables import PriceRow, Reason, Source
+from ingest.imports.reading import FormError, Raw, opened
+from ingest.imports.rules import checked
+from ingest.jobs.bring import Brought, bring
+from tests.stored import MINUTE, minutes, row, store, track
+
+NOW = MINUTE + 10 * 366 * 86_400
+
+
+def _rows(file: Path, ticker: str = "btc_usd", **columns: str) -> tuple[str, list[Raw]]:
+    with opened(file, ticker, **columns) as found:
+        return str(found.form), list(found.rows)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "ts,price\n1705318800,68241.5\n1705318860,68242\n",
+        "time;close\n1705318800;68241.5\n1705318860;68242\n",
+        "price\tid\tcreated_at\n68241.5\t1\t1705318800\n68242\t2\t1705318860\n",
+        "1705318800,68241.5\n1705318860,68242\n",
+        '\ufeff"TS" , "Price"\r\n"1705318800","68241.5"\r\n\r\n"1705318860","68242"\r\n'.replace(" , ", ","),
+        "ticker,ts,price\nbtc_usd,1705318800,68241.5\neth_usd,1705318800,9\nbtc_usd,1705318860,68242\n",
+        '{"ts": 1705318800, "price": 68241.5}\n\n{"price": "68242", "ts": 1705318860}\n',
+        """{"ticker": "btc_usd", "ts": 1705318800, "price": 68241.5}
+{"ticker": "eth_usd", "ts": 1, "price": 2}
+{"ticker": "btc_usd", "ts": 1705318860, "price": 68242}
+""",
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_the_form_of_a_file_is_found(tmp_path: Path, content: str, zipped: bool) -> None:
+    file = tmp_path / "history"
+    file.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
+    _, rows = _rows(file)
+    assert [(raw.time, raw.price) for raw in rows] == [("1705318800", "68241.5"), ("1705318860", "68242")]
+
+
+def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text("when,usd\n1705318800,68241.5\n")
+    with pytest.raises(FormError, match=r"none of its columns \(when, usd\) is called ts or time.*name it with --time-column"):
+        _rows(file)
+    form, rows = _rows(file, time="when", price="usd")
+    assert rows == [Raw(2, "1705318800", "68241.5")]
+    assert form == "CSV, delimiter ',', a header: time from 'when', price from 'usd'"
+    assert _rows(file, time="When", price="USD")[1] == rows
+    with pytest.raises(FormError, match="there is no such column; there are when, usd"):
+        _rows(file, time="hour", price="usd")
+
+
+@pytest.mark.parametrize("content", ["", "68241.5\n", '{"ts": 1, "price"\n', "hello\n"])
+def test_a_file_without_a_form_is_refused_and_said_why(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "history"
+    file.write_text(content)
+    with pytest.raises(FormError):
+        _rows(file)
+
+
+def test_a_broken_line_hides_none_after_it(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    broken = b'nonsense\n\xff\xfe,2\n1705318860,"3\n1705318860,' + b"9" * 200_000
+    file.write_bytes(b"ts,price\n1705318800,1\n" + broken + b"\n1705318920,3\n")
+    _, rows = _rows(file)
+    assert [raw.line for raw in rows if _is_good(raw)] == [2, 5, 7]
+    assert [raw.line for raw in rows] == [2, 3, 4, 5, 6, 7]
+    (tmp_path / "history.jsonl").write_text('{"ts": 1705318800, "price": 1}\n[7]\n{\n{"TS": 1705318860, "price": 2}\n')
+    _, rows = _rows(tmp_path / "history.jsonl")
+    assert [raw.line for raw in rows if _is_good(raw)] == [1, 4]
+
+
+def test_a_row_that_was_cut_is_no_price(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text("id,ts,price\n1700000001,1700000000,37000.5\n1700000002,1700000060\n")
+    _, rows = _rows(file)
+    assert [_is_good(raw) for raw in rows] == [True, False]
+
+
+def test_rows_of_other_tickers_are_counted(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text("symbol,ts,price\nBTC_USD,1700000000,1\nbtc_usd,1700000000,1\n")
+    with opened(file, "btc_usd") as found:
+        assert len(list(found.rows)) == 1
+        assert found.skipped() == 1
+
+
+async def test_a_minute_that_is_not_over_is_no_history(db: Database) -> None:
+    brought, refused = await _bring(db, [(str(NOW - 60), "1"), (str(NOW), "1"), (str(NOW + 1), "1"), ("4102444800", "1")])
+    assert (brought.stored, brought.twice, brought.refused) == (1, 0, 3)
+    assert refused[-1] == "4: '4102444800' lies in a minute that is not over yet"
+
+
+def _is_good(raw: Raw) -> bool:
+    try:
+        checked(raw.time, raw.price)
+    except ValueError:
+        return False
+    return True
+
+
+TIMES = st.one_of(
+    st.integers(-10, times.END + 10).map(str),
+    st.integers(MINUTE, MINUTE + 10_000).map(str),
+    st.decimals(MINUTE, MINUTE + 10_000, places=6).map(str),
+    st.datetimes().map(lambda instant: instant.isoformat()),
+    st.text(max_size=12),
+)
+PRICES = st.one_of(
+    st.decimals(allow_nan=True, allow_infinity=True).map(str),
+    st.decimals(Decimal("0.0001"), Decimal(10**6), places=6).map(lambda number: f"{number:f}"),
+    st.integers(-5, 10**17).map(str),
+    st.from_regex(r"0{0,3}[0-9]{1,16}(\.[0-9]{0,20})?", fullmatch=True),
+    st.text(max_size=8),
+)
+
+
+@given(TIMES, PRICES)
+def test_the_compiled_rules_take_what_the_model_takes_and_nothing_else(time: str, price: str) -> None:
+    found: Row | None = None
+    with contextlib.suppress(ValueError):
+        found = checked(time, price)
+    assert found == _by_the_model_alone(time, price)
+
+
+def _by_the_model_alone(time: str, price: str) -> tuple[int, str, int | None] | None:
+    """Slowly, and straight: what any reader of the rules would write."""
+    try:
+        whole, _, fraction = time.strip().partition(".")
+        if not (whole.isdigit() and (fraction or "0").isdigit()):
+            whole, fraction = time.strip(), ""
+        second = times.parse(whole)
+        microsecond = second * 10**6 + int(f"{fraction[:6]:0<6}")
+        if not fraction and "T" in time and "." in time:
+            microsecond += int(f"{time.partition('.')[2][:6]:0<6}")
+        made = PriceRow.model_validate(
+            {
+                "ticker": "btc_usd",
+                "ts": second // 60 * 60,
+                "price": Decimal(price),
+                "observed_at": microsecond if microsecond % 60_000_000 else None,
+                "source": "IMPORT",
+            }
+        )
+    except (ValidationError, ValueError, ArithmeticError):
+        return None
+    return made.ts, f"{made.price:f}", made.observed_at
+
+
+@pytest.mark.parametrize(
+    ("time", "minute", "observed_at"),
+    [
+        ("1705318800", MINUTE, None),
+        ("1705318801", MINUTE, (MINUTE + 1) * 10**6),
+        ("1705318859", MINUTE, (MINUTE + 59) * 10**6),
+        ("1705318800.25", MINUTE, MINUTE * 10**6 + 250_000),
+        ("2024-01-15T11:40:00Z", MINUTE, None),
+        ("2024-01-15 12:40:30.5+01:00", MINUTE, MINUTE * 10**6 + 30_500_000),
+    ],
+)
+def test_a_time_is_floored_to_its_minute_and_kept_where_it_had_seconds(time: str, minute: int, observed_at: int | None) -> None:
+    assert checked(time, "1") == (minute, "1", observed_at)
+
+
+@pytest.mark.parametrize(
+    ("time", "price", "why"),
+    [
+        ("1705318800000", "1", "can only be milliseconds: divide by 1000"),
+        ("yesterday", "1", "is no time: write UNIX seconds"),
+        ("1705318800", "", "price '' is no number"),
+        ("1705318800", "0", "should be over 0"),
+        ("1705318800", "-5", "should be over 0"),
+        ("1705318800", "NaN", "price 'NaN'"),
+        ("1705318800", "1.0000000000000000001", "at most 18 decimals"),
+    ],
+)
+def test_what_is_wrong_with_a_row_is_said(time: str, price: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        checked(time, price)
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"), [("68241.50", "68241.5"), ("007", "7"), ("60000.000", "60000"), ("5.9e-06", "0.0000059")]
+)
+def test_a_price_keeps_its_value_in_plain_notation(text: str, kept: str) -> None:
+    assert checked("1705318800", text)[1] == kept
+
+
+async def _bring(db: Database | None, *batches: Sequence[tuple[str, str]]) -> tuple[Brought, list[str]]:
+    refused: list[str] = []
+
+    def numbered() -> Iterator[Sequence[Raw]]:
+        line = 0
+        for batch in batches:
+            yield [Raw(line + place, *pair) for place, pair in enumerate(batch, start=1)]
+            line += len(batch)
+
+    async def given_out() -> AsyncIterator[Sequence[Raw]]:
+        for batch in numbered():
+            yield batch
+
+    def refuse(raw: Raw, why: str) -> None:
+        refused.append(f"{raw.line}: {why}")
+
+    return await bring(given_out(), "btc_usd", db, now=NOW, refuse=refuse, progress=lambda _: None), refused
+
+
+async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) -> None:
+    await track(db, "btc_usd", since=MINUTE)
+    await store(db, [row("btc_usd", MINUTE + 60, "7")])
+    first = [
+        (str(MINUTE), "1.50"),
+        (str(MINUTE + 60), "2"),
+        ("rubbish", "3"),
+        (str(MINUTE + 120), "4"),
+        (str(MINUTE + 150), "5"),
+    ]
+    second = [(str(MINUTE + 30), "6"), (str(MINUTE + 180), "7")]
+    brought, refused = await _bring(db, first, second)
+    assert (brought.stored, brought.there, brought.twice, brought.refused) == (3, 1, 2, 1)
+    assert refused == ["3: 'rubbish' is no time: write UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"]
+    found = await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)
+    assert [(r["ts"], str(r["price"]), r["observed_at"], r["source"]) for r in found] == [
+        (MINUTE, "1.5", None, "IMPORT"),
+        (MINUTE + 60, "7", (MINUTE + 61) * 10**6, "LIVE"),
+        (MINUTE + 120, "4", None, "IMPORT"),
+        (MINUTE + 180, "7", None, "IMPORT"),
+    ]
+    again, _ = await _bring(db, first, second)
+    assert (again.stored, again.there, again.twice) == (0, 4, 2), "resumed by running it again"
+
+
+async def test_without_a_database_all_is_checked_and_nothing_stored(db: Database) -> None:
+    brought, _ = await _bring(None, [(str(MINUTE), "1"), ("rubbish", "2")])
+    assert (brought.stored, brought.refused) == (1, 1)
+    assert await db.fetchval("SELECT count(*) FROM ticker") == 0
+
+
+async def test_an_import_closes_the_gaps_it_fills_and_moves_no_period(db: Database) -> None:
+    await track(db, "btc_usd", since=MINUTE)
+    async with writing.turn(db) as connection:
+        await gaps.open_(connection, {("btc_usd", MINUTE + 60): Reason.TIMEOUT})
+        await gaps.give_up(connection, "btc_usd", [MINUTE + 60])
+    await _bring(db, [(str(MINUTE - 60 * i), "1") for i in range(-2, 3)])
+    (period,) = await gaps.periods(db, "btc_usd", 0, 2**40, ["OPEN", "FILLED", "GIVEN_UP"], 9)
+    assert (period["low"], period["state"]) == (MINUTE + 60, "FILLED")
+    assert await db.fetchval("SELECT since FROM tracking") == MINUTE
+
+
+async def test_many_rows_are_told_to_readers_as_one_change(db: Database) -> None:
+    await _bring(
+        db, [(str(MINUTE + 60 * i), "1") for i in range(1001)], [(str(MINUTE + 60 * i), "1") for i in range(2000, 2010)]
+    )
+    (told,) = await db.fetch("SELECT * FROM change WHERE kind = 'history'")
+    assert (told["from_ts"], told["to_ts"], told["count"]) == (MINUTE, MINUTE + 60 * 1001, 1001)
+    ids = await db.fetchrow("SELECT min(id) AS low, max(id) AS high FROM price WHERE ts < $1", MINUTE + 60 * 1001)
+    assert ids is not None
+    assert (told["first_id"], told["last_id"]) == (ids["low"], ids["high"])
+
+
+async def test_the_real_year_passes(db: Database) -> None:
+    file = Path(__file__).parents[3] / "shared" / "data" / "minutes_2018.csv.gz"
+    if not file.exists():
+        pytest.skip("real prices are not here")
+    with opened(file, "btc_usd", price="btc_usd") as found:
+        rows = [raw for _, raw in zip(range(20_000), found.rows, strict=False)]
+
+    async def given_out() -> AsyncIterator[Sequence[Raw]]:
+        yield rows[:10_000]
+        yield rows[10_000:]
+
+    brought = await bring(given_out(), "btc_usd", db, now=NOW, refuse=lambda *_: None, progress=lambda _: None)
+    assert (brought.stored + brought.refused, brought.there, brought.twice) == (20_000, 0, 0)
+    assert len(await minutes(db, "btc_usd")) == brought.stored > 19_000
+    assert {r["source"] for r in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)} == {Source.IMPORT}
