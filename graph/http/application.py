@@ -64,7 +64,7 @@ def application(settings: Settings) -> Starlette:
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "X-Request-ID"],
-                expose_headers=["Link", "X-Request-ID", "Retry-After"],
+                expose_headers=["Link", "X-Coverage", "X-Request-ID", "Retry-After"],
             ),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM),
         ],

@@ -2,10 +2,13 @@
 
 import time
 from dataclasses import dataclass
+from functools import cached_property
 
 import strawberry
+from strawberry.dataloader import DataLoader
 
-from db.pool import Database
+from db.pool import Database, Record
+from db.queries import gaps
 from graph.engine.collecting import Collecting
 from graph.errors import ForbiddenError
 
@@ -18,6 +21,16 @@ class Context:
     collecting: Collecting
     stale_after_s: int
     may_fetch: bool = True
+
+    @cached_property
+    def last_gaps(self) -> DataLoader[str, Record | None]:
+        """The newest gap of a ticker, read in one statement for all that are asked about at the same time."""
+
+        async def load(tickers: list[str]) -> list[Record | None]:
+            found = await gaps.last_period_of_each(self.db, tickers)
+            return [found.get(ticker) for ticker in tickers]
+
+        return DataLoader(load_fn=load, cache=False)
 
     def now(self) -> float:
         """UNIX seconds by the local clock: decides ages, and what an open end of a window means; nothing that is stored."""

@@ -11,6 +11,7 @@ from graph.engine.knowledge import require_known
 from graph.schema import arguments
 from graph.schema.arguments import Order, Window
 from graph.schema.context import Info
+from graph.schema.coverage import Coverage
 from graph.schema.scalars import UnixTime
 from graph.schema.types import Price, PriceConnection, Ticker
 
@@ -120,6 +121,14 @@ class Query:
             await require_known(info.context.db, [name])
             return None
         return Price.of(record)
+
+    @strawberry.field(
+        description="How complete a window is: what was expected, what is stored, and the gaps with their reasons."
+    )
+    async def coverage(self, info: Info, ticker: Name, from_: From, to: To = UNSET) -> Coverage:
+        name = arguments.ticker(ticker)
+        await require_known(info.context.db, [name])
+        return await Coverage.of(info, name, arguments.window(from_, to))
 
 
 def _between(window: Window, order: Order, after: int | None, before: int | None) -> Window:

@@ -13,6 +13,7 @@ from db.queries import prices
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page, Window
 from graph.schema.context import Info
+from graph.schema.coverage import Coverage, Gap
 from graph.schema.scalars import DateTime, UnixTime
 
 
@@ -80,6 +81,11 @@ class Ticker:
         description="Whether it is tracked and its newest minute is older than it should be (180 seconds by default)."
     )
 
+    @strawberry.field(description="Its newest gap, filled or not; null where it never had one.")
+    async def last_gap(self, info: Info) -> Gap | None:
+        record = await info.context.last_gaps.load(self.name)
+        return None if record is None else Gap.of(record)
+
     @classmethod
     def of(cls, record: Record, now: float, stale_after_s: int) -> Self:
         """From a record of `db.queries.tickers`."""
@@ -135,6 +141,10 @@ class PriceConnection:
             start_cursor=arguments.cursor(self.nodes[0].ts) if self.nodes else None,
             end_cursor=arguments.cursor(self.nodes[-1].ts) if self.nodes else None,
         )
+
+    @strawberry.field(description="How complete the list's whole window is.")
+    async def coverage(self, info: Info) -> Coverage:
+        return await Coverage.of(info, self.ticker, self.window)
 
     async def _any_beyond(self, info: Info, position: int | None, *, after: bool) -> bool:
         """Whether the window holds a price on the far side of a cursor that cut the page off, the cursor's own included."""

@@ -53,5 +53,6 @@ def test_the_contract_of_the_design_is_kept() -> None:
             "PriceConnection!",
         ),
         "range": ("ticker: String!, from: UnixTime!, to: UnixTime, order: Order!", "[Price!]!"),
+        "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime", "Coverage!"),
         "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!", "Price"),
     }

@@ -14,7 +14,7 @@ from starlette.routing import Route
 
 from db import times
 from db.pool import Record
-from db.queries import prices
+from db.queries import coverage, prices
 from graph.engine.knowledge import require_known, require_tracked
 from graph.errors import BadInputError, NotFoundError, RangeTooLargeError
 from graph.http.caller import context_of
@@ -32,8 +32,11 @@ Answer = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
 @dataclass(frozen=True)
 class Rows:
-    """A list of prices; `onward` are the parameters that lead to the next ones, if there are any."""
+    """A list of prices of the minutes in [low, high); `onward` are the parameters that lead to the next ones, if any."""
 
+    ticker: str
+    low: int
+    high: int
     records: Sequence[Record]
     onward: dict[str, int] = field(default_factory=dict)
 
@@ -55,11 +58,14 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
     if not found:
         await require_known(context.db, [query.ticker])
     held = found[: query.limit]
+    if query.offset:
+        high = held[0]["ts"] + times.MINUTE if held else times.FIRST
     if len(found) == len(held):
-        return Rows(held)
+        return Rows(query.ticker, times.FIRST, high, held)
     # Later pages start from where the first one did: what is stored meanwhile must not move them.
     start = query.start_date if query.start_date is not None else await _newest(context, query.ticker)
-    return Rows(held, {"start_date": start, "limit": query.limit, "offset": query.offset + query.limit})
+    onward = {"start_date": start, "limit": query.limit, "offset": query.offset + query.limit}
+    return Rows(query.ticker, held[-1]["ts"], high, held, onward)
 
 
 async def latest(context: Context, query: models.TickerQuery) -> Body:
@@ -97,7 +103,7 @@ async def day(context: Context, query: models.DayQuery) -> Rows:
     found = await prices.window(context.db, query.ticker, start, start + DAY, newest_first=False)
     if not found:
         await require_known(context.db, [query.ticker])
-    return Rows(found)
+    return Rows(query.ticker, start, start + DAY, found)
 
 
 async def fetch(context: Context, query: models.FetchQuery) -> Body:
@@ -125,7 +131,7 @@ async def _window(
     if not found:
         await require_known(context.db, [ticker])
     if len(found) <= most:
-        return Rows(found)
+        return Rows(ticker, low, high, found)
     if limit is None:
         there = await prices.count_in(context.db, ticker, low, high)
         raise RangeTooLargeError(
@@ -133,7 +139,7 @@ async def _window(
             f'the Link header with rel="next", or narrow {start[0]} and {end[0]}'
         )
     onward = {start[0]: found[most - 1]["ts"] + 1, "limit": limit}
-    return Rows(found[:most], onward | ({} if end[1] is None else {end[0]: end[1]}))
+    return Rows(ticker, low, onward[start[0]], found[:most], onward | ({} if end[1] is None else {end[0]: end[1]}))
 
 
 @dataclass(frozen=True)
@@ -167,11 +173,15 @@ class Endpoint:
 
     async def __call__(self, request: Request) -> Response:
         """Validates, answers, encodes."""
-        answered = await self.answer(context_of(request), _validated(self.query, request.query_params))
+        context = context_of(request)
+        answered = await self.answer(context, _validated(self.query, request.query_params))
         if isinstance(answered, Body):
             return _json(answered.content, answered.status)
-        link = {"Link": f'<{_onward(request.url, answered.onward)}>; rel="next"'} if answered.onward else {}
-        return _json([models.row(record) for record in answered.records], headers=link)
+        covered = await coverage.count(context.db, answered.ticker, answered.low, answered.high, context.now())
+        headers = {"X-Coverage": f"{covered.stored}/{covered.expected}"}
+        if answered.onward:
+            headers["Link"] = f'<{_onward(request.url, answered.onward)}>; rel="next"'
+        return _json([models.row(record) for record in answered.records], headers=headers)
 
 
 ENDPOINTS = (

@@ -3,6 +3,7 @@
 from typing import Any
 
 from openapi_pydantic import (
+    Header,
     Info,
     MediaType,
     OpenAPI,
@@ -23,6 +24,13 @@ from graph.http.rest.models import Health, Problem, Query
 
 VERSION = "0.1.0"
 ADMIN = "adminToken"
+
+COVERAGE = Header(
+    description="How complete the answer is: minutes stored / minutes expected of those that it covers and that are over. "
+    "Expected are the minutes in which the ticker was tracked; GraphQL's `coverage` tells the gaps and their reasons.",
+    param_schema=Schema(type="string", pattern=r"^\d+/\d+$"),
+    example="1438/1440",
+)
 
 WHY = {
     403: "The ADMIN_TOKEN is set and was not sent.",
@@ -60,7 +68,11 @@ def document() -> dict[str, Any]:
 
 def _operation(endpoint: Endpoint, path: str) -> Operation:
     content = _schema_of(endpoint)
-    good = Response(description=endpoint.summary, content={"application/json": MediaType(schema=content)})
+    good = Response(
+        description=endpoint.summary,
+        content={"application/json": MediaType(schema=content)},
+        headers={"X-Coverage": COVERAGE} if endpoint.many else None,
+    )
     return Operation(
         operationId=path.strip("/").replace("/", "_").replace("-", "_"),
         tags=["manual fetch" if endpoint.acts else "prices"],

@@ -1,0 +1,147 @@
+"""Whether a window is complete, told to clients: counts, gaps with their reasons, REST's header."""
+
+from typing import Any
+
+import pytest
+
+from db.pool import Database
+from db.queries import gaps, tracking, writing
+from db.tables import Reason, Source
+from tests.graph.conftest import Api
+from tests.stored import MINUTE, row, store, track
+
+COVERAGE = """
+query ($from: UnixTime!, $to: UnixTime) {
+  coverage(ticker: "btc_usd", from: $from, to: $to) {
+    from to expected stored live backfilled imported extra missing ratio
+    gaps { nodes { from to minutes reason state } pageInfo { hasNextPage hasPreviousPage endCursor } }
+  }
+}
+"""
+
+
+def _at(minute: int) -> int:
+    return MINUTE + 60 * minute
+
+
+async def _walk(db: Database, until: int, **reasons: Reason) -> None:
+    """Opens the gaps of btc_usd up to the minute number; `m5=Reason.TIMEOUT` is evidence for the fifth."""
+    evidence = {("btc_usd", _at(int(name[1:]))): reason for name, reason in reasons.items()}
+    async with writing.turn(db) as connection:
+        low = (await gaps.last_minutes(connection))["btc_usd"]
+        await gaps.open_missing(connection, {"btc_usd": (low, _at(until))}, evidence)
+
+
+@pytest.fixture
+async def _history(db: Database) -> None:
+    """Tracked for ten minutes: six stored, four gaps, of which one was filled and one given up; two imported before."""
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 6, 7, 9)])
+    await _walk(db, 10, m3=Reason.TIMEOUT, m4=Reason.HTTP_5XX, m5=Reason.HTTP_5XX, m8=Reason.TIMEOUT)
+    await store(db, [row("btc_usd", _at(4), source=Source.BACKFILL)])
+    await store(db, [row("btc_usd", _at(i), at_s=None, source=Source.IMPORT) for i in (-2, -1)])
+    async with writing.turn(db) as connection:
+        await gaps.give_up(connection, "btc_usd", [_at(8)])
+
+
+@pytest.mark.usefixtures("_history")
+async def test_a_window_tells_what_was_expected_what_is_stored_and_why_the_rest_is_missing(api: Api) -> None:
+    found = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
+    listed = found.pop("gaps")
+    assert found == {
+        "from": _at(-5), "to": _at(10), "expected": 10, "stored": 7, "live": 6, "backfilled": 1, "imported": 0,
+        "extra": 2, "missing": 3, "ratio": 0.7,
+    }  # fmt: skip
+    assert [(gap["from"], gap["to"], gap["minutes"], gap["reason"], gap["state"]) for gap in listed["nodes"]] == [
+        (_at(3), _at(4), 1, "TIMEOUT", "OPEN"),
+        (_at(4), _at(5), 1, "HTTP_5XX", "FILLED"),
+        (_at(5), _at(6), 1, "HTTP_5XX", "OPEN"),
+        (_at(8), _at(9), 1, "TIMEOUT", "GIVEN_UP"),
+    ]
+
+
+@pytest.mark.usefixtures("_history")
+async def test_windows_tile(api: Api) -> None:
+    whole = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
+    parts = [(await api.data(COVERAGE, **{"from": _at(a), "to": _at(b)}))["coverage"] for a, b in ((-5, 4), (4, 10))]
+    for name in ("expected", "stored", "live", "backfilled", "extra", "missing"):
+        assert whole[name] == sum(part[name] for part in parts)
+
+
+@pytest.mark.usefixtures("_history")
+async def test_gaps_are_paged_and_filtered(api: Api) -> None:
+    query = """query ($after: String, $states: [GapState!]) {
+      coverage(ticker: "btc_usd", from: 0) { gaps(first: 1, after: $after, states: $states) {
+        nodes { from state } edges { cursor } pageInfo { hasNextPage endCursor } } } }"""
+    after, seen = None, []
+    while True:
+        page = (await api.data(query, after=after, states=["OPEN", "GIVEN_UP"]))["coverage"]["gaps"]
+        seen += [(node["from"], node["state"]) for node in page["nodes"]]
+        after = page["pageInfo"]["endCursor"]
+        if not page["pageInfo"]["hasNextPage"]:
+            break
+    assert seen == [(_at(3), "OPEN"), (_at(5), "OPEN"), (_at(8), "GIVEN_UP")]
+
+
+async def test_where_nothing_is_expected_there_is_no_ratio(db: Database, api: Api) -> None:
+    await track(db, "btc_usd", since=_at(100))
+    found = (await api.data(COVERAGE, **{"from": _at(0), "to": _at(10)}))["coverage"]
+    assert (found["expected"], found["ratio"], found["missing"]) == (0, None, 0)
+
+
+async def test_what_is_not_over_is_not_expected(db: Database, api: Api) -> None:
+    found: dict[str, Any]
+    await track(db, "btc_usd", since=_at(0))
+    found = (await api.data(COVERAGE, **{"from": 7_000_000_000}))["coverage"]
+    assert (found["expected"], found["from"]) == (0, found["to"])
+
+
+async def test_an_unknown_ticker_is_said(db: Database, api: Api) -> None:
+    await track(db, "eth_usd")
+    assert (await api.error(COVERAGE, **{"from": 0}))[0] == "UNKNOWN_TICKER"
+
+
+@pytest.mark.usefixtures("_history")
+async def test_a_list_tells_whether_its_window_is_complete(api: Api) -> None:
+    query = '{ prices(ticker: "btc_usd", from: %d, to: %d, first: 1) { nodes { ts } coverage { stored expected } } }'
+    connection = (await api.data(query % (_at(0), _at(5))))["prices"]
+    assert connection["coverage"] == {"stored": 4, "expected": 5}
+
+
+async def test_a_ticker_tells_its_last_gap(db: Database, api: Api) -> None:
+    query = "{ tickers { name lastGap { from to reason state } } }"
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", _at(0))])
+    assert [ticker["lastGap"] for ticker in (await api.data(query))["tickers"]] == [None, None]
+    await _walk(db, 6, m1=Reason.CLOCK, m2=Reason.TIMEOUT, m3=Reason.TIMEOUT, m4=Reason.TIMEOUT)
+    await store(db, [row("btc_usd", _at(5))])
+    last = (await api.data(query))["tickers"][0]["lastGap"]
+    assert last == {"from": _at(5), "to": _at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
+    await db.execute("DELETE FROM gap WHERE ts = $1", _at(5))
+    last = (await api.data(query))["tickers"][0]["lastGap"]
+    assert last == {"from": _at(2), "to": _at(5), "reason": "TIMEOUT", "state": "OPEN"}
+
+
+@pytest.mark.usefixtures("_history")
+@pytest.mark.parametrize(
+    ("path", "covered"),
+    [
+        (f"/prices/filter?ticker=btc_usd&date_from={_at(0)}&date_to={_at(9)}", "7/10"),
+        (f"/prices/filter?ticker=btc_usd&date_from={_at(0)}&date_to={_at(9)}&limit=3", "3/3"),
+        (f"/prices/range?ticker=btc_usd&from_ts={_at(3)}&to_ts={_at(4)}", "1/2"),
+        ("/prices/by-date?ticker=btc_usd&date=2024-01-14", "0/0"),
+    ],
+)
+async def test_rest_lists_carry_the_same_in_a_header(api: Api, path: str, covered: str) -> None:
+    async with api.session.get(api.url + path) as response:
+        assert response.headers["X-Coverage"] == covered, await response.text()
+
+
+async def test_a_page_of_rest_covers_what_it_lists(db: Database, api: Api) -> None:
+    await track(db, "btc_usd")
+    async with writing.turn(db) as connection:
+        await tracking.follow(connection, ["eth_usd"], _at(10))
+    await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 5, 6, 9)])
+    for path, covered in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):
+        async with api.session.get(f"{api.url}/prices?ticker=btc_usd&{path}") as response:
+            assert response.headers["X-Coverage"] == covered, path
