@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all chaos lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -32,6 +32,9 @@ test: $(DEV)  ## run the tests (real servers, under five minutes)
 
 test-all: $(DEV)  ## run all tests: those with real clients, a browser and scale, too
 	@pytest -n 2
+
+chaos: $(DEV)  ## the fault run: half an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
+	@python -m tests.chaos $(ARGS)
 
 check: lint type-check  ## format, lint, types and the arrows between packages
 
