@@ -2,8 +2,10 @@
 
 import argparse
 import asyncio
+import hashlib
 import http.client
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Sequence
@@ -17,6 +19,7 @@ from db.queries import prices, tickers
 from graph.engine.knowledge import require_known
 from graph.engine.translation import told
 from graph.errors import ApiError
+from graph.http.asked import BODY_MOST
 from graph.schema import arguments
 from graph.schema.executable import build
 from graph.settings import Settings
@@ -38,6 +41,7 @@ def main(words: Sequence[str] | None = None) -> int:
     verbs.add_parser("check", help="read the settings and say what is wrong with them, a port in use included")
     verbs.add_parser("serve", help="serve the API on HOST and PORT, like `uvicorn graph.app:app`")
     verbs.add_parser("schema", help="print the schema")
+    verbs.add_parser("key", help="draw a key for a reader, and print it with the digest that API_KEYS takes")
     verbs.add_parser("healthy", help="exit with 0 if the API on this machine answers GET /health with 200; for containers")
     newest = verbs.add_parser("latest", help="print the newest price of each ticker, or of those named")
     newest.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd")
@@ -51,6 +55,10 @@ def main(words: Sequence[str] | None = None) -> int:
             return _check(Settings.read())
         case "serve":
             return _serve(Settings.read())
+        case "key":
+            key = secrets.token_urlsafe(24)
+            print(f"key, for the reader: {key}\nfor API_KEYS:        {hashlib.sha256(key.encode()).hexdigest()}")
+            return 0
         case _:
             sys.stdout.write(f"{build().as_str()}\n")
             return 0
@@ -66,6 +74,8 @@ def _serve(settings: Settings) -> int:
         workers=settings.web_concurrency,
         log_config=None,
         access_log=False,
+        ws_max_size=4 * BODY_MOST,  # bytes; what is longer than a body may be is told so below that
+        proxy_headers=False,  # TRUSTED_PROXIES says whose are believed
         timeout_graceful_shutdown=3,
     )
     return 0

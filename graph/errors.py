@@ -7,9 +7,18 @@ ApiError
 ├── RangeTooLargeError    RANGE_TOO_LARGE   422
 ├── NotFoundError         NOT_FOUND         404   REST only: GraphQL answers null
 │   └── UnknownTickerError  UNKNOWN_TICKER  404
+├── TooComplexError       QUERY_TOO_COMPLEX 400
+├── UnauthenticatedError  UNAUTHENTICATED   401
 ├── ForbiddenError        FORBIDDEN         403
 ├── TimedOutError         TIMEOUT           504
-└── UnavailableError      UNAVAILABLE       503
+├── UnavailableError      UNAVAILABLE       503
+│   └── BusyError
+└── RequestError          what HTTP has a status for, before anything is answered
+    ├── BadRequestError       BAD_REQUEST             400
+    ├── MethodError           METHOD_NOT_ALLOWED      405
+    ├── NotAcceptableError    NOT_ACCEPTABLE          406
+    ├── TooLargeError         PAYLOAD_TOO_LARGE       413
+    └── MediaTypeError        UNSUPPORTED_MEDIA_TYPE  415
 """
 
 import difflib
@@ -45,6 +54,13 @@ class RangeTooLargeError(ApiError):
     status = 422
 
 
+class TooComplexError(ApiError):
+    """Raised when a document is bigger, or asks for more, than one may."""
+
+    code = "QUERY_TOO_COMPLEX"
+    status = 400
+
+
 class NotFoundError(ApiError):
     """Raised when there is nothing at what was asked for."""
 
@@ -62,6 +78,13 @@ class UnknownTickerError(NotFoundError):
         hint = f"; did you mean {' or '.join(near)}? Tracked" if near else "; tracked"
         shown = ", ".join(tracked[:SHOWN]) + (", …" if len(tracked) > SHOWN else "")
         super().__init__(f"{name} is not known{hint} are: {shown or 'none yet'}", tracked=list(tracked[:SHOWN]))
+
+
+class UnauthenticatedError(ApiError):
+    """Raised when reading needs a key and none that is known came."""
+
+    code = "UNAUTHENTICATED"
+    status = 401
 
 
 class ForbiddenError(ApiError):
@@ -83,3 +106,50 @@ class UnavailableError(ApiError):
 
     code = "UNAVAILABLE"
     status = 503
+
+
+class BusyError(UnavailableError):
+    """Raised when as many requests are being answered as may be at once."""
+
+
+class RequestError(ApiError):
+    """Raised when a request cannot be taken as it came; `headers` go with the refusal."""
+
+    def __init__(self, message: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.headers = headers or {}
+
+
+class BadRequestError(RequestError):
+    """Raised when a request's parts are not what they should be."""
+
+    code = "BAD_REQUEST"
+    status = 400
+
+
+class MethodError(RequestError):
+    """Raised when a method cannot do what was asked; `Allow` says which can."""
+
+    code = "METHOD_NOT_ALLOWED"
+    status = 405
+
+
+class NotAcceptableError(RequestError):
+    """Raised when a client accepts nothing that can be sent."""
+
+    code = "NOT_ACCEPTABLE"
+    status = 406
+
+
+class TooLargeError(RequestError):
+    """Raised when a body is longer than one may be."""
+
+    code = "PAYLOAD_TOO_LARGE"
+    status = 413
+
+
+class MediaTypeError(RequestError):
+    """Raised when a body is of a kind that is not taken."""
+
+    code = "UNSUPPORTED_MEDIA_TYPE"
+    status = 415

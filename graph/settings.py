@@ -1,8 +1,9 @@
 """What the API needs to know beside the database."""
 
+import re
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from db import settings
@@ -10,6 +11,15 @@ from db import settings
 
 def _split(value: object) -> object:
     return [origin.strip() for origin in value.split(",") if origin.strip()] if isinstance(value, str) else value
+
+
+def _digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
+        raise ValueError("should be SHA-256 digests of keys, 64 hexadecimal digits each, not keys: see `python -m graph key`")
+    return text.lower()
+
+
+Digest = Annotated[str, AfterValidator(_digest)]
 
 
 class Settings(settings.Settings):
@@ -23,6 +33,20 @@ class Settings(settings.Settings):
     )
     admin_token: SecretStr | None = Field(
         None, description="where set, asking for a fetch needs it as `Authorization: Bearer …`; open to all otherwise"
+    )
+
+    api_keys: Annotated[tuple[Digest, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="SHA-256 digests, in hex, of the keys that may read, separated by commas: list two to change one. Open to "
+        "all where not set; `python -m graph key` draws one",
+    )
+    introspection: bool = Field(True, description="whether the schema can be asked for; where not, no error suggests a name")
+    graphiql: bool = Field(True, description="whether a browser gets GraphiQL")
+    max_in_flight: int = Field(256, ge=1, description="requests that an API process answers at once; the others get 503")
+    max_in_flight_per_client: int = Field(64, ge=1, description="the same of one address")
+    request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from its first byte on")
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (), description="addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by commas"
     )
 
     @property

@@ -13,13 +13,8 @@ from strawberry import UNSET
 
 from db import times
 from db.tables import IS_NO_NAME, NAME
+from graph.engine.limits import PAGE_DEFAULT, PAGE_MOST, RANGE_MOST, TICKERS_MOST
 from graph.errors import BadInputError, RangeTooLargeError
-
-PAGE_DEFAULT = 100
-PAGE_MOST = 1_000
-RANGE_MOST = 50_000
-"""Minutes."""
-TICKERS_MOST = 1_000
 
 _CURSOR = "ts:"
 

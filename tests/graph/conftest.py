@@ -59,7 +59,9 @@ def serving(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
 @contextlib.asynccontextmanager
 async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
     """An application on a free port."""
-    server = _Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = _Server(
+        uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1, proxy_headers=False)
+    )
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]

@@ -16,13 +16,13 @@ from db import times
 from db.pool import Record
 from db.queries import coverage, prices
 from graph.engine.knowledge import require_known, require_tracked
+from graph.engine.limits import RANGE_MOST
 from graph.errors import BadInputError, NotFoundError, RangeTooLargeError
 from graph.http.caller import context_of
 from graph.http.health import health
 from graph.http.problems import complaint
 from graph.http.rest import models
 from graph.http.rest.models import Query
-from graph.schema.arguments import RANGE_MOST
 from graph.schema.context import Context
 
 DAY = 86_400

@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 
 from db import times
 from db.tables import NAME, Source
-from graph.schema.arguments import RANGE_MOST, TICKERS_MOST
+from graph.engine.limits import RANGE_MOST, TICKERS_MOST
 
 PAGE_MOST = 10_000
 OFFSET_MOST = 10_000_000

@@ -1,0 +1,126 @@
+"""How many requests are answered at once, and for how long."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+import pytest
+
+from db.pool import Database
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
+
+LATEST = {"query": '{ latest(ticker: "btc_usd") { price } }'}
+RUNNING = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE application_name = 'tickgraph api' AND state = 'active' AND datname = current_database()
+"""
+
+
+@pytest.fixture
+async def prices(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+
+
+@asynccontextmanager
+async def _prices_locked(dsn: str) -> AsyncIterator[None]:
+    """Whoever reads prices waits."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE price")
+            yield
+    finally:
+        await connection.close()
+
+
+async def _ask(api: Api, path: str = "/graphql", **headers: str) -> tuple[int, str, str]:
+    if path == "/graphql":
+        request = api.session.post(api.url + path, json=LATEST, headers=headers)
+    else:
+        request = api.session.get(api.url + path, headers=headers)
+    async with request as response:
+        return response.status, response.headers.get("Retry-After", ""), await response.text()
+
+
+async def _running(db: Database) -> int:
+    found: int = await db.fetchval(RUNNING)
+    return found
+
+
+@pytest.mark.usefixtures("prices")
+@pytest.mark.parametrize("path", ["/graphql", "/prices/last?ticker=btc_usd"])
+async def test_when_the_client_goes_its_statement_ends(dsn: str, db: Database, path: str) -> None:
+    async with serving(Settings(database_url=dsn)) as api, _prices_locked(dsn):
+        asking = asyncio.create_task(_ask(api, path))
+
+        async def runs() -> bool:
+            return await _running(db) == 1
+
+        async def ended() -> bool:
+            return await _running(db) == 0
+
+        await until(runs)
+        asking.cancel()
+        await until(ended, patience_s=3)  # the statement's own time-out would be five
+
+
+@pytest.mark.usefixtures("prices")
+@pytest.mark.parametrize("path", ["/graphql", "/prices/last?ticker=btc_usd"])
+async def test_a_request_ends_when_its_time_is_up(dsn: str, path: str) -> None:
+    async with serving(Settings(database_url=dsn, request_timeout_s=0.5)) as api, _prices_locked(dsn):
+        status, _, body = await _ask(api, path)
+    assert status == 504
+    assert "took longer than the 0.5 s it may" in body
+    assert "TIMEOUT" in body
+
+
+@pytest.mark.usefixtures("prices")
+async def test_more_than_may_be_answered_at_once_are_refused_at_once(dsn: str, db: Database) -> None:
+    async with serving(Settings(database_url=dsn, max_in_flight=3)) as api:
+        async with _prices_locked(dsn):
+            asking = [asyncio.create_task(_ask(api)) for _ in range(3)]
+
+            async def all_run() -> bool:
+                return await _running(db) == 3
+
+            await until(all_run)
+            for path in ("/graphql", "/prices/last?ticker=btc_usd", "/health"):
+                status, retry_after, body = await _ask(api, path)
+                assert (status, retry_after) == (503, "2"), body
+                assert "3 requests are being answered" in body
+        assert [status for status, _, _ in await asyncio.gather(*asking)] == [200] * 3
+        assert (await _ask(api))[0] == 200, "and then they are answered again"
+
+
+@pytest.mark.usefixtures("prices")
+async def test_one_address_cannot_take_all_and_only_trusted_proxies_name_another(dsn: str, db: Database) -> None:
+    for trusted, second in (((), 503), (("127.0.0.1",), 200)):
+        settings = Settings(database_url=dsn, max_in_flight_per_client=2, trusted_proxies=trusted)
+        async with serving(settings) as api:
+            async with _prices_locked(dsn):
+                asking = [asyncio.create_task(_ask(api, **{"X-Forwarded-For": "192.0.2.1"})) for _ in range(2)]
+
+                async def both_run() -> bool:
+                    return await _running(db) == 2
+
+                await until(both_run)
+                assert (await _ask(api, **{"X-Forwarded-For": "192.0.2.1"}))[0] == 503
+                other = asyncio.create_task(_ask(api, **{"X-Forwarded-For": "192.0.2.2"}))
+                if second == 503:
+                    assert (await other)[0] == 503
+            assert (await other)[0] == second
+            await asyncio.gather(*asking)
+
+
+async def test_a_client_that_sends_its_body_slowly_is_not_waited_for(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, request_timeout_s=0.5)) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        head = "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+        writer.write(head.encode())
+        assert b" 504 " in await asyncio.wait_for(reader.readline(), 5)
+        writer.close()

@@ -1,0 +1,122 @@
+"""How big a document may be, and how much it may ask for: told before it is validated, and before any SQL runs."""
+
+import json
+import re
+from typing import Any
+
+import pytest
+from graphql import GraphQLError, get_introspection_query, parse
+
+from graph.engine import documents, limits
+from graph.engine.limits import COST_MOST, RANGE_MOST
+from graph.errors import TooComplexError
+from graph.http import asked
+from tests.conftest import ROOT
+from tests.graph.conftest import Api
+from tests.stored import MINUTE
+
+
+def _cost(query: str, **variables: Any) -> int:
+    document = parse(query)
+    return limits.cost_of(document, documents.operation_of(document, None), variables)
+
+
+def _nested(levels: int) -> str:
+    return "{ a " * levels + "}" * levels
+
+
+TOO_MUCH = {
+    "definitions": "{ a } " + " ".join(f"fragment f{i} on Query {{ a }}" for i in range(60)),
+    "variables": "query (" + " ".join(f"$v{i}: Int" for i in range(60)) + ") { a }",
+    "directives": "{ " + "a @skip(if: false) " * 60 + "}",
+    "directives on one field": "{ a " + "@skip(if: false) " * 60 + "}",
+    "levels of fields": _nested(12),
+    "levels of fields, in fragments": "{ ...f0 } "
+    + " ".join(f"fragment f{i} on T {{ a {{ ...f{i + 1} }} }}" for i in range(20)),
+    "fields": "{ a { " + "b " * 600 + "} }",
+    "fields at its root": "{ " + " ".join(f"tickers{i}" for i in range(30)) + " }",
+    "aliases": "{ a { " + " ".join(f"b{i}: b" for i in range(60)) + " } }",
+    "copies of a field": "{ " + "a " * 1_000 + "}",
+    "fragments that double": " ".join(f"fragment f{i} on T {{ x {{ ...f{i + 1} }} y {{ ...f{i + 1} }} }}" for i in range(40))
+    + " { ...f0 }",
+    "fragments that double side by side": " ".join(f"fragment f{i} on T {{ ...f{i + 1} ...f{i + 1} }}" for i in range(40))
+    + " fragment f40 on T { a } { ...f0 }",
+    "levels beyond what can be read": _nested(900),
+    "an introspection of endless depth": "{ __schema { types { " + "fields { type { " * 20 + "name" + " } }" * 20 + " } } }",
+}
+
+
+@pytest.mark.parametrize("what", TOO_MUCH)
+def test_a_document_that_is_too_big_is_refused_before_anything_else(what: str) -> None:
+    with pytest.raises((TooComplexError, GraphQLError)):
+        documents.parsed(TOO_MUCH[what])
+
+
+def test_fragments_that_lead_back_to_themselves_are_left_to_validation() -> None:
+    documents.parsed("fragment a on Query { ...b } fragment b on Query { ...a } { ...a tickers { name } }")
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"directive_is_repeatable": True, "schema_description": True, "input_value_deprecation": True}]
+)
+def test_what_graphiql_and_the_generators_ask_passes(options: dict[str, bool]) -> None:
+    documents.parsed(get_introspection_query(**options))
+
+
+@pytest.mark.parametrize(
+    ("query", "variables", "cost"),
+    [
+        ("{ __typename }", {}, 1),
+        ('{ latest(ticker: "a") { ts price } }', {}, 2),
+        ('{ prices(ticker: "a") { nodes { ts price } } }', {}, 300),
+        ('{ prices(ticker: "a", first: 7) { nodes { ts } } }', {}, 14),
+        ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {}, 18),
+        ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {"n": 2}, 4),
+        (f'{{ range(ticker: "a", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}', {}, 20),
+        ('{ range(ticker: "a", from: "2024-01-15T11:40", to: "2024-01-15T11:45") { ts } }', {}, 5),
+        ('{ range(ticker: "a", from: 0) { ts } }', {}, RANGE_MOST),
+        ('{ range(ticker: "a", from: "nonsense") { ts } }', {}, 1),
+        (f'{{ ...r ...r }} fragment r on Query {{ range(ticker: "a", from: 0, to: {6000}) {{ ts }} }}', {}, 200),
+        ('{ latestPrices(tickers: ["a", "b"]) { ts price } }', {}, 4),
+    ],
+)
+def test_the_cost_is_rows_times_fields(query: str, variables: dict[str, Any], cost: int) -> None:
+    assert _cost(query, **variables) == cost
+
+
+async def test_what_costs_too_much_is_told_the_cost_the_bound_and_what_to_do(api: Api) -> None:
+    one = 'range(ticker: "a", from: 0, to: 3000000) { id ts price time source }'
+    query = f"{{ a: {one} b: {one} c: {one} }}"
+    code, message = await api.error(query)
+    assert (code, _cost(query) > COST_MOST) == ("QUERY_TOO_COMPLEX", True)
+    assert message.startswith("This costs 750000, rows times fields, and a request may cost 500000: ask for a shorter window")
+
+
+def test_the_manual_lists_every_bound() -> None:
+    bounds = {
+        "body, as sent and as unpacked": (asked.BODY_MOST, "PAYLOAD_TOO_LARGE"),
+        "tokens": (documents.TOKENS_MOST, "GRAPHQL_PARSE_FAILED"),
+        "definitions": (limits.DEFINITIONS_MOST, "QUERY_TOO_COMPLEX"),
+        "variables": (limits.VARIABLES_MOST, "QUERY_TOO_COMPLEX"),
+        "directives": (limits.DIRECTIVES_MOST, "QUERY_TOO_COMPLEX"),
+        "fields at the root": (limits.ROOT_FIELDS_MOST, "QUERY_TOO_COMPLEX"),
+        "levels of fields": (limits.DEPTH_MOST, "QUERY_TOO_COMPLEX"),
+        "levels of fields, introspection": (limits.INTROSPECTION_DEPTH_MOST, "QUERY_TOO_COMPLEX"),
+        "fields": (limits.FIELDS_MOST, "QUERY_TOO_COMPLEX"),
+        "fields, introspection": (limits.INTROSPECTION_FIELDS_MOST, "QUERY_TOO_COMPLEX"),
+        "aliases": (limits.ALIASES_MOST, "QUERY_TOO_COMPLEX"),
+        "cost: rows times fields": (limits.COST_MOST, "QUERY_TOO_COMPLEX"),
+        "page of `prices` or of gaps": (limits.PAGE_MOST, "BAD_USER_INPUT"),
+        "minutes of a `range`": (limits.RANGE_MOST, "RANGE_TOO_LARGE"),
+        "names in `tickers`": (limits.TICKERS_MOST, "BAD_USER_INPUT"),
+    }
+    section = (ROOT / "README.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert {name: (int(re.sub(r"\D", "", value)), code.strip("`")) for name, value, code in rows} == bounds
+
+
+async def test_the_cost_is_told_on_request(api: Api) -> None:
+    body = {"query": "{ tickers { name } }", "extensions": {"cost": True}}
+    async with api.session.post(f"{api.url}/graphql", json=body) as response:
+        answer = json.loads(await response.text())
+    assert answer["extensions"] == {"cost": {"asked": 200, "most": COST_MOST}}

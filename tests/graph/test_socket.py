@@ -1,0 +1,165 @@
+"""GraphQL over WebSocket, exactly as the graphql-transport-ws protocol says."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+
+from db.pool import Database
+from graph.http.asked import BODY_MOST
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+
+PROTOCOL = "graphql-transport-ws"
+QUERY = {"query": "{ __typename }"}
+
+
+@asynccontextmanager
+async def _connected(api: Api, *, greeted: bool = True) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    async with api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,)) as socket:
+        if greeted:
+            await socket.send_json({"type": "connection_init"})
+            assert await socket.receive_json(timeout=5) == {"type": "connection_ack"}
+        yield socket
+
+
+async def _closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
+    while not socket.closed:
+        await socket.receive(timeout=5)
+    return socket.close_code
+
+
+async def _ask(socket: aiohttp.ClientWebSocketResponse, payload: dict[str, Any], name: str = "1") -> dict[str, Any]:
+    await socket.send_json({"type": "subscribe", "id": name, "payload": payload})
+    message: dict[str, Any] = await socket.receive_json(timeout=5)
+    return message
+
+
+async def test_a_query_is_answered_and_completed(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    query = "query a($t: String!) { latest(ticker: $t) { price } }"
+    async with _connected(api) as socket:
+        answer = await _ask(socket, {"query": query, "variables": {"t": "btc_usd"}, "operationName": "a"})
+        assert answer == {"type": "next", "id": "1", "payload": {"data": {"latest": {"price": "68241.5"}}}}
+        assert await socket.receive_json(timeout=5) == {"type": "complete", "id": "1"}
+
+
+@pytest.mark.parametrize(
+    ("payload", "code"),
+    [
+        ({"query": "{"}, "GRAPHQL_PARSE_FAILED"),
+        ({"query": ""}, "GRAPHQL_PARSE_FAILED"),
+        ({"query": "{ nothing }"}, "GRAPHQL_VALIDATION_FAILED"),
+        ({"query": "query ($a: Int!) { __typename }", "variables": None}, "BAD_USER_INPUT"),
+        ({"query": "query a { __typename } query b { __typename }"}, "GRAPHQL_VALIDATION_FAILED"),
+        ({"query": "{ " + " ".join(f"a{i}: __typename" for i in range(60)) + " }"}, "QUERY_TOO_COMPLEX"),
+    ],
+)
+async def test_a_bad_operation_gets_its_error_and_the_connection_goes_on(api: Api, payload: dict[str, Any], code: str) -> None:
+    async with _connected(api) as socket:
+        answer = await _ask(socket, payload)
+        assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", code)
+        assert (await _ask(socket, QUERY, "2"))["payload"] == {"data": {"__typename": "Query"}}
+
+
+async def test_a_ping_is_answered(api: Api) -> None:
+    async with _connected(api, greeted=False) as socket:
+        await socket.send_json({"type": "ping", "payload": {"a": 1}})
+        assert (await socket.receive_json(timeout=5))["type"] == "pong"
+        await socket.send_json({"type": "pong"})
+        await socket.send_json({"type": "connection_init", "payload": {}})
+        assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+
+
+@pytest.mark.parametrize(
+    ("sent", "code"),
+    [
+        ("{", 4400),
+        ("7", 4400),
+        ("null", 4400),
+        ("[]", 4400),
+        ("{}", 4400),
+        ('{"type": 7}', 4400),
+        ('{"type": "unheard_of"}', 4400),
+        ('{"type": "connection_init", "payload": 7}', 4400),
+        ('{"type": "connection_init"}', 4429),
+        ('{"type": "subscribe"}', 4400),
+        ('{"type": "subscribe", "id": "1"}', 4400),
+        ('{"type": "subscribe", "id": 7, "payload": {"query": "{ a }"}}', 4400),
+        ('{"type": "subscribe", "id": "1", "payload": {"query": 7}}', 4400),
+        ('{"type": "subscribe", "id": "1", "payload": {"query": "{ a }", "variables": 7}}', 4400),
+        ('{"type": "complete"}', 4400),
+        (json.dumps({"type": "ping", "payload": {"pad": " " * BODY_MOST}}), 1009),
+    ],
+)
+async def test_a_message_that_breaks_the_protocol_closes_with_its_code(api: Api, sent: str, code: int) -> None:
+    async with _connected(api) as socket:
+        await socket.send_str(sent)
+        assert await _closed(socket) == code
+
+
+async def test_bytes_are_no_message(api: Api) -> None:
+    async with _connected(api) as socket:
+        await socket.send_bytes(b"{}")
+        assert await _closed(socket) == 4400
+
+
+async def test_who_asks_before_greeting_is_closed(api: Api) -> None:
+    async with _connected(api, greeted=False) as socket:
+        await socket.send_json({"type": "subscribe", "id": "1", "payload": QUERY})
+        assert await _closed(socket) == 4401
+
+
+async def test_a_name_in_use_closes(dsn: str, api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    async with db.transaction() as connection:
+        await connection.execute("LOCK TABLE price")
+        async with _connected(api) as socket:
+            latest = {"query": '{ latest(ticker: "btc_usd") { price } }'}
+            for _ in range(2):
+                await socket.send_json({"type": "subscribe", "id": "1", "payload": latest})
+            assert await _closed(socket) == 4409
+
+
+@pytest.mark.parametrize("protocols", [(), ("graphql-ws",), ("unheard-of",)])
+async def test_another_subprotocol_is_not_accepted(api: Api, protocols: tuple[str, ...]) -> None:
+    async with api.session.ws_connect(f"{api.url}/graphql", protocols=protocols) as socket:
+        assert await _closed(socket) == 4406
+
+
+@pytest.mark.parametrize(
+    ("origin", "accepted"), [("https://elsewhere.example", False), ("https://ours.example", True), (None, True)]
+)
+async def test_a_page_of_another_site_cannot_connect(dsn: str, origin: str | None, accepted: bool) -> None:
+    async with serving(Settings(database_url=dsn, cors_origins=("https://ours.example",))) as api:
+        headers = {} if origin is None else {"Origin": origin}
+        connecting = api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,), headers=headers)
+        if accepted:
+            async with connecting as socket:
+                assert socket.protocol == PROTOCOL
+        else:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await connecting
+            assert refused.value.status == 403
+
+
+async def test_with_keys_a_connection_needs_one(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, api_keys=("0" * 64,))) as api:
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,))
+        assert refused.value.status == 401
+
+
+async def test_many_operations_run_beside_each_other(api: Api) -> None:
+    async with _connected(api) as socket:
+        for number in range(50):
+            await socket.send_json({"type": "subscribe", "id": str(number), "payload": QUERY})
+        async with asyncio.timeout(10):
+            messages = [await socket.receive_json() for _ in range(100)]
+    assert {message["id"] for message in messages if message["type"] == "complete"} == {str(number) for number in range(50)}
