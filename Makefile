@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all chaos lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -30,8 +30,14 @@ down: $(RUN)  ## stop what `make up` and `make demo` started in this clone, and 
 test: $(DEV)  ## run the tests (real servers, under five minutes)
 	@pytest -n 2 -m "not slow"
 
-test-all: $(DEV)  ## run all tests: those with real clients, a browser and scale, too
+test-all: $(DEV) clients  ## run all tests: those with real clients, a browser and scale, too
 	@pytest -n 2
+
+clients: tests/clients/node_modules  ## install the clients of Node.js that the tests run
+
+tests/clients/node_modules: tests/clients/package-lock.json
+	@command -v npm >/dev/null || { echo "Node.js' npm is not installed: its clients are not tested"; exit 0; }; \
+		npm ci --prefix tests/clients --no-fund --no-audit --loglevel error && touch $@
 
 chaos: $(DEV)  ## the fault run: half an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
 	@python -m tests.chaos $(ARGS)

@@ -26,6 +26,7 @@ MAY_BE_ABSENT = {
     "real prices are not here": "real data lies beside a developer's checkout, not in it",
     "recorded answers are not here": "real data lies beside a developer's checkout, not in it",
     "Chromium is not installed": "only root can install it",
+    "Node.js is not installed": "only root can install it",
     "make is not installed": "the image of the tests has none",
 }
 """The reasons for which a test may be skipped where CI=true; any other one fails."""

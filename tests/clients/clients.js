@@ -1,0 +1,72 @@
+// The same four questions put by each client in its own way; one line of JSON for each client.
+//   node clients.js http://127.0.0.1:8000/graphql
+import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client/core';
+import { Client as Urql, fetchExchange } from '@urql/core';
+import { GraphQLClient } from 'graphql-request';
+
+const url = process.argv[2];
+const LATEST = 'query Latest($ticker: String!) { latest(ticker: $ticker) { id ts price observedAt source } }';
+const RANGE = 'query Range($from: UnixTime!, $to: UnixTime) { range(ticker: "btc_usd", from: $from, to: $to) { ts price } }';
+
+// Each gives { data } or { errors: [{ message, code }] }.
+const told = (errors) => ({ errors: errors.map((error) => ({ message: error.message, code: error.extensions?.code })) });
+
+function graphqlRequest() {
+  const client = new GraphQLClient(url);
+  return async (query, variables) => {
+    try {
+      return { data: await client.request(query, variables) };
+    } catch (error) {
+      if (!error.response?.errors) throw error;
+      return told(error.response.errors);
+    }
+  };
+}
+
+function urql(preferGetMethod) {
+  return () => {
+    const client = new Urql({ url, exchanges: [fetchExchange], preferGetMethod });
+    return async (query, variables) => {
+      const { data, error } = await client.query(query, variables).toPromise();
+      if (!error) return { data };
+      if (error.networkError && !error.graphQLErrors.length) throw error;
+      return told(error.graphQLErrors);
+    };
+  };
+}
+
+function apollo(useGETForQueries) {
+  return () => {
+    const link = ApolloLink.from([new HttpLink({ uri: url, useGETForQueries })]);
+    const client = new ApolloClient({ link, cache: new InMemoryCache() });
+    return async (query, variables) => {
+      const { data, error } = await client.query({ query: gql(query), variables, errorPolicy: 'all', fetchPolicy: 'no-cache' });
+      if (!error) return { data };
+      if (!error.errors) throw error;
+      return told(error.errors);
+    };
+  };
+}
+
+const clients = {
+  'graphql-request': graphqlRequest,
+  urql: urql(false),
+  'urql by GET': urql('force'),
+  'Apollo Client': apollo(false),
+  'Apollo Client by GET': apollo(true),
+};
+
+for (const [name, make] of Object.entries(clients)) {
+  const ask = make();
+  console.log(
+    JSON.stringify({
+      name,
+      latest: await ask(LATEST, { ticker: 'btc_usd' }),
+      nothing: await ask(LATEST, { ticker: 'eth_usd' }),
+      window: await ask(RANGE, { from: '2024-01-15T11:40:00Z', to: 1705318920 }),
+      openEnd: await ask(RANGE, { from: Math.floor(Date.now() / 1000) - 60, to: null }),
+      unknown: await ask(LATEST, { ticker: 'nobody_usd' }),
+      missing: await ask(LATEST, {}),
+    }),
+  );
+}

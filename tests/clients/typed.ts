@@ -1,0 +1,22 @@
+// What `tsc --strict` must accept of the generated types, and what it must refuse.
+import type { CoverageQuery, CoverageQueryVariables, LatestQuery, PageQuery, TickersQuery } from './generated/graphql.js';
+
+export function shown(latest: LatestQuery, page: PageQuery, coverage: CoverageQuery, tickers: TickersQuery): string[] {
+  // @ts-expect-error a ticker without a price yet
+  const unsafe: string = latest.latest.price;
+  // @ts-expect-error only the minute may be known
+  const instant: string = page.prices.nodes[0]!.observedAt;
+  // @ts-expect-error nothing may have been expected
+  const ratio: number = coverage.coverage.ratio;
+  // @ts-expect-error a ticker that was only imported
+  const since: number = tickers.tickers[0]!.since;
+  const safe: string | undefined = latest.latest?.price;
+  const cursors: string[] = page.prices.edges.map((edge) => edge.cursor);
+  const minutes: number[] = page.prices.nodes.map((price) => price.ts);
+  const reasons: string[] = coverage.coverage.gaps.nodes.map((gap) => gap.reason);
+  return [unsafe, instant, String(ratio), String(since), safe ?? '-', ...cursors, ...minutes.map(String), ...reasons];
+}
+
+export const variables: CoverageQueryVariables = { ticker: 'btc_usd', from: 1705318800 };
+// @ts-expect-error `from` is required
+export const incomplete: CoverageQueryVariables = { ticker: 'btc_usd' };

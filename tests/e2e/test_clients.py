@@ -1,0 +1,117 @@
+"""Real clients and auditors of the GraphQL world, run by Node.js against a running API."""
+
+import asyncio
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator
+from typing import Any
+
+import gql
+import pytest
+from gql.transport.aiohttp import AIOHTTPTransport
+from gql.transport.exceptions import TransportQueryError
+from graphql import GraphQLError
+
+from db.pool import Database
+from graph.settings import Settings
+from tests.conftest import ROOT
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+
+CLIENTS = ROOT / "tests" / "clients"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed"),
+]
+
+
+@pytest.fixture
+async def api(dsn: str) -> AsyncIterator[Api]:
+    async with serving(Settings(database_url=dsn)) as running:
+        yield running
+
+
+async def _run(script: str, *words: str) -> list[dict[str, Any]]:
+    """What a script of tests/clients prints: a JSON object a line."""
+    assert (CLIENTS / "node_modules").exists(), "run `make clients` first"
+    process = await asyncio.create_subprocess_exec(
+        *("node", script, *words), cwd=CLIENTS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode == 0, err.decode()
+    return [json.loads(line) for line in out.splitlines()]
+
+
+async def test_all_audits_of_graphql_over_http_are_passed(api: Api) -> None:
+    audits = await _run("audit.js", f"{api.url}/graphql")
+    assert [audit for audit in audits if audit["status"] != "ok"] == []
+    assert len(audits) == 61
+
+
+async def test_each_client_gets_data_nulls_and_coded_errors_in_its_own_way(api: Api, db: Database) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
+    latest = await api.data('{ latest(ticker: "btc_usd") { id ts price observedAt source } }')
+    found = {one.pop("name"): one for one in await _run("clients.js", f"{api.url}/graphql")}
+    assert set(found) == {"graphql-request", "urql", "urql by GET", "Apollo Client", "Apollo Client by GET"}
+    for name, answers in found.items():
+        told = {question: _without_typenames(answer) for question, answer in answers.items()}
+        assert told["latest"] == {"data": latest}, name
+        assert told["nothing"] == {"data": {"latest": None}}, name
+        prices = [{"ts": MINUTE + 60 * i, "price": f"6824{i}.5"} for i in range(2)]
+        assert told["window"] == {"data": {"range": prices}}, name
+        assert told["openEnd"] == {"data": {"range": []}}, name
+        assert [error["code"] for error in told["unknown"]["errors"]] == ["UNKNOWN_TICKER"], name
+        assert [error["code"] for error in told["missing"]["errors"]] == ["BAD_USER_INPUT"], name
+        assert "ticker" in told["missing"]["errors"][0]["message"], name
+
+
+async def test_graphql_ws_asks_over_one_connection_that_outlives_a_bad_question(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    (told,) = await _run("socket.js", f"{api.url.replace('http', 'ws', 1)}/graphql")
+    latest = {"data": {"latest": {"price": "68241.5"}}}
+    assert (told["first"], told["again"], told["closed"]) == (latest, latest, [])
+    assert told["syntax"] == {"refused": ["GRAPHQL_PARSE_FAILED"]}
+    assert told["unknown"]["errors"][0]["extensions"]["code"] == "UNKNOWN_TICKER"
+
+
+async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    transport = AIOHTTPTransport(f"{api.url}/graphql", ssl=False)
+    async with gql.Client(transport=transport, fetch_schema_from_transport=True) as session:
+        document = "query ($t: String!) { latest(ticker: $t) { price ts } }"
+        found = await session.execute(gql.GraphQLRequest(document, variable_values={"t": "btc_usd"}))
+        assert found == {"latest": {"price": "68241.5", "ts": MINUTE}}
+        with pytest.raises(TransportQueryError) as refused:
+            await session.execute(gql.GraphQLRequest(document, variable_values={"t": "nobody_usd"}))
+        assert (refused.value.errors or [])[0]["extensions"]["code"] == "UNKNOWN_TICKER"
+        with pytest.raises(GraphQLError, match="Cannot query field 'prise'"):
+            await session.execute(gql.gql('{ latest(ticker: "a") { prise } }'))
+
+
+async def test_types_are_generated_that_a_strict_compiler_holds_clients_to(api: Api) -> None:
+    await _succeeds("graphql-codegen", "--config", "codegen.js", SCHEMA=f"{api.url}/graphql")
+    await _succeeds("tsc", "--project", "tsconfig.json")
+
+
+async def _succeeds(command: str, *words: str, **env: str) -> None:
+    process = await asyncio.create_subprocess_exec(
+        *(str(CLIENTS / "node_modules" / ".bin" / command), *words),
+        cwd=CLIENTS,
+        env=os.environ | env,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    said, _ = await process.communicate()
+    assert process.returncode == 0, said.decode()
+
+
+def _without_typenames(value: Any) -> Any:
+    """Some clients ask for them by themselves."""
+    if isinstance(value, dict):
+        return {name: _without_typenames(member) for name, member in value.items() if name != "__typename"}
+    return [_without_typenames(member) for member in value] if isinstance(value, list) else value
