@@ -1,0 +1,113 @@
+"""Every string argument of GraphQL and REST, fed with what breaks programs: refused or answered, never a mistake of ours."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from graphql import GraphQLList, GraphQLNonNull, GraphQLObjectType, GraphQLScalarType, build_schema
+
+from db.pool import Database
+from graph.http.rest.endpoints import ENDPOINTS
+from tests.conftest import ROOT
+from tests.graph.conftest import Api
+from tests.stored import MINUTE, row, store, track
+
+HOSTILE = {
+    "NUL": "btc\0usd",
+    "a lone surrogate": "\ud800",
+    "right to left": "\u202ebtc_usd\u202c",
+    "no width": "btc\u200b_usd",
+    "quotes": "'\"`;--",
+    "SQL": "btc_usd' OR 1=1; DROP TABLE price; --",
+    "percent codes": "%00%27%22%0d%0a",
+    "a new header": "a\r\nSet-Cookie: a=b",
+    "a path": "../../etc/passwd",
+    "a template": "{{7*7}}${7*7}<%= 7*7 %>",
+    "markup": "<script>alert(1)</script>",
+    "rich markup": "[/red][bold]",
+    "a format": "%s%n{0}{}",
+    "emoji": "👩‍👩‍👧‍👦" * 50,
+    "combining marks": "a" + "\u0301" * 500,
+    "long": "a" * 100_000,
+    "too long": "a" * 1_000_000,
+    "digits": "9" * 5_000,
+    "empty": "",
+    "blank": " \t\n",
+}
+SECRETS = ("Traceback", "asyncpg", "SELECT", "postgresql://", "/site-packages/", ".py")
+
+
+def _string_arguments() -> Iterator[tuple[str, str, str]]:
+    """Field, argument, and the type of a variable for it."""
+    query = build_schema((ROOT / "graph" / "schema.graphql").read_text()).type_map["Query"]
+    assert isinstance(query, GraphQLObjectType)
+    for name, field in query.fields.items():
+        for argument, taken in field.args.items():
+            kind: Any = taken.type
+            while isinstance(kind, GraphQLNonNull | GraphQLList):
+                kind = kind.of_type
+            if isinstance(kind, GraphQLScalarType) and kind.name in ("String", "ID", "UnixTime"):
+                yield name, argument, str(taken.type)
+
+
+GRAPHQL = list(_string_arguments())
+REST = sorted(
+    {(endpoint.paths[0], name) for endpoint in ENDPOINTS for name in endpoint.query.model_fields if not endpoint.acts}
+)
+REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(MINUTE), "at": str(MINUTE)}
+PARTS = {
+    "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected",
+}  # fmt: skip
+
+
+@pytest.fixture
+async def prices(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+
+
+def _query(field: str, argument: str, kind: str) -> str:
+    needed = {
+        "ticker": ["name"], "latest": ["ticker"], "prices": ["ticker"], "range": ["ticker", "from"],
+        "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"],
+    }.get(field, [])  # fmt: skip
+    others = [f"{name}: {REQUIRED[name]}" for name in needed if name != argument]
+    given = ", ".join([f"{argument}: $hostile", *others])
+    return f"query ($hostile: {kind}) {{ {field}({given}) {{ {PARTS.get(field, 'ts')} }} }}"
+
+
+@pytest.mark.usefixtures("prices")
+@pytest.mark.parametrize("what", HOSTILE)
+async def test_no_string_argument_of_graphql_leads_to_a_mistake_of_ours(api: Api, what: str) -> None:
+    assert len(GRAPHQL) >= 15
+    for field, argument, kind in GRAPHQL:
+        value: Any = [HOSTILE[what]] if "[" in kind else HOSTILE[what]
+        body = json.dumps({"query": _query(field, argument, kind), "variables": {"hostile": value}})
+        headers = {"Content-Type": "application/json"}
+        async with api.session.post(f"{api.url}/graphql", data=body, headers=headers) as response:
+            text = await response.text()
+            assert response.status < 500, (field, argument, text[:300])
+        errors = json.loads(text).get("errors", [])
+        codes = {error["extensions"]["code"] for error in errors}
+        assert codes <= {"BAD_USER_INPUT", "BAD_REQUEST", "PAYLOAD_TOO_LARGE", "UNKNOWN_TICKER"}, (field, argument, text[:300])
+        assert not [secret for secret in SECRETS if secret in text], (field, argument, text[:300])
+        assert all(len(error["message"]) < 1_000 for error in errors), (field, argument)
+
+
+@pytest.mark.usefixtures("prices")
+@pytest.mark.parametrize("what", [what for what in HOSTILE if what not in ("a lone surrogate", "too long", "long")])
+async def test_no_parameter_of_rest_leads_to_a_mistake_of_ours(api: Api, what: str) -> None:
+    assert len(REST) >= 12
+    for path, name in REST:
+        params = {"ticker": "btc_usd", "date": str(MINUTE)} | {name: HOSTILE[what]}
+        async with api.session.get(f"{api.url}{path}", params=params) as response:
+            text = await response.text()
+            assert response.status < 500, (path, name, text[:300])
+            assert "Set-Cookie" not in response.headers
+        assert not [secret for secret in SECRETS if secret in text], (path, name, text[:300])
+
+
+async def test_an_address_that_is_too_long_is_refused(api: Api) -> None:
+    async with api.session.get(f"{api.url}/prices?ticker={'a' * 200_000}") as response:
+        assert response.status in (400, 414, 422)
