@@ -69,7 +69,7 @@ class Schema(strawberry.Schema):
         return result
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        pass  # a client's mistake is nothing to log; `_coded` logs ours
+        pass  # a client's mistake is nothing to log; `coded` logs ours
 
 
 class RefusedError(Exception):
