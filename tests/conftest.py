@@ -27,6 +27,7 @@ MAY_BE_ABSENT = {
     "recorded answers are not here": "real data lies beside a developer's checkout, not in it",
     "Chromium is not installed": "only root can install it",
     "Node.js is not installed": "only root can install it",
+    "the clients of Node.js are not installed": "npm's registry may be out of reach",
     "make is not installed": "the image of the tests has none",
 }
 """The reasons for which a test may be skipped where CI=true; any other one fails."""

