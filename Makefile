@@ -40,7 +40,7 @@ tests/clients/node_modules: tests/clients/package-lock.json
 	elif npm ci --prefix tests/clients --no-fund --no-audit --loglevel error; then touch $@; \
 	else rm -rf $@; echo "npm's registry is out of reach: the clients of Node.js are not tested"; fi
 
-chaos: $(DEV)  ## the fault run: half an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
+chaos: $(DEV)  ## the fault run: a quarter of an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
 	@python -m tests.chaos $(ARGS)
 
 check: lint type-check  ## format, lint, types and the arrows between packages

@@ -48,14 +48,14 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--seed", type=int, default=int(time.time()), help="draws the faults (drawn itself, and printed)")
-    parser.add_argument("--short", action="store_true", help="three minutes instead of half an hour")
+    parser.add_argument("--short", action="store_true", help="two minutes instead of a quarter of an hour")
     parser.add_argument("--only", default="", help="only single faults whose name has this in it")
-    parser.add_argument("--pairs", type=int, help="overlapping pairs (50; short: 6)")
+    parser.add_argument("--pairs", type=int, help="overlapping pairs (36; short: 6)")
     parser.add_argument("--real-minutes", type=int, help="minutes with the real scheduler (10; short: 0)")
     options = parser.parse_args()
     if options.only:
         options.pairs = options.real_minutes = 0
-    pairs = options.pairs if options.pairs is not None else 6 if options.short else 50
+    pairs = options.pairs if options.pairs is not None else 6 if options.short else 36
     real = options.real_minutes if options.real_minutes is not None else 0 if options.short else 10
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(f"seed {options.seed}", highlight=False)
