@@ -168,20 +168,18 @@ async def open_missing(db: Executor, walked: Mapping[str, tuple[int, int]], evid
     The reason is the evidence's, or that the price was set aside, or that nobody collected. Returns what was opened:
     ticker, reason, minutes, low, high.
     """
-    noted = [(ticker, ts, reason) for (ticker, ts), reason in evidence.items()]
-    return await db.fetch(
-        OPEN_MISSING, *_columns([(name, low, high) for name, (low, high) in walked.items()], 3), *_columns(noted, 3)
-    )
+    windows = [(name, low, high) for name, (low, high) in walked.items()]
+    return await db.fetch(OPEN_MISSING, *_columns(windows), *_reasons(evidence))
 
 
 async def open_(db: Executor, failed: Mapping[Minute, Reason]) -> None:
     """Makes the minutes gaps, those of them that are expected and not stored."""
-    await db.execute(OPEN, *_columns([(ticker, ts, reason) for (ticker, ts), reason in failed.items()], 3))
+    await db.execute(OPEN, *_reasons(failed))
 
 
 async def explain(db: Executor, evidence: Mapping[Minute, Reason]) -> None:
     """Gives gaps that were opened without evidence their reason."""
-    await db.execute(EXPLAIN, *_columns([(ticker, ts, reason) for (ticker, ts), reason in evidence.items()], 3))
+    await db.execute(EXPLAIN, *_reasons(evidence))
 
 
 async def newest_open(db: Executor, now: int, limit: int) -> list[Minute]:
@@ -219,5 +217,9 @@ async def counts(db: Executor) -> dict[str, Record]:
     return {row["ticker"]: row for row in await db.fetch(COUNTS)}
 
 
-def _columns(rows: Sequence[tuple[object, ...]], width: int) -> list[list[object]]:
-    return [[row[place] for row in rows] for place in range(width)]
+def _reasons(evidence: Mapping[Minute, Reason]) -> list[list[object]]:
+    return _columns([(ticker, ts, reason) for (ticker, ts), reason in evidence.items()])
+
+
+def _columns(rows: Sequence[tuple[object, object, object]]) -> list[list[object]]:
+    return [[row[place] for row in rows] for place in range(3)]

@@ -60,6 +60,12 @@ async def tracked(db: Executor) -> list[str]:
     return [row["ticker"] for row in await db.fetch(TRACKED)]
 
 
+def is_stale(record: Record, now: float, stale_after_s: int) -> bool:
+    """Whether a ticker of `every` or `one` is tracked, and its newest minute (or its tracking) is older than that."""
+    newest = record["since"] if record["ts"] is None else record["ts"]
+    return bool(record["tracked"]) and now - newest > stale_after_s
+
+
 async def add(db: Executor, names: Iterable[str]) -> list[str]:
     """Makes the names known; returns those that were not. Belongs into a writer's turn."""
     return [row["name"] for row in await db.fetch(ADD, list(names))]

@@ -65,7 +65,7 @@ def require_small(document: DocumentNode) -> None:
     _bound("directives", sum(_directives(node) for node in document.definitions), DIRECTIVES_MOST)
     spread = _Spread(document)
     for operation in operations:
-        roots = list(spread.fields(operation.selection_set))
+        roots = spread.fields(operation.selection_set)
         size = spread.size(operation.selection_set)
         introspects = all(field.name.value.startswith("__") for field in roots)
         _bound("fields at its root", len(roots), ROOT_FIELDS_MOST)

@@ -9,7 +9,7 @@ import strawberry
 from strawberry.relay import PageInfo
 
 from db.pool import Record
-from db.queries import prices
+from db.queries import prices, tickers
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page, Window
 from graph.schema.context import Info
@@ -90,15 +90,13 @@ class Ticker:
     def of(cls, record: Record, now: float, stale_after_s: int) -> Self:
         """From a record of `db.queries.tickers`."""
         latest = None if record["ts"] is None else Price.of(record)
-        newest = record["ts"] if latest else record["since"]
-        tracked = record["tracked"]
         return cls(
             name=record["name"],
             since=record["since"],
-            tracked=tracked,
+            tracked=record["tracked"],
             latest=latest,
             age_s=None if latest is None else max(0, int(now) - latest.ts),
-            stale=tracked and now - newest > stale_after_s,
+            stale=tickers.is_stale(record, now, stale_after_s),
         )
 
 

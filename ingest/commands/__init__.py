@@ -1,1 +1,1 @@
-"""Verbs of `python -m ingest` that need more than a line: their arguments, and what they print."""
+"""The verbs of `python -m ingest`: their arguments, and what they print."""

@@ -13,7 +13,7 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -83,15 +83,10 @@ class Origin:
     said: str
     total: int
     batches: AsyncIterator[Sequence[Raw]]
-    position: "Position"
+    position: Callable[[Brought], int]
+    """How far reading is, in the unit of the total."""
     skipped: Callable[[], int] = int
     """How many rows of other tickers were left out."""
-
-
-class Position(Protocol):
-    """How far reading is, in the unit of the total."""
-
-    def __call__(self, brought: Brought) -> int: ...
 
 
 async def _import(options: argparse.Namespace, settings: Settings) -> int:

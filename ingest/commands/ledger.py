@@ -4,7 +4,8 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +15,11 @@ from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
 from ingest.commands.arguments import Verbs, instant, ticker, verb
-from ingest.deribit.client import open_deribit
+from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError
 from ingest.jobs.backfill import fill
 from ingest.jobs.reconcile import walk
-from ingest.outbox import open_outbox
+from ingest.outbox import Outbox, open_outbox
 from ingest.settings import Settings
 
 PERIODS_MOST = 10_000
@@ -88,18 +89,14 @@ async def _gaps(options: argparse.Namespace, settings: Settings, db: Database) -
 
 
 async def _check(settings: Settings, db: Database) -> None:
-    redis_url = embedded.redis_of(settings) or settings.required_redis()
-    async with open_outbox(redis_url, settings.outbox_most) as outbox, open_deribit(settings) as source:
-        await source.names()  # its answer tells the exchange's time
+    async with _outbox_and_exchange(settings) as (outbox, source):
         await walk(times.minute_of(time.time()), clock=source.clock, db=db, outbox=outbox)
 
 
 async def _backfill(options: argparse.Namespace, settings: Settings, db: Database) -> int:
     known = [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db)]
-    redis_url = embedded.redis_of(settings) or settings.required_redis()
-    async with open_outbox(redis_url, settings.outbox_most) as outbox, open_deribit(settings) as source:
+    async with _outbox_and_exchange(settings) as (outbox, source):
         waiting = await outbox.minutes()
-        await source.names()  # its answer tells the exchange's time
         now = source.clock.now(int(time.time())) or time.time()
         for name in known:
             found = await gaps.unfilled(db, name, options.start, options.end, GAPS_MOST)
@@ -108,6 +105,15 @@ async def _backfill(options: argparse.Namespace, settings: Settings, db: Databas
             done = await fill([gap for gap in found if gap not in waiting], int(now), source=source, db=db)
             print(f"{name:<20}{done.filled:>8,} filled{done.left:>8,} left{done.given_up:>8,} that no chart can tell")
     return 0
+
+
+@asynccontextmanager
+async def _outbox_and_exchange(settings: Settings) -> AsyncIterator[tuple[Outbox, Deribit]]:
+    """Both opened, and the exchange's time known."""
+    redis_url = embedded.redis_of(settings) or settings.required_redis()
+    async with open_outbox(redis_url, settings.outbox_most) as outbox, open_deribit(settings) as source:
+        await source.names()  # its answer tells the time
+        yield outbox, source
 
 
 async def _rejects(options: argparse.Namespace, _settings: Settings, db: Database) -> int:

@@ -164,7 +164,7 @@ async def _tickers(db: Database, now: int, stale_after_s: int, errors: dict[str,
     watermarks = await gaps.last_minutes(db)
     found = []
     for record in await tickers.every(db):
-        name, newest = record["name"], record["ts"] if record["ts"] is not None else record["since"]
+        name = record["name"]
         counted = counts.get(name)
         found.append(
             TickerStatus(
@@ -172,7 +172,7 @@ async def _tickers(db: Database, now: int, stale_after_s: int, errors: dict[str,
                 tracked=record["tracked"],
                 last_minute=record["ts"],
                 age_s=None if record["ts"] is None else max(0, now - record["ts"]),
-                stale=record["tracked"] and now - newest > stale_after_s,
+                stale=tickers.is_stale(record, now, stale_after_s),
                 gaps_open=0 if counted is None else counted["open"],
                 gaps_given_up=0 if counted is None else counted["given_up"],
                 checked_until=watermarks.get(name),

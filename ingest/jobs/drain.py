@@ -27,14 +27,12 @@ async def drain(outbox: Outbox, db: Database) -> Stored:
     fields = await outbox.fields()
     for start in range(0, len(fields), AT_ONCE):
         waiting = await outbox.read(fields[start : start + AT_ONCE])
-        stored = await store(db, waiting.rows)
+        drained.add(await store(db, waiting.rows))
         for bad in waiting.unreadable:
             log.error("an entry of the outbox is set aside: %s: %.80s", bad.reason, bad.entry)
             await rejects.set_aside(db, bad.ticker, bad.ts, bad.entry, bad.reason)
+            drained.rejected += 1
         await outbox.remove(waiting.entries)
-        drained.new += stored.new
-        drained.strangers |= stored.strangers
-        drained.rejected += stored.rejected + len(waiting.unreadable)
     return drained
 
 

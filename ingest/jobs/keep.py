@@ -103,14 +103,14 @@ class Keeping:
             return
         try:
             async with self._deadline.enforced():
-                self._add(await store(self._db, rows))
+                self.done.add(await store(self._db, rows))
         except DatabaseError:
             self._redis_is_away = False  # it may be back before the database is
             raise
 
     async def _drain(self, outbox: Outbox) -> None:
         async with self.patiently("prices are stored later"):
-            self._add(await drain(outbox, self._db))
+            self.done.add(await drain(outbox, self._db))
 
     async def _with_outbox(self, work: Callable[[Outbox], Awaitable[T]], otherwise: str) -> T | None:
         """What the work gives; None where there is no outbox, or its Redis is away, or it is full."""
@@ -122,8 +122,3 @@ class Keeping:
             self._redis_is_away = not isinstance(error, OutboxFullError)
             log.warning("%s: %s", otherwise, error)
             return None
-
-    def _add(self, stored: Stored) -> None:
-        self.done.new += stored.new
-        self.done.strangers |= stored.strangers
-        self.done.rejected += stored.rejected

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Self
 
 from db import times
 from db.errors import RowRefusedError
@@ -23,6 +24,12 @@ class Stored:
     """Tickers that the database did not know."""
     rejected: int = 0
 
+    def add(self, other: Self) -> None:
+        """Takes in what became of more rows."""
+        self.new += other.new
+        self.strangers |= other.strangers
+        self.rejected += other.rejected
+
 
 async def store(db: Database, rows: Sequence[PriceRow]) -> Stored:
     """Commits the rows in one transaction; where one is refused, in halves, until that one is alone and set aside.
@@ -41,8 +48,9 @@ async def store(db: Database, rows: Sequence[PriceRow]) -> Stored:
             await _set_aside(db, rows[0], str(error))
             return Stored(rejected=1)
     middle = len(rows) // 2
-    one, other = await store(db, rows[:middle]), await store(db, rows[middle:])
-    return Stored(one.new + other.new, one.strangers | other.strangers, one.rejected + other.rejected)
+    stored = await store(db, rows[:middle])
+    stored.add(await store(db, rows[middle:]))
+    return stored
 
 
 async def _set_aside(db: Database, row: PriceRow, why: str) -> None:

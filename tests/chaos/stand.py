@@ -21,7 +21,8 @@ from dramatiq.brokers.redis import RedisBroker
 
 from db import embedded, migrate, processes
 from db.embedded import Server
-from db.errors import ServerError
+from db.errors import DatabaseError, ServerError
+from db.pool import own_errors
 from db.queues import Actor, Queue
 from ingest.middleware import HEARTBEATS
 from ingest.outbox import FAILURES, PRICES
@@ -243,17 +244,19 @@ class Stand:
     async def stored(self, minute: int) -> set[str]:
         """The tickers whose price of the minute is committed; empty where nobody can tell."""
         try:
-            async with asyncio.timeout(2), self.sql() as connection:
-                return {row["ticker"] for row in await connection.fetch("SELECT ticker FROM price WHERE ts = $1", minute)}
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            with own_errors():
+                async with asyncio.timeout(2), self.sql() as connection:
+                    return {row["ticker"] for row in await connection.fetch("SELECT ticker FROM price WHERE ts = $1", minute)}
+        except DatabaseError:
             return set()
 
     async def walked(self) -> int:
         """The minute up to which every ticker's minutes are explained; 0 where nobody can tell."""
         try:
-            async with asyncio.timeout(2), self.sql() as connection:
-                return int(await connection.fetchval("SELECT min(checked_until) FROM ticker") or 0)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError):
+            with own_errors():
+                async with asyncio.timeout(2), self.sql() as connection:
+                    return int(await connection.fetchval("SELECT min(checked_until) FROM ticker") or 0)
+        except DatabaseError:
             return 0
 
     async def settled(self, minute: int) -> bool:
