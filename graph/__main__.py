@@ -20,8 +20,9 @@ from graph.engine.knowledge import require_known
 from graph.engine.translation import told
 from graph.errors import ApiError
 from graph.http.asked import BODY_MOST
+from graph.http.protocol import BoundedHttp
 from graph.schema import arguments
-from graph.schema.executable import build
+from graph.schema.executable import Schema
 from graph.settings import Settings
 
 EXAMPLES = """examples:
@@ -60,7 +61,7 @@ def main(words: Sequence[str] | None = None) -> int:
             print(f"key, for the reader: {key}\nfor API_KEYS:        {hashlib.sha256(key.encode()).hexdigest()}")
             return 0
         case _:
-            sys.stdout.write(f"{build().as_str()}\n")
+            sys.stdout.write(f"{Schema().as_str()}\n")
             return 0
 
 
@@ -74,6 +75,7 @@ def _serve(settings: Settings) -> int:
         workers=settings.web_concurrency,
         log_config=None,
         access_log=False,
+        http=BoundedHttp,
         ws_max_size=4 * BODY_MOST,  # bytes; what is longer than a body may be is told so below that
         proxy_headers=False,  # TRUSTED_PROXIES says whose are believed
         timeout_graceful_shutdown=3,

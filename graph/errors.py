@@ -10,9 +10,12 @@ ApiError
 ├── TooComplexError       QUERY_TOO_COMPLEX 400
 ├── UnauthenticatedError  UNAUTHENTICATED   401
 ├── ForbiddenError        FORBIDDEN         403
+├── RateLimitedError      RATE_LIMITED      429
 ├── TimedOutError         TIMEOUT           504
 ├── UnavailableError      UNAVAILABLE       503
 │   └── BusyError
+├── InternalError         INTERNAL_SERVER_ERROR 500
+├── PersistedQueryNotFoundError  PERSISTED_QUERY_NOT_FOUND
 └── RequestError          what HTTP has a status for, before anything is answered
     ├── BadRequestError       BAD_REQUEST             400
     ├── MethodError           METHOD_NOT_ALLOWED      405
@@ -27,16 +30,18 @@ from typing import Any, ClassVar
 
 SHOWN = 20
 """Names listed in a message at most."""
+RETRY_AFTER_S = 2
 
 
 class ApiError(Exception):
-    """Raised to tell the client what was wrong and what would be right."""
+    """Raised to tell the client what was wrong and what would be right; `headers` go with it over HTTP."""
 
     code: ClassVar[str]
     status: ClassVar[int]
 
-    def __init__(self, message: str, **extensions: Any) -> None:
+    def __init__(self, message: str, headers: dict[str, str] | None = None, **extensions: Any) -> None:
         super().__init__(message)
+        self.headers = headers or {}
         self.extensions = {"code": self.code, **extensions}
 
 
@@ -86,12 +91,27 @@ class UnauthenticatedError(ApiError):
     code = "UNAUTHENTICATED"
     status = 401
 
+    def __init__(self) -> None:
+        super().__init__(
+            "Reading needs a key: send `Authorization: Bearer …` or `X-API-Key: …`", {"WWW-Authenticate": "Bearer"}
+        )
+
 
 class ForbiddenError(ApiError):
     """Raised when a request needs the ADMIN_TOKEN and does not bring it."""
 
     code = "FORBIDDEN"
     status = 403
+
+
+class RateLimitedError(ApiError):
+    """Raised when a caller has spent what it may, with the seconds after which this can be asked again."""
+
+    code = "RATE_LIMITED"
+    status = 429
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__(message, {"Retry-After": str(retry_after_s)}, retryAfterS=retry_after_s)
 
 
 class TimedOutError(ApiError):
@@ -107,17 +127,36 @@ class UnavailableError(ApiError):
     code = "UNAVAILABLE"
     status = 503
 
+    def __init__(self, message: str) -> None:
+        super().__init__(message, {"Retry-After": str(RETRY_AFTER_S)})
+
 
 class BusyError(UnavailableError):
     """Raised when as many requests are being answered as may be at once."""
 
 
-class RequestError(ApiError):
-    """Raised when a request cannot be taken as it came; `headers` go with the refusal."""
+class InternalError(ApiError):
+    """Raised for a mistake of ours: which one stands in the log, under the request's id."""
 
-    def __init__(self, message: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.headers = headers or {}
+    code = "INTERNAL_SERVER_ERROR"
+    status = 500
+
+    def __init__(self, request_id: str) -> None:
+        super().__init__(f"Something went wrong on our side; request {request_id}.")
+
+
+class PersistedQueryNotFoundError(ApiError):
+    """Raised when only a document's digest came, and the document is not remembered: the client sends both then."""
+
+    code = "PERSISTED_QUERY_NOT_FOUND"
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("PersistedQueryNotFound")  # by this text clients know it
+
+
+class RequestError(ApiError):
+    """Raised when a request cannot be taken as it came."""
 
 
 class BadRequestError(RequestError):

@@ -45,9 +45,19 @@ class Settings(settings.Settings):
     max_in_flight: int = Field(256, ge=1, description="requests that an API process answers at once; the others get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="the same of one address")
     request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from its first byte on")
+    rate_limit: int | None = Field(
+        None,
+        ge=1,
+        description="cost that one key or address may spend a minute, over all API processes; no bound where not set",
+    )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by commas"
     )
+
+    @property
+    def rate_limit_of_process(self) -> int | None:
+        """The part of RATE_LIMIT that one API process lets through."""
+        return None if self.rate_limit is None else max(1, self.rate_limit // self.web_concurrency)
 
     @property
     def url(self) -> str:

@@ -1,7 +1,10 @@
 """Rows for tests, written the way the product writes them."""
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from decimal import Decimal
+
+import asyncpg
 
 from db.pool import Database
 from db.queries import prices, tracking, writing
@@ -33,3 +36,15 @@ async def store(db: Database, rows: Iterable[PriceRow]) -> None:
 async def minutes(db: Database, ticker: str) -> list[int]:
     """The minutes that are stored, in order."""
     return [r["ts"] for r in await prices.window(db, ticker, 0, 2**40, newest_first=False)]
+
+
+@asynccontextmanager
+async def prices_locked(dsn: str) -> AsyncIterator[None]:
+    """Whoever reads prices waits."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE price")
+            yield
+    finally:
+        await connection.close()

@@ -1,39 +1,79 @@
-"""Documents: parsed once, and the operation that is meant."""
+"""Documents: parsed and validated once, and the operation that is meant."""
 
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from typing import Final
 
+from cachetools import LRUCache
 from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, parse
 
 from graph.engine.limits import require_small
+from graph.engine.selection import Selections
 from graph.errors import TooComplexError
 
-KEPT = 512
-"""Documents remembered, the latest used."""
-TOKENS_MOST = 2_000
+TOKENS_MOST: Final = 2_000
+BYTES_MOST: Final = 16 * 1024 * 1024
+"""Of all documents remembered, those used last."""
+BYTES_OF_A_TOKEN: Final = 550
+"""With its share of the nodes that were made of it, as measured."""
+
+Validate = Callable[[DocumentNode], Sequence[GraphQLError]]
 
 
-@lru_cache(KEPT)
-def parsed(text: str) -> DocumentNode:
-    """The document. Raises GraphQLError where the text is none, TooComplexError where it is bigger than one may be."""
-    try:
-        document = parse(text, max_tokens=TOKENS_MOST)
-        require_small(document)
-    except RecursionError:
-        raise TooComplexError("The document is nested too deeply: ask for less at once") from None
-    return document
+class InvalidError(Exception):
+    """Raised when a document does not fit the schema, with all that is wrong with it."""
+
+    def __init__(self, errors: Sequence[GraphQLError]) -> None:
+        super().__init__(errors[0].message)
+        self.errors = errors
 
 
-def operation_of(document: DocumentNode, name: str | None) -> OperationDefinitionNode:
-    """The operation of that name, or the only one there is. Raises GraphQLError where it cannot be told which."""
-    operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-    if not operations:
-        raise GraphQLError("The document has no operation: send a query or a mutation")
-    if name is None:
-        if len(operations) > 1:
-            named = ", ".join(node.name.value for node in operations if node.name)
-            raise GraphQLError(f"The document has {len(operations)} operations: name one in operationName ({named[:100]})")
-        return operations[0]
-    for node in operations:
-        if node.name is not None and node.name.value == name:
-            return node
-    raise GraphQLError(f"The document has no operation named {name[:60]!r}")
+class Documents:
+    """Those that fit the schema are remembered: most clients send the same few."""
+
+    def __init__(self, validate: Validate) -> None:
+        self._validate = validate
+        self._kept: LRUCache[str, Document] = LRUCache(BYTES_MOST, getsizeof=_bytes)
+
+    def of(self, text: str) -> "Document":
+        """The document. Raises GraphQLError where the text is none, TooComplexError where it is too big, InvalidError."""
+        document = self._kept.get(text)
+        if document is None:
+            document = Document(text)
+            errors = self._validate(document.node)
+            if errors:
+                raise InvalidError(errors)
+            self._kept[text] = document
+        return document
+
+
+def _bytes(document: "Document") -> int:
+    return len(document.text) + BYTES_OF_A_TOKEN * (document.node.token_count or 0)
+
+
+class Document:
+    """A document that is no bigger than one may be."""
+
+    def __init__(self, text: str) -> None:
+        """Raises GraphQLError where the text is none, TooComplexError where it is too big."""
+        self.text = text
+        try:
+            self.node: DocumentNode = parse(text, max_tokens=TOKENS_MOST)
+            self.selections = Selections(self.node)
+            require_small(self.node, self.selections)
+        except RecursionError:
+            raise TooComplexError("The document is nested too deeply: ask for less at once") from None
+
+    def operation(self, name: str | None) -> OperationDefinitionNode:
+        """The operation of that name, or the only one there is. Raises GraphQLError where it cannot be told which."""
+        operations = [node for node in self.node.definitions if isinstance(node, OperationDefinitionNode)]
+        if not operations:
+            raise GraphQLError("The document has no operation: send a query or a mutation")
+        if name is None:
+            if len(operations) > 1:
+                named = ", ".join(node.name.value for node in operations if node.name)
+                raise GraphQLError(f"The document has {len(operations)} operations: name one in operationName ({named[:100]})")
+            return operations[0]
+        for node in operations:
+            if node.name is not None and node.name.value == name:
+                return node
+        raise GraphQLError(f"The document has no operation named {name[:60]!r}")

@@ -1,77 +1,115 @@
-"""How many requests are answered at once, and for how long: what is too much is refused, what nobody wants any more ends."""
+"""Who is let in, how much each may ask, how many requests are answered at once, and for how long."""
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
-from hashlib import sha256
-from secrets import compare_digest
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-import orjson
-from starlette.datastructures import Headers
-from starlette.responses import Response
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from graph.engine.allowance import WINDOW_S, Allowance
 from graph.errors import ApiError, BusyError, TimedOutError, UnauthenticatedError
-from graph.http.negotiation import JSON
-from graph.http.problems import RETRY_AFTER_S, problem
+from graph.http.caller import Callers, address_of
+from graph.http.problems import refusal
 
 
-class Keys:
-    """Lets in who brings a key whose digest is listed; to `open_` paths and those below them everybody."""
+class Known:
+    """Tells who calls, and lets in who may read; to `open_` paths and those below them everybody.
 
-    def __init__(self, app: ASGIApp, digests: Sequence[str], open_: Sequence[str]) -> None:
+    A WebSocket is let in: browsers send its key in the first message.
+    """
+
+    def __init__(self, app: ASGIApp, callers: Callers, open_: tuple[str, ...]) -> None:
         self.app = app
-        self._digests = digests
-        self._open = tuple(open_)
+        self._callers = callers
+        self._open = open_
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket") or self._is_open(scope["path"]) or self._brings_one(Headers(scope=scope)):
+        if scope["type"] in ("http", "websocket"):
+            scope["caller"] = self._callers.who(scope, Headers(scope=scope))
+        if scope["type"] == "http" and not scope["caller"].may_read and not self._is_open(scope["path"]):
+            await refusal(scope, UnauthenticatedError())(scope, receive, send)
+        else:
             await self.app(scope, receive, send)
-            return
-        error = UnauthenticatedError("Reading needs a key: send `Authorization: Bearer …` or `X-API-Key: …`")
-        await refusal(scope, error, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
 
     def _is_open(self, path: str) -> bool:
         return any(path == one or path.startswith(f"{one}/") for one in self._open)
 
-    def _brings_one(self, headers: Headers) -> bool:
-        scheme, _, sent = headers.get("Authorization", "").partition(" ")
-        key = sent.strip() if scheme.lower() == "bearer" else headers.get("X-API-Key", "")
-        digest = sha256(key.encode()).hexdigest()
-        # All are compared, so that the time tells nothing of which was near.
-        return key != "" and sum(compare_digest(digest, known) for known in self._digests) > 0
 
+class Rates:
+    """Takes one of the caller's allowance for each request, whatever becomes of it, and tells what is left."""
 
-class InFlight:
-    """Answers at most so many requests at once, in all and of one address; the others get 503 and when to come back."""
-
-    def __init__(self, app: ASGIApp, most: int, most_of_one: int) -> None:
+    def __init__(self, app: ASGIApp, allowance: Allowance) -> None:
         self.app = app
-        self._most = most
-        self._most_of_one = most_of_one
-        self._of: Counter[str] = Counter()
+        self._allowance = allowance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        address = scope["client"][0] if scope.get("client") else ""
-        if self._of.total() >= self._most:
-            await refusal(scope, BusyError(f"{self._most} requests are being answered; come back"))(scope, receive, send)
-        elif self._of[address] >= self._most_of_one:
-            said = f"{self._most_of_one} requests of yours are being answered; wait for one, or come back"
-            await refusal(scope, BusyError(said))(scope, receive, send)
-        else:
-            await self._counted(address, scope, receive, send)
+        caller = scope["caller"].name
 
-    async def _counted(self, address: str, scope: Scope, receive: Receive, send: Send) -> None:
-        self._of[address] += 1
+        # https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["RateLimit-Policy"] = f'"cost";q={self._allowance.per_minute};w={WINDOW_S}'
+                whole_in = round(self._allowance.whole_in_s(caller))
+                headers["RateLimit"] = f'"cost";r={self._allowance.left(caller)};t={whole_in}'
+            await send(message)
+
         try:
-            await self.app(scope, receive, send)
+            self._allowance.spend(caller, 1)
+        except ApiError as error:
+            await refusal(scope, error)(scope, receive, send_with_rate)
+        else:
+            await self.app(scope, receive, send_with_rate)
+
+
+class Slots:
+    """Places for what is answered at once: so many in all, and so many of one address."""
+
+    def __init__(self, most: int, most_of_one: int) -> None:
+        self._most = most
+        self._most_of_one = most_of_one
+        self._taken: Counter[str] = Counter()
+        self._in_all = 0
+
+    @contextmanager
+    def taken(self, address: str) -> Iterator[None]:
+        """Holds a place. Raises BusyError at once where none is free."""
+        if self._in_all >= self._most:
+            raise BusyError(f"{self._most} requests are being answered; come back")
+        if self._taken[address] >= self._most_of_one:
+            raise BusyError(f"{self._most_of_one} requests of yours are being answered; wait for one, or come back")
+        self._taken[address] += 1
+        self._in_all += 1
+        try:
+            yield
         finally:
-            self._of[address] -= 1
-            if not self._of[address]:
-                del self._of[address]
+            self._in_all -= 1
+            self._taken[address] -= 1
+            if not self._taken[address]:
+                del self._taken[address]
+
+
+class InFlight:
+    """Answers as many requests at once as there are slots; the others get 503 and when to come back."""
+
+    def __init__(self, app: ASGIApp, slots: Slots) -> None:
+        self.app = app
+        self._slots = slots
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        try:
+            with self._slots.taken(address_of(scope)):
+                await self.app(scope, receive, send)
+        except BusyError as error:
+            await refusal(scope, error)(scope, receive, send)
 
 
 class WhileWanted:
@@ -117,14 +155,9 @@ class WhileWanted:
         if not working.cancelled():
             working.result()
         elif not started and not gone:
-            said = f"The request took longer than the {self._at_most_s:g} s it may; ask for less"
-            await refusal(scope, TimedOutError(said))(scope, receive, send)
+            await refusal(scope, took_too_long(self._at_most_s))(scope, receive, send)
 
 
-def refusal(scope: Scope, error: ApiError, more: dict[str, str] | None = None) -> Response:
-    """The error as the path's clients read it."""
-    headers = ({"Retry-After": str(RETRY_AFTER_S)} if isinstance(error, BusyError) else {}) | (more or {})
-    if scope["path"] != "/graphql":
-        return problem(error.status, str(error), error.code, headers)
-    body = orjson.dumps({"errors": [{"message": str(error), "extensions": error.extensions}]})
-    return Response(body, error.status, headers | {"Cache-Control": "no-store"}, media_type=JSON)
+def took_too_long(at_most_s: float) -> TimedOutError:
+    """For what took longer than it may."""
+    return TimedOutError(f"The request took longer than the {at_most_s:g} s it may; ask for less")

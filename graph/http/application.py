@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from hashlib import sha256
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -15,15 +14,19 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from db.errors import DatabaseError
 from db.pool import open_database
+from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
 from graph.errors import ApiError
 from graph.http import pages, problems
-from graph.http.admission import InFlight, Keys, WhileWanted
+from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
+from graph.http.caller import Callers
 from graph.http.graphql import STATIC, GraphQLEndpoint
 from graph.http.middleware import AccessLog, Mistakes, RequestId
+from graph.http.problems import GRAPHQL_PATH
 from graph.http.rest import endpoints
+from graph.http.socket import SocketEndpoint
 from graph.schema.context import Context
-from graph.schema.executable import build
+from graph.schema.executable import Schema
 from graph.settings import Settings
 
 STATEMENT_TIMEOUT_S = 5.0
@@ -33,11 +36,6 @@ COMPRESSED_FROM = 1_000
 
 OPEN = ("/health", "/v1/health", "/static", "/docs", "/redoc", "/api/docs", "/api/redoc", "/openapi.json")
 """Paths that tell no prices."""
-
-
-def _who_may_read(settings: Settings) -> list[str]:
-    admin = [sha256(settings.admin_token.get_secret_value().encode()).hexdigest()] if settings.admin_token else []
-    return [*settings.api_keys, *admin]
 
 
 def application(settings: Settings) -> Starlette:
@@ -50,19 +48,21 @@ def application(settings: Settings) -> Starlette:
         )
         collecting = Collecting(settings.broker)
         async with database as db:
-            app.state.context = Context(db, collecting, settings.stale_after_s)
-            app.state.admin_token = settings.admin_token.get_secret_value() if settings.admin_token else None
+            app.state.context = Context(db, collecting, settings.stale_after_s, allowance)
             yield
         collecting.close()
 
+    callers = Callers(settings.api_keys, settings.admin_token.get_secret_value() if settings.admin_token else None)
+    slots = Slots(settings.max_in_flight, settings.max_in_flight_per_client)
+    allowance = Allowance(settings.rate_limit_of_process) if settings.rate_limit_of_process else None
     rest = endpoints.routes()
-    schema = build(introspection=settings.introspection)
-    graphql = GraphQLEndpoint(schema, graphiql=settings.graphiql, origins=settings.cors_origins)
+    schema = Schema(introspection=settings.introspection)
+    socket = SocketEndpoint(schema, callers, slots, origins=settings.cors_origins, at_most_s=settings.request_timeout_s)
     return Starlette(
         routes=[
             Route("/", pages.to_graphiql),
-            Route("/graphql", graphql),
-            WebSocketRoute("/graphql", graphql),
+            Route(GRAPHQL_PATH, GraphQLEndpoint(schema, graphiql=settings.graphiql, closed=bool(settings.api_keys))),
+            WebSocketRoute(GRAPHQL_PATH, socket),
             *rest,
             Mount("/v1", routes=rest),
             Route("/openapi.json", pages.openapi),
@@ -78,17 +78,18 @@ def application(settings: Settings) -> Starlette:
             ),
             Middleware(RequestId),
             Middleware(AccessLog),
-            Middleware(InFlight, most=settings.max_in_flight, most_of_one=settings.max_in_flight_per_client),
-            Middleware(WhileWanted, at_most_s=settings.request_timeout_s),
-            Middleware(Mistakes),
             Middleware(
                 CORSMiddleware,
                 allow_origins=settings.cors_origins,
                 allow_methods=["GET", "POST"],
                 allow_headers=["Authorization", "Content-Type", "X-API-Key", "X-Request-ID"],
-                expose_headers=["Link", "X-Coverage", "X-Request-ID", "Retry-After"],
+                expose_headers=["ETag", "Link", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Coverage", "X-Request-ID"],
             ),
-            *([Middleware(Keys, digests=_who_may_read(settings), open_=OPEN)] if settings.api_keys else ()),
+            Middleware(Known, callers=callers, open_=OPEN),
+            Middleware(InFlight, slots=slots),
+            *([Middleware(Rates, allowance=allowance)] if allowance else ()),
+            Middleware(WhileWanted, at_most_s=settings.request_timeout_s),
+            Middleware(Mistakes),
             Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM),
         ],
         exception_handlers={

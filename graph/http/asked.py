@@ -4,7 +4,7 @@ By the GraphQL over HTTP specification (https://graphql.github.io/graphql-over-h
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,8 @@ from graph.errors import BadRequestError, MediaTypeError, TooLargeError
 
 BODY_MOST = 256 * 1024
 """Bytes, as sent and as unpacked."""
+JSON_DEPTH_MOST = 32
+"""Levels of lists and objects."""
 _INFLATE = {"gzip": 31, "deflate": 15}
 """Content codings by zlib's window bits."""
 
@@ -80,9 +82,19 @@ async def _body(request: Request) -> bytes:
 
 def _json(text: bytes, what: str) -> Any:
     try:
-        return orjson.loads(text)
+        parsed = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise BadRequestError(f"{what} is not JSON: {error}") from error
+    level, depth = [parsed], 0
+    while level := [below for one in level if isinstance(one, dict | list) for below in _members(one)]:
+        depth += 1
+        if depth > JSON_DEPTH_MOST:
+            raise BadRequestError(f"{what} is nested more than {JSON_DEPTH_MOST} levels deep")
+    return parsed
+
+
+def _members(one: dict[str, Any] | list[Any]) -> Iterable[Any]:
+    return one.values() if isinstance(one, dict) else one
 
 
 def _checked(parts: Mapping[str, Any]) -> Asked:

@@ -1,19 +1,72 @@
-"""Who calls: the context of one request."""
+"""Who calls, what that one may do, and the context of its request."""
 
 import dataclasses
-import secrets
+from collections.abc import Collection, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from ipaddress import IPv6Address, IPv6Network, ip_address
+from secrets import compare_digest
 
 from starlette.requests import HTTPConnection
+from starlette.types import Scope
 
 from graph.schema.context import Context
 
 
-def context_of(request: HTTPConnection) -> Context:
-    """The application's resources with what this request's sender may do."""
-    context: Context = request.app.state.context
-    token: str | None = request.app.state.admin_token
-    if token is None:
-        return context
-    scheme, _, sent = request.headers.get("Authorization", "").partition(" ")
-    allowed = scheme.lower() == "bearer" and secrets.compare_digest(sent.strip().encode(), token.encode())
-    return dataclasses.replace(context, may_fetch=allowed)
+@dataclasses.dataclass(frozen=True)
+class Caller:
+    """One who calls; `name` is what is counted of it: its key's digest, shortened, or its address."""
+
+    name: str
+    may_read: bool
+    may_fetch: bool
+
+
+class Callers:
+    """Tells them apart by the keys and the admin's token of the settings; where none are set, everybody may."""
+
+    def __init__(self, keys: Collection[str], admin_token: str | None) -> None:
+        """`keys` by their SHA-256 digests in hex."""
+        self._keys = keys
+        self._admin = None if admin_token is None else _digest(admin_token)
+
+    def who(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
+        """Of a connection and its headers, whose names are in lower case."""
+        scheme, _, sent = headers.get("authorization", "").partition(" ")
+        secret = sent.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(secret) if secret else ""
+        is_admin = self._admin is not None and compare_digest(digest, self._admin)
+        # All are compared, so that the time tells nothing of which was near.
+        is_known = sum(compare_digest(digest, key) for key in self._keys) > 0 or is_admin
+        return Caller(
+            name=digest[:16] if is_known else address_of(scope),
+            may_read=is_known or not self._keys,
+            may_fetch=is_admin or self._admin is None,
+        )
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address; of IPv6 its network, for one client has all addresses of a /64."""
+    return _network(scope["client"][0]) if scope.get("client") else ""
+
+
+@lru_cache(4096)
+def _network(address: str) -> str:
+    try:
+        parsed = ip_address(address)
+    except ValueError:
+        return address  # a UNIX socket's
+    if not isinstance(parsed, IPv6Address):
+        return address
+    return str(parsed.ipv4_mapped or IPv6Network((int(parsed), 64), strict=False))
+
+
+def _digest(secret: str) -> str:
+    return sha256(secret.encode()).hexdigest()
+
+
+def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Context:
+    """The application's resources, with what the caller may do; by default who `admission.Known` found."""
+    context: Context = connection.app.state.context
+    caller = caller or connection.scope["caller"]
+    return dataclasses.replace(context, caller=caller.name, may_read=caller.may_read, may_fetch=caller.may_fetch)

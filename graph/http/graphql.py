@@ -1,25 +1,26 @@
 """GraphQL over HTTP (https://graphql.github.io/graphql-over-http/draft/), and GraphiQL for whoever comes with a browser."""
 
-from collections.abc import Collection
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-from graphql import GraphQLError
+from graphql import OperationType
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from db.errors import DatabaseError
 from graph.engine import limits
-from graph.errors import BadRequestError, MethodError, NotAcceptableError, RequestError
+from graph.errors import ApiError, MethodError, NotAcceptableError, PersistedQueryNotFoundError
 from graph.http import asked
 from graph.http.asked import Asked
+from graph.http.caching import keeping
 from graph.http.caller import context_of
 from graph.http.negotiation import GRAPHQL, JSON, answer_type, wants_page
-from graph.http.socket import SocketEndpoint
-from graph.schema.executable import RefusedError, Schema
+from graph.http.persisted import PersistedQueries
+from graph.http.problems import graphql_answer, on_known_error
+from graph.schema.executable import Prepared, RefusedError, Schema
 
 STATIC = Path(__file__).parent.parent / "static"
 METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
@@ -43,28 +44,27 @@ def _html(name: str) -> str:
 
 
 class GraphQLEndpoint:
-    """An ASGI application: queries by GET and POST, mutations by POST, each answered as the client accepts it."""
+    """An ASGI application: queries by GET and POST, mutations by POST, each answered as the client accepts it.
 
-    def __init__(self, schema: Schema, *, graphiql: bool, origins: Collection[str]) -> None:
+    `closed`: reading needs a key, so nothing on the way may keep an answer for others.
+    """
+
+    def __init__(self, schema: Schema, *, graphiql: bool, closed: bool) -> None:
         self._schema = schema
         self._graphiql = graphiql
-        self._socket = SocketEndpoint(schema, origins)
+        self._closed = closed
+        self._persisted = PersistedQueries()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "websocket":
-            await self._socket(scope, receive, send)
-            return
         request = Request(scope, receive)
         try:
             response = await self._respond(request)
-        except RequestError as error:
-            media = answer_type(request.headers.get("Accept", "")) or JSON
-            refusal = {"message": str(error), "extensions": error.extensions}
-            response = _answer({"errors": [refusal]}, media, error.status, error.headers)
+        except (ApiError, DatabaseError) as error:
+            response = await on_known_error(request, error)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        """The page, or the answer. Raises RequestError where there can be neither."""
+        """The page, or the answer. Raises ApiError where there can be neither."""
         if request.method == "OPTIONS":
             return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": ALLOW})
         if request.method not in METHODS:
@@ -76,32 +76,39 @@ class GraphQLEndpoint:
         if media is None:
             raise NotAcceptableError(f"Accept: answers are {GRAPHQL} or {JSON}, in utf-8")
         is_post = request.method == "POST"
-        query = await asked.from_body(request) if is_post else asked.from_url(request.query_params)
-        return await self._answered(request, query, media)
-
-    async def _answered(self, request: Request, query: Asked, media: str) -> Response:
-        if not query.query:
-            raise BadRequestError("query is missing: send the GraphQL document in it")
-        get = request.method != "POST"
+        sent = await asked.from_body(request) if is_post else asked.from_url(request.query_params)
         try:
-            result, cost = await self._schema.answer(
-                query.query, query.variables, query.operation_name, context_of(request), only_queries=get
-            )
+            prepared = self._schema.prepare(self._text_of(sent), sent.variables, sent.operation_name)
+            if is_post:
+                return await self._answered(request, prepared, sent, media, {})
+            return await self._kept(request, prepared, sent, media)
         except RefusedError as refused:
-            return _refused(refused.errors, media)
+            # As JSON with 200, which older clients expect; they read no body of another.
+            status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
+            return graphql_answer({"errors": [error.formatted for error in refused.errors]}, media, status)
+
+    def _text_of(self, sent: Asked) -> str:
+        try:
+            return self._persisted.text_of(sent)
+        except PersistedQueryNotFoundError as error:
+            raise RefusedError(error) from error
+
+    async def _kept(self, request: Request, prepared: Prepared, sent: Asked, media: str) -> Response:
+        """The answer to a GET, which caches may keep; 304 for who has it."""
+        if prepared.operation.operation is not OperationType.QUERY:
+            raise MethodError("By GET only queries are answered: send a mutation by POST", {"Allow": "POST"})
+        kept = await keeping(context_of(request), prepared, media, sent.extensions, private=self._closed)
+        vary = {"Vary": "Accept, Authorization, X-API-Key" if self._closed else "Accept"}
+        if kept.is_known(request.headers.get("If-None-Match", "")):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={**kept.headers, **vary})
+        return await self._answered(request, prepared, sent, media, {**kept.headers, **vary})
+
+    async def _answered(
+        self, request: Request, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
+    ) -> Response:
+        result = await self._schema.answer(prepared, context_of(request))
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
-        if query.extensions.get("cost") is True:
-            body["extensions"] = {"cost": {"asked": cost, "most": limits.COST_MOST}}
-        return _answer(body, media)
-
-
-def _refused(errors: list[GraphQLError], media: str) -> Response:
-    """For what was not executed: no `data`. As JSON with 200, which older clients expect; they read no body of another."""
-    status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
-    return _answer({"errors": [error.formatted for error in errors]}, media, status)
-
-
-def _answer(body: dict[str, Any], media: str, status: int = HTTPStatus.OK, more: dict[str, str] | None = None) -> Response:
-    headers = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff"} | (more or {})
-    return Response(orjson.dumps(body), status, headers | {"Content-Type": f"{media}; charset=utf-8"})
+        if sent.extensions.get("cost") is True:
+            body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.COST_MOST}}
+        return graphql_answer(body, media, headers={} if result.errors else headers)

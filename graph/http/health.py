@@ -10,8 +10,8 @@ from starlette.responses import Response
 from db.errors import DatabaseError
 from db.queries import tickers
 from graph.engine.translation import told
+from graph.errors import RETRY_AFTER_S
 from graph.http.caller import context_of
-from graph.http.problems import RETRY_AFTER_S
 from graph.schema.types import Ticker
 
 PATIENCE_S = 1.5

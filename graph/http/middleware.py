@@ -5,13 +5,12 @@ import re
 import time
 import uuid
 
-import orjson
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from graph.http.problems import problem
+from graph.errors import InternalError
+from graph.http.problems import refusal
 
 log = logging.getLogger("graph.access")
 mistakes = logging.getLogger("graph.mistakes")
@@ -26,7 +25,7 @@ class RequestId:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self.app(scope, receive, send)
             return
         sent = Headers(scope=scope).get("X-Request-ID", "")
@@ -93,14 +92,4 @@ class Mistakes:
             mistakes.exception("unexpected error in %s %s", scope["method"], scope["path"])
             if started:
                 raise
-            answer = _graphql_mistake() if scope["path"] == "/graphql" else _mistake(scope["request_id"])
-            await answer(scope, receive, send)
-
-
-def _mistake(request_id: str) -> Response:
-    return problem(500, f"Something went wrong on our side; request {request_id}.", "INTERNAL_SERVER_ERROR")
-
-
-def _graphql_mistake() -> Response:
-    error = {"message": "Something went wrong on our side.", "extensions": {"code": "INTERNAL_SERVER_ERROR"}}
-    return Response(orjson.dumps({"errors": [error]}), status_code=500, media_type="application/json")
+            await refusal(scope, InternalError(scope["request_id"]))(scope, receive, send)

@@ -3,6 +3,7 @@
 https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Collection
 from datetime import timedelta
 from typing import Any, Final
@@ -12,13 +13,21 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 from strawberry.asgi import ASGIWebSocketAdapter, GraphQL
+from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler, Operation
-from strawberry.subscriptions.protocols.graphql_transport_ws.types import Message
+from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
+    ConnectionInitMessage,
+    Message,
+    SubscribeMessage,
+)
+from strawberry.types.unset import UNSET
 
+from graph.errors import ApiError, BusyError
+from graph.http.admission import Slots, took_too_long
 from graph.http.asked import BODY_MOST
-from graph.http.caller import context_of
+from graph.http.caller import Callers, address_of, context_of
 from graph.schema.context import Context
 from graph.schema.executable import RefusedError, Schema
 
@@ -55,34 +64,84 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
             return
         await super().handle_message(message)
 
+    async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
+        """Takes the key out of the payload, where browsers can put it; the upgrade's headers count as well."""
+        payload = message.get("payload")
+        if not self.connection_init_received and isinstance(payload, dict):
+            self.context = self._endpoint.context_of(self._socket, payload)
+        await super().handle_connection_init(message)
+
+    async def handle_subscribe(self, message: SubscribeMessage) -> None:
+        if self.connection_acknowledged and len(self.operations) >= OPERATIONS_MOST:
+            busy = BusyError(f"A connection may have {OPERATIONS_MOST} operations at once; wait for one")
+            await self.send_message(
+                {"id": message["id"], "type": "error", "payload": [error.formatted for error in RefusedError(busy).errors]}
+            )
+            return
+        await super().handle_subscribe(message)
+
     async def run_operation(self, operation: Operation[Context, None]) -> None:
         schema: Any = self.schema
         try:
-            result, _ = await schema.answer(operation.query, operation.variables or {}, operation.operation_name, self.context)
+            with self._endpoint.slots.taken(address_of(self._socket.scope)):
+                async with asyncio.timeout(self._endpoint.at_most_s):
+                    asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name)
+                    result = await schema.answer(asked, self.context)
         except RefusedError as refused:
             await operation.send_initial_errors(refused.errors)
-            return
-        await operation.send_next(result)
-        await operation.send_operation_message({"id": operation.id, "type": "complete"})
+        except ApiError as error:
+            await operation.send_initial_errors(RefusedError(error).errors)
+        except TimeoutError:
+            await operation.send_initial_errors(RefusedError(took_too_long(self._endpoint.at_most_s)).errors)
+        else:
+            await operation.send_next(result)
+            await operation.send_operation_message({"id": operation.id, "type": "complete"})
+
+    @property
+    def _endpoint(self) -> "SocketEndpoint":
+        endpoint: SocketEndpoint = self.view  # type: ignore[assignment]  # Strawberry knows it as any view
+        return endpoint
+
+    @property
+    def _socket(self) -> WebSocket:
+        socket: WebSocket = self.websocket.ws  # type: ignore[attr-defined]  # the adapter's is Starlette's
+        return socket
 
 
 class SocketEndpoint(GraphQL[Context, None]):
-    """Connections of the subprotocol `graphql-transport-ws` from allowed origins; others are refused."""
+    """Connections of the subprotocol `graphql-transport-ws` from allowed origins; others are refused.
+
+    Each operation takes one of the `slots`, and `at_most_s` seconds.
+    """
 
     websocket_adapter_class = Adapter
     graphql_transport_ws_handler_class = Handler
 
-    def __init__(self, schema: Schema, origins: Collection[str]) -> None:
+    def __init__(self, schema: Schema, callers: Callers, slots: Slots, *, origins: Collection[str], at_most_s: float) -> None:
         super().__init__(
             schema,
             subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
             connection_init_wait_timeout=GREETED_WITHIN,
-            max_subscriptions_per_connection=OPERATIONS_MOST,
             allowed_origins=list(origins),
         )
+        self._callers = callers
+        self.slots = slots
+        self.at_most_s = at_most_s
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         return context_of(request)
+
+    async def on_ws_connect(self, context: Context) -> Any:
+        """Lets the connection begin. Raises ConnectionRejectionError where it may not read: closed with 4403."""
+        if not context.may_read:
+            raise ConnectionRejectionError
+        return UNSET
+
+    def context_of(self, socket: WebSocket, payload: dict[str, object]) -> Context:
+        """The context of a connection that brings its key in the payload of its first message."""
+        sent = {name.lower(): value for name, value in payload.items() if isinstance(value, str)}
+        brings_key = "authorization" in sent or "x-api-key" in sent
+        return context_of(socket, self._callers.who(socket.scope, sent) if brings_key else None)
 
 
 def _is_message(message: object) -> bool:

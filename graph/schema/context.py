@@ -9,6 +9,7 @@ from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Record
 from db.queries import gaps
+from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
 from graph.errors import ForbiddenError
 
@@ -20,6 +21,10 @@ class Context:
     db: Database
     collecting: Collecting
     stale_after_s: int
+    allowance: Allowance | None = None
+    """Of all callers; None where each may ask as much as it likes."""
+    caller: str = ""
+    may_read: bool = True
     may_fetch: bool = True
 
     @cached_property
@@ -35,6 +40,11 @@ class Context:
     def now(self) -> float:
         """UNIX seconds by the local clock: decides ages, and what an open end of a window means; nothing that is stored."""
         return time.time()
+
+    def spend(self, cost: int) -> None:
+        """Raises RateLimitedError where the sender has not so much left."""
+        if self.allowance is not None:
+            self.allowance.spend(self.caller, cost)
 
     def require_fetching(self) -> None:
         """Raises ForbiddenError where the request does not bring the ADMIN_TOKEN that is set."""

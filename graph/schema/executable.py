@@ -3,17 +3,29 @@
 import logging
 import re
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import strawberry
-from graphql import GraphQLError, GraphQLSyntaxError, OperationType
-from strawberry.extensions import DisableIntrospection, SchemaExtension, ValidationCache
+from graphql import (
+    GraphQLError,
+    GraphQLSyntaxError,
+    NoSchemaIntrospectionCustomRule,
+    OperationDefinitionNode,
+    OperationType,
+    specified_rules,
+    validate,
+)
+from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext, ExecutionResult
+from structlog.contextvars import get_contextvars
 
-from graph.engine import documents, limits
+from graph.engine import limits
+from graph.engine.documents import Documents, InvalidError
+from graph.engine.selection import Selections
 from graph.engine.translation import told
-from graph.errors import ApiError, MethodError, TooComplexError
+from graph.errors import ApiError, InternalError, TooComplexError
 from graph.schema.context import Context
 from graph.schema.mutation import Mutation
 from graph.schema.query import Query
@@ -22,62 +34,83 @@ from graph.schema.scalars import SCALARS
 log = logging.getLogger(__name__)
 
 
-class Parsed(SchemaExtension):
-    """Takes the document from where it was parsed before."""
+class Ready(SchemaExtension):
+    """Tells Strawberry that the document is parsed and valid."""
 
     def on_parse(self) -> Iterator[None]:
-        """Before Strawberry would parse it."""
-        text = self.execution_context.query
-        if text:
-            self.execution_context.graphql_document = documents.parsed(text)
+        """Before it would do either."""
+        context = self.execution_context
+        context.graphql_document = cast(Schema, context.schema).documents.of(context.query or "").node
+        context.pre_execution_errors = []
         yield
 
 
-class Schema(strawberry.Schema):
-    """A schema whose errors have their `extensions.code`, and keep the inside of unexpected ones inside."""
+@dataclass(frozen=True)
+class Prepared:
+    """A request of which is known what it asks, and that it may."""
 
-    suggests = True
-    """Whether errors may name what could have been meant."""
-
-    async def answer(
-        self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context, *, only_queries: bool = False
-    ) -> tuple[ExecutionResult, int]:
-        """Answers a query or a mutation, and tells its cost. Raises RefusedError where nothing was executed."""
-        try:
-            document = documents.parsed(text)
-            operation = documents.operation_of(document, operation_name)
-            cost = limits.cost_of(document, operation, variables)
-            limits.require_cheap(cost)
-        except (GraphQLError, TooComplexError) as error:
-            raise RefusedError([coded(error if isinstance(error, GraphQLError) else _of(error))]) from error
-        if only_queries and operation.operation is not OperationType.QUERY:
-            raise MethodError("By GET only queries are answered: send a mutation by POST", {"Allow": "POST"})
-        if operation.operation is OperationType.SUBSCRIPTION:
-            raise RefusedError([coded(GraphQLError("There is nothing to subscribe to"))])
-        result = await self.execute(text, variable_values=variables, operation_name=operation_name, context_value=context)
-        if result.data is None and result.errors and not any(error.path for error in result.errors):
-            raise RefusedError(result.errors)
-        return result, cost
-
-    async def execute(self, *args: Any, **kwargs: Any) -> ExecutionResult:
-        result = await super().execute(*args, **kwargs)
-        if result.errors:
-            result.errors = [coded(error) for error in result.errors]
-            if not self.suggests:
-                for error in result.errors:
-                    error.message = re.sub(r" Did you mean .*", "", error.message)
-        return result
-
-    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        pass  # a client's mistake is nothing to log; `coded` logs ours
+    text: str
+    variables: dict[str, Any]
+    operation_name: str | None
+    selections: Selections
+    operation: OperationDefinitionNode
+    cost: int
 
 
 class RefusedError(Exception):
     """Raised when a request was refused before anything of it was executed."""
 
-    def __init__(self, errors: list[GraphQLError]) -> None:
-        super().__init__(errors[0].message)
-        self.errors = errors
+    def __init__(self, *errors: GraphQLError | ApiError) -> None:
+        super().__init__(str(errors[0]))
+        self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error)) for error in errors]
+
+
+class Schema(strawberry.Schema):
+    """The schema of the contract, whose errors have their `extensions.code`, and keep the inside of unexpected ones inside."""
+
+    def __init__(self, *, introspection: bool = True) -> None:
+        """Where it may not be asked for, nothing suggests its names."""
+        super().__init__(query=Query, mutation=Mutation, config=StrawberryConfig(scalar_map=SCALARS), extensions=[Ready])
+        self._suggests = introspection
+        rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
+        self.documents = Documents(lambda document: validate(self._schema, document, rules))
+
+    def prepare(self, text: str, variables: dict[str, Any], operation_name: str | None) -> Prepared:
+        """What is asked, and what it costs. Raises RefusedError where it is not to be answered."""
+        try:
+            document = self.documents.of(text)
+            operation = document.operation(operation_name)
+            cost = limits.cost_of(document.selections, operation, variables)
+            limits.require_cheap(cost)
+        except (GraphQLError, TooComplexError) as error:
+            raise self._refused(error) from error
+        except InvalidError as invalid:
+            raise self._refused(*invalid.errors) from invalid
+        if operation.operation is OperationType.SUBSCRIPTION:
+            raise RefusedError(GraphQLError("There is nothing to subscribe to"))
+        return Prepared(text, variables, operation_name, document.selections, operation, cost)
+
+    async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:
+        """Answers a query or a mutation. Raises RefusedError where nothing was executed, RateLimitedError."""
+        context.spend(asked.cost)
+        result = await self.execute(
+            asked.text, variable_values=asked.variables, operation_name=asked.operation_name, context_value=context
+        )
+        if result.errors:
+            if result.data is None and not any(error.path for error in result.errors):
+                raise self._refused(*result.errors)
+            result.errors = [coded(error) for error in result.errors]
+        return result
+
+    def _refused(self, *errors: GraphQLError | ApiError) -> RefusedError:
+        if not self._suggests:
+            for error in errors:
+                if isinstance(error, GraphQLError):
+                    error.message = re.sub(r" Did you mean .*", "", error.message, flags=re.DOTALL)
+        return RefusedError(*errors)
+
+    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
+        pass  # a client's mistake is nothing to log; `coded` logs ours
 
 
 def _of(error: ApiError) -> GraphQLError:
@@ -99,26 +132,10 @@ def coded(error: GraphQLError) -> GraphQLError:
         bad_value = isinstance(cause, ValueError) or error.message.startswith("Variable ")
         return _with_code(error, "BAD_USER_INPUT" if bad_value else "GRAPHQL_VALIDATION_FAILED")
     log.error("unexpected error at %s", ".".join(map(str, error.path)), exc_info=cause or error)
-    return GraphQLError(
-        "Something went wrong on our side.",
-        nodes=error.nodes,
-        path=error.path,
-        extensions={"code": "INTERNAL_SERVER_ERROR"},
-    )
+    ours = InternalError(str(get_contextvars().get("request_id")))
+    return GraphQLError(str(ours), nodes=error.nodes, path=error.path, extensions=ours.extensions)
 
 
 def _with_code(error: GraphQLError, code: str) -> GraphQLError:
     error.extensions = {**(error.extensions or {}), "code": code}
     return error
-
-
-def build(*, introspection: bool = True) -> Schema:
-    """The schema of the contract; where it may not be asked for, nothing suggests its names."""
-    schema = Schema(
-        query=Query,
-        mutation=Mutation,
-        config=StrawberryConfig(scalar_map=SCALARS),
-        extensions=[Parsed, *([] if introspection else [DisableIntrospection]), ValidationCache],
-    )
-    schema.suggests = introspection
-    return schema

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import graphql
 import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
+from db.pool import Database
 from graph.http.application import application
+from graph.http.protocol import BoundedHttp
 from graph.settings import Settings
 from tests.waiting import until
 
@@ -60,7 +63,15 @@ def serving(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
 async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
     """An application on a free port."""
     server = _Server(
-        uvicorn.Config(app, port=0, log_config=None, access_log=False, timeout_graceful_shutdown=1, proxy_headers=False)
+        uvicorn.Config(
+            app,
+            port=0,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=1,
+            proxy_headers=False,
+            http=BoundedHttp,
+        )
     )
     running = asyncio.create_task(server.serve())
     await until(lambda: server.started)
@@ -77,3 +88,26 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
 async def api(dsn: str) -> AsyncIterator[Api]:
     async with serving(Settings(database_url=dsn)) as running:
         yield running
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the API did for its answers, in order: `validation`, and each SQL statement."""
+    done: list[str] = []
+
+    def validating(*args: Any) -> Any:
+        done.append("validation")
+        return graphql.validate(*args)
+
+    monkeypatch.setattr("graph.schema.executable.validate", validating)
+    for name in ("fetch", "fetchrow", "fetchval", "execute"):
+        monkeypatch.setattr(Database, name, _noting(done, getattr(Database, name)))
+    return done
+
+
+def _noting(done: list[str], method: Callable[..., Any]) -> Callable[..., Any]:
+    async def run(self: Database, statement: str, *args: Any) -> Any:
+        done.append(statement)
+        return await method(self, statement, *args)
+
+    return run

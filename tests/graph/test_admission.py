@@ -1,16 +1,13 @@
 """How many requests are answered at once, and for how long."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
-import asyncpg
 import pytest
 
 from db.pool import Database
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
+from tests.stored import MINUTE, prices_locked, row, store, track
 from tests.waiting import until
 
 LATEST = {"query": '{ latest(ticker: "btc_usd") { price } }'}
@@ -24,18 +21,6 @@ SELECT count(*) FROM pg_stat_activity
 async def prices(db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-
-
-@asynccontextmanager
-async def _prices_locked(dsn: str) -> AsyncIterator[None]:
-    """Whoever reads prices waits."""
-    connection = await asyncpg.connect(dsn)
-    try:
-        async with connection.transaction():
-            await connection.execute("LOCK TABLE price")
-            yield
-    finally:
-        await connection.close()
 
 
 async def _ask(api: Api, path: str = "/graphql", **headers: str) -> tuple[int, str, str]:
@@ -55,7 +40,7 @@ async def _running(db: Database) -> int:
 @pytest.mark.usefixtures("prices")
 @pytest.mark.parametrize("path", ["/graphql", "/prices/last?ticker=btc_usd"])
 async def test_when_the_client_goes_its_statement_ends(dsn: str, db: Database, path: str) -> None:
-    async with serving(Settings(database_url=dsn)) as api, _prices_locked(dsn):
+    async with serving(Settings(database_url=dsn)) as api, prices_locked(dsn):
         asking = asyncio.create_task(_ask(api, path))
 
         async def runs() -> bool:
@@ -72,7 +57,7 @@ async def test_when_the_client_goes_its_statement_ends(dsn: str, db: Database, p
 @pytest.mark.usefixtures("prices")
 @pytest.mark.parametrize("path", ["/graphql", "/prices/last?ticker=btc_usd"])
 async def test_a_request_ends_when_its_time_is_up(dsn: str, path: str) -> None:
-    async with serving(Settings(database_url=dsn, request_timeout_s=0.5)) as api, _prices_locked(dsn):
+    async with serving(Settings(database_url=dsn, request_timeout_s=0.5)) as api, prices_locked(dsn):
         status, _, body = await _ask(api, path)
     assert status == 504
     assert "took longer than the 0.5 s it may" in body
@@ -82,7 +67,7 @@ async def test_a_request_ends_when_its_time_is_up(dsn: str, path: str) -> None:
 @pytest.mark.usefixtures("prices")
 async def test_more_than_may_be_answered_at_once_are_refused_at_once(dsn: str, db: Database) -> None:
     async with serving(Settings(database_url=dsn, max_in_flight=3)) as api:
-        async with _prices_locked(dsn):
+        async with prices_locked(dsn):
             asking = [asyncio.create_task(_ask(api)) for _ in range(3)]
 
             async def all_run() -> bool:
@@ -102,7 +87,7 @@ async def test_one_address_cannot_take_all_and_only_trusted_proxies_name_another
     for trusted, second in (((), 503), (("127.0.0.1",), 200)):
         settings = Settings(database_url=dsn, max_in_flight_per_client=2, trusted_proxies=trusted)
         async with serving(settings) as api:
-            async with _prices_locked(dsn):
+            async with prices_locked(dsn):
                 asking = [asyncio.create_task(_ask(api, **{"X-Forwarded-For": "192.0.2.1"})) for _ in range(2)]
 
                 async def both_run() -> bool:

@@ -86,8 +86,11 @@ async def test_an_unexpected_error_shows_nothing_of_the_inside(
     api: Api, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
-    code, message = await api.error('{ latest(ticker: "btc_usd") { price } }')
-    assert (code, message) == ("INTERNAL_SERVER_ERROR", "Something went wrong on our side.")
+    query = {"query": '{ latest(ticker: "btc_usd") { price } }'}
+    async with api.session.post(f"{api.url}/graphql", json=query, headers={"X-Request-ID": "mine-7"}) as response:
+        (error,) = (await response.json())["errors"]
+    assert error["message"] == "Something went wrong on our side; request mine-7."
+    assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
     assert 'column "observed_at" does not exist' in caplog.text
 
 

@@ -5,20 +5,21 @@ import re
 from typing import Any
 
 import pytest
-from graphql import GraphQLError, get_introspection_query, parse
+from graphql import GraphQLError, get_introspection_query
 
-from graph.engine import documents, limits
+from graph.engine import limits
+from graph.engine.documents import TOKENS_MOST, Document
 from graph.engine.limits import COST_MOST, RANGE_MOST
 from graph.errors import TooComplexError
-from graph.http import asked
+from graph.http import asked, protocol
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
 from tests.stored import MINUTE
 
 
 def _cost(query: str, **variables: Any) -> int:
-    document = parse(query)
-    return limits.cost_of(document, documents.operation_of(document, None), variables)
+    document = Document(query)
+    return limits.cost_of(document.selections, document.operation(None), variables)
 
 
 def _nested(levels: int) -> str:
@@ -49,18 +50,18 @@ TOO_MUCH = {
 @pytest.mark.parametrize("what", TOO_MUCH)
 def test_a_document_that_is_too_big_is_refused_before_anything_else(what: str) -> None:
     with pytest.raises((TooComplexError, GraphQLError)):
-        documents.parsed(TOO_MUCH[what])
+        Document(TOO_MUCH[what])
 
 
 def test_fragments_that_lead_back_to_themselves_are_left_to_validation() -> None:
-    documents.parsed("fragment a on Query { ...b } fragment b on Query { ...a } { ...a tickers { name } }")
+    Document("fragment a on Query { ...b } fragment b on Query { ...a } { ...a tickers { name } }")
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"directive_is_repeatable": True, "schema_description": True, "input_value_deprecation": True}]
 )
 def test_what_graphiql_and_the_generators_ask_passes(options: dict[str, bool]) -> None:
-    documents.parsed(get_introspection_query(**options))
+    Document(get_introspection_query(**options))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +95,11 @@ async def test_what_costs_too_much_is_told_the_cost_the_bound_and_what_to_do(api
 
 def test_the_manual_lists_every_bound() -> None:
     bounds = {
+        "request line and headers": (protocol.HEAD_MOST, "431"),
+        "seconds until they are there": (int(protocol.HEAD_WITHIN_S), "closed"),
+        "levels of JSON": (asked.JSON_DEPTH_MOST, "BAD_REQUEST"),
         "body, as sent and as unpacked": (asked.BODY_MOST, "PAYLOAD_TOO_LARGE"),
-        "tokens": (documents.TOKENS_MOST, "GRAPHQL_PARSE_FAILED"),
+        "tokens": (TOKENS_MOST, "GRAPHQL_PARSE_FAILED"),
         "definitions": (limits.DEFINITIONS_MOST, "QUERY_TOO_COMPLEX"),
         "variables": (limits.VARIABLES_MOST, "QUERY_TOO_COMPLEX"),
         "directives": (limits.DIRECTIVES_MOST, "QUERY_TOO_COMPLEX"),
@@ -111,7 +115,8 @@ def test_the_manual_lists_every_bound() -> None:
         "names in `tickers`": (limits.TICKERS_MOST, "BAD_USER_INPUT"),
     }
     section = (ROOT / "README.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line.startswith("| ")][1:]
+    table = section.partition("| bound | setting |")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")][1:]
     assert {name: (int(re.sub(r"\D", "", value)), code.strip("`")) for name, value, code in rows} == bounds
 
 

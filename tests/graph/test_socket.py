@@ -4,16 +4,19 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from hashlib import sha256
 from typing import Any
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 
 from db.pool import Database
 from graph.http.asked import BODY_MOST
+from graph.http.socket import OPERATIONS_MOST
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
+from tests.stored import MINUTE, prices_locked, row, store, track
 
 PROTOCOL = "graphql-transport-ws"
 QUERY = {"query": "{ __typename }"}
@@ -149,11 +152,71 @@ async def test_a_page_of_another_site_cannot_connect(dsn: str, origin: str | Non
             assert refused.value.status == 403
 
 
-async def test_with_keys_a_connection_needs_one(dsn: str) -> None:
-    async with serving(Settings(database_url=dsn, api_keys=("0" * 64,))) as api:
-        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
-            await api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,))
-        assert refused.value.status == 401
+KEY = "a-key"
+
+
+@pytest.mark.parametrize(
+    ("headers", "payload", "close_code"),
+    [
+        ({}, None, 4403),
+        ({}, {}, 4403),
+        ({}, {"Authorization": "Bearer another"}, 4403),
+        ({}, {"Authorization": 7}, 4403),
+        ({"X-API-Key": KEY}, {"authorization": "Bearer another"}, 4403),
+        ({}, {"Authorization": f"Bearer {KEY}"}, None),
+        ({}, {"authorization": f"bearer {KEY}"}, None),
+        ({}, {"X-API-Key": KEY, "\u2028": "\xe9"}, None),
+        ({"Authorization": f"Bearer {KEY}"}, {"more": "beside"}, None),
+        ({"X-API-Key": KEY}, None, None),
+    ],
+)
+async def test_with_keys_a_connection_needs_one(
+    dsn: str, headers: dict[str, str], payload: dict[str, Any] | None, close_code: int | None
+) -> None:
+    settings = Settings(database_url=dsn, api_keys=(sha256(KEY.encode()).hexdigest(),))
+    async with (
+        serving(settings) as api,
+        api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,), headers=headers) as socket,
+    ):
+        await socket.send_json({"type": "connection_init"} | ({} if payload is None else {"payload": payload}))
+        if close_code is None:
+            assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+            assert (await _ask(socket, QUERY))["payload"] == {"data": {"__typename": "Query"}}
+        else:
+            assert await _closed(socket) == close_code
+
+
+async def test_the_admins_token_in_the_first_message_lets_ask_for_prices(dsn: str, redis_url: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    settings = Settings(database_url=dsn, redis_url=redis_url, admin_token=SecretStr("the-admin"))
+    fetch = {"query": "mutation { fetchPrices { queued } }"}
+    async with serving(settings) as api:
+        async with _connected(api) as socket:
+            assert (await _ask(socket, fetch))["payload"]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+        async with _connected(api, greeted=False) as socket:
+            await socket.send_json({"type": "connection_init", "payload": {"Authorization": "Bearer the-admin"}})
+            assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+            assert (await _ask(socket, fetch))["payload"] == {"data": {"fetchPrices": {"queued": True}}}
+
+
+async def test_operations_beyond_a_connections_share_are_refused_and_the_others_go_on(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    latest = {"query": '{ latest(ticker: "btc_usd") { price } }'}
+    async with serving(Settings(database_url=dsn)) as api, prices_locked(dsn), _connected(api) as socket:
+        for number in range(OPERATIONS_MOST + 1):
+            await socket.send_json({"type": "subscribe", "id": str(number), "payload": latest})
+        refused = [await socket.receive_json(timeout=5) for _ in range(OPERATIONS_MOST + 1 - 64)]
+        assert {one["payload"][0]["extensions"]["code"] for one in refused} == {"UNAVAILABLE"}
+        assert str(OPERATIONS_MOST) in {one["id"] for one in refused}
+
+
+async def test_an_operation_may_take_as_long_as_a_request(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    settings = Settings(database_url=dsn, request_timeout_s=0.2)
+    async with serving(settings) as api, prices_locked(dsn), _connected(api) as socket:
+        answer = await _ask(socket, {"query": '{ latest(ticker: "btc_usd") { price } }'})
+        assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", "TIMEOUT")
+        assert (await _ask(socket, QUERY, "2"))["payload"] == {"data": {"__typename": "Query"}}
 
 
 async def test_many_operations_run_beside_each_other(api: Api) -> None:

@@ -26,6 +26,7 @@ from graph.http.rest.models import Query
 from graph.schema.context import Context
 
 DAY = 86_400
+FIELDS = len(models.Row.model_fields)
 Q = TypeVar("Q", bound=Query)
 Answer = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
@@ -52,6 +53,7 @@ class Body:
 async def page(context: Context, query: models.PageQuery) -> Rows:
     """Prices, newest first, a page at a time."""
     high = times.END if query.start_date is None else query.start_date + 1
+    context.spend(query.limit * FIELDS)
     found = await prices.window(
         context.db, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit + 1, offset=query.offset
     )
@@ -100,6 +102,7 @@ async def minute(context: Context, query: models.MomentQuery) -> Body:
 async def day(context: Context, query: models.DayQuery) -> Rows:
     """The prices of a day (UTC), oldest first."""
     start = times.parse(query.date.isoformat())
+    context.spend(DAY // times.MINUTE * FIELDS)
     found = await prices.window(context.db, query.ticker, start, start + DAY, newest_first=False)
     if not found:
         await require_known(context.db, [query.ticker])
@@ -127,6 +130,7 @@ async def _window(
     if low >= high:
         raise BadInputError(f"{start[0]}: {times.iso(low)} should not be after {end[0]}: {times.iso(high - 1)}")
     most = limit or RANGE_MOST
+    context.spend(min(most, (high - low) // times.MINUTE + 1) * FIELDS)
     found = await prices.window(context.db, ticker, low, high, newest_first=False, limit=most + 1)
     if not found:
         await require_known(context.db, [ticker])

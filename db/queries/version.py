@@ -1,0 +1,14 @@
+"""The data version: two readers at the same one see the same."""
+
+from typing import Final
+
+from db.pool import Executor
+
+# Both draw from one sequence, and writers take turns, so it grows with every commit that a reader can see.
+CURRENT: Final = "SELECT greatest((SELECT max(id) FROM price), (SELECT max(id) FROM change), 0)"
+
+
+async def current(db: Executor) -> int:
+    """The highest id committed; 0 where nothing was ever stored."""
+    version: int = await db.fetchval(CURRENT)
+    return version

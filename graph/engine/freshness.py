@@ -1,0 +1,57 @@
+"""How long an answer stays true: for ever, until the next commit, or as long as the clock stands."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graphql import FieldNode, OperationDefinitionNode
+
+from db import times
+from db.pool import Executor
+from db.queries import prices
+from graph.engine.selection import Selections, arguments_of, variables_of
+
+CLOCK: Final = frozenset({"ageS", "stale", "coverage"})
+"""Fields that say something else a moment later although nothing was stored."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """The minutes of a ticker that begin in [low, high), UNIX seconds."""
+
+    ticker: str
+    low: int
+    high: int
+
+
+def follows_clock(selections: Selections, operation: OperationDefinitionNode) -> bool:
+    """Whether the answer can change without a commit."""
+    return not CLOCK.isdisjoint(selections.size(operation.selection_set).names)
+
+
+def past_windows(
+    selections: Selections, operation: OperationDefinitionNode, sent: Mapping[str, Any], now: float
+) -> list[Window]:
+    """The windows that the answer holds prices of, where it holds nothing else and all of them are over; else none."""
+    variables = variables_of(operation, sent)
+    found = [_window(field, arguments_of(field, variables)) for field in selections.fields(operation.selection_set)]
+    windows = [window for window in found if window is not None and window.high <= times.minute_of(now)]
+    return windows if len(windows) == len(found) else []
+
+
+async def all_stored(db: Executor, windows: list[Window]) -> bool:
+    """Whether every minute of the windows is stored: such an answer never changes, for what is stored stays as it came."""
+    for window in windows:
+        if await prices.count_in(db, window.ticker, window.low, window.high) < (window.high - window.low) // times.MINUTE:
+            return False
+    return True
+
+
+def _window(field: FieldNode, arguments: Mapping[str, Any]) -> Window | None:
+    if field.name.value not in ("range", "prices") or not isinstance(arguments.get("ticker"), str):
+        return None
+    try:
+        low, high = (-(-times.parse(arguments.get(end)) // times.MINUTE) * times.MINUTE for end in ("from", "to"))
+    except ValueError:
+        return None
+    return Window(arguments["ticker"], low, high) if low < high else None

@@ -1,0 +1,125 @@
+"""What a document selects, with its fragments in their places, so that a small text cannot hide a big question."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from graphql import (
+    DocumentNode,
+    FieldNode,
+    FragmentDefinitionNode,
+    FragmentSpreadNode,
+    InlineFragmentNode,
+    IntValueNode,
+    ListValueNode,
+    Node,
+    OperationDefinitionNode,
+    SelectionSetNode,
+    StringValueNode,
+    ValueNode,
+    VariableNode,
+)
+
+from graph.errors import TooComplexError
+
+SIDE_BY_SIDE_MOST: Final = 1_000
+
+
+@dataclass(frozen=True)
+class Size:
+    """What a selection is made of."""
+
+    fields: int = 0
+    aliases: int = 0
+    depth: int = 0
+    names: frozenset[str] = field(default_factory=frozenset)
+    """Of all its fields, at whatever level."""
+
+
+class Selections:
+    """A document's selections; a fragment that leads back to itself counts once. Nothing is known to be valid yet."""
+
+    def __init__(self, document: DocumentNode) -> None:
+        self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
+        self._sizes: dict[str, Size] = {}
+
+    def size(self, selections: SelectionSetNode | None) -> Size:
+        """What the selection is made of."""
+        fields = aliases = depth = 0
+        names: set[str] = set()
+        for node in selections.selections if selections else ():
+            if isinstance(node, FieldNode):
+                below = self.size(node.selection_set)
+                fields, aliases, depth = fields + 1, aliases + (node.alias is not None), max(depth, below.depth + 1)
+                names.add(node.name.value)
+            else:
+                below = self.size(node.selection_set) if isinstance(node, InlineFragmentNode) else self._of_fragment(node)
+                depth = max(depth, below.depth)
+            fields, aliases = fields + below.fields, aliases + below.aliases
+            names |= below.names
+        return Size(fields, aliases, depth, frozenset(names))
+
+    def fields(self, selections: SelectionSetNode | None, seen: frozenset[str] = frozenset()) -> list[FieldNode]:
+        """The fields of the selection itself. Raises TooComplexError where they are too many to look at."""
+        found: list[FieldNode] = []
+        for node in selections.selections if selections else ():
+            if isinstance(node, FieldNode):
+                found.append(node)
+            elif isinstance(node, InlineFragmentNode):
+                found += self.fields(node.selection_set, seen)
+            elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
+                fragment = self._fragments.get(node.name.value)
+                found += self.fields(fragment.selection_set if fragment else None, seen | {node.name.value})
+            if len(found) > SIDE_BY_SIDE_MOST:
+                raise TooComplexError(
+                    f"The document has more than {SIDE_BY_SIDE_MOST} fields side by side: ask for less at once"
+                )
+        return found
+
+    def _of_fragment(self, node: Node) -> Size:
+        name = node.name.value if isinstance(node, FragmentSpreadNode) else ""
+        if name not in self._sizes:
+            self._sizes[name] = Size()  # while it is being counted
+            fragment = self._fragments.get(name)
+            self._sizes[name] = self.size(fragment.selection_set if fragment else None)
+        return self._sizes[name]
+
+
+def variables_of(operation: OperationDefinitionNode, sent: Mapping[str, Any]) -> dict[str, Any]:
+    """The variables as sent, with the operation's defaults for the others."""
+    defaults = {
+        definition.variable.name.value: _plain(definition.default_value, {})
+        for definition in operation.variable_definitions or ()
+        if definition.default_value is not None
+    }
+    return defaults | dict(sent)
+
+
+def arguments_of(one: FieldNode, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """A field's arguments as plain values; of lists only the length is kept, and what could be no number here is None."""
+    return {argument.name.value: _plain(argument.value, variables) for argument in one.arguments or ()}
+
+
+def directives_below(node: Node) -> int:
+    """The directives of the node and of all below it."""
+    waiting, found = [node], 0
+    while waiting:
+        one = waiting.pop()
+        found += len(getattr(one, "directives", None) or ())
+        selections = getattr(one, "selection_set", None)
+        waiting += selections.selections if selections else ()
+    return found
+
+
+def _plain(value: ValueNode, variables: Mapping[str, Any]) -> Any:
+    match value:
+        case VariableNode():
+            return variables.get(value.name.value)
+        case IntValueNode():
+            return int(value.value) if len(value.value) < 20 else None  # noqa: PLR2004  digits of what could be meant
+        case StringValueNode():
+            return value.value
+        case ListValueNode():
+            return [None for _ in value.values]
+        case _:
+            return None

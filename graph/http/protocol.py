@@ -1,0 +1,67 @@
+"""HTTP/1.1 by uvicorn, with bounds on the head of a request, of which it has none itself."""
+
+import asyncio
+from typing import Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_MOST: Final = 64 * 1024
+"""Bytes of the request line and the headers."""
+HEAD_WITHIN_S: Final = 10.0
+
+_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+
+
+class BoundedHttp(HttpToolsProtocol):
+    """Closes connections whose head is too long, or does not come: strangers would hold memory and sockets with them."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_size = 0
+        self._too_long = False
+        self._overdue: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_came()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._await_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_came()
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_MOST:
+            self._too_long = True
+            raise ValueError  # the parser stops at it, and the request is refused below
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        if self._overdue is not None:
+            self._head_size += len(data)
+        super().data_received(data)
+        if self._overdue is not None and self._head_size > HEAD_MOST and not self.transport.is_closing():
+            self._too_long = True
+            self.send_400_response("")
+
+    def send_400_response(self, msg: str) -> None:
+        """For what is no HTTP, which is uvicorn's to say, and for heads that are too long."""
+        if self._too_long:
+            self.transport.write(_TOO_LONG)
+            self.transport.close()
+        else:
+            super().send_400_response(msg)
+
+    def _await_head(self) -> None:
+        if self._overdue is None:
+            self._head_size = 0
+            self._overdue = self.loop.call_later(HEAD_WITHIN_S, self.transport.close)
+
+    def _head_came(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None

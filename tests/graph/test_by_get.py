@@ -1,0 +1,179 @@
+"""Queries by GET: what caches may keep, how they learn that it is still right, and documents by their digests."""
+
+import hashlib
+import json
+import time
+from typing import Any
+
+import pytest
+from multidict import CIMultiDictProxy
+
+from db.pool import Database
+from graph.http.persisted import CHARACTERS_MOST
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+
+LATEST = '{ latest(ticker: "btc_usd") { ts price } }'
+WINDOW = f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 180}) {{ ts price }} }}'
+WINDOWS = f"""
+{{ a: range(ticker: "btc_usd", from: {MINUTE}, to: "2024-01-15T11:42:00") {{ ts }} ...b }}
+fragment b on Query {{ prices(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 60}) {{ nodes {{ ts }} }} }}
+"""
+LONG, SHORT = "public, max-age=86400", "public, max-age=5"
+
+
+async def _get(
+    api: Api, query: str, headers: dict[str, str] | None = None, **more: str
+) -> tuple[int, CIMultiDictProxy[str], str]:
+    async with api.session.get(f"{api.url}/graphql", params={"query": query} | more, headers=headers) as response:
+        return response.status, response.headers, await response.text()
+
+
+@pytest.fixture
+async def three(db: Database) -> None:
+    """Three minutes of btc_usd."""
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(3)])
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize(
+    ("query", "kept", "tagged"),
+    [
+        (WINDOW, LONG, True),
+        (f'{{ range(ticker: "btc_usd", from: {MINUTE - 59}, to: {MINUTE + 121}) {{ price }} }}', LONG, True),
+        (WINDOWS, LONG, True),
+        (WINDOW.replace(str(MINUTE + 180), str(MINUTE + 240)), SHORT, True),  # a hole
+        (f'{{ prices(ticker: "btc_usd", from: {MINUTE}) {{ nodes {{ ts }} }} }}', SHORT, True),  # open
+        (f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 180}) {{ ts }} tickers {{ name }} }}', SHORT, True),
+        (LATEST, SHORT, True),
+        ("{ __schema { queryType { name } } }", SHORT, True),
+        ("{ tickers { name ageS } }", SHORT, False),
+        ("{ tickers { ...t } } fragment t on Ticker { stale }", SHORT, False),
+        (f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}', SHORT, False),
+    ],
+)  # fmt: skip
+async def test_an_answer_is_kept_as_long_as_it_stays_true(api: Api, query: str, kept: str, tagged: bool) -> None:
+    status, headers, body = await _get(api, query)
+    assert (status, headers["Cache-Control"], "ETag" in headers) == (200, kept, tagged), body
+    assert "errors" not in body
+    assert headers["Vary"] == "Accept, Origin"
+
+
+async def test_the_current_minute_is_never_kept_long(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    minute = int(time.time()) // 60 * 60
+    await store(db, [row("btc_usd", minute + 60 * i) for i in range(-2, 3)])
+    window = f'{{ range(ticker: "btc_usd", from: {minute}, to: {minute + 180}) {{ ts }} }}'
+    assert (await _get(api, window))[1]["Cache-Control"] == SHORT
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("query", ["{ latest(ticker: 7) }", '{ latest(ticker: "nobody_usd") { ts } }', "{", ""])
+async def test_errors_are_not_kept(api: Api, query: str) -> None:
+    _, headers, _ = await _get(api, query)
+    assert headers["Cache-Control"] == "no-store"
+    assert "ETag" not in headers
+
+
+@pytest.mark.usefixtures("three")
+async def test_who_has_the_answer_gets_304_without_the_query(api: Api, db: Database, ran: list[str]) -> None:
+    _, first, _ = await _get(api, LATEST)
+    for sent in (first["ETag"], f'"another", {first["ETag"]}', first["ETag"].removeprefix("W/"), "*"):
+        ran.clear()
+        status, headers, body = await _get(api, LATEST, {"If-None-Match": sent})
+        assert (status, body) == (304, "")
+        assert {name: headers[name] for name in ("ETag", "Cache-Control", "Vary")} == {
+            name: first[name] for name in ("ETag", "Cache-Control", "Vary")
+        }
+        assert len(ran) == 1, "only the data version is read"
+    await store(db, [row("btc_usd", MINUTE + 180)])
+    status, headers, body = await _get(api, LATEST, {"If-None-Match": first["ETag"]})
+    assert (status, json.loads(body)["data"]["latest"]["ts"]) == (200, MINUTE + 180)
+    assert headers["ETag"] != first["ETag"]
+
+
+@pytest.mark.usefixtures("three")
+async def test_a_whole_window_in_the_past_is_the_same_whatever_is_stored_later(api: Api, db: Database) -> None:
+    _, first, _ = await _get(api, WINDOW)
+    await store(db, [row("btc_usd", MINUTE + 180)])
+    status, headers, _ = await _get(api, WINDOW, {"If-None-Match": first["ETag"]})
+    assert (status, headers["Cache-Control"]) == (304, LONG)
+
+
+@pytest.mark.usefixtures("three")
+async def test_tags_tell_questions_and_forms_apart(api: Api) -> None:
+    query = "query a($n: String!) { latest(ticker: $n) { ts } } query b($n: String!) { latest(ticker: $n) { ts } }"
+    btc, eth = '{"n": "btc_usd"}', '{"n": "eth_usd"}'
+    asked: list[tuple[dict[str, str] | None, dict[str, str]]] = [
+        (None, {"operationName": "a", "variables": btc}),
+        (None, {"operationName": "b", "variables": btc}),
+        (None, {"operationName": "a", "variables": btc, "extensions": '{"cost": true}'}),
+        ({"Accept": "application/graphql-response+json"}, {"operationName": "a", "variables": btc}),
+    ]
+    tags = [(await _get(api, query, headers, **more))[1]["ETag"] for headers, more in asked]
+    assert len(set(tags)) == len(asked)
+    assert "ETag" not in (await _get(api, query, None, operationName="a", variables=eth))[1]
+
+
+async def test_with_keys_nothing_is_kept_for_others(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    settings = Settings(database_url=dsn, api_keys=(hashlib.sha256(b"a-key").hexdigest(),))
+    async with serving(settings) as api:
+        _, headers, _ = await _get(api, LATEST, {"X-API-Key": "a-key"})
+    assert headers["Cache-Control"] == "private, max-age=5"
+    assert headers["Vary"] == "Accept, Authorization, X-API-Key, Origin"
+
+
+async def test_posts_are_not_kept(api: Api) -> None:
+    async with api.session.post(f"{api.url}/graphql", json={"query": "{ __typename }"}) as response:
+        assert response.headers["Cache-Control"] == "no-store"
+        assert "ETag" not in response.headers
+
+
+def _persisted(text: str) -> str:
+    return json.dumps({"persistedQuery": {"version": 1, "sha256Hash": hashlib.sha256(text.encode()).hexdigest()}})
+
+
+async def _by_digest(api: Api, digest: str, **more: str) -> tuple[int, Any]:
+    params = {"extensions": digest} | more
+    async with api.session.get(f"{api.url}/graphql", params=params) as response:
+        return response.status, json.loads(await response.text())
+
+
+@pytest.mark.usefixtures("three")
+async def test_a_document_that_came_once_is_asked_for_by_its_digest(api: Api) -> None:
+    digest = _persisted(LATEST)
+    status, answer = await _by_digest(api, digest)
+    assert (status, answer["errors"][0]["message"]) == (200, "PersistedQueryNotFound")
+    assert answer["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
+    expected = {"data": {"latest": {"ts": MINUTE + 120, "price": "100"}}}
+    body = {"query": LATEST, "extensions": json.loads(digest)}
+    async with api.session.post(f"{api.url}/graphql", json=body) as response:
+        assert await response.json() == expected
+    assert await _by_digest(api, digest) == (200, expected)
+    assert await _by_digest(api, digest.replace("sha256Hash", "sha256Hash").upper().replace("PERSISTEDQUERY", "persistedQuery")
+        .replace("VERSION", "version").replace("SHA256HASH", "sha256Hash")) == (200, expected)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "extensions",
+    ['{"persistedQuery": 7}', '{"persistedQuery": {}}', '{"persistedQuery": {"version": 2, "sha256Hash": "a"}}',
+     '{"persistedQuery": {"version": 1, "sha256Hash": 7}}', _persisted("another")],
+)  # fmt: skip
+async def test_a_digest_that_is_none_is_told_so(api: Api, extensions: str) -> None:
+    status, answer = await _by_digest(api, extensions, query=LATEST)
+    assert (status, answer["errors"][0]["extensions"]["code"]) == (400, "BAD_REQUEST")
+    assert answer["errors"][0]["message"].startswith("extensions.persistedQuery: ")
+
+
+async def test_documents_are_remembered_up_to_a_bound(api: Api) -> None:
+    filler = "#" + "x" * 200_000
+    texts = [f"{{ __typename }}{filler}{number}" for number in range(CHARACTERS_MOST // len(filler) + 2)]
+    for text in texts:
+        body = {"query": text, "extensions": json.loads(_persisted(text))}
+        async with api.session.post(f"{api.url}/graphql", json=body) as response:
+            assert response.status == 200
+    assert "errors" in (await _by_digest(api, _persisted(texts[0])))[1]
+    assert "data" in (await _by_digest(api, _persisted(texts[-1])))[1]

@@ -1,0 +1,142 @@
+"""How much one caller may ask a minute, by what its questions cost."""
+
+import hashlib
+from typing import Any
+
+import pytest
+from multidict import CIMultiDictProxy
+
+from db.pool import Database
+from graph.engine.allowance import Allowance
+from graph.errors import RateLimitedError, TooComplexError
+from graph.http.caller import address_of
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, track
+
+WINDOW = f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}'
+"""Costs 20."""
+
+
+async def _ask(api: Api, query: str = WINDOW, **headers: str) -> tuple[int, CIMultiDictProxy[str], Any]:
+    async with api.session.post(f"{api.url}/graphql", json={"query": query}, headers=headers) as response:
+        return response.status, response.headers, await response.json()
+
+
+@pytest.fixture
+async def btc(db: Database) -> None:
+    await track(db, "btc_usd")
+
+
+@pytest.mark.usefixtures("btc")
+async def test_a_caller_that_has_spent_its_share_is_told_when_to_come_back(dsn: str, ran: list[str]) -> None:
+    async with serving(Settings(database_url=dsn, rate_limit=50)) as api:
+        status, headers, _ = await _ask(api)
+        assert status == 200
+        assert headers["RateLimit-Policy"] == '"cost";q=50;w=60'
+        assert headers["RateLimit"] in ('"cost";r=29;t=25', '"cost";r=29;t=24')
+        assert (await _ask(api))[0] == 200
+        ran.clear()
+        status, headers, answer = await _ask(api)
+        (error,) = answer["errors"]
+        assert (status, error["extensions"]["code"]) == (429, "RATE_LIMITED")
+        assert 0 < int(headers["Retry-After"]) == error["extensions"]["retryAfterS"] <= 20
+        assert "50 a minute" in error["message"]
+        assert [one for one in ran if one != "validation"] == []
+
+
+@pytest.mark.usefixtures("btc")
+async def test_rest_is_counted_as_well(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, rate_limit=5_000)) as api:
+        async with api.session.get(f"{api.url}/prices?ticker=btc_usd&limit=600") as response:
+            assert response.status == 200
+        async with api.session.get(f"{api.url}/prices?ticker=btc_usd&limit=600") as response:
+            assert (response.status, (await response.json())["code"]) == (429, "RATE_LIMITED")
+            assert int(response.headers["Retry-After"]) > 0
+        async with api.session.get(f"{api.url}/prices/last?ticker=btc_usd") as response:
+            assert response.status == 404
+
+
+@pytest.mark.usefixtures("btc")
+async def test_a_websocket_spends_the_same_share(dsn: str) -> None:
+    async with (
+        serving(Settings(database_url=dsn, rate_limit=50)) as api,
+        api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket,
+    ):
+        assert (await _ask(api))[0] == 200
+        await socket.send_json({"type": "connection_init"})
+        assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+        found = []
+        for name in ("1", "2"):
+            await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": WINDOW}})
+            found.append(await socket.receive_json(timeout=5))
+            if found[-1]["type"] == "next":
+                await socket.receive_json(timeout=5)
+    assert [one["type"] for one in found] == ["next", "error"]
+    assert found[1]["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
+
+
+@pytest.mark.usefixtures("btc")
+async def test_each_key_has_a_share_of_its_own(dsn: str) -> None:
+    keys = tuple(hashlib.sha256(key).hexdigest() for key in (b"one", b"two"))
+    async with serving(Settings(database_url=dsn, rate_limit=50, api_keys=keys)) as api:
+        for key in ("one", "two"):
+            assert [(await _ask(api, **{"X-API-Key": key}))[0] for _ in range(3)] == [200, 200, 429]
+
+
+async def test_every_request_costs_one_whatever_becomes_of_it(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, rate_limit=2)) as api:
+        statuses = []
+        for _ in range(3):
+            async with api.session.get(f"{api.url}/nothing-here") as response:
+                statuses.append(response.status)
+    assert statuses == [404, 404, 429]
+
+
+async def test_what_costs_more_than_a_whole_minutes_share_is_told_so(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, rate_limit=10)) as api:
+        _, _, answer = await _ask(api)
+    assert answer["errors"][0]["extensions"] == {"code": "QUERY_TOO_COMPLEX", "cost": 20, "most": 10}
+
+
+async def test_without_the_setting_there_is_no_bound(api: Api) -> None:
+    _, headers, _ = await _ask(api, "{ __typename }")
+    assert "RateLimit" not in headers
+
+
+def test_processes_share_it() -> None:
+    assert Settings(database_url="postgresql://a/b", rate_limit=100, web_concurrency=4).rate_limit_of_process == 25
+    assert Settings(database_url="postgresql://a/b", rate_limit=1, web_concurrency=4).rate_limit_of_process == 1
+    assert Settings(database_url="postgresql://a/b").rate_limit_of_process is None
+
+
+def test_what_was_spent_comes_back_steadily() -> None:
+    allowance = Allowance(6_000_000)  # 100,000 a second
+    allowance.spend("a", 6_000_000)
+    assert allowance.left("b") == 6_000_000
+    with pytest.raises(RateLimitedError) as refused:
+        allowance.spend("a", 3_000_000)
+    assert 28 <= refused.value.extensions["retryAfterS"] <= 30
+    with pytest.raises(TooComplexError):
+        allowance.spend("b", 6_000_001)
+    while not allowance.left("a"):
+        pass
+    allowance.spend("a", 1)
+
+
+@pytest.mark.parametrize(
+    ("address", "counted"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_one_client_is_one_address_or_one_network_of_ipv6(address: str, counted: str) -> None:
+    assert address_of({"client": (address, 1)}) == counted
+
+
+def test_without_an_address_all_are_one() -> None:
+    assert address_of({"client": None}) == ""
