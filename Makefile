@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -39,6 +39,9 @@ tests/clients/node_modules: tests/clients/package-lock.json
 	@if ! command -v npm >/dev/null; then echo "npm is not installed: the clients of Node.js are not tested"; \
 	elif npm ci --prefix tests/clients --no-fund --no-audit --loglevel error; then touch $@; \
 	else rm -rf $@; echo "npm's registry is out of reach: the clients of Node.js are not tested"; fi
+
+fuzz: $(DEV)  ## requests that nobody would think of, against the API, for a quarter of an hour (MINUTES=15)
+	@FUZZ_MINUTES=$(or $(MINUTES),15) FUZZ_SEED=$$(date +%s) pytest -q -s tests/graph/test_fuzz.py
 
 chaos: $(DEV)  ## the fault run: a quarter of an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
 	@python -m tests.chaos $(ARGS)

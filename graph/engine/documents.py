@@ -35,15 +35,17 @@ class Documents:
         self._kept: LRUCache[str, Document] = LRUCache(BYTES_MOST, getsizeof=_bytes)
 
     def of(self, text: str) -> "Document":
-        """The document. Raises GraphQLError where the text is none, TooComplexError where it is too big, InvalidError."""
-        document = self._kept.get(text)
-        if document is None:
-            document = Document(text)
-            errors = self._validate(document.node)
-            if errors:
-                raise InvalidError(errors)
-            self._kept[text] = document
-        return document
+        """The document, maybe not valid. Raises GraphQLError where the text is none, TooComplexError where it is too big."""
+        return self._kept.get(text) or Document(text)
+
+    def require_valid(self, document: "Document") -> None:
+        """Raises InvalidError where the document does not fit the schema."""
+        if document.text in self._kept:
+            return
+        errors = self._validate(document.node)
+        if errors:
+            raise InvalidError(errors)
+        self._kept[document.text] = document
 
 
 def _bytes(document: "Document") -> int:

@@ -40,7 +40,7 @@ def from_url(sent: QueryParams) -> Asked:
     parts: dict[str, Any] = {name: sent[name] for name in ("query", "operationName") if name in sent}
     for name in ("variables", "extensions"):
         if sent.get(name):
-            parts[name] = _json(sent[name].encode(), name)
+            parts[name] = json_of(sent[name].encode(), name)
     return _checked(parts)
 
 
@@ -54,7 +54,7 @@ async def from_body(request: Request) -> Asked:
     if charset not in ("", "utf-8", "utf8"):
         raise MediaTypeError(f"Content-Type: send utf-8, not {charset[:40]!r}")
     body = await _body(request)
-    parts = _json(body, "The body")
+    parts = json_of(body, "The body")
     if isinstance(parts, list):
         raise BadRequestError("Several requests in one (an array) are not taken: send each by itself")
     if not isinstance(parts, dict):
@@ -80,7 +80,8 @@ async def _body(request: Request) -> bytes:
     return bytes(body)
 
 
-def _json(text: bytes, what: str) -> Any:
+def json_of(text: bytes | str, what: str) -> Any:
+    """The value of a JSON text. Raises BadRequestError where it is none, or nested too deeply."""
     try:
         parsed = orjson.loads(text)
     except orjson.JSONDecodeError as error:

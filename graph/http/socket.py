@@ -11,7 +11,7 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter, GraphQL
 from strawberry.exceptions import ConnectionRejectionError
 from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived
@@ -24,9 +24,9 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 from strawberry.types.unset import UNSET
 
-from graph.errors import ApiError, BusyError
+from graph.errors import ApiError, BadRequestError, BusyError
 from graph.http.admission import Slots, took_too_long
-from graph.http.asked import BODY_MOST
+from graph.http.asked import BODY_MOST, json_of
 from graph.http.caller import Callers, address_of, context_of
 from graph.schema.context import Context
 from graph.schema.executable import RefusedError, Schema
@@ -40,19 +40,20 @@ class Adapter(ASGIWebSocketAdapter):
     """Messages as text, none longer than a body may be."""
 
     async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
-        try:
-            async for text in self.ws.iter_text():
-                if len(text) > BODY_MOST:
-                    await self.ws.close(1009, f"a message may have {BODY_MOST} characters")
-                    return
-                yield orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            raise NonJsonMessageReceived from error
-        except KeyError as error:  # bytes
-            raise NonTextMessageReceived from error
-
-    async def send_json(self, message: Any) -> None:
-        await self.ws.send_text(orjson.dumps(message).decode())
+        while self.ws.application_state is not WebSocketState.DISCONNECTED:
+            try:
+                text = await self.ws.receive_text()
+            except WebSocketDisconnect:
+                return
+            except KeyError as error:  # bytes
+                raise NonTextMessageReceived from error
+            if len(text) > BODY_MOST:
+                await self.ws.close(1009, f"a message may have {BODY_MOST} characters")
+                return
+            try:
+                yield json_of(text, "A message")
+            except BadRequestError as error:
+                raise NonJsonMessageReceived from error
 
 
 class Handler(BaseGraphQLTransportWSHandler[Context, None]):
@@ -130,6 +131,10 @@ class SocketEndpoint(GraphQL[Context, None]):
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         return context_of(request)
+
+    def encode_json(self, data: object) -> str:
+        """A message as text."""
+        return orjson.dumps(data).decode()
 
     async def on_ws_connect(self, context: Context) -> Any:
         """Lets the connection begin. Raises ConnectionRejectionError where it may not read: closed with 4403."""

@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import strawberry
 from graphql import (
@@ -33,6 +33,8 @@ from graph.schema.scalars import SCALARS
 
 log = logging.getLogger(__name__)
 
+INVALID: Final = "GRAPHQL_VALIDATION_FAILED"
+
 
 class Ready(SchemaExtension):
     """Tells Strawberry that the document is parsed and valid."""
@@ -60,9 +62,10 @@ class Prepared:
 class RefusedError(Exception):
     """Raised when a request was refused before anything of it was executed."""
 
-    def __init__(self, *errors: GraphQLError | ApiError) -> None:
+    def __init__(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> None:
+        """`code` is for those that have none."""
         super().__init__(str(errors[0]))
-        self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error)) for error in errors]
+        self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error), code) for error in errors]
 
 
 class Schema(strawberry.Schema):
@@ -82,6 +85,7 @@ class Schema(strawberry.Schema):
             operation = document.operation(operation_name)
             cost = limits.cost_of(document.selections, operation, variables)
             limits.require_cheap(cost)
+            self.documents.require_valid(document)
         except (GraphQLError, TooComplexError) as error:
             raise self._refused(error) from error
         except InvalidError as invalid:
@@ -98,16 +102,16 @@ class Schema(strawberry.Schema):
         )
         if result.errors:
             if result.data is None and not any(error.path for error in result.errors):
-                raise self._refused(*result.errors)
+                raise self._refused(*result.errors, code="BAD_USER_INPUT")  # variables that do not fit
             result.errors = [coded(error) for error in result.errors]
         return result
 
-    def _refused(self, *errors: GraphQLError | ApiError) -> RefusedError:
+    def _refused(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> RefusedError:
         if not self._suggests:
             for error in errors:
                 if isinstance(error, GraphQLError):
                     error.message = re.sub(r" Did you mean .*", "", error.message, flags=re.DOTALL)
-        return RefusedError(*errors)
+        return RefusedError(*errors, code=code)
 
     def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
         pass  # a client's mistake is nothing to log; `coded` logs ours
@@ -117,8 +121,8 @@ def _of(error: ApiError) -> GraphQLError:
     return GraphQLError(str(error), extensions=error.extensions)
 
 
-def coded(error: GraphQLError) -> GraphQLError:
-    """The error with its code, and nothing of the inside."""
+def coded(error: GraphQLError, before: str = INVALID) -> GraphQLError:
+    """The error with its code, and nothing of the inside; `before` is the code of what was wrong before anything ran."""
     if error.extensions and "code" in error.extensions:
         return error
     cause = error.original_error
@@ -128,9 +132,8 @@ def coded(error: GraphQLError) -> GraphQLError:
     if isinstance(error, GraphQLSyntaxError):
         return _with_code(error, "GRAPHQL_PARSE_FAILED")
     if error.path is None:
-        # Before anything ran: a value that a scalar refused, a variable that does not fit, or a document that is not valid.
-        bad_value = isinstance(cause, ValueError) or error.message.startswith("Variable ")
-        return _with_code(error, "BAD_USER_INPUT" if bad_value else "GRAPHQL_VALIDATION_FAILED")
+        # A scalar's own refusal is a value that cannot be, wherever it stands.
+        return _with_code(error, "BAD_USER_INPUT" if isinstance(cause, ValueError) else before)
     log.error("unexpected error at %s", ".".join(map(str, error.path)), exc_info=cause or error)
     ours = InternalError(str(get_contextvars().get("request_id")))
     return GraphQLError(str(ours), nodes=error.nodes, path=error.path, extensions=ours.extensions)

@@ -111,7 +111,7 @@ async def test_numbers_of_any_length_are_the_clients_mistake(api: Api) -> None:
     [
         ("{", "GRAPHQL_PARSE_FAILED"),
         ("{ nothing }", "GRAPHQL_VALIDATION_FAILED"),
-        ("query ($a: Int!) { __typename }", "BAD_USER_INPUT"),
+        ("query ($a: String!) { latest(ticker: $a) { ts } }", "BAD_USER_INPUT"),
         ("fragment f on Query { __typename }", "GRAPHQL_VALIDATION_FAILED"),
         ("query a { __typename } query b { __typename }", "GRAPHQL_VALIDATION_FAILED"),
         ("{ " + "__typename " * 3_000 + "}", "GRAPHQL_PARSE_FAILED"),

@@ -59,7 +59,7 @@ async def test_a_query_is_answered_and_completed(api: Api, db: Database) -> None
         ({"query": "{"}, "GRAPHQL_PARSE_FAILED"),
         ({"query": ""}, "GRAPHQL_PARSE_FAILED"),
         ({"query": "{ nothing }"}, "GRAPHQL_VALIDATION_FAILED"),
-        ({"query": "query ($a: Int!) { __typename }", "variables": None}, "BAD_USER_INPUT"),
+        ({"query": "query ($a: String!) { latest(ticker: $a) { ts } }", "variables": None}, "BAD_USER_INPUT"),
         ({"query": "query a { __typename } query b { __typename }"}, "GRAPHQL_VALIDATION_FAILED"),
         ({"query": "{ " + " ".join(f"a{i}: __typename" for i in range(60)) + " }"}, "QUERY_TOO_COMPLEX"),
     ],

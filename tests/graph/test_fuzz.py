@@ -1,0 +1,239 @@
+"""Requests that nobody would think of: none makes a mistake of ours, holds a slot, or leaves memory behind.
+
+`make fuzz` runs it for a quarter of an hour.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from urllib.parse import quote
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from hypothesis_graphql import from_schema
+from hypothesis_graphql.nodes import String
+
+from db.pool import Database
+from tests.conftest import ROOT
+from tests.graph.probes import INIT, JSON_TYPE, PROBES, Http, Probe, Raw, Socket
+from tests.graph.stand import Stand, api_process, outcome
+from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
+
+MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
+SEED = int(os.environ.get("FUZZ_SEED", "0"))
+ROUND = 150
+RUNNING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tickgraph api' AND state <> 'idle'"
+
+SCHEMA = (ROOT / "graph" / "schema.graphql").read_text()
+SCALARS = {
+    "UnixTime": st.one_of(st.integers(-(2**40), 2**40).map(str), st.text(max_size=30)).map(lambda text: String(value=text))
+}
+TOKENS = [
+    *"{}()[]!$@:=|&",
+    "...",
+    "query",
+    "on",
+    "a",
+    "latest",
+    "ticker",
+    "range",
+    "from",
+    "to",
+    '"btc_usd"',
+    '"""',
+    "1",
+    "-1.5e9",
+]
+TOKENS += ["true", "null", "__typename", "fragment", "@skip", "if", "#", "\n"]
+
+
+def _known_documents() -> Iterator[str]:
+    for probe in PROBES.values():
+        if isinstance(probe, Http) and probe.body and probe.body.startswith(b'{"query": "{') and len(probe.body) < 5_000:
+            with contextlib.suppress(ValueError):
+                yield str(json.loads(probe.body)["query"])
+
+
+DOCUMENTS = st.one_of(
+    from_schema(SCHEMA, custom_scalars={**SCALARS, "Decimal": SCALARS["UnixTime"], "DateTime": SCALARS["UnixTime"]}),
+    st.sampled_from(list(_known_documents())),
+    st.text(max_size=200),
+    st.lists(st.sampled_from(TOKENS), max_size=80).map(" ".join),
+)
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40)
+    | st.just("btc_usd"),
+    lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=8), below, max_size=4),
+    max_leaves=20,
+)
+NAMES = [
+    "Accept",
+    "Accept-Encoding",
+    "Content-Type",
+    "Content-Encoding",
+    "If-None-Match",
+    "Origin",
+    "X-Request-ID",
+    "Authorization",
+]
+NAMES += ["X-API-Key", "Range", "X-Forwarded-For", "Cookie", "X-Anything"]
+KINDS = ["application/json", "application/graphql-response+json;q=0.3", "*/*", "gzip", "deflate", '"a", W/"b"', "null"]
+HEADERS = st.dictionaries(
+    st.sampled_from(NAMES),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40) | st.sampled_from(KINDS),
+    max_size=4,
+)
+PATHS = ["/graphql", "/prices", "/prices/last", "/prices/range", "/prices/filter", "/prices/by-date", "/v1/prices", "/health", "/docs",
+         "/openapi.json", "/static/", "/"]  # fmt: skip
+PARAMETERS = [
+    "query",
+    "variables",
+    "extensions",
+    "operationName",
+    "ticker",
+    "limit",
+    "offset",
+    "from_ts",
+    "to_ts",
+    "date",
+    "start_date",
+]
+
+
+@st.composite
+def _damaged(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
+    """A text with a piece of it cut out, doubled or replaced, now and then."""
+    text: str = draw(texts)
+    if draw(st.booleans()) or not text:
+        return text
+    start = draw(st.integers(0, len(text)))
+    end = draw(st.integers(start, min(len(text), start + 20)))
+    return (
+        text[:start]
+        + draw(st.sampled_from(["", text[start:end] * 2, "\0", "\ufeff", "{" * 50, '"', "\u202e", "9" * 30]))
+        + text[end:]
+    )
+
+
+@st.composite
+def _body(draw: st.DrawFn) -> bytes:
+    whole = st.fixed_dictionaries({"query": _damaged(DOCUMENTS)}, optional={
+        "variables": st.dictionaries(st.sampled_from(["t", "a", "from", "n"]), VALUES, max_size=3) | VALUES,
+        "operationName": st.text(max_size=10) | VALUES,
+        "extensions": st.just({"cost": True}) | VALUES | st.fixed_dictionaries({"persistedQuery": VALUES}),
+    })  # fmt: skip
+    kind = draw(st.sampled_from(["whole", "whole", "whole", "value", "bytes"]))
+    if kind == "bytes":
+        return draw(st.binary(max_size=300))
+    text = json.dumps(draw(whole if kind == "whole" else VALUES), ensure_ascii=draw(st.booleans()))
+    sent = text if draw(st.integers(0, 5)) else draw(_damaged(st.just(text)))
+    return sent.encode("utf-8", "surrogatepass")
+
+
+@st.composite
+def _post(draw: st.DrawFn) -> Http:
+    return Http("", draw(_body()), headers=JSON_TYPE | (draw(HEADERS) if draw(st.booleans()) else {}))
+
+
+@st.composite
+def _get(draw: st.DrawFn) -> Http:
+    path = draw(st.sampled_from(PATHS) | st.text(max_size=20).map(lambda text: f"/{_quoted(text)}"))
+    values = (
+        _damaged(DOCUMENTS)
+        | VALUES.map(json.dumps)
+        | st.integers(-10, 2**40).map(str)
+        | st.sampled_from(["btc_usd", "2024-01-15"])
+    )
+    sent = draw(st.lists(st.tuples(st.sampled_from(PARAMETERS), values), max_size=4))
+    method = draw(st.sampled_from(["GET", "GET", "GET", "HEAD", "OPTIONS", "DELETE"]))
+    return Http("", None, method, f"{path}?" + "&".join(f"{name}={_quoted(value)}" for name, value in sent), draw(HEADERS))
+
+
+def _quoted(text: str) -> str:
+    return quote(text, errors="surrogatepass")
+
+
+MESSAGES = st.one_of(
+    st.builds(lambda body: f'{{"type": "subscribe", "id": "1", "payload": {body.decode(errors="replace")}}}', _body()),
+    st.fixed_dictionaries({"type": st.sampled_from(["ping", "pong", "complete", "subscribe", "connection_init", "next", "x"])},
+                          optional={"id": VALUES, "payload": VALUES}).map(json.dumps),
+    VALUES.map(json.dumps),
+    st.text(max_size=50).map(lambda text: text.encode(errors="replace").decode()),
+    st.binary(max_size=50),
+)  # fmt: skip
+ENDING = '{"type": "ping"}'
+SOCKETS = st.builds(
+    lambda messages, greeted: Socket("", (*messages, INIT, ENDING), greeted), st.lists(MESSAGES, max_size=5), st.booleans()
+)
+HEADS = [b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", b"POST /graphql HTTP/1.1\r\nConnection: close\r\n", b""]
+BARE = st.builds(lambda head, rest: Raw("", (head, rest, b"\r\n\r\n")), st.sampled_from(HEADS), st.binary(max_size=200))
+REQUESTS: st.SearchStrategy[Probe] = st.sampled_from([*[_post()] * 6, *[_get()] * 6, *[SOCKETS] * 4, BARE]).flatmap(
+    lambda kind: kind
+)
+
+
+async def test_requests_that_nobody_would_think_of(dsn: str, db: Database, redis_url: str, tmp_path: Path) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(100)])
+    loop = asyncio.get_running_loop()
+    seen: Counter[str] = Counter()
+    # So few slots that one which is not given back is missed.
+    env = {"REDIS_URL": redis_url, "REQUEST_TIMEOUT_S": "2", "MAX_IN_FLIGHT_PER_CLIENT": "2"}
+    async with api_process(dsn, tmp_path, **env) as stand:
+
+        def ask(probe: Probe) -> None:
+            found = asyncio.run_coroutine_threadsafe(_ask(stand, probe), loop).result(30)
+            assert "showing" not in found, f"{probe}: {found}"
+            assert found not in ("500", "503", "INTERNAL_SERVER_ERROR", "UNAVAILABLE"), f"{probe}: {found}"
+            assert stand.log.read_text() == "", f"{probe}"
+            seen[found.partition(":")[0][:40]] += 1
+
+        def rounds() -> list[int]:
+            began, memory, number = time.monotonic(), [], SEED
+            while number == SEED or time.monotonic() - began < 60 * MINUTES:
+                _round(ask, number)
+                number += 1
+                memory.append(stand.process.memory_info().rss >> 20)
+                if MINUTES and len(memory) % 10 == 0:
+                    print(
+                        f"{time.monotonic() - began:5.0f} s {seen.total():>8,} requests, {memory[-1]} MB, {seen.most_common(4)}"
+                    )
+            return memory
+
+        memory = await asyncio.to_thread(rounds)
+        assert max(memory) < 200
+
+        async def idle() -> bool:
+            return not await db.fetchval(RUNNING) and len(stand.process.net_connections()) <= 1 + 10 + 1
+
+        await until(idle)
+        print(f"{seen.total():,} requests, {memory[0]} to {memory[-1]} MB, {len(seen)} outcomes: {dict(seen)}")
+    assert seen["data"] > 0
+    assert len(seen) > 10
+
+
+async def _ask(stand: Stand, probe: Probe) -> str:
+    async with asyncio.timeout(20):
+        return await outcome(stand, probe)
+
+
+def _round(ask: Callable[[Probe], None], number: int) -> None:
+    @seed(number)
+    @settings(
+        max_examples=ROUND, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+    )
+    @given(REQUESTS)
+    def run(probe: Probe) -> None:
+        ask(probe)
+
+    run()
