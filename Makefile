@@ -33,7 +33,12 @@ test: $(DEV)  ## run the tests (real servers, under five minutes)
 test-all: $(DEV) clients  ## run all tests: those with real clients, a browser and scale, too
 	@pytest -n 2
 
-clients: tests/clients/node_modules  ## install the clients of Node.js that the tests run
+clients: tests/clients/node_modules tests/clients/python/.venv  ## install the clients that the tests run, Node.js' and Python's
+
+tests/clients/python/.venv: tests/clients/python/requirements.lock
+	@$(PYTHON) -m venv $@
+	@$@/bin/pip install -q --disable-pip-version-check --require-hashes -r $<
+	@touch $@
 
 tests/clients/node_modules: tests/clients/package-lock.json
 	@if ! command -v npm >/dev/null; then echo "npm is not installed: the clients of Node.js are not tested"; \
@@ -99,6 +104,7 @@ lock: $(DEV)  ## resolve the newest versions into the lock files: the image's, `
 	@$(LOCK) --upgrade pyproject.toml -o requirements.lock
 	@$(LOCK) --upgrade pyproject.toml --group local -c requirements.lock -o requirements-local.lock
 	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements-local.lock -o requirements-dev.lock
+	@$(LOCK) --upgrade tests/clients/python/requirements.in -o tests/clients/python/requirements.lock
 
 $(RUN): requirements-local.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \

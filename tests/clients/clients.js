@@ -1,10 +1,13 @@
 // The same four questions put by each client in its own way; one line of JSON for each client.
 //   node clients.js http://127.0.0.1:8000/graphql
 import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client/core';
+import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
 import { Client as Urql, fetchExchange } from '@urql/core';
 import { GraphQLClient } from 'graphql-request';
+import { createHash } from 'node:crypto';
 
 const url = process.argv[2];
+const sha256 = (text) => createHash('sha256').update(text).digest('hex');
 const LATEST = 'query Latest($ticker: String!) { latest(ticker: $ticker) { id ts price observedAt source } }';
 const RANGE = 'query Range($from: UnixTime!, $to: UnixTime) { range(ticker: "btc_usd", from: $from, to: $to) { ts price } }';
 
@@ -35,9 +38,9 @@ function urql(preferGetMethod) {
   };
 }
 
-function apollo(useGETForQueries) {
+function apollo(useGETForQueries, ...links) {
   return () => {
-    const link = ApolloLink.from([new HttpLink({ uri: url, useGETForQueries })]);
+    const link = ApolloLink.from([...links, new HttpLink({ uri: url, useGETForQueries })]);
     const client = new ApolloClient({ link, cache: new InMemoryCache() });
     return async (query, variables) => {
       const { data, error } = await client.query({ query: gql(query), variables, errorPolicy: 'all', fetchPolicy: 'no-cache' });
@@ -54,6 +57,7 @@ const clients = {
   'urql by GET': urql('force'),
   'Apollo Client': apollo(false),
   'Apollo Client by GET': apollo(true),
+  'Apollo Client by digest': apollo(true, new PersistedQueryLink({ sha256, useGETForHashedQueries: true })),
 };
 
 for (const [name, make] of Object.entries(clients)) {

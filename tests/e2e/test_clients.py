@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import gql
@@ -20,6 +21,7 @@ from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
 
 CLIENTS = ROOT / "tests" / "clients"
+PYTHON = CLIENTS / "python"
 
 pytestmark = [
     pytest.mark.slow,
@@ -55,7 +57,14 @@ async def test_each_client_gets_data_nulls_and_coded_errors_in_its_own_way(api: 
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
     latest = await api.data('{ latest(ticker: "btc_usd") { id ts price observedAt source } }')
     found = {one.pop("name"): one for one in await _run("clients.js", f"{api.url}/graphql")}
-    assert set(found) == {"graphql-request", "urql", "urql by GET", "Apollo Client", "Apollo Client by GET"}
+    assert set(found) == {
+        "graphql-request",
+        "urql",
+        "urql by GET",
+        "Apollo Client",
+        "Apollo Client by GET",
+        "Apollo Client by digest",
+    }
     for name, answers in found.items():
         told = {question: _without_typenames(answer) for question, answer in answers.items()}
         assert told["latest"] == {"data": latest}, name
@@ -93,21 +102,41 @@ async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Datab
             await session.execute(gql.gql('{ latest(ticker: "a") { prise } }'))
 
 
+@pytest.mark.skipif(not (PYTHON / ".venv").exists(), reason="the generated client's libraries are not installed")
+async def test_a_typed_client_of_python_is_generated_and_asks(api: Api, db: Database) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
+    commands = PYTHON / ".venv" / "bin"
+    env = {"SCHEMA": f"{api.url}/graphql", "PATH": f"{commands}:{os.environ['PATH']}"}  # it formats by a command beside it
+    await _succeeds(commands / "ariadne-codegen", "--config", "ariadne.toml", folder=PYTHON, **env)
+    await _succeeds(commands / "mypy", "--strict", "--config-file", os.devnull, "typed.py", folder=PYTHON)
+    told = json.loads(await _succeeds(commands / "python", "typed.py", f"{api.url}/graphql", folder=PYTHON))
+    assert told == {
+        "price": "68242.5",
+        "minutes": [MINUTE + 120, MINUTE + 60],
+        "ratio": 1.0,
+        "nothing": None,
+        "codes": ["UNKNOWN_TICKER"],
+    }
+
+
 async def test_types_are_generated_that_a_strict_compiler_holds_clients_to(api: Api) -> None:
-    await _succeeds("graphql-codegen", "--config", "codegen.js", SCHEMA=f"{api.url}/graphql")
-    await _succeeds("tsc", "--project", "tsconfig.json")
+    commands = CLIENTS / "node_modules" / ".bin"
+    await _succeeds(commands / "graphql-codegen", "--config", "codegen.js", SCHEMA=f"{api.url}/graphql")
+    await _succeeds(commands / "tsc", "--project", "tsconfig.json")
 
 
-async def _succeeds(command: str, *words: str, **env: str) -> None:
+async def _succeeds(command: Path, *words: str, folder: Path = CLIENTS, **env: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(str(CLIENTS / "node_modules" / ".bin" / command), *words),
-        cwd=CLIENTS,
+        *(str(command), *words),
+        cwd=folder,
         env=os.environ | env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
     said, _ = await process.communicate()
     assert process.returncode == 0, said.decode()
+    return said.decode()
 
 
 def _without_typenames(value: Any) -> Any:

@@ -116,9 +116,11 @@ async def over_http(stand: Stand | Api, probe: Http) -> str:
 
 def _meaning(body: str) -> str:
     try:
-        answer: dict[str, Any] = json.loads(body)
+        answer: Any = json.loads(body)
     except ValueError:
         return ""
+    if not isinstance(answer, dict):
+        return "data"
     if "errors" in answer:
         return str(answer["errors"][0]["extensions"]["code"])
     return "data" if "data" in answer else str(answer.get("code", ""))
