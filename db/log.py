@@ -14,6 +14,12 @@ from db.settings import Settings, without_password
 FILE_BYTES = 10 << 20
 FILES_KEPT = 5
 
+# Controls but for line and tab, and the marks that turn the direction of text.
+_OBEYED = {
+    code: f"\\u{code:04x}"
+    for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+}
+
 QUIET = ("asyncio", "aiohttp.access", "sqlalchemy")
 """Loggers of libraries that are heard from WARNING on, whatever LOG_LEVEL says."""
 
@@ -71,7 +77,7 @@ def _formatter(form: str, shared: list[Processor], *, colors: bool) -> logging.F
         console = structlog.dev.ConsoleRenderer(
             colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
         )
-        render = [_short_time, _struck_out, console]
+        render = [_short_time, _struck_out, _escaped, console]
     return structlog.stdlib.ProcessorFormatter(
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render], foreign_pre_chain=shared
     )
@@ -84,6 +90,11 @@ def _named(process: str) -> Processor:
         return event
 
     return add
+
+
+def _escaped(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """What a terminal would obey is shown instead, for some of it comes from strangers."""
+    return {key: value.translate(_OBEYED) if isinstance(value, str) else value for key, value in event.items()}
 
 
 def _short_time(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -4,6 +4,7 @@ import logging
 import re
 import time
 import uuid
+from urllib.parse import quote
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -15,7 +16,15 @@ from graph.http.problems import refusal
 log = logging.getLogger("graph.access")
 mistakes = logging.getLogger("graph.mistakes")
 
+SHOWN = 200
+"""Characters of a path in the log."""
 WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+def shown(path: str) -> str:
+    """A path as a line of the log can hold it: no line of its own making, and not too long."""
+    quoted = quote(path, errors="replace")
+    return quoted if len(quoted) <= SHOWN else f"{quoted[:SHOWN]}…"
 
 
 class RequestId:
@@ -66,7 +75,7 @@ class AccessLog:
             await self.app(scope, receive, send_and_count)
         finally:
             took = {"status": status, "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
-            log.info("%s %s", scope["method"], scope["path"], extra=took)
+            log.info("%s %s", scope["method"], shown(scope["path"]), extra=took)
 
 
 class Mistakes:
@@ -89,7 +98,7 @@ class Mistakes:
         try:
             await self.app(scope, receive, send_and_note)
         except Exception:
-            mistakes.exception("unexpected error in %s %s", scope["method"], scope["path"])
+            mistakes.exception("unexpected error in %s %s", scope["method"], shown(scope["path"]))
             if started:
                 raise
             await refusal(scope, InternalError(scope["request_id"]))(scope, receive, send)

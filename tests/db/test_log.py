@@ -18,6 +18,7 @@ log.configure(settings, "test")
 log.configure(settings, "again")
 logging.getLogger("db.something").info("connected to %s", "postgresql://ann:secret@db/x", extra={"attempts": 3})
 logging.getLogger("db.something").debug("details")
+logging.getLogger("db.something").warning("they sent %s", "\\x1b[31mred\\u202e")
 try:
     1 / 0
 except ZeroDivisionError:
@@ -56,10 +57,15 @@ def test_lines_for_machines_are_json_and_go_to_a_file_too(tmp_path: Path) -> Non
         3,
         "test",
     )
-    assert "ZeroDivisionError" in lines[2]["exception"]
+    assert "ZeroDivisionError" in lines[-1]["exception"]
     assert "secret" not in said
     assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == [line["event"] for line in lines]
 
 
 def test_debug_means_its_log_level() -> None:
     assert "details" in _run(DEBUG="true")
+
+
+def test_a_terminal_obeys_nothing_that_strangers_sent() -> None:
+    assert "they sent \\u001b[31mred\\u202e" in _run()
+    assert "\x1b" not in _run()

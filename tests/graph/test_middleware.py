@@ -9,6 +9,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from yarl import URL
 
 from db.pool import Database
 from graph.http.middleware import AccessLog, Mistakes, RequestId
@@ -78,3 +79,18 @@ async def test_pages_of_other_origins_may_call_only_where_it_is_set(dsn: str, ap
         other.session.get(f"{other.url}/health", headers=headers) as response,
     ):
         assert response.headers["Access-Control-Allow-Origin"] == "https://example.org"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("/a%0a12:00:00Z%20all%20is%20well", "GET /a%0A12%3A00%3A00Z%20all%20is%20well"),
+        ("/%1b[31m%e2%80%ae", "GET /%1B%5B31m%E2%80%AE"),
+        ("/" + "a" * 5_000, f"GET /{'a' * 199}…"),
+    ],
+)
+async def test_a_line_of_the_log_is_one_line(api: Api, caplog: pytest.LogCaptureFixture, path: str, shown: str) -> None:
+    caplog.set_level(logging.INFO, "graph.access")
+    async with api.session.get(URL(api.url + path, encoded=True)) as response:
+        assert response.status == 404
+    assert [record.getMessage() for record in caplog.records if record.name == "graph.access"] == [shown]
