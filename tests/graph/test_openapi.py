@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -84,11 +85,15 @@ async def test_schemathesis_finds_nothing(
     assert process.returncode == 0, said.decode()
 
 
-@pytest.mark.parametrize("path", ["/docs", "/api/docs", "/redoc", "/api/redoc"])
+@pytest.mark.parametrize("path", ["/graphql", "/docs", "/api/docs", "/redoc", "/api/redoc"])
 async def test_pages_are_made_of_files_of_our_own(api: Api, path: str) -> None:
-    async with api.session.get(f"{api.url}{path}") as response:
+    async with api.session.get(f"{api.url}{path}", headers={"Accept": "text/html"}) as response:
         page = await response.text()
     assert response.status == 200
+    policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert "script-src" not in policy, "what default-src says holds for scripts: no inline ones, no eval"
+    assert re.findall(r"<script(?![^>]*\bsrc=)|\bon\w+=", page) == []
     assert "//" not in page.replace("<!doctype html>", "")
     for link in [part.split('"')[0] for part in page.replace('src="', 'href="').split('href="')[1:]]:
         async with api.session.get(f"{api.url}{link}") as response:
