@@ -46,7 +46,7 @@ tests/clients/node_modules: tests/clients/package-lock.json
 	else rm -rf $@; echo "npm's registry is out of reach: the clients of Node.js are not tested"; fi
 
 fuzz: $(DEV)  ## requests that nobody would think of, against the API, for a quarter of an hour (MINUTES=15)
-	@FUZZ_MINUTES=$(or $(MINUTES),15) FUZZ_SEED=$$(date +%s) pytest -q -s tests/graph/test_fuzz.py
+	@FUZZ_MINUTES=$(or $(MINUTES),15) FUZZ_SEED=$$(date +%s) pytest -q -s -o faulthandler_timeout=0 tests/graph/test_fuzz.py
 
 chaos: $(DEV)  ## the fault run: a quarter of an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
 	@python -m tests.chaos $(ARGS)
