@@ -31,10 +31,11 @@ class Http:
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes over a bare socket."""
+    """Bytes over a bare socket; `ends` where the client says that no more will come."""
 
     wanted: str
     parts: tuple[bytes, ...]
+    ends: bool = False
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,8 @@ async def _over_tcp(stand: Stand, probe: Raw) -> str:
         for part in probe.parts:
             writer.write(part)
             await writer.drain()
+        if probe.ends:
+            writer.write_eof()
         line = await asyncio.wait_for(reader.readline(), 10)
         return line.split()[1].decode() if line else "reset"
     except ConnectionError:

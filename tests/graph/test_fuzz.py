@@ -177,7 +177,9 @@ SOCKETS = st.builds(
     lambda messages, greeted: Socket("", (*messages, INIT, ENDING), greeted), st.lists(MESSAGES, max_size=5), st.booleans()
 )
 HEADS = [b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", b"POST /graphql HTTP/1.1\r\nConnection: close\r\n", b""]
-BARE = st.builds(lambda head, rest: Raw("", (head, rest, b"\r\n\r\n")), st.sampled_from(HEADS), st.binary(max_size=200))
+BARE = st.builds(
+    lambda head, rest: Raw("", (head, rest, b"\r\n\r\n"), ends=True), st.sampled_from(HEADS), st.binary(max_size=200)
+)
 KINDS_OF_REQUEST: list[st.SearchStrategy[Probe]] = [*[_post()] * 6, *[_get()] * 6, *[SOCKETS] * 4, BARE]
 REQUESTS: st.SearchStrategy[Probe] = st.one_of(KINDS_OF_REQUEST)
 
