@@ -136,7 +136,7 @@ async def _over_tcp(stand: Stand, probe: Raw) -> str:
             writer.write_eof()
         line = await asyncio.wait_for(reader.readline(), 10)
         return line.split()[1].decode() if line else "reset"
-    except ConnectionError:
+    except OSError:
         return "reset"
     finally:
         writer.close()
