@@ -1,10 +1,14 @@
 """Prices: read by ticker and minute, written once."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from db import times
 from db.pool import Executor, Record
+from db.queries import shapes
+from db.queries.shapes import Column, Shape, Statement, instant
 from db.tables import PriceRow
 
 LATEST: Final = """
@@ -62,6 +66,24 @@ SELECT id, ticker, ts, price, observed_at, source
  LIMIT 1
 """
 
+# The CHECKs of the table keep names and prices such that nothing has to be escaped or normalised.
+_SECOND = instant("observed_at / 1000000")
+_MICROSECOND = f"{_SECOND} || '.' || lpad((observed_at % 1000000)::text, 6, '0')"
+AS_TEXT: Final[Mapping[str, Column]] = {
+    "id": Column("id::text", '"'),
+    "ticker": Column("ticker", '"'),
+    "ts": Column("ts::text"),
+    "time": Column(instant("ts") + " || 'Z'", '"'),
+    "price": Column("price::text", '"'),
+    "observed_at": Column(
+        f"CASE WHEN observed_at IS NULL THEN 'null' WHEN observed_at % 1000000 = 0 THEN '\"' || {_SECOND} || 'Z\"' "
+        f"ELSE '\"' || {_MICROSECOND} || 'Z\"' END"
+    ),
+    "observed_us": Column(f"coalesce('\"' || {_MICROSECOND} || 'Z\"', 'null')"),
+    "source": Column("source", '"'),
+}
+"""Values as clients read them. `observed_us` always shows microseconds, `observed_at` only where there are some."""
+
 STORED_AT: Final = """
 SELECT ticker FROM price WHERE ticker = ANY ($1::text[]) AND ts = $2
 """
@@ -107,6 +129,65 @@ async def window(
 ) -> list[Record]:
     """The prices of minutes in [low, high), at most `limit` of them after leaving out `offset`."""
     return await db.fetch(NEWEST_FIRST if newest_first else OLDEST_FIRST, ticker, low, high, limit, offset)
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Prices as the JSON text of a list."""
+
+    text: str
+    found: int
+    low: int | None
+    """The earliest minute in it; None where it is empty."""
+    high: int | None
+    """The latest."""
+    more: bool
+    """Whether the window holds more behind the last of them."""
+
+
+async def listed(
+    db: Executor,
+    shape: Shape,
+    ticker: str,
+    low: int,
+    high: int,
+    *,
+    newest_first: bool,
+    limit: int | None = None,
+    offset: int = 0,
+) -> Listed:
+    """Like `window`, as JSON."""
+    statement = listed_statement(shape, newest_first=newest_first)
+    (row,) = await db.fetch(statement.sql, ticker, low, high, limit, offset, *statement.constants)
+    return Listed(**row)
+
+
+async def latest_text(db: Executor, shape: Shape, ticker: str) -> str | None:
+    """Like `latest`, as JSON."""
+    statement = latest_statement(shape)
+    text: str | None = await db.fetchval(statement.sql, ticker, *statement.constants)
+    return text
+
+
+@lru_cache(256)
+def listed_statement(shape: Shape, *, newest_first: bool) -> Statement:
+    """The statement of `listed`; after its five parameters it takes the constants."""
+    window = NEWEST_FIRST if newest_first else OLDEST_FIRST
+    beyond = "ts >= $2 AND ts < page.low" if newest_first else "ts > page.high AND ts < $3"
+    return shapes.rows(
+        shape,
+        6,
+        lambda text: (
+            f"SELECT text, found, low, high, EXISTS (SELECT FROM price WHERE ticker = $1 AND {beyond}) AS more "  # noqa: S608
+            f"FROM (SELECT {text} AS text, count(*) AS found, min(ts) AS low, max(ts) AS high FROM ({window}) AS price) AS page"
+        ),
+    )
+
+
+@lru_cache(256)
+def latest_statement(shape: Shape) -> Statement:
+    """The statement of `latest_text`; after the ticker it takes the constants."""
+    return shapes.one(shape, 2, lambda text: f"SELECT {text} FROM ({LATEST}) AS price")  # noqa: S608  of the catalogue
 
 
 async def count_in(db: Executor, ticker: str, low: int, high: int) -> int:

@@ -24,6 +24,7 @@ from structlog.contextvars import get_contextvars
 from graph.engine import limits
 from graph.engine.documents import Documents, InvalidError
 from graph.engine.selection import Selections
+from graph.engine.splicing import Executor
 from graph.engine.translation import told
 from graph.errors import ApiError, InternalError, TooComplexError
 from graph.schema.context import Context
@@ -73,7 +74,13 @@ class Schema(strawberry.Schema):
 
     def __init__(self, *, introspection: bool = True) -> None:
         """Where it may not be asked for, nothing suggests its names."""
-        super().__init__(query=Query, mutation=Mutation, config=StrawberryConfig(scalar_map=SCALARS), extensions=[Ready])
+        super().__init__(
+            query=Query,
+            mutation=Mutation,
+            config=StrawberryConfig(scalar_map=SCALARS),
+            extensions=[Ready],
+            execution_context_class=Executor,
+        )
         self._suggests = introspection
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self.documents = Documents(lambda document: validate(self._schema, document, rules))

@@ -8,6 +8,7 @@ from strawberry import UNSET
 from db import times
 from db.queries import prices, tickers
 from graph.engine.knowledge import require_known
+from graph.engine.splicing import spliced
 from graph.schema import arguments
 from graph.schema.arguments import Order, Window
 from graph.schema.context import Info
@@ -46,11 +47,16 @@ class Query:
     @strawberry.field(description="The newest price of a ticker; null where it is known but has none yet.")
     async def latest(self, info: Info, ticker: Name) -> Price | None:
         name = arguments.ticker(ticker)
-        record = await prices.latest(info.context.db, name)
-        if record is None:
+        shape = Price.shape(info)
+        if shape is not None:
+            text = await prices.latest_text(info.context.db, shape, name)
+            found = None if text is None else spliced(text)
+        else:
+            record = await prices.latest(info.context.db, name)
+            found = None if record is None else Price.of(record)
+        if found is None:
             await require_known(info.context.db, [name])
-            return None
-        return Price.of(record)
+        return found
 
     @strawberry.field(description="The newest price of each ticker that has one, in the order asked for.")
     async def latest_prices(
@@ -81,17 +87,25 @@ class Query:
         window = arguments.window(from_, to)
         page = arguments.page(first, after, last, before)
         part = _between(window, order, page.after, page.before)
-        records = await prices.window(
-            info.context.db,
-            name,
-            part.low,
-            part.high,
-            newest_first=(order is Order.NEWEST_FIRST) != page.backwards,
-            limit=page.size + 1,
-        )
-        if not records:
+        shape = None if page.backwards else Price.shape(info, below="nodes")
+        if shape is not None:
+            listed = await prices.listed(
+                info.context.db, shape, name, part.low, part.high, newest_first=order is Order.NEWEST_FIRST, limit=page.size
+            )
+            found = PriceConnection.listed(listed, name, window, order, page)
+        else:
+            records = await prices.window(
+                info.context.db,
+                name,
+                part.low,
+                part.high,
+                newest_first=(order is Order.NEWEST_FIRST) != page.backwards,
+                limit=page.size + 1,
+            )
+            found = PriceConnection.of(records, name, window, order, page)
+        if found.low is None:
             await require_known(info.context.db, [name])
-        return PriceConnection.of(records, name, window, order, page)
+        return found
 
     @strawberry.field(description="All prices of a window of at most 50,000 minutes.")
     async def range(
@@ -99,10 +113,18 @@ class Query:
     ) -> list[Price]:
         name = arguments.ticker(ticker)
         window = arguments.short_window(from_, to, info.context.now())
-        records = await prices.window(info.context.db, name, window.low, window.high, newest_first=order is Order.NEWEST_FIRST)
-        if not records:
+        newest_first = order is Order.NEWEST_FIRST
+        shape = Price.shape(info)
+        found: list[Price]
+        if shape is not None:
+            listed = await prices.listed(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
+            count, found = listed.found, spliced(listed.text)
+        else:
+            records = await prices.window(info.context.db, name, window.low, window.high, newest_first=newest_first)
+            count, found = len(records), [Price.of(record) for record in records]
+        if not count:
             await require_known(info.context.db, [name])
-        return [Price.of(record) for record in records]
+        return found
 
     @strawberry.field(
         description="The last price observed at or before an instant, if it is not too old; else null. Where only the "

@@ -10,6 +10,9 @@ from strawberry.relay import PageInfo
 
 from db.pool import Record
 from db.queries import prices, tickers
+from db.queries.prices import Listed
+from db.queries.shapes import Shape
+from graph.engine.splicing import shape_of, spliced
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page, Window
 from graph.schema.context import Info
@@ -26,6 +29,18 @@ class Source(Enum):
         "BACKFILL", description="Missed at first, filled later from Deribit's own chart: an average over some seconds."
     )
     IMPORT = strawberry.enum_value("IMPORT", description="Brought in from a file or another database.")
+
+
+PRICE_COLUMNS = {
+    "id": prices.AS_TEXT["id"],
+    "ticker": prices.AS_TEXT["ticker"],
+    "ts": prices.AS_TEXT["ts"],
+    "time": prices.AS_TEXT["time"],
+    "price": prices.AS_TEXT["price"],
+    "observedAt": prices.AS_TEXT["observed_at"],
+    "source": prices.AS_TEXT["source"],
+}
+"""What PostgreSQL can write of a Price by itself."""
 
 
 @strawberry.type(description="The index price of a ticker in a minute. It never changes once it is stored.")
@@ -50,6 +65,11 @@ class Price:
     )
     def observed_at(self) -> DateTime | None:
         return None if self.observed_us is None else DateTime(self.observed_us)
+
+    @staticmethod
+    def shape(info: Info, *, below: str = "") -> Shape | None:
+        """What is selected of prices, where PostgreSQL can write it."""
+        return shape_of(info._raw_info, "Price", PRICE_COLUMNS, below=below)  # noqa: SLF001  Strawberry's way to graphql-core
 
     @classmethod
     def of(cls, record: Record) -> Self:
@@ -116,6 +136,8 @@ class PriceConnection:
     """A page of prices."""
 
     nodes: list[Price] = strawberry.field(description="The prices of the page.")
+    low: strawberry.Private[int | None]
+    high: strawberry.Private[int | None]
     ticker: strawberry.Private[str]
     window: strawberry.Private[Window]
     order: strawberry.Private[Order]
@@ -136,8 +158,8 @@ class PriceConnection:
         return PageInfo(
             has_next_page=before if self.page.backwards else further,
             has_previous_page=further if self.page.backwards else before,
-            start_cursor=arguments.cursor(self.nodes[0].ts) if self.nodes else None,
-            end_cursor=arguments.cursor(self.nodes[-1].ts) if self.nodes else None,
+            start_cursor=_cursor(self.high if self.order is Order.NEWEST_FIRST else self.low),
+            end_cursor=_cursor(self.low if self.order is Order.NEWEST_FIRST else self.high),
         )
 
     @strawberry.field(description="How complete the list's whole window is.")
@@ -156,11 +178,32 @@ class PriceConnection:
     def of(cls, records: Sequence[Record], ticker: str, window: Window, order: Order, page: Page) -> Self:
         """From records read in reading direction, one more than the page holds where there are more."""
         held = [Price.of(record) for record in records[: page.size]]
+        minutes = [price.ts for price in held]
         return cls(
             nodes=held[::-1] if page.backwards else held,
+            low=min(minutes, default=None),
+            high=max(minutes, default=None),
             ticker=ticker,
             window=window,
             order=order,
             page=page,
             more=len(records) > page.size,
         )
+
+    @classmethod
+    def listed(cls, listed: Listed, ticker: str, window: Window, order: Order, page: Page) -> Self:
+        """From what PostgreSQL wrote."""
+        return cls(
+            nodes=spliced(listed.text),
+            low=listed.low,
+            high=listed.high,
+            ticker=ticker,
+            window=window,
+            order=order,
+            page=page,
+            more=listed.more,
+        )
+
+
+def _cursor(ts: int | None) -> str | None:
+    return None if ts is None else arguments.cursor(ts)

@@ -1,6 +1,6 @@
 """What the REST paths answer, through the same functions of `db.queries` as GraphQL. Windows are inclusive at both ends."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
 from typing import Any, TypeVar, get_origin
@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from db import times
-from db.pool import Record
 from db.queries import coverage, prices
 from graph.engine.knowledge import require_known, require_tracked
 from graph.engine.limits import RANGE_MOST
@@ -22,7 +21,7 @@ from graph.http.caller import context_of
 from graph.http.health import health
 from graph.http.problems import complaint
 from graph.http.rest import models
-from graph.http.rest.models import Query
+from graph.http.rest.models import SHAPE, Query
 from graph.schema.context import Context
 
 DAY = 86_400
@@ -33,20 +32,20 @@ Answer = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
 @dataclass(frozen=True)
 class Rows:
-    """A list of prices of the minutes in [low, high); `onward` are the parameters that lead to the next ones, if any."""
+    """The JSON list of the prices of the minutes in [low, high); `onward` are the parameters that lead to the next, if any."""
 
     ticker: str
     low: int
     high: int
-    records: Sequence[Record]
+    text: str
     onward: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Body:
-    """One JSON object."""
+    """One JSON object, as text or still to be made it."""
 
-    content: dict[str, Any]
+    content: dict[str, Any] | str
     status: int = 200
 
 
@@ -54,29 +53,29 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
     """Prices, newest first, a page at a time."""
     high = times.END if query.start_date is None else query.start_date + 1
     context.spend(query.limit * FIELDS)
-    found = await prices.window(
-        context.db, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit + 1, offset=query.offset
+    found = await prices.listed(
+        context.db, SHAPE, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit, offset=query.offset
     )
-    if not found:
+    if found.low is None or found.high is None:
         await require_known(context.db, [query.ticker])
-    held = found[: query.limit]
+        return Rows(query.ticker, times.FIRST, times.FIRST if query.offset else high, found.text)
     if query.offset:
-        high = held[0]["ts"] + times.MINUTE if held else times.FIRST
-    if len(found) == len(held):
-        return Rows(query.ticker, times.FIRST, high, held)
+        high = found.high + times.MINUTE
+    if not found.more:
+        return Rows(query.ticker, times.FIRST, high, found.text)
     # Later pages start from where the first one did: what is stored meanwhile must not move them.
     start = query.start_date if query.start_date is not None else await _newest(context, query.ticker)
     onward = {"start_date": start, "limit": query.limit, "offset": query.offset + query.limit}
-    return Rows(query.ticker, held[-1]["ts"], high, held, onward)
+    return Rows(query.ticker, found.low, high, found.text, onward)
 
 
 async def latest(context: Context, query: models.TickerQuery) -> Body:
     """The newest price."""
-    record = await prices.latest(context.db, query.ticker)
-    if record is None:
+    text = await prices.latest_text(context.db, SHAPE, query.ticker)
+    if text is None:
         await require_known(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price yet; try again in a minute")
-    return Body(models.row(record))
+    return Body(text)
 
 
 async def filtered_window(context: Context, query: models.FilterQuery) -> Rows:
@@ -92,21 +91,21 @@ async def range_window(context: Context, query: models.RangeQuery) -> Rows:
 async def minute(context: Context, query: models.MomentQuery) -> Body:
     """The price of a minute."""
     ts = times.minute_of(query.date)
-    found = await prices.window(context.db, query.ticker, ts, ts + times.MINUTE, newest_first=False)
-    if not found:
+    found = await prices.listed(context.db, SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False)
+    if not found.found:
         await require_known(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price of {times.iso(ts)}")
-    return Body(models.row(found[0]))
+    return Body(found.text[1:-1])
 
 
 async def day(context: Context, query: models.DayQuery) -> Rows:
     """The prices of a day (UTC), oldest first."""
     start = times.parse(query.date.isoformat())
     context.spend(DAY // times.MINUTE * FIELDS)
-    found = await prices.window(context.db, query.ticker, start, start + DAY, newest_first=False)
-    if not found:
+    found = await prices.listed(context.db, SHAPE, query.ticker, start, start + DAY, newest_first=False)
+    if not found.found:
         await require_known(context.db, [query.ticker])
-    return Rows(query.ticker, start, start + DAY, found)
+    return Rows(query.ticker, start, start + DAY, found.text)
 
 
 async def fetch(context: Context, query: models.FetchQuery) -> Body:
@@ -131,19 +130,19 @@ async def _window(
         raise BadInputError(f"{start[0]}: {times.iso(low)} should not be after {end[0]}: {times.iso(high - 1)}")
     most = limit or RANGE_MOST
     context.spend(min(most, (high - low) // times.MINUTE + 1) * FIELDS)
-    found = await prices.window(context.db, ticker, low, high, newest_first=False, limit=most + 1)
-    if not found:
+    found = await prices.listed(context.db, SHAPE, ticker, low, high, newest_first=False, limit=most)
+    if found.high is None:
         await require_known(context.db, [ticker])
-    if len(found) <= most:
-        return Rows(ticker, low, high, found)
+    if found.high is None or not found.more:
+        return Rows(ticker, low, high, found.text)
     if limit is None:
         there = await prices.count_in(context.db, ticker, low, high)
         raise RangeTooLargeError(
             f"There are {there} rows in this window, and one answer holds at most {RANGE_MOST}: send limit=… and follow "
             f'the Link header with rel="next", or narrow {start[0]} and {end[0]}'
         )
-    onward = {start[0]: found[most - 1]["ts"] + 1, "limit": limit}
-    return Rows(ticker, low, onward[start[0]], found[:most], onward | ({} if end[1] is None else {end[0]: end[1]}))
+    onward = {start[0]: found.high + 1, "limit": limit}
+    return Rows(ticker, low, onward[start[0]], found.text, onward | ({} if end[1] is None else {end[0]: end[1]}))
 
 
 @dataclass(frozen=True)
@@ -185,7 +184,7 @@ class Endpoint:
         headers = {"X-Coverage": f"{covered.stored}/{covered.expected}"}
         if answered.onward:
             headers["Link"] = f'<{_onward(request.url, answered.onward)}>; rel="next"'
-        return _json([models.row(record) for record in answered.records], headers=headers)
+        return _json(answered.text, headers=headers)
 
 
 ENDPOINTS = (
@@ -229,5 +228,6 @@ def _onward(url: URL, onward: dict[str, int]) -> str:
     return f"{url.path}?{QueryParams(kept)}"
 
 
-def _json(content: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
-    return Response(orjson.dumps(content), status, media_type="application/json", headers=headers)
+def _json(content: dict[str, Any] | str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    body = content if isinstance(content, str) else orjson.dumps(content)
+    return Response(body, status, media_type="application/json", headers=headers)

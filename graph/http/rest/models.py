@@ -1,12 +1,15 @@
 """Parameters and answers as pydantic models: they validate, and the OpenAPI document is made from them."""
 
+import dataclasses
 import datetime as dt
 import re
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from db import times
+from db.queries.prices import AS_TEXT
+from db.queries.shapes import Shape
 from db.tables import NAME, Source
 from graph.engine.limits import RANGE_MOST, TICKERS_MOST
 
@@ -182,14 +185,15 @@ class Problem(BaseModel):
     code: str = Field(description="the same as GraphQL's extensions.code", examples=["BAD_USER_INPUT"])
 
 
-def row(record: Any) -> dict[str, Any]:
-    """A record of `price` as a Row goes out."""
-    return {
-        "id": record["id"],
-        "ticker": record["ticker"],
-        "price": f"{record['price']:f}",
-        "ts": record["ts"],
-        "created_at": times.iso(record["ts"]),
-        "observed_at": None if record["observed_at"] is None else times.iso_us(record["observed_at"]),
-        "source": record["source"],
-    }
+SHAPE = Shape(
+    (
+        ("id", dataclasses.replace(AS_TEXT["id"], quote="")),
+        ("ticker", AS_TEXT["ticker"]),
+        ("price", AS_TEXT["price"]),
+        ("ts", AS_TEXT["ts"]),
+        ("created_at", AS_TEXT["time"]),
+        ("observed_at", AS_TEXT["observed_us"]),
+        ("source", AS_TEXT["source"]),
+    )
+)
+"""A Row as PostgreSQL writes it."""

@@ -1,0 +1,66 @@
+"""The floor: the fastest plain routes over the same tables. JSON by PostgreSQL, prepared statements, no middleware, no GraphQL.
+
+DATABASE_URL=… uvicorn tests.bench.floor:app
+"""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import asyncpg
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+LATEST = """
+SELECT '{"data":{"latest":{"ts":' || ts || ',"price":"' || price || '"}}}'
+  FROM price WHERE ticker = $1 ORDER BY ts DESC LIMIT 1
+"""
+LAST = """
+SELECT '{"data":{"prices":{"nodes":[' || string_agg('{"ts":' || ts || ',"price":"' || price || '"}', ',') || ']}}}'
+  FROM (SELECT ts, price FROM price WHERE ticker = $1 ORDER BY ts DESC LIMIT $2) AS page
+"""
+RANGE = """
+SELECT '{"data":{"range":[' || string_agg('{"ts":' || ts || ',"price":"' || price || '"}', ',') || ']}}'
+  FROM (SELECT ts, price FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3 ORDER BY ts) AS rows
+"""
+
+
+class _Connection(asyncpg.Connection):
+    def get_reset_query(self) -> str:
+        return ""
+
+
+@asynccontextmanager
+async def _lifespan(app: Starlette) -> AsyncIterator[None]:
+    settings = {"jit": "off"}
+    async with asyncpg.create_pool(
+        os.environ["DATABASE_URL"], max_size=10, connection_class=_Connection, server_settings=settings
+    ) as pool:
+        app.state.pool = pool
+        yield
+
+
+async def _answer(request: Request, statement: str, *names: str) -> Response:
+    sent = request.query_params
+    args = [sent[name] if name == "ticker" else int(sent[name]) for name in names]
+    return Response(await request.app.state.pool.fetchval(statement, *args), media_type="application/json")
+
+
+async def latest(request: Request) -> Response:
+    """`GET /latest?ticker=`."""
+    return await _answer(request, LATEST, "ticker")
+
+
+async def last(request: Request) -> Response:
+    """`GET /last?ticker=&count=`."""
+    return await _answer(request, LAST, "ticker", "count")
+
+
+async def window(request: Request) -> Response:
+    """`GET /range?ticker=&from=&to=`."""
+    return await _answer(request, RANGE, "ticker", "from", "to")
+
+
+app = Starlette(routes=[Route("/latest", latest), Route("/last", last), Route("/range", window)], lifespan=_lifespan)
