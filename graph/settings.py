@@ -19,6 +19,12 @@ def _digest(text: str) -> str:
     return text.lower()
 
 
+def _ascii(token: SecretStr) -> SecretStr:
+    if not token.get_secret_value().isascii():
+        raise ValueError("should be ASCII: that is all that an HTTP header carries")
+    return token
+
+
 Digest = Annotated[str, AfterValidator(_digest)]
 
 
@@ -31,7 +37,7 @@ class Settings(settings.Settings):
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="origins whose pages may call the API, separated by commas, or `*`; none but its own by default"
     )
-    admin_token: SecretStr | None = Field(
+    admin_token: Annotated[SecretStr, AfterValidator(_ascii)] | None = Field(
         None, description="where set, asking for a fetch needs it as `Authorization: Bearer …`; open to all otherwise"
     )
 
@@ -44,7 +50,9 @@ class Settings(settings.Settings):
     graphiql: bool = Field(True, description="whether a browser gets GraphiQL")
     max_in_flight: int = Field(256, ge=1, description="requests that an API process answers at once; the others get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="the same of one address")
-    request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from its first byte on")
+    max_sockets: int = Field(10_000, ge=1, description="WebSockets that an API process keeps at once; the others get 503")
+    max_sockets_per_client: int = Field(1_000, ge=1, description="the same of one address")
+    request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from the end of its head on")
     rate_limit: int | None = Field(
         None,
         ge=1,

@@ -23,15 +23,18 @@ class Allowance:
         self.per_minute = per_minute
         self._whole_at: LRUCache[str, float] = LRUCache(CALLERS_MOST)
 
-    def spend(self, caller: str, cost: int) -> None:
-        """Raises RateLimitedError where it is not there now, TooComplexError where it never is."""
+    def spend(self, caller: str, cost: int, paid: int = 0) -> None:
+        """Takes the cost but for what was `paid` of it before.
+
+        Raises RateLimitedError where it is not there now, TooComplexError where it never is.
+        """
         if cost > self.per_minute:
             raise TooComplexError(
                 f"This costs {cost}, and a caller may spend {self.per_minute} a minute: ask for less at once",
                 cost=cost,
                 most=self.per_minute,
             )
-        whole_in = self.whole_in_s(caller) + cost * WINDOW_S / self.per_minute
+        whole_in = self.whole_in_s(caller) + (cost - paid) * WINDOW_S / self.per_minute
         if whole_in > WINDOW_S:
             wait = math.ceil(whole_in - WINDOW_S)
             raise RateLimitedError(

@@ -1,5 +1,6 @@
 """Documents: parsed and validated once, and the operation that is meant."""
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -13,6 +14,8 @@ from graph.errors import TooComplexError
 TOKENS_MOST: Final = 2_000
 BYTES_MOST: Final = 16 * 1024 * 1024
 """Of all documents remembered, those used last."""
+KEPT_MOST: Final = 20_000
+"""Characters of a document that is remembered: longer ones would push out everybody's."""
 BYTES_OF_A_TOKEN: Final = 550
 """With its share of the nodes that were made of it, as measured."""
 
@@ -45,11 +48,12 @@ class Documents:
         errors = self._validate(document.node)
         if errors:
             raise InvalidError(errors)
-        self._kept[document.text] = document
+        if len(document.text) <= KEPT_MOST:
+            self._kept[document.text] = document
 
 
 def _bytes(document: "Document") -> int:
-    return len(document.text) + BYTES_OF_A_TOKEN * (document.node.token_count or 0)
+    return sys.getsizeof(document.text) + BYTES_OF_A_TOKEN * (document.node.token_count or 0)
 
 
 class Document:

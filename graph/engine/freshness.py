@@ -9,6 +9,7 @@ from graphql import FieldNode, OperationDefinitionNode
 from db import times
 from db.pool import Executor
 from db.queries import prices
+from graph.engine.limits import RANGE_MOST
 from graph.engine.selection import Selections, arguments_of, variables_of
 
 CLOCK: Final = frozenset({"ageS", "stale", "coverage"})
@@ -40,7 +41,12 @@ def past_windows(
 
 
 async def all_stored(db: Executor, windows: list[Window]) -> bool:
-    """Whether every minute of the windows is stored: such an answer never changes, for what is stored stays as it came."""
+    """Whether every minute of the windows is stored: such an answer never changes, for what is stored stays as it came.
+
+    Windows too long to count for that are taken for incomplete.
+    """
+    if sum(window.high - window.low for window in windows) > RANGE_MOST * times.MINUTE:
+        return False
     for window in windows:
         if await prices.count_in(db, window.ticker, window.low, window.high) < (window.high - window.low) // times.MINUTE:
             return False

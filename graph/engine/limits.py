@@ -4,10 +4,10 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from graphql import DocumentNode, FieldNode, OperationDefinitionNode
+from graphql import DocumentNode, ExecutableDefinitionNode, OperationDefinitionNode, SelectionSetNode
 
 from db import times
-from graph.engine.selection import SIDE_BY_SIDE_MOST, Selections, arguments_of, directives_below, variables_of
+from graph.engine.selection import Selections, arguments_of, directives_below, variables_of
 from graph.errors import TooComplexError
 
 DEFINITIONS_MOST: Final = 50
@@ -18,7 +18,7 @@ FIELDS_MOST: Final = 500
 ALIASES_MOST: Final = 50
 ROOT_FIELDS_MOST: Final = 20
 INTROSPECTION_DEPTH_MOST: Final = 20
-INTROSPECTION_FIELDS_MOST: Final = SIDE_BY_SIDE_MOST
+INTROSPECTION_FIELDS_MOST: Final = 1_000
 COST_MOST: Final = 500_000
 
 PAGE_DEFAULT: Final = 100
@@ -29,6 +29,8 @@ TICKERS_MOST: Final = 1_000
 """Names in an argument."""
 TICKERS: Final = 200
 """Tickers counted where all are asked for: the exchange has about so many."""
+COVERAGE: Final = 25_000
+"""Rows counted for telling how complete a window is: its minutes are counted, whatever is selected."""
 
 
 def require_small(document: DocumentNode, selections: Selections) -> None:
@@ -37,23 +39,50 @@ def require_small(document: DocumentNode, selections: Selections) -> None:
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     _bound("variables", sum(len(operation.variable_definitions or ()) for operation in operations), VARIABLES_MOST)
     _bound("directives", sum(directives_below(node) for node in document.definitions), DIRECTIVES_MOST)
-    for operation in operations:
-        roots = selections.fields(operation.selection_set)
-        size = selections.size(operation.selection_set)
-        introspects = all(field.name.value.startswith("__") for field in roots)
+    for definition in document.definitions:
+        # Fragments too, whether an operation spreads them or not: validation looks at them all.
+        if isinstance(definition, ExecutableDefinitionNode):
+            _require_small(definition.selection_set, selections, is_operation=isinstance(definition, OperationDefinitionNode))
+
+
+def _require_small(selection: SelectionSetNode, selections: Selections, *, is_operation: bool) -> None:
+    roots = selections.fields(selection)
+    size = selections.size(selection)
+    introspects = not is_operation or all(field.name.value.startswith("__") for field in roots)
+    if is_operation:
         _bound("fields at its root", len(roots), ROOT_FIELDS_MOST)
-        _bound("levels of fields", size.depth, INTROSPECTION_DEPTH_MOST if introspects else DEPTH_MOST)
-        _bound("fields", size.fields, INTROSPECTION_FIELDS_MOST if introspects else FIELDS_MOST)
-        _bound("aliases", size.aliases, ALIASES_MOST)
+    _bound("levels of fields", size.depth, INTROSPECTION_DEPTH_MOST if introspects else DEPTH_MOST)
+    _bound("fields", size.fields, INTROSPECTION_FIELDS_MOST if introspects else FIELDS_MOST)
+    _bound("aliases", size.aliases, ALIASES_MOST)
 
 
 def cost_of(selections: Selections, operation: OperationDefinitionNode, sent: Mapping[str, Any]) -> int:
-    """Rows asked for, times the fields asked of each, over all fields at the root. What makes no sense costs little."""
-    variables = variables_of(operation, sent)
-    return sum(
-        _rows(field, arguments_of(field, variables)) * max(1, selections.size(field.selection_set).fields)
-        for field in selections.fields(operation.selection_set)
-    )
+    """Rows asked for, times the fields asked of each, over everything selected. What makes no sense costs little."""
+    return _cost_below(selections, operation.selection_set, variables_of(operation, sent), 1)
+
+
+def _cost_below(selections: Selections, below: SelectionSetNode | None, variables: Mapping[str, Any], page: int) -> int:
+    """`page` is how many rows the list holds whose parts these are."""
+    cost = 0
+    for field in selections.fields(below):
+        arguments = arguments_of(field, variables)
+        size = _whole(arguments.get("first"), arguments.get("last"))
+        each = _cost_below(selections, field.selection_set, variables, size) if field.selection_set else 1
+        match field.name.value:
+            case "range":
+                cost += _minutes(arguments) * each
+            case "tickers":
+                cost += TICKERS * each
+            case "latestPrices":
+                asked = arguments.get("tickers")
+                cost += (len(asked) if isinstance(asked, list) else TICKERS) * each
+            case "nodes" | "edges":
+                cost += page * each
+            case "coverage":
+                cost += COVERAGE + each
+            case _:
+                cost += each
+    return cost
 
 
 def require_cheap(cost: int) -> None:
@@ -72,23 +101,6 @@ def _bound(what: str, found: int, most: int) -> None:
         raise TooComplexError(f"The document has {found} {what}, and one may have {most}: ask for less at once")
 
 
-def _rows(field: FieldNode, arguments: Mapping[str, Any]) -> int:
-    match field.name.value:
-        case "range":
-            return _minutes(arguments)
-        case "prices":
-            return _whole(arguments.get("first"), arguments.get("last"))
-        case "tickers":
-            return TICKERS
-        case "latestPrices":
-            asked = arguments.get("tickers")
-            return len(asked) if isinstance(asked, list) else TICKERS
-        case "coverage":
-            return PAGE_DEFAULT
-        case _:
-            return 1
-
-
 def _minutes(arguments: Mapping[str, Any]) -> int:
     try:
         low = times.parse(arguments.get("from"))
@@ -99,4 +111,5 @@ def _minutes(arguments: Mapping[str, Any]) -> int:
 
 
 def _whole(*numbers: Any) -> int:
-    return next((max(1, number) for number in numbers if type(number) is int), PAGE_DEFAULT)
+    """The first that is a whole number, as GraphQL's Int has it: `10.0` is one."""
+    return next((max(1, int(one)) for one in numbers if isinstance(one, int | float) and one == one // 1), PAGE_DEFAULT)

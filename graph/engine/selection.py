@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from graphql import (
     DocumentNode,
     FieldNode,
+    FloatValueNode,
     FragmentDefinitionNode,
     FragmentSpreadNode,
     InlineFragmentNode,
@@ -19,10 +20,6 @@ from graphql import (
     ValueNode,
     VariableNode,
 )
-
-from graph.errors import TooComplexError
-
-SIDE_BY_SIDE_MOST: Final = 1_000
 
 
 @dataclass(frozen=True)
@@ -59,21 +56,21 @@ class Selections:
             names |= below.names
         return Size(fields, aliases, depth, frozenset(names))
 
-    def fields(self, selections: SelectionSetNode | None, seen: frozenset[str] = frozenset()) -> list[FieldNode]:
-        """The fields of the selection itself. Raises TooComplexError where they are too many to look at."""
+    def fields(self, selections: SelectionSetNode | None) -> list[FieldNode]:
+        """The fields of the selection itself; each fragment's once, however often it is spread, as they are executed."""
         found: list[FieldNode] = []
-        for node in selections.selections if selections else ():
+        waiting = [*selections.selections][::-1] if selections else []
+        spread: set[str] = set()
+        while waiting:
+            node = waiting.pop()
             if isinstance(node, FieldNode):
                 found.append(node)
             elif isinstance(node, InlineFragmentNode):
-                found += self.fields(node.selection_set, seen)
-            elif isinstance(node, FragmentSpreadNode) and node.name.value not in seen:
+                waiting += node.selection_set.selections[::-1]
+            elif isinstance(node, FragmentSpreadNode) and node.name.value not in spread:
+                spread.add(node.name.value)
                 fragment = self._fragments.get(node.name.value)
-                found += self.fields(fragment.selection_set if fragment else None, seen | {node.name.value})
-            if len(found) > SIDE_BY_SIDE_MOST:
-                raise TooComplexError(
-                    f"The document has more than {SIDE_BY_SIDE_MOST} fields side by side: ask for less at once"
-                )
+                waiting += fragment.selection_set.selections[::-1] if fragment else ()
         return found
 
     def _of_fragment(self, node: Node) -> Size:
@@ -101,8 +98,8 @@ def arguments_of(one: FieldNode, variables: Mapping[str, Any]) -> dict[str, Any]
 
 
 def directives_below(node: Node) -> int:
-    """The directives of the node and of all below it."""
-    waiting, found = [node], 0
+    """The directives of a definition, of its variables and of all below it, without those of the fragments that it spreads."""
+    waiting, found = [node, *(getattr(node, "variable_definitions", None) or ())], 0
     while waiting:
         one = waiting.pop()
         found += len(getattr(one, "directives", None) or ())
@@ -117,6 +114,8 @@ def _plain(value: ValueNode, variables: Mapping[str, Any]) -> Any:
             return variables.get(value.name.value)
         case IntValueNode():
             return int(value.value) if len(value.value) < 20 else None  # noqa: PLR2004  digits of what could be meant
+        case FloatValueNode():
+            return float(value.value)
         case StringValueNode():
             return value.value
         case ListValueNode():

@@ -11,7 +11,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from graph.engine.allowance import WINDOW_S, Allowance
 from graph.errors import ApiError, BusyError, TimedOutError, UnauthenticatedError
 from graph.http.caller import Callers, address_of
-from graph.http.problems import refusal
+from graph.http.negotiation import wants_page
+from graph.http.problems import GRAPHQL_PATH, refusal
 
 
 class Known:
@@ -28,13 +29,16 @@ class Known:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
             scope["caller"] = self._callers.who(scope, Headers(scope=scope))
-        if scope["type"] == "http" and not scope["caller"].may_read and not self._is_open(scope["path"]):
+        if scope["type"] == "http" and not scope["caller"].may_read and not self._is_open(scope):
             await refusal(scope, UnauthenticatedError())(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _is_open(self, path: str) -> bool:
-        return any(path == one or path.startswith(f"{one}/") for one in self._open)
+    def _is_open(self, scope: Scope) -> bool:
+        path = scope["path"]
+        if path == GRAPHQL_PATH:  # the page, which asks nothing by itself
+            return scope["method"] == "GET" and not scope["query_string"] and wants_page(Headers(scope=scope).get("Accept", ""))
+        return any(path == one or (one != "/" and path.startswith(f"{one}/")) for one in self._open)
 
 
 class Rates:
@@ -68,9 +72,10 @@ class Rates:
 
 
 class Slots:
-    """Places for what is answered at once: so many in all, and so many of one address."""
+    """Places for what goes on at once: so many in all, and so many of one address."""
 
-    def __init__(self, most: int, most_of_one: int) -> None:
+    def __init__(self, what: str, most: int, most_of_one: int) -> None:
+        self._what = what
         self._most = most
         self._most_of_one = most_of_one
         self._taken: Counter[str] = Counter()
@@ -80,9 +85,9 @@ class Slots:
     def taken(self, address: str) -> Iterator[None]:
         """Holds a place. Raises BusyError at once where none is free."""
         if self._in_all >= self._most:
-            raise BusyError(f"{self._most} requests are being answered; come back")
+            raise BusyError(f"{self._most} {self._what}; come back")
         if self._taken[address] >= self._most_of_one:
-            raise BusyError(f"{self._most_of_one} requests of yours are being answered; wait for one, or come back")
+            raise BusyError(f"{self._most_of_one} {self._what} of yours; end one, or come back")
         self._taken[address] += 1
         self._in_all += 1
         try:

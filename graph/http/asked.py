@@ -13,6 +13,7 @@ from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from graph.errors import BadRequestError, MediaTypeError, TooLargeError
+from graph.http.negotiation import parameters_of
 
 BODY_MOST = 256 * 1024
 """Bytes, as sent and as unpacked."""
@@ -50,8 +51,8 @@ async def from_body(request: Request) -> Asked:
     if media.strip().lower() != "application/json":
         came = f"{media.strip()[:60]!r}" if media.strip() else "none"
         raise MediaTypeError(f"Content-Type: send application/json, not {came}")
-    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
-    if charset not in ("", "utf-8", "utf8"):
+    charset = parameters_of(parameters).get("charset", "utf-8")
+    if charset not in ("utf-8", "utf8"):
         raise MediaTypeError(f"Content-Type: send utf-8, not {charset[:40]!r}")
     body = await _body(request)
     parts = json_of(body, "The body")

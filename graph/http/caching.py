@@ -27,22 +27,22 @@ class Keeping:
         """Whether a client that sends this header has the answer already."""
         tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
         tag = self.headers.get("ETag")
-        return tag is not None and not tags.isdisjoint({tag.removeprefix("W/"), "*"})
+        return tag is not None and tag.removeprefix("W/") in tags
 
 
 async def keeping(context: Context, asked: Prepared, *more: Any, private: bool) -> Keeping:
     """How long a query's answer may be kept; `more` is what else its text depends on. Raises DatabaseError."""
     whose = "private" if private else "public"
     headers = {"Cache-Control": f"{whose}, max-age={SHORT_S}"}
-    if freshness.follows_clock(asked.selections, asked.operation):
+    if freshness.follows_clock(asked.document.selections, asked.operation):
         return Keeping(headers)
-    windows = freshness.past_windows(asked.selections, asked.operation, asked.variables, context.now())
+    windows = freshness.past_windows(asked.document.selections, asked.operation, asked.variables, context.now())
     if windows and await freshness.all_stored(context.db, windows):
         headers["Cache-Control"] = f"{whose}, max-age={LONG_S}"
         data: int | str = "complete"
     else:
         # Read before the query runs: an answer that a commit slipped into is only asked for once more.
         data = await version.current(context.db)
-    parts = [data, asked.text, asked.operation_name, asked.variables, *more]
+    parts = [data, asked.document.text, asked.operation_name, asked.variables, *more]
     digest = sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return Keeping(headers | {"ETag": f'W/"{digest[:32]}"'})  # weak: compressed or not, it is the same answer

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from db.errors import DatabaseError
 from graph.engine import limits
-from graph.errors import ApiError, MethodError, NotAcceptableError, PersistedQueryNotFoundError
+from graph.errors import ApiError, MethodError, NotAcceptableError, PersistedQueryNotFoundError, TooComplexError
 from graph.http import asked
 from graph.http.asked import Asked
 from graph.http.caching import keeping
@@ -20,6 +20,7 @@ from graph.http.caller import context_of
 from graph.http.negotiation import GRAPHQL, JSON, answer_type, wants_page
 from graph.http.persisted import PersistedQueries
 from graph.http.problems import graphql_answer, on_known_error
+from graph.schema.context import Context
 from graph.schema.executable import Prepared, RefusedError, Schema
 
 STATIC = Path(__file__).parent.parent / "static"
@@ -78,35 +79,37 @@ class GraphQLEndpoint:
         is_post = request.method == "POST"
         sent = await asked.from_body(request) if is_post else asked.from_url(request.query_params)
         try:
-            prepared = self._schema.prepare(self._text_of(sent), sent.variables, sent.operation_name)
+            prepared = self._schema.prepare(self._persisted.text_of(sent), sent.variables, sent.operation_name)
+            self._persisted.remember(sent)
+            context = context_of(request)
             if is_post:
-                return await self._answered(request, prepared, sent, media, {})
-            return await self._kept(request, prepared, sent, media)
+                context.spend(prepared.cost)
+                return await self._answered(context, prepared, sent, media, {})
+            return await self._kept(request, context, prepared, sent, media)
         except RefusedError as refused:
-            # As JSON with 200, which older clients expect; they read no body of another.
-            status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
-            return graphql_answer({"errors": [error.formatted for error in refused.errors]}, media, status)
+            errors = refused.errors
+        except (PersistedQueryNotFoundError, TooComplexError) as error:
+            errors = RefusedError(error).errors
+        # As JSON with 200, which older clients expect; they read no body of another.
+        status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
+        return graphql_answer({"errors": [error.formatted for error in errors]}, media, status)
 
-    def _text_of(self, sent: Asked) -> str:
-        try:
-            return self._persisted.text_of(sent)
-        except PersistedQueryNotFoundError as error:
-            raise RefusedError(error) from error
-
-    async def _kept(self, request: Request, prepared: Prepared, sent: Asked, media: str) -> Response:
+    async def _kept(self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str) -> Response:
         """The answer to a GET, which caches may keep; 304 for who has it."""
         if prepared.operation.operation is not OperationType.QUERY:
             raise MethodError("By GET only queries are answered: send a mutation by POST", {"Allow": "POST"})
-        kept = await keeping(context_of(request), prepared, media, sent.extensions, private=self._closed)
-        vary = {"Vary": "Accept, Authorization, X-API-Key" if self._closed else "Accept"}
+        context.spend(prepared.cost)
+        kept = await keeping(context, prepared, media, sent.extensions, self._schema.digest, private=self._closed)
+        headers = {**kept.headers, "Vary": "Accept, Authorization, X-API-Key" if self._closed else "Accept"}
         if kept.is_known(request.headers.get("If-None-Match", "")):
-            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers={**kept.headers, **vary})
-        return await self._answered(request, prepared, sent, media, {**kept.headers, **vary})
+            headers["Vary"] += ", Accept-Encoding"  # as its answer would have it, compressed
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return await self._answered(context, prepared, sent, media, headers)
 
     async def _answered(
-        self, request: Request, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
+        self, context: Context, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
     ) -> Response:
-        result = await self._schema.answer(prepared, context_of(request))
+        result = await self._schema.answer(prepared, context)
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
         if sent.extensions.get("cost") is True:

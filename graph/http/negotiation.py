@@ -61,10 +61,16 @@ def _liking(media: str, ranges: list[Range]) -> float:
 
 
 def _range(member: str) -> Range:
-    media, *parameters = (part.strip().lower() for part in member.split(";"))
-    given = {name.strip(): value.strip().strip('"') for name, _, value in (one.partition("=") for one in parameters)}
+    media, _, parameters = member.partition(";")
+    given = parameters_of(parameters)
     try:
         q = min(1.0, max(0.0, float(given.get("q", "1"))))
     except ValueError:
         q = 0.0
-    return Range(media, given.get("charset", ""), q)
+    return Range(media.strip().lower(), given.get("charset", ""), q)
+
+
+def parameters_of(text: str) -> dict[str, str]:
+    """What stands behind a media type, in lower case: `; charset=UTF-8; q=0.5`."""
+    pairs = (one.partition("=") for one in text.lower().split(";"))
+    return {name.strip(): value.strip().strip('"') for name, _, value in pairs}

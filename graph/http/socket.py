@@ -4,6 +4,7 @@ https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Collection
 from datetime import timedelta
 from typing import Any, Final
@@ -11,10 +12,11 @@ from typing import Any, Final
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket, WebSocketDisconnect, WebSocketState
 from strawberry.asgi import ASGIWebSocketAdapter, GraphQL
 from strawberry.exceptions import ConnectionRejectionError
-from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived
+from strawberry.http.exceptions import NonJsonMessageReceived, NonTextMessageReceived, WebSocketDisconnected
 from strawberry.subscriptions import GRAPHQL_TRANSPORT_WS_PROTOCOL
 from strawberry.subscriptions.protocols.graphql_transport_ws.handlers import BaseGraphQLTransportWSHandler, Operation
 from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
@@ -24,16 +26,21 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 from strawberry.types.unset import UNSET
 
-from graph.errors import ApiError, BadRequestError, BusyError
+from graph.errors import ApiError, BadRequestError, BusyError, InternalError
 from graph.http.admission import Slots, took_too_long
 from graph.http.asked import BODY_MOST, json_of
 from graph.http.caller import Callers, address_of, context_of
+from graph.http.problems import refusal
 from graph.schema.context import Context
 from graph.schema.executable import RefusedError, Schema
 
 GREETED_WITHIN: Final = timedelta(seconds=10)
 OPERATIONS_MOST: Final = 100
 """Of one connection at once."""
+REASON_MOST: Final = 123
+"""Bytes of the reason for which a WebSocket is closed, by RFC 6455."""
+
+log = logging.getLogger(__name__)
 
 
 class Adapter(ASGIWebSocketAdapter):
@@ -54,6 +61,9 @@ class Adapter(ASGIWebSocketAdapter):
                 yield json_of(text, "A message")
             except BadRequestError as error:
                 raise NonJsonMessageReceived from error
+
+    async def close(self, code: int, reason: str) -> None:
+        await super().close(code, reason.encode()[:REASON_MOST].decode(errors="ignore"))
 
 
 class Handler(BaseGraphQLTransportWSHandler[Context, None]):
@@ -82,21 +92,35 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_subscribe(message)
 
     async def run_operation(self, operation: Operation[Context, None]) -> None:
+        """Answers one operation, in a slot and with a deadline that hold until the answer was taken."""
         schema: Any = self.schema
+        endpoint = self._endpoint
+        answered = False
         try:
-            with self._endpoint.slots.taken(address_of(self._socket.scope)):
-                async with asyncio.timeout(self._endpoint.at_most_s):
+            with endpoint.slots.taken(address_of(self._socket.scope)):
+                async with asyncio.timeout(endpoint.at_most_s):
+                    self.context.spend(1, paid=0)
                     asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name)
+                    self.context.spend(asked.cost)
                     result = await schema.answer(asked, self.context)
+                    answered = True
+                    await operation.send_next(result)
+                    await operation.send_operation_message({"id": operation.id, "type": "complete"})
         except RefusedError as refused:
             await operation.send_initial_errors(refused.errors)
         except ApiError as error:
             await operation.send_initial_errors(RefusedError(error).errors)
         except TimeoutError:
-            await operation.send_initial_errors(RefusedError(took_too_long(self._endpoint.at_most_s)).errors)
-        else:
-            await operation.send_next(result)
-            await operation.send_operation_message({"id": operation.id, "type": "complete"})
+            if answered:
+                await self.websocket.close(1013, "The answer was not taken")
+            else:
+                await operation.send_initial_errors(RefusedError(took_too_long(endpoint.at_most_s)).errors)
+        except WebSocketDisconnected:
+            raise
+        except Exception:
+            log.exception("unexpected error in an operation over WebSocket")
+            mistake = InternalError(self._socket.scope["request_id"])
+            await operation.send_initial_errors(RefusedError(mistake).errors)
 
     @property
     def _endpoint(self) -> "SocketEndpoint":
@@ -112,13 +136,22 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
 class SocketEndpoint(GraphQL[Context, None]):
     """Connections of the subprotocol `graphql-transport-ws` from allowed origins; others are refused.
 
-    Each operation takes one of the `slots`, and `at_most_s` seconds.
+    Each connection takes one of the `connections`, and each operation one of the `slots`, and `at_most_s` seconds.
     """
 
     websocket_adapter_class = Adapter
     graphql_transport_ws_handler_class = Handler
 
-    def __init__(self, schema: Schema, callers: Callers, slots: Slots, *, origins: Collection[str], at_most_s: float) -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        callers: Callers,
+        slots: Slots,
+        connections: Slots,
+        *,
+        origins: Collection[str],
+        at_most_s: float,
+    ) -> None:
         super().__init__(
             schema,
             subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
@@ -126,8 +159,16 @@ class SocketEndpoint(GraphQL[Context, None]):
             allowed_origins=list(origins),
         )
         self._callers = callers
+        self._connections = connections
         self.slots = slots
         self.at_most_s = at_most_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._connections.taken(address_of(scope)):
+                await super().__call__(scope, receive, send)
+        except BusyError as error:
+            await WebSocket(scope, receive, send).send_denial_response(refusal(scope, error))
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         return context_of(request)

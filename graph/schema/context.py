@@ -41,10 +41,13 @@ class Context:
         """UNIX seconds by the local clock: decides ages, and what an open end of a window means; nothing that is stored."""
         return time.time()
 
-    def spend(self, cost: int) -> None:
-        """Raises RateLimitedError where the sender has not so much left."""
+    def spend(self, cost: int, paid: int = 1) -> None:
+        """Takes what a request costs out of its sender's share; one of it was `paid` before, for asking at all.
+
+        Raises RateLimitedError where the sender has not so much left, TooComplexError where it never has.
+        """
         if self.allowance is not None:
-            self.allowance.spend(self.caller, cost)
+            self.allowance.spend(self.caller, cost, paid)
 
     def require_fetching(self) -> None:
         """Raises ForbiddenError where the request does not bring the ADMIN_TOKEN that is set."""

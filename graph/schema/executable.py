@@ -2,28 +2,28 @@
 
 import logging
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from hashlib import sha256
+from inspect import isawaitable
+from typing import Any, Final
 
 import strawberry
 from graphql import (
+    ExecutionResult,
     GraphQLError,
     GraphQLSyntaxError,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     OperationType,
+    execute,
     specified_rules,
     validate,
 )
-from strawberry.extensions import SchemaExtension
 from strawberry.schema.config import StrawberryConfig
-from strawberry.types import ExecutionContext, ExecutionResult
 from structlog.contextvars import get_contextvars
 
 from graph.engine import limits
-from graph.engine.documents import Documents, InvalidError
-from graph.engine.selection import Selections
+from graph.engine.documents import Document, Documents, InvalidError
 from graph.engine.splicing import Executor
 from graph.engine.translation import told
 from graph.errors import ApiError, InternalError, TooComplexError
@@ -37,25 +37,13 @@ log = logging.getLogger(__name__)
 INVALID: Final = "GRAPHQL_VALIDATION_FAILED"
 
 
-class Ready(SchemaExtension):
-    """Tells Strawberry that the document is parsed and valid."""
-
-    def on_parse(self) -> Iterator[None]:
-        """Before it would do either."""
-        context = self.execution_context
-        context.graphql_document = cast(Schema, context.schema).documents.of(context.query or "").node
-        context.pre_execution_errors = []
-        yield
-
-
 @dataclass(frozen=True)
 class Prepared:
     """A request of which is known what it asks, and that it may."""
 
-    text: str
+    document: Document
     variables: dict[str, Any]
     operation_name: str | None
-    selections: Selections
     operation: OperationDefinitionNode
     cost: int
 
@@ -78,11 +66,10 @@ class Schema(strawberry.Schema):
             query=Query,
             mutation=Mutation,
             config=StrawberryConfig(scalar_map=SCALARS),
-            extensions=[Ready],
-            execution_context_class=Executor,
         )
         self._suggests = introspection
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
+        self.digest = sha256(self.as_str().encode()).hexdigest()
         self.documents = Documents(lambda document: validate(self._schema, document, rules))
 
     def prepare(self, text: str, variables: dict[str, Any], operation_name: str | None) -> Prepared:
@@ -99,14 +86,20 @@ class Schema(strawberry.Schema):
             raise self._refused(*invalid.errors) from invalid
         if operation.operation is OperationType.SUBSCRIPTION:
             raise RefusedError(GraphQLError("There is nothing to subscribe to"))
-        return Prepared(text, variables, operation_name, document.selections, operation, cost)
+        return Prepared(document, variables, operation_name, operation, cost)
 
     async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:
-        """Answers a query or a mutation. Raises RefusedError where nothing was executed, RateLimitedError."""
-        context.spend(asked.cost)
-        result = await self.execute(
-            asked.text, variable_values=asked.variables, operation_name=asked.operation_name, context_value=context
+        """Answers a query or a mutation. Raises RefusedError where nothing was executed."""
+        # Without the hooks of Strawberry's extensions, of which we have none: they cost as much as a small query.
+        answered = execute(
+            self._schema,
+            asked.document.node,
+            variable_values=asked.variables,
+            operation_name=asked.operation_name,
+            context_value=context,
+            executor_class=Executor,
         )
+        result = await answered if isawaitable(answered) else answered
         if result.errors:
             if result.data is None and not any(error.path for error in result.errors):
                 raise self._refused(*result.errors, code="BAD_USER_INPUT")  # variables that do not fit
@@ -119,9 +112,6 @@ class Schema(strawberry.Schema):
                 if isinstance(error, GraphQLError):
                     error.message = re.sub(r" Did you mean .*", "", error.message, flags=re.DOTALL)
         return RefusedError(*errors, code=code)
-
-    def process_errors(self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None) -> None:
-        pass  # a client's mistake is nothing to log; `coded` logs ours
 
 
 def _of(error: ApiError) -> GraphQLError:

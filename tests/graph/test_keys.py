@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterator
 
 import pytest
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
@@ -86,3 +86,17 @@ async def test_an_open_schema_suggests(api: Api) -> None:
 def test_a_key_instead_of_its_digest_is_refused() -> None:
     with pytest.raises(SystemExit, match="API_KEYS: should be SHA-256 digests of keys, 64 hexadecimal digits each, not keys"):
         Settings.read(api_keys="secret")
+
+
+async def test_the_pages_tell_no_prices_and_are_open(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, api_keys=(_digest(OLD),))) as api:
+        for path in ("/", "/graphql"):
+            async with api.session.get(api.url + path, headers={"Accept": "text/html"}) as response:
+                assert (response.status, response.content_type) == (200, "text/html")
+        async with api.session.get(f"{api.url}/graphql?query={{tickers{{name}}}}", headers={"Accept": "text/html"}) as response:
+            assert response.status == 401
+
+
+def test_a_token_that_no_header_carries_is_refused_at_the_start() -> None:
+    with pytest.raises(ValidationError, match="ASCII"):
+        Settings(database_url="postgresql://a/b", admin_token=SecretStr("gehéim"))

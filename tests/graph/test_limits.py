@@ -9,7 +9,7 @@ from graphql import GraphQLError, get_introspection_query
 
 from graph.engine import limits
 from graph.engine.documents import TOKENS_MOST, Document
-from graph.engine.limits import COST_MOST, RANGE_MOST
+from graph.engine.limits import COST_MOST, COVERAGE, RANGE_MOST
 from graph.errors import TooComplexError
 from graph.http import asked, protocol
 from tests.conftest import ROOT
@@ -42,6 +42,8 @@ TOO_MUCH = {
     + " { ...f0 }",
     "fragments that double side by side": " ".join(f"fragment f{i} on T {{ ...f{i + 1} ...f{i + 1} }}" for i in range(40))
     + " fragment f40 on T { a } { ...f0 }",
+    "fragments that nobody spreads": "{ a } fragment f on T { " + "a { b } " * 600 + "}",
+    "directives on variables": "query (" + " ".join(f"$v{i}: Int @a @b" for i in range(40)) + ") { a }",
     "levels beyond what can be read": _nested(900),
     "an introspection of endless depth": "{ __schema { types { " + "fields { type { " * 20 + "name" + " } }" * 20 + " } } }",
 }
@@ -51,6 +53,12 @@ TOO_MUCH = {
 def test_a_document_that_is_too_big_is_refused_before_anything_else(what: str) -> None:
     with pytest.raises((TooComplexError, GraphQLError)):
         Document(TOO_MUCH[what])
+
+
+def test_fragments_that_double_and_hold_nothing_are_read_as_fast_as_others() -> None:
+    chain = " ".join(f"fragment f{i} on Query {{ ...f{i + 1} ...f{i + 1} }}" for i in range(40))
+    document = Document(f"{{ ...f0 }} {chain} fragment f40 on Query {{ ...nobody }}")
+    assert limits.cost_of(document.selections, document.operation(None), {}) == 0
 
 
 def test_fragments_that_lead_back_to_themselves_are_left_to_validation() -> None:
@@ -69,15 +77,21 @@ def test_what_graphiql_and_the_generators_ask_passes(options: dict[str, bool]) -
     [
         ("{ __typename }", {}, 1),
         ('{ latest(ticker: "a") { ts price } }', {}, 2),
-        ('{ prices(ticker: "a") { nodes { ts price } } }', {}, 300),
-        ('{ prices(ticker: "a", first: 7) { nodes { ts } } }', {}, 14),
-        ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {}, 18),
-        ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {"n": 2}, 4),
+        ('{ prices(ticker: "a") { nodes { ts price } } }', {}, 200),
+        ('{ prices(ticker: "a", first: 7) { nodes { ts } } }', {}, 7),
+        ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {}, 9),
+        ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {"n": 2}, 2),
         (f'{{ range(ticker: "a", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}', {}, 20),
         ('{ range(ticker: "a", from: "2024-01-15T11:40", to: "2024-01-15T11:45") { ts } }', {}, 5),
         ('{ range(ticker: "a", from: 0) { ts } }', {}, RANGE_MOST),
         ('{ range(ticker: "a", from: "nonsense") { ts } }', {}, 1),
-        (f'{{ ...r ...r }} fragment r on Query {{ range(ticker: "a", from: 0, to: {6000}) {{ ts }} }}', {}, 200),
+        (f'{{ ...r ...r }} fragment r on Query {{ range(ticker: "a", from: 0, to: {6000}) {{ ts }} }}', {}, 100),
+        ('{ range(ticker: "a", from: 1705318800.0, to: 1.7053194e9) { ts } }', {}, 10),
+        ('query ($f: UnixTime = 0.0) { range(ticker: "a", from: $f, to: 600) { ts } }', {}, 10),
+        ('query ($n: Int) { prices(ticker: "a", first: $n) { nodes { ts } } }', {"n": 9.0}, 9),
+        ('{ prices(ticker: "a", first: 5) { edges { cursor node { ts price } } pageInfo { endCursor } } }', {}, 16),
+        ('{ coverage(ticker: "a", from: 0) { stored gaps(first: 50) { nodes { from to } } } }', {}, COVERAGE + 101),
+        ('{ prices(ticker: "a", first: 1) { a: coverage { stored } b: coverage { stored } } }', {}, 2 * (COVERAGE + 1)),
         ('{ latestPrices(tickers: ["a", "b"]) { ts price } }', {}, 4),
     ],
 )
@@ -97,6 +111,7 @@ def test_the_manual_lists_every_bound() -> None:
     bounds = {
         "request line and headers": (protocol.HEAD_MOST, "431"),
         "seconds until they are there": (int(protocol.HEAD_WITHIN_S), "closed"),
+        "seconds in which nothing of an answer is read": (int(protocol.READ_WITHIN_S), "closed"),
         "levels of JSON": (asked.JSON_DEPTH_MOST, "BAD_REQUEST"),
         "body, as sent and as unpacked": (asked.BODY_MOST, "PAYLOAD_TOO_LARGE"),
         "tokens": (TOKENS_MOST, "GRAPHQL_PARSE_FAILED"),

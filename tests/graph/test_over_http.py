@@ -9,7 +9,8 @@ import pytest
 
 from graph.http.asked import BODY_MOST
 from graph.http.negotiation import GRAPHQL, JSON, answer_type, wants_page
-from tests.graph.conftest import Api
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
 
 QUERY = "{ __typename }"
 GOOD = json.dumps({"query": QUERY})
@@ -208,3 +209,24 @@ async def test_head_options_and_other_methods(api: Api) -> None:
 async def test_what_accepts_no_answer_gets_406(api: Api) -> None:
     status, _, answer = await _post(api, GOOD, Accept="image/png")
     assert (status, answer["errors"][0]["extensions"]["code"]) == (406, "NOT_ACCEPTABLE")
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/json; charset=utf-8; x=y", "application/json;profile=x", 'APPLICATION/JSON; Charset="UTF-8"']
+)
+async def test_parameters_of_a_media_type_are_no_reason_to_refuse(api: Api, kind: str) -> None:
+    assert (await _post(api, GOOD, Content_Type=kind))[0] == 200
+
+
+async def test_a_page_of_another_origin_may_send_what_clients_send(dsn: str) -> None:
+    headers = {
+        "Origin": "https://theirs.example",
+        "Access-Control-Request-Method": "GET",
+        "Access-Control-Request-Headers": "if-none-match, apollo-require-preflight, x-api-key, authorization",
+    }
+    async with (
+        serving(Settings(database_url=dsn, cors_origins=("https://theirs.example",))) as api,
+        api.session.options(f"{api.url}/graphql", headers=headers) as response,
+    ):
+        assert response.status == 200
+        assert "if-none-match" in response.headers["Access-Control-Allow-Headers"]

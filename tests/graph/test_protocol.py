@@ -1,12 +1,20 @@
 """The head of a request over a bare socket: how long it may be, and how long it may take."""
 
 import asyncio
+import contextlib
+import json
+import socket
 
+import psutil
 import pytest
 
+from db.pool import Database
 from graph.http import protocol
 from graph.http.protocol import HEAD_MOST
-from tests.graph.conftest import Api
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
 
 TOO_LONG = {
     "the address": b"GET /graphql?query=" + b"a" * HEAD_MOST + b" HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -64,3 +72,47 @@ async def test_requests_in_one_packet_are_all_answered(api: Api) -> None:
 
 async def test_what_is_no_http_is_told_so(api: Api) -> None:
     assert (await _said(api, b"\x16\x03\x01 hello\r\n\r\n")).startswith(b"HTTP/1.1 400")
+
+
+async def test_trailers_without_end_are_neither_kept_nor_waited_for(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_WITHIN_S", 0.3)
+    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with serving(Settings(database_url=dsn, request_timeout_s=0.3)) as api:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+        writer.write(head + b"1\r\n{\r\n0\r\n")
+        with contextlib.suppress(ConnectionError):
+            async with asyncio.timeout(10):
+                while not reader.at_eof():
+                    writer.write(b"a: b\r\n" * 1_000)
+                    await writer.drain()
+                    await asyncio.sleep(0)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_an_empty_line_does_not_keep_a_connection_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "HEAD_WITHIN_S", 0.3)
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
+    writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404")
+    writer.write(b"\r\n")
+    assert await asyncio.wait_for(reader.read(), 3) == b""
+    writer.close()
+
+
+async def test_an_answer_that_is_not_read_is_not_held(api: Api, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "READ_WITHIN_S", 0.3)
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(10_000)])
+    window = f"from: {MINUTE}, to: {MINUTE + 600_000}"
+    body = json.dumps({"query": f'{{ range(ticker: "btc_usd", {window}) {{ id ts price time source observedAt }} }}'})
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.connect(("127.0.0.1", int(api.url.rpartition(":")[2])))
+        head = "POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n"
+        many = (head.format(len(body)) + body).encode()
+        deaf.sendall(many * 20)
+        deaf.setblocking(False)
+        port = deaf.getsockname()[1]
+        await until(lambda: not any(c.raddr and c.raddr.port == port for c in psutil.Process().net_connections("tcp")))

@@ -34,7 +34,7 @@ async def test_a_caller_that_has_spent_its_share_is_told_when_to_come_back(dsn: 
         status, headers, _ = await _ask(api)
         assert status == 200
         assert headers["RateLimit-Policy"] == '"cost";q=50;w=60'
-        assert headers["RateLimit"] in ('"cost";r=29;t=25', '"cost";r=29;t=24')
+        assert headers["RateLimit"] == '"cost";r=30;t=24'
         assert (await _ask(api))[0] == 200
         ran.clear()
         status, headers, answer = await _ask(api)
@@ -97,6 +97,26 @@ async def test_what_costs_more_than_a_whole_minutes_share_is_told_so(dsn: str) -
     async with serving(Settings(database_url=dsn, rate_limit=10)) as api:
         _, _, answer = await _ask(api)
     assert answer["errors"][0]["extensions"] == {"code": "QUERY_TOO_COMPLEX", "cost": 20, "most": 10}
+
+
+async def test_what_costs_exactly_a_minutes_share_can_be_asked(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    async with serving(Settings(database_url=dsn, rate_limit=20)) as api:
+        assert (await _ask(api))[0] == 200
+
+
+async def test_refused_operations_of_a_websocket_are_spent_too(dsn: str) -> None:
+    async with (
+        serving(Settings(database_url=dsn, rate_limit=5)) as api,
+        api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket,
+    ):
+        await socket.send_json({"type": "connection_init"})
+        await socket.receive_json(timeout=5)
+        codes = []
+        for number in range(7):
+            await socket.send_json({"type": "subscribe", "id": str(number), "payload": {"query": "{ nothing }"}})
+            codes.append((await socket.receive_json(timeout=5))["payload"][0]["extensions"]["code"])
+    assert codes == ["GRAPHQL_VALIDATION_FAILED"] * 5 + ["RATE_LIMITED"] * 2
 
 
 async def test_without_the_setting_there_is_no_bound(api: Api) -> None:

@@ -226,3 +226,35 @@ async def test_many_operations_run_beside_each_other(api: Api) -> None:
         async with asyncio.timeout(10):
             messages = [await socket.receive_json() for _ in range(100)]
     assert {message["id"] for message in messages if message["type"] == "complete"} == {str(number) for number in range(50)}
+
+
+@pytest.mark.parametrize("message", [{"type": "x" * 300}, {"type": "é" * 100}])
+async def test_a_reason_that_is_too_long_is_cut(api: Api, message: dict[str, Any]) -> None:
+    async with _connected(api) as socket:
+        await socket.send_json(message)
+        assert await _closed(socket) == 4400
+
+
+async def test_a_mistake_of_ours_is_told_and_logged(
+    api: Api, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: Any) -> int:
+        raise ZeroDivisionError("the inside")
+
+    async with _connected(api) as socket:
+        with monkeypatch.context() as broken_for_now:
+            broken_for_now.setattr("graph.engine.limits.cost_of", broken)
+            (error,) = (await _ask(socket, QUERY))["payload"]
+        assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
+        assert "the inside" not in error["message"]
+        assert "the inside" in caplog.text
+        assert (await _ask(socket, QUERY))["payload"] == {"data": {"__typename": "Query"}}
+
+
+async def test_an_address_may_keep_only_so_many_connections(dsn: str) -> None:
+    async with serving(Settings(database_url=dsn, max_sockets_per_client=2)) as api, _connected(api), _connected(api):
+        with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            await api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,))
+        assert refused.value.status == 503
+        assert refused.value.headers is not None
+        assert refused.value.headers["Retry-After"] == "2"

@@ -154,7 +154,7 @@ class Endpoint:
     answer: Answer
     model: type[BaseModel]
     many: bool = False
-    statuses: tuple[int, ...] = (404, 422, 500, 503, 504)
+    statuses: tuple[int, ...] = (401, 404, 422, 429, 500, 503, 504)
     success: int = 200
 
     @property
@@ -195,7 +195,12 @@ ENDPOINTS = (
     Endpoint(("/prices/filtered",), models.MomentQuery, minute, models.Row),
     Endpoint(("/prices/by-date",), models.DayQuery, day, models.Row, many=True),
     Endpoint(
-        ("/fetch-prices",), models.FetchQuery, fetch, models.Receipt, statuses=(403, 404, 422, 500, 503, 504), success=202
+        ("/fetch-prices",),
+        models.FetchQuery,
+        fetch,
+        models.Receipt,
+        statuses=(401, 403, 404, 422, 429, 500, 503, 504),
+        success=202,
     ),
 )
 

@@ -24,6 +24,7 @@ from graph.http.rest.models import Health, Problem, Query
 
 VERSION = "0.1.0"
 ADMIN = "adminToken"
+KEY = "apiKey"
 
 COVERAGE = Header(
     description="How complete the answer is: minutes stored / minutes expected of those that it covers and that are over. "
@@ -33,6 +34,8 @@ COVERAGE = Header(
 )
 
 WHY = {
+    401: "API_KEYS are set, and none of them was sent.",
+    429: "The caller has spent its RATE_LIMIT; come back after `Retry-After` seconds.",
     403: "The ADMIN_TOKEN is set and was not sent.",
     404: "The ticker is not known, or there is no such row.",
     422: "A parameter is missing or cannot be; `detail` names it, what came and what would be right.",
@@ -60,7 +63,13 @@ def document() -> dict[str, Any]:
     built = construct_open_api_with_schema_class(api)
     if built.components is not None:
         built.components.securitySchemes = {
-            ADMIN: SecurityScheme(type="http", scheme="bearer", description="ADMIN_TOKEN, where it is set")
+            ADMIN: SecurityScheme(type="http", scheme="bearer", description="ADMIN_TOKEN, where it is set"),
+            KEY: SecurityScheme(
+                type="apiKey",
+                name="X-API-Key",
+                security_scheme_in="header",
+                description="one of the keys, where API_KEYS is set; `Authorization: Bearer` does as well",
+            ),
         }
     found: dict[str, Any] = built.model_dump(mode="json", by_alias=True, exclude_none=True)
     return found
@@ -79,7 +88,7 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
         summary=endpoint.summary,
         parameters=_parameters(endpoint.query),
         responses={str(endpoint.success): good} | {str(status): _problem(status) for status in endpoint.statuses},
-        security=[{}, {ADMIN: []}] if 403 in endpoint.statuses else None,  # noqa: PLR2004  forbidden
+        security=[{}, {KEY: []}, *([{ADMIN: []}] if endpoint.acts else ())],
     )
 
 
