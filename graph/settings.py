@@ -53,6 +53,9 @@ class Settings(settings.Settings):
     max_sockets: int = Field(10_000, ge=1, description="WebSockets that an API process keeps at once; the others get 503")
     max_sockets_per_client: int = Field(1_000, ge=1, description="the same of one address")
     request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from the end of its head on")
+    answer_cache_mb: int = Field(
+        64, ge=0, description="megabytes of answers that an API process keeps until the next commit; 0: none"
+    )
     rate_limit: int | None = Field(
         None,
         ge=1,

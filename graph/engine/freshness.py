@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from graphql import FieldNode, OperationDefinitionNode
+from graphql import FieldNode, OperationDefinitionNode, OperationType
 
 from db import times
 from db.pool import Executor
@@ -25,9 +25,12 @@ class Window:
     high: int
 
 
-def follows_clock(selections: Selections, operation: OperationDefinitionNode) -> bool:
-    """Whether the answer can change without a commit."""
-    return not CLOCK.isdisjoint(selections.size(operation.selection_set).names)
+def is_only_of_what_is_stored(selections: Selections, operation: OperationDefinitionNode) -> bool:
+    """Whether the operation is a query whose answer cannot change without a commit.
+
+    An open end of a window needs no clock: nothing is stored of minutes that have not begun.
+    """
+    return operation.operation is OperationType.QUERY and CLOCK.isdisjoint(selections.size(operation.selection_set).names)
 
 
 def past_windows(

@@ -1,9 +1,11 @@
 """Who is let in, how much each may ask, how many requests are answered at once, and for how long."""
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +15,10 @@ from graph.errors import ApiError, BusyError, TimedOutError, UnauthenticatedErro
 from graph.http.caller import Callers, address_of
 from graph.http.negotiation import wants_page
 from graph.http.problems import GRAPHQL_PATH, refusal
+
+WATCHED_AFTER_S: Final = 0.05
+PART: Final = 256 * 1024
+"""Bytes of an answer that are sent at once."""
 
 
 class Known:
@@ -118,7 +124,10 @@ class InFlight:
 
 
 class WhileWanted:
-    """Ends the work on a request when its client has gone, or when its time is up; the statement it waits for ends as well."""
+    """Ends the work on a request when its client has gone, or when its time is up; the statement it waits for ends as well.
+
+    Most requests are answered before anybody could have gone, so a client is only watched when its answer takes a while.
+    """
 
     def __init__(self, app: ASGIApp, at_most_s: float) -> None:
         self.app = app
@@ -128,39 +137,83 @@ class WhileWanted:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        # One message ahead and no more: a body that nobody reads stays where it is.
-        messages: asyncio.Queue[Message] = asyncio.Queue(1)
-        started = False
-
-        async def listen() -> None:
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    return
-                await messages.put(message)
-
-        async def send_and_note(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        async def work() -> None:
-            await self.app(scope, messages.get, send_and_note)
-
-        working = asyncio.create_task(work())
-        listening = asyncio.create_task(listen())
+        wanted = _Wanted(scope, receive, send)
+        watching = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, wanted.watch)
         try:
-            await asyncio.wait({working, listening}, timeout=self._at_most_s, return_when=asyncio.FIRST_COMPLETED)
-            gone = listening.done()
-        finally:
-            listening.cancel()
-            if not working.done():
-                working.cancel()
-                await asyncio.wait({working})
-        if not working.cancelled():
-            working.result()
-        elif not started and not gone:
-            await refusal(scope, took_too_long(self._at_most_s))(scope, receive, send)
+            async with asyncio.timeout(self._at_most_s) as wanted.deadline:
+                try:
+                    await self.app(scope, wanted.receive, wanted.send)
+                finally:
+                    watching.cancel()
+                    wanted.stop_watching()
+        except TimeoutError:
+            if not wanted.deadline.expired():
+                raise
+            if not wanted.gone and not wanted.started:
+                await refusal(scope, took_too_long(self._at_most_s))(scope, receive, send)
+
+
+class _Wanted:
+    """One request's messages, and whether its client is still there."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._receive = receive
+        self._send = send
+        self._has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+        self._all_came = not self._has_body
+        self._is_late = False
+        self.started = False
+        self.gone = False
+        self.deadline: asyncio.Timeout
+        self._watcher: asyncio.Task[None] | None = None
+
+    async def receive(self) -> Message:
+        """The next message, for whoever reads the body. After its end it waits for ever: the watcher waits for the rest."""
+        if not self._has_body:
+            self._has_body = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        if self._all_came:
+            await asyncio.get_running_loop().create_future()
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._leave()
+            await asyncio.get_running_loop().create_future()
+        self._all_came = not message.get("more_body", False)
+        if self._is_late:
+            self.watch()
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Sends. Once the answer begins only the client's own pace counts, not the deadline."""
+        if not self.started:
+            self.started = True
+            self.deadline.reschedule(None)
+        body = message.get("body", b"")
+        # In parts, so that whoever reads slowly keeps the slot that it was given, not our memory.
+        last = (len(body) - 1) // PART * PART if body else 0
+        for start in range(0, last, PART):
+            await self._send({"type": "http.response.body", "body": body[start : start + PART], "more_body": True})
+        await self._send({**message, "body": body[last:]} if last else message)
+
+    def watch(self) -> None:
+        """Waits for the client to go, from the end of its body on."""
+        self._is_late = True
+        if self._all_came and self._watcher is None:
+            self._watcher = asyncio.create_task(self._until_gone())
+
+    def stop_watching(self) -> None:
+        """For when the work is done."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self._leave()
+
+    def _leave(self) -> None:
+        self.gone = True
+        self.deadline.reschedule(-math.inf)
 
 
 def took_too_long(at_most_s: float) -> TimedOutError:

@@ -16,12 +16,14 @@ from db.errors import DatabaseError
 from db.pool import open_database
 from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
+from graph.engine.feed import Feed
 from graph.errors import ApiError
 from graph.http import pages, problems
 from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
+from graph.http.answers import Answers
 from graph.http.caller import Callers
 from graph.http.graphql import STATIC, GraphQLEndpoint
-from graph.http.middleware import AccessLog, Mistakes, RequestId
+from graph.http.middleware import Recorded
 from graph.http.problems import GRAPHQL_PATH
 from graph.http.rest import endpoints
 from graph.http.socket import SocketEndpoint
@@ -32,10 +34,27 @@ from graph.settings import Settings
 STATEMENT_TIMEOUT_S = 5.0
 COMPRESSED_FROM = 1_000
 """Bytes; below, compressing costs more than it saves."""
+COMPRESS_LEVEL = 4
+"""Of gzip: the highest takes three times as long for a few percent."""
 
 
 OPEN = ("/", "/health", "/v1/health", "/static", "/docs", "/redoc", "/api/docs", "/api/redoc", "/openapi.json")
 """Paths that tell no prices."""
+
+
+def _cross_origin(settings: Settings) -> Middleware:
+    return Middleware(
+        CORSMiddleware,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "POST"],
+        allow_headers=["*"],  # nothing is told by cookies, so there is nothing to protect
+        expose_headers=["ETag", "Link", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Coverage", "X-Request-ID"],
+    )
+
+
+def _answers(settings: Settings, feed: Feed) -> Middleware:
+    paths = (GRAPHQL_PATH, "/prices", "/v1/prices")
+    return Middleware(Answers, feed=feed, bytes_most=settings.answer_cache_mb << 20, prefixes=paths)
 
 
 def application(settings: Settings) -> Starlette:
@@ -47,7 +66,7 @@ def application(settings: Settings) -> Starlette:
             settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=STATEMENT_TIMEOUT_S
         )
         collecting = Collecting(settings.broker)
-        async with database as db:
+        async with database as db, feed.heard(settings.required_dsn()):
             app.state.context = Context(db, collecting, settings.stale_after_s, allowance)
             yield
         collecting.close()
@@ -56,6 +75,7 @@ def application(settings: Settings) -> Starlette:
     connections = Slots("WebSockets are open", settings.max_sockets, settings.max_sockets_per_client)
     slots = Slots("requests are being answered", settings.max_in_flight, settings.max_in_flight_per_client)
     allowance = Allowance(settings.rate_limit_of_process) if settings.rate_limit_of_process else None
+    feed = Feed()
     rest = endpoints.routes()
     schema = Schema(introspection=settings.introspection)
     socket = SocketEndpoint(
@@ -79,21 +99,14 @@ def application(settings: Settings) -> Starlette:
                 if settings.trusted_proxies
                 else ()
             ),
-            Middleware(RequestId),
-            Middleware(AccessLog),
-            Middleware(
-                CORSMiddleware,
-                allow_origins=settings.cors_origins,
-                allow_methods=["GET", "POST"],
-                allow_headers=["*"],  # nothing is told by cookies, so there is nothing to protect
-                expose_headers=["ETag", "Link", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Coverage", "X-Request-ID"],
-            ),
+            *([_cross_origin(settings)] if settings.cors_origins else ()),
+            Middleware(Recorded),
             Middleware(Known, callers=callers, open_=OPEN),
             Middleware(InFlight, slots=slots),
             *([Middleware(Rates, allowance=allowance)] if allowance else ()),
             Middleware(WhileWanted, at_most_s=settings.request_timeout_s),
-            Middleware(Mistakes),
-            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM),
+            *([_answers(settings, feed)] if settings.answer_cache_mb else ()),
+            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESS_LEVEL),
         ],
         exception_handlers={
             ApiError: problems.on_known_error,

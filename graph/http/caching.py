@@ -34,7 +34,7 @@ async def keeping(context: Context, asked: Prepared, *more: Any, private: bool) 
     """How long a query's answer may be kept; `more` is what else its text depends on. Raises DatabaseError."""
     whose = "private" if private else "public"
     headers = {"Cache-Control": f"{whose}, max-age={SHORT_S}"}
-    if freshness.follows_clock(asked.document.selections, asked.operation):
+    if not freshness.is_only_of_what_is_stored(asked.document.selections, asked.operation):
         return Keeping(headers)
     windows = freshness.past_windows(asked.document.selections, asked.operation, asked.variables, context.now())
     if windows and await freshness.all_stored(context.db, windows):

@@ -11,9 +11,9 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from db.errors import DatabaseError
-from graph.engine import limits
+from graph.engine import freshness, limits
 from graph.errors import ApiError, MethodError, NotAcceptableError, PersistedQueryNotFoundError, TooComplexError
-from graph.http import asked
+from graph.http import answers, asked
 from graph.http.asked import Asked
 from graph.http.caching import keeping
 from graph.http.caller import context_of
@@ -84,7 +84,7 @@ class GraphQLEndpoint:
             context = context_of(request)
             if is_post:
                 context.spend(prepared.cost)
-                return await self._answered(context, prepared, sent, media, {})
+                return await self._answered(request, context, prepared, sent, media, {})
             return await self._kept(request, context, prepared, sent, media)
         except RefusedError as refused:
             errors = refused.errors
@@ -104,14 +104,16 @@ class GraphQLEndpoint:
         if kept.is_known(request.headers.get("If-None-Match", "")):
             headers["Vary"] += ", Accept-Encoding"  # as its answer would have it, compressed
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return await self._answered(context, prepared, sent, media, headers)
+        return await self._answered(request, context, prepared, sent, media, headers)
 
     async def _answered(
-        self, context: Context, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
+        self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
     ) -> Response:
         result = await self._schema.answer(prepared, context)
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
         if sent.extensions.get("cost") is True:
             body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.COST_MOST}}
+        if not result.errors and freshness.is_only_of_what_is_stored(prepared.document.selections, prepared.operation):
+            answers.keep(request.scope)
         return graphql_answer(body, media, headers={} if result.errors else headers)

@@ -22,6 +22,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._in_head = True
         self._head_size = 0
         self._too_long = False
         self._overdue: asyncio.TimerHandle | None = None
@@ -51,24 +52,27 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_head = True
         self._await_head()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._overdue is not None:  # later ones are trailers, which nobody reads and which have no end
+        if self._in_head:  # later ones are trailers, which nobody reads and which have no end
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._head_came()
+        self._in_head = False
+        self._head_size = 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_MOST:
             self._too_long = True
             raise ValueError  # the parser stops at it, and the request is refused below
         super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
-        if self._overdue is not None:
+        if self._in_head:
             self._head_size += len(data)
         super().data_received(data)
-        if self._overdue is not None and self._head_size > HEAD_MOST and not self.transport.is_closing():
+        if self._in_head and self._head_size > HEAD_MOST and not self.transport.is_closing():
             self._too_long = True
             self.send_400_response("")
         if self.cycle is not None and self.cycle.response_complete and self.transport.get_protocol() is self:
@@ -84,7 +88,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def _await_head(self) -> None:
         if self._overdue is None:
-            self._head_size = 0
             self._overdue = self.loop.call_later(HEAD_WITHIN_S, self.transport.close)
 
     def _head_came(self) -> None:

@@ -66,7 +66,7 @@ async def test_a_request_ends_when_its_time_is_up(dsn: str, path: str) -> None:
 
 @pytest.mark.usefixtures("prices")
 async def test_more_than_may_be_answered_at_once_are_refused_at_once(dsn: str, db: Database) -> None:
-    async with serving(Settings(database_url=dsn, max_in_flight=3)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, max_in_flight=3)) as api:
         async with prices_locked(dsn):
             asking = [asyncio.create_task(_ask(api)) for _ in range(3)]
 
@@ -85,7 +85,7 @@ async def test_more_than_may_be_answered_at_once_are_refused_at_once(dsn: str, d
 @pytest.mark.usefixtures("prices")
 async def test_one_address_cannot_take_all_and_only_trusted_proxies_name_another(dsn: str, db: Database) -> None:
     for trusted, second in (((), 503), (("127.0.0.1",), 200)):
-        settings = Settings(database_url=dsn, max_in_flight_per_client=2, trusted_proxies=trusted)
+        settings = Settings(database_url=dsn, answer_cache_mb=0, max_in_flight_per_client=2, trusted_proxies=trusted)
         async with serving(settings) as api:
             async with prices_locked(dsn):
                 asking = [asyncio.create_task(_ask(api, **{"X-Forwarded-For": "192.0.2.1"})) for _ in range(2)]

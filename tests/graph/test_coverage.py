@@ -117,7 +117,8 @@ async def test_a_ticker_tells_its_last_gap(db: Database, api: Api) -> None:
     await store(db, [row("btc_usd", _at(5))])
     last = (await api.data(query))["tickers"][0]["lastGap"]
     assert last == {"from": _at(5), "to": _at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
-    await db.execute("DELETE FROM gap WHERE ts = $1", _at(5))
+    async with writing.turn(db) as connection:
+        await connection.execute("DELETE FROM gap WHERE ts = $1", _at(5))
     last = (await api.data(query))["tickers"][0]["lastGap"]
     assert last == {"from": _at(2), "to": _at(5), "reason": "TIMEOUT", "state": "OPEN"}
 

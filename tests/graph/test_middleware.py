@@ -12,7 +12,7 @@ from starlette.routing import Route
 from yarl import URL
 
 from db.pool import Database
-from graph.http.middleware import AccessLog, Mistakes, RequestId
+from graph.http.middleware import Recorded
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving, serving_app
 from tests.stored import MINUTE, row, store, track
@@ -47,7 +47,7 @@ async def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_nothing_of_th
 ) -> None:
     app = Starlette(
         routes=[Route("/prices", _broken), Route("/graphql", _broken)],
-        middleware=[Middleware(RequestId), Middleware(AccessLog), Middleware(Mistakes)],
+        middleware=[Middleware(Recorded)],
     )
     async with serving_app(app) as api:
         async with api.session.get(f"{api.url}/prices", headers={"X-Request-ID": "r1"}) as response:

@@ -116,3 +116,11 @@ async def test_an_answer_that_is_not_read_is_not_held(api: Api, db: Database, mo
         deaf.setblocking(False)
         port = deaf.getsockname()[1]
         await until(lambda: not any(c.raddr and c.raddr.port == port for c in psutil.Process().net_connections("tcp")))
+
+
+async def test_a_body_that_was_refused_is_no_head_of_the_next_request(api: Api) -> None:
+    body = b"a" * 1_000_000
+    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    said = await _said(api, head + body, b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    assert said.startswith(b"HTTP/1.1 413")
+    assert b"HTTP/1.1 404" in said

@@ -30,7 +30,7 @@ async def btc(db: Database) -> None:
 
 @pytest.mark.usefixtures("btc")
 async def test_a_caller_that_has_spent_its_share_is_told_when_to_come_back(dsn: str, ran: list[str]) -> None:
-    async with serving(Settings(database_url=dsn, rate_limit=50)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=50)) as api:
         status, headers, _ = await _ask(api)
         assert status == 200
         assert headers["RateLimit-Policy"] == '"cost";q=50;w=60'
@@ -47,7 +47,7 @@ async def test_a_caller_that_has_spent_its_share_is_told_when_to_come_back(dsn: 
 
 @pytest.mark.usefixtures("btc")
 async def test_rest_is_counted_as_well(dsn: str) -> None:
-    async with serving(Settings(database_url=dsn, rate_limit=5_000)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=5_000)) as api:
         async with api.session.get(f"{api.url}/prices?ticker=btc_usd&limit=600") as response:
             assert response.status == 200
         async with api.session.get(f"{api.url}/prices?ticker=btc_usd&limit=600") as response:
@@ -60,7 +60,7 @@ async def test_rest_is_counted_as_well(dsn: str) -> None:
 @pytest.mark.usefixtures("btc")
 async def test_a_websocket_spends_the_same_share(dsn: str) -> None:
     async with (
-        serving(Settings(database_url=dsn, rate_limit=50)) as api,
+        serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=50)) as api,
         api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket,
     ):
         assert (await _ask(api))[0] == 200
@@ -79,13 +79,13 @@ async def test_a_websocket_spends_the_same_share(dsn: str) -> None:
 @pytest.mark.usefixtures("btc")
 async def test_each_key_has_a_share_of_its_own(dsn: str) -> None:
     keys = tuple(hashlib.sha256(key).hexdigest() for key in (b"one", b"two"))
-    async with serving(Settings(database_url=dsn, rate_limit=50, api_keys=keys)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=50, api_keys=keys)) as api:
         for key in ("one", "two"):
             assert [(await _ask(api, **{"X-API-Key": key}))[0] for _ in range(3)] == [200, 200, 429]
 
 
 async def test_every_request_costs_one_whatever_becomes_of_it(dsn: str) -> None:
-    async with serving(Settings(database_url=dsn, rate_limit=2)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=2)) as api:
         statuses = []
         for _ in range(3):
             async with api.session.get(f"{api.url}/nothing-here") as response:
@@ -94,20 +94,20 @@ async def test_every_request_costs_one_whatever_becomes_of_it(dsn: str) -> None:
 
 
 async def test_what_costs_more_than_a_whole_minutes_share_is_told_so(dsn: str) -> None:
-    async with serving(Settings(database_url=dsn, rate_limit=10)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=10)) as api:
         _, _, answer = await _ask(api)
     assert answer["errors"][0]["extensions"] == {"code": "QUERY_TOO_COMPLEX", "cost": 20, "most": 10}
 
 
 async def test_what_costs_exactly_a_minutes_share_can_be_asked(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    async with serving(Settings(database_url=dsn, rate_limit=20)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=20)) as api:
         assert (await _ask(api))[0] == 200
 
 
 async def test_refused_operations_of_a_websocket_are_spent_too(dsn: str) -> None:
     async with (
-        serving(Settings(database_url=dsn, rate_limit=5)) as api,
+        serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=5)) as api,
         api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket,
     ):
         await socket.send_json({"type": "connection_init"})
@@ -125,8 +125,13 @@ async def test_without_the_setting_there_is_no_bound(api: Api) -> None:
 
 
 def test_processes_share_it() -> None:
-    assert Settings(database_url="postgresql://a/b", rate_limit=100, web_concurrency=4).rate_limit_of_process == 25
-    assert Settings(database_url="postgresql://a/b", rate_limit=1, web_concurrency=4).rate_limit_of_process == 1
+    assert (
+        Settings(database_url="postgresql://a/b", answer_cache_mb=0, rate_limit=100, web_concurrency=4).rate_limit_of_process
+        == 25
+    )
+    assert (
+        Settings(database_url="postgresql://a/b", answer_cache_mb=0, rate_limit=1, web_concurrency=4).rate_limit_of_process == 1
+    )
     assert Settings(database_url="postgresql://a/b").rate_limit_of_process is None
 
 

@@ -17,6 +17,7 @@ from db.queries import coverage, prices
 from graph.engine.knowledge import require_known, require_tracked
 from graph.engine.limits import RANGE_MOST
 from graph.errors import BadInputError, NotFoundError, RangeTooLargeError
+from graph.http import answers
 from graph.http.caller import context_of
 from graph.http.health import health
 from graph.http.problems import complaint
@@ -179,7 +180,11 @@ class Endpoint:
         context = context_of(request)
         answered = await self.answer(context, _validated(self.query, request.query_params))
         if isinstance(answered, Body):
+            if isinstance(answered.content, str):
+                answers.keep(request.scope)
             return _json(answered.content, answered.status)
+        if answered.high <= times.minute_of(context.now()):
+            answers.keep(request.scope)  # of an open window the coverage changes with the clock
         covered = await coverage.count(context.db, answered.ticker, answered.low, answered.high, context.now())
         headers = {"X-Coverage": f"{covered.stored}/{covered.expected}"}
         if answered.onward:

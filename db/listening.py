@@ -1,0 +1,41 @@
+"""Hearing of commits: a connection of its own that PostgreSQL tells of each."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+from db.pool import connect, own_errors
+from db.queries.writing import CHANNEL
+
+BEAT_S: Final = 1.0
+SILENCE_S: Final = 3.0
+"""A listener that hears nothing of its own beats for so long is deaf, which would look like a quiet market."""
+
+BEAT: Final = "SELECT pg_notify($1, '')"
+
+
+async def listen(dsn: str, *, on_commit: Callable[[], None], on_beat: Callable[[], None]) -> None:
+    """Calls `on_commit` after each commit of a writer and `on_beat` each second, until the connection fails.
+
+    Both are called once at the beginning: nobody knows what was committed before. Raises DatabaseError.
+    """
+    own = f"tickgraph_{uuid4().hex}"
+    connection = await connect(dsn)
+
+    def heard(_connection: Any, _pid: int, channel: str, _payload: object) -> None:
+        if channel == CHANNEL:
+            on_commit()
+        on_beat()
+
+    try:
+        with own_errors():
+            for channel in (CHANNEL, own):
+                await connection.add_listener(channel, heard)
+            on_commit()
+            on_beat()
+            while True:
+                await connection.execute(BEAT, own, timeout=SILENCE_S)
+                await asyncio.sleep(BEAT_S)
+    finally:
+        connection.terminate()

@@ -1,0 +1,55 @@
+"""What was committed since: a number that grows with every commit that this process heard of."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from db import listening
+from db.errors import DatabaseError
+from db.listening import SILENCE_S
+
+AGAIN_S: Final = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class Feed:
+    """Counts commits. While it cannot hear, nobody may rely on it."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._heard_at = -SILENCE_S
+
+    def version(self) -> int | None:
+        """The same as before only if nothing was committed in between; None while it cannot be known."""
+        return self._count if time.monotonic() - self._heard_at < SILENCE_S else None
+
+    @asynccontextmanager
+    async def heard(self, dsn: str) -> AsyncIterator[None]:
+        """Listens as long as the block runs; a connection that is lost is made again."""
+        task = asyncio.create_task(self._listen(dsn))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _listen(self, dsn: str) -> None:
+        while True:
+            try:
+                await listening.listen(dsn, on_commit=self._committed, on_beat=self._beat)
+            except DatabaseError as error:
+                log.debug("commits are not heard: %s", error)  # the answers say that the database is away
+            except Exception:
+                log.exception("commits are not heard")
+            self._heard_at = -SILENCE_S
+            await asyncio.sleep(AGAIN_S)
+
+    def _committed(self) -> None:
+        self._count += 1
+
+    def _beat(self) -> None:
+        self._heard_at = time.monotonic()
