@@ -1,10 +1,12 @@
 """Connections to PostgreSQL: one pool a process, whose errors are the package's own."""
 
+import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Literal, Protocol
 
 import asyncpg
+from asyncpg.pool import PoolConnectionProxy
 
 from db.errors import DatabaseError, DatabaseUnavailableError, NotMigratedError, RowRefusedError, StatementTimeoutError
 
@@ -79,34 +81,65 @@ def own_errors() -> Iterator[None]:
         raise DatabaseError(f"{type(error).__name__}: {error}") from error
 
 
+class _Lease:
+    """A connection of the pool for the length of a block; who waits too long for one gets a TimeoutError."""
+
+    __slots__ = ("_connection", "_free", "_pool")
+
+    def __init__(self, pool: asyncpg.Pool, free: asyncio.Semaphore) -> None:
+        self._pool = pool
+        self._free = free
+
+    async def __aenter__(self) -> PoolConnectionProxy:
+        if self._free.locked():
+            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                await self._free.acquire()
+        else:
+            await self._free.acquire()
+        try:
+            self._connection = await self._pool.acquire()
+        except BaseException:
+            self._free.release()
+            raise
+        return self._connection
+
+    async def __aexit__(self, *_: object) -> None:
+        try:
+            await self._pool.release(self._connection, timeout=ACQUIRE_TIMEOUT_S)
+        finally:
+            self._free.release()
+
+
 class Database:
     """A pool of connections; each call takes one, runs one statement (prepared on first use) and gives it back.
 
     Every method raises DatabaseError: one of its kinds where the server is away, slow, or refuses a row.
     """
 
-    def __init__(self, pool: asyncpg.Pool) -> None:
+    def __init__(self, pool: asyncpg.Pool, connections: int) -> None:
         self._pool = pool
+        # The pool's own timeout makes a task of each acquisition. Whoever has one of these finds a connection free.
+        self._free = asyncio.Semaphore(connections)
 
     async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
         with own_errors():
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            async with _Lease(self._pool, self._free) as connection:
                 rows: list[Record] = await connection.fetch(statement, *args)
                 return rows
 
     async def fetchrow(self, statement: str, /, *args: Any) -> Record | None:
         with own_errors():
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            async with _Lease(self._pool, self._free) as connection:
                 return await connection.fetchrow(statement, *args)
 
     async def fetchval(self, statement: str, /, *args: Any) -> Any:
         with own_errors():
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            async with _Lease(self._pool, self._free) as connection:
                 return await connection.fetchval(statement, *args)
 
     async def execute(self, statement: str, /, *args: Any) -> str:
         with own_errors():
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
+            async with _Lease(self._pool, self._free) as connection:
                 status: str = await connection.execute(statement, *args)
                 return status
 
@@ -114,7 +147,7 @@ class Database:
     async def transaction(self) -> AsyncIterator[Transaction]:
         """One transaction (READ COMMITTED): committed at the end of the block, rolled back when it raises."""
         with own_errors():
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection, connection.transaction():
+            async with _Lease(self._pool, self._free) as connection, connection.transaction():
                 yield connection
 
 
@@ -140,7 +173,7 @@ async def open_database(
         server_settings=settings,
     )
     async with pool:
-        yield Database(pool)
+        yield Database(pool, connections)
 
 
 async def connect(dsn: str) -> asyncpg.Connection:

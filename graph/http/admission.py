@@ -1,11 +1,10 @@
 """Who is let in, how much each may ask, how many requests are answered at once, and for how long."""
 
 import asyncio
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -137,34 +136,33 @@ class WhileWanted:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        wanted = _Wanted(scope, receive, send)
-        watching = asyncio.get_running_loop().call_later(WATCHED_AFTER_S, wanted.watch)
+        wanted = _Wanted(scope, receive, send, self._at_most_s)
         try:
-            async with asyncio.timeout(self._at_most_s) as wanted.deadline:
-                try:
-                    await self.app(scope, wanted.receive, wanted.send)
-                finally:
-                    watching.cancel()
-                    wanted.stop_watching()
-        except TimeoutError:
-            if not wanted.deadline.expired():
+            await self.app(scope, wanted.receive, wanted.send)
+        except asyncio.CancelledError:
+            if not wanted.is_over or wanted.task.uncancel():
                 raise
-            if not wanted.gone and not wanted.started:
+            if not wanted.is_gone and not wanted.started:
                 await refusal(scope, took_too_long(self._at_most_s))(scope, receive, send)
+        finally:
+            wanted.stop_watching()
 
 
 class _Wanted:
-    """One request's messages, and whether its client is still there."""
+    """One request's messages, its deadline, and whether its client is still there."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, at_most_s: float) -> None:
         self._receive = receive
         self._send = send
+        self._left_s = max(0.0, at_most_s - WATCHED_AFTER_S)
         self._has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
         self._all_came = not self._has_body
         self._is_late = False
         self.started = False
-        self.gone = False
-        self.deadline: asyncio.Timeout
+        self.is_gone = False
+        self.is_over = False
+        self.task = _current_task()
+        self._timer = asyncio.get_running_loop().call_later(min(at_most_s, WATCHED_AFTER_S), self._watch)
         self._watcher: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
@@ -179,15 +177,12 @@ class _Wanted:
             self._leave()
             await asyncio.get_running_loop().create_future()
         self._all_came = not message.get("more_body", False)
-        if self._is_late:
-            self.watch()
+        self._listen()
         return message
 
     async def send(self, message: Message) -> None:
         """Sends. Once the answer begins only the client's own pace counts, not the deadline."""
-        if not self.started:
-            self.started = True
-            self.deadline.reschedule(None)
+        self.started = True
         body = message.get("body", b"")
         # In parts, so that whoever reads slowly keeps the slot that it was given, not our memory.
         last = (len(body) - 1) // PART * PART if body else 0
@@ -195,25 +190,44 @@ class _Wanted:
             await self._send({"type": "http.response.body", "body": body[start : start + PART], "more_body": True})
         await self._send({**message, "body": body[last:]} if last else message)
 
-    def watch(self) -> None:
-        """Waits for the client to go, from the end of its body on."""
-        self._is_late = True
-        if self._all_came and self._watcher is None:
-            self._watcher = asyncio.create_task(self._until_gone())
-
     def stop_watching(self) -> None:
         """For when the work is done."""
+        self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
+
+    def _watch(self) -> None:
+        self._is_late = True
+        self._timer = asyncio.get_running_loop().call_later(self._left_s, self._expire)
+        self._listen()
+
+    def _listen(self) -> None:
+        """Waits for the client to go, from the end of its body on, if the answer takes long enough for that."""
+        if self._is_late and self._all_came and self._watcher is None:
+            self._watcher = asyncio.create_task(self._until_gone())
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self._leave()
 
+    def _expire(self) -> None:
+        if not self.started:
+            self._end()
+
     def _leave(self) -> None:
-        self.gone = True
-        self.deadline.reschedule(-math.inf)
+        self.is_gone = True
+        self._end()
+
+    def _end(self) -> None:
+        self.is_over = True
+        self.task.cancel()
+
+
+def _current_task() -> asyncio.Task[Any]:
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101  whatever runs here runs in one
+    return task
 
 
 def took_too_long(at_most_s: float) -> TimedOutError:

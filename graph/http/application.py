@@ -7,7 +7,6 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
@@ -23,7 +22,7 @@ from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
 from graph.http.answers import Answers
 from graph.http.caller import Callers
 from graph.http.graphql import STATIC, GraphQLEndpoint
-from graph.http.middleware import Recorded
+from graph.http.middleware import Compressed, Recorded
 from graph.http.problems import GRAPHQL_PATH
 from graph.http.rest import endpoints
 from graph.http.socket import SocketEndpoint
@@ -106,7 +105,7 @@ def application(settings: Settings) -> Starlette:
             *([Middleware(Rates, allowance=allowance)] if allowance else ()),
             Middleware(WhileWanted, at_most_s=settings.request_timeout_s),
             *([_answers(settings, feed)] if settings.answer_cache_mb else ()),
-            Middleware(GZipMiddleware, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESS_LEVEL),
+            Middleware(Compressed, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESS_LEVEL),
         ],
         exception_handlers={
             ApiError: problems.on_known_error,

@@ -100,9 +100,8 @@ class GraphQLEndpoint:
             raise MethodError("By GET only queries are answered: send a mutation by POST", {"Allow": "POST"})
         context.spend(prepared.cost)
         kept = await keeping(context, prepared, media, sent.extensions, self._schema.digest, private=self._closed)
-        headers = {**kept.headers, "Vary": "Accept, Authorization, X-API-Key" if self._closed else "Accept"}
+        headers = {**kept.headers, "Vary": "Accept, Accept-Encoding" + (", Authorization, X-API-Key" if self._closed else "")}
         if kept.is_known(request.headers.get("If-None-Match", "")):
-            headers["Vary"] += ", Accept-Encoding"  # as its answer would have it, compressed
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
         return await self._answered(request, context, prepared, sent, media, headers)
 

@@ -2,13 +2,13 @@
 
 import logging
 import re
+import secrets
 import time
-import uuid
 from urllib.parse import quote
 
-from starlette.datastructures import Headers
+from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from structlog.contextvars import bound_contextvars
+from structlog.contextvars import bind_contextvars
 
 from graph.errors import InternalError
 from graph.http.problems import refusal
@@ -18,7 +18,7 @@ mistakes = logging.getLogger("graph.mistakes")
 
 SHOWN = 200
 """Characters of a path in the log."""
-WELL_FORMED = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+WELL_FORMED = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 def shown(path: str) -> str:
@@ -41,13 +41,12 @@ class Recorded:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        sent = Headers(scope=scope).get("X-Request-ID", "")
-        request_id = scope["request_id"] = sent if WELL_FORMED.fullmatch(sent) else uuid.uuid4().hex
-        with bound_contextvars(request_id=request_id):
-            if scope["type"] == "http":
-                await self._recorded(scope, receive, send)
-            else:
-                await self.app(scope, receive, send)
+        request_id = scope["request_id"] = _id_of(scope)
+        bind_contextvars(request_id=request_id)  # of this task alone: each request has its own
+        if scope["type"] == "http":
+            await self._recorded(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
     async def _recorded(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -74,3 +73,20 @@ class Recorded:
             if log.isEnabledFor(logging.INFO):
                 took = {"status": status, "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
                 log.info("%s %s", scope["method"], shown(scope["path"]), extra=took)
+
+
+class Compressed(GZipMiddleware):
+    """Compresses for whoever takes it; the others are not even looked at. (Each answer's Vary tells that there are both.)"""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        takes_it = scope["type"] == "http" and any(
+            name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"]
+        )
+        await (super().__call__ if takes_it else self.app)(scope, receive, send)
+
+
+def _id_of(scope: Scope) -> str:
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and WELL_FORMED.fullmatch(value):
+            return str(value.decode())
+    return secrets.token_hex(16)

@@ -1,6 +1,7 @@
 """What a client accepts, by RFC 9110: media types with their q-values."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 GRAPHQL: Final = "application/graphql-response+json"
@@ -29,6 +30,7 @@ class Range:
         return 1 if self.type == "*/*" else 0
 
 
+@lru_cache(512)
 def answer_type(header: str) -> str | None:
     """What a GraphQL answer is sent as; None where the client accepts neither.
 
@@ -44,6 +46,7 @@ def answer_type(header: str) -> str | None:
     return JSON if json > 0 else None
 
 
+@lru_cache(512)
 def wants_page(header: str) -> bool:
     """Whether a person with a browser asks: text/html is named, and liked no less than an answer."""
     ranges = _ranges(header)

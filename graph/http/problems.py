@@ -32,7 +32,7 @@ def graphql_answer(
     body: dict[str, Any], media: str, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> Response:
     """An answer of GraphQL over HTTP, which nobody keeps unless its headers say so."""
-    usual = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+    usual = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Content-Type-Options": "nosniff"}
     return Response(orjson.dumps(body), status, usual | (headers or {}) | {"Content-Type": f"{media}; charset=utf-8"})
 
 

@@ -27,6 +27,10 @@ class Context:
     may_read: bool = True
     may_fetch: bool = True
 
+    def of(self, caller: str, *, may_read: bool, may_fetch: bool) -> "Context":
+        """The same resources for one request."""
+        return Context(self.db, self.collecting, self.stale_after_s, self.allowance, caller, may_read, may_fetch)
+
     @cached_property
     def last_gaps(self) -> DataLoader[str, Record | None]:
         """The newest gap of a ticker, read in one statement for all that are asked about at the same time."""

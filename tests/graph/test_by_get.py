@@ -58,7 +58,7 @@ async def test_an_answer_is_kept_as_long_as_it_stays_true(api: Api, query: str, 
     status, headers, body = await _get(api, query)
     assert (status, headers["Cache-Control"], "ETag" in headers) == (200, kept, tagged), body
     assert "errors" not in body
-    assert headers["Vary"] == "Accept"
+    assert headers["Vary"] == "Accept, Accept-Encoding"
 
 
 async def test_the_current_minute_is_never_kept_long(api: Api, db: Database) -> None:
@@ -134,7 +134,7 @@ async def test_with_keys_nothing_is_kept_for_others(dsn: str, db: Database) -> N
     async with serving(settings) as api:
         _, headers, _ = await _get(api, LATEST, {"X-API-Key": "a-key"})
     assert headers["Cache-Control"] == "private, max-age=5"
-    assert headers["Vary"] == "Accept, Authorization, X-API-Key"
+    assert headers["Vary"] == "Accept, Accept-Encoding, Authorization, X-API-Key"
 
 
 async def test_posts_are_not_kept(api: Api) -> None:

@@ -240,4 +240,4 @@ def _onward(url: URL, onward: dict[str, int]) -> str:
 
 def _json(content: dict[str, Any] | str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     body = content if isinstance(content, str) else orjson.dumps(content)
-    return Response(body, status, media_type="application/json", headers=headers)
+    return Response(body, status, media_type="application/json", headers={"Vary": "Accept-Encoding"} | (headers or {}))
