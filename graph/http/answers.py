@@ -1,6 +1,7 @@
 """Whole answers, kept until the next commit: who asks the same again gets the same, and nothing is asked of anybody."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -8,6 +9,7 @@ from cachetools import LRUCache
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graph.engine.feed import Feed
+from graph.http.middleware import id_of, told
 
 BODY_MOST: Final = 16 * 1024
 """Bytes of a question whose answer is kept."""
@@ -40,9 +42,9 @@ class Answer:
     start: Message
     body: bytes
 
-    async def give(self, send: Send) -> None:
-        """Sends it once more."""
-        await send({**self.start, "headers": [*self.start["headers"]]})
+    async def give(self, send: Send, *headers: tuple[bytes, bytes]) -> None:
+        """Sends it once more, with more headers."""
+        await send({**self.start, "headers": [*self.start["headers"], *headers]})
         await send({"type": "http.response.body", "body": self.body})
 
 
@@ -65,6 +67,59 @@ class _Taken:
         await self.send(message)
 
 
+class Kept:
+    """The answers of the present version of the data, those asked for last, and the questions being asked."""
+
+    def __init__(self, feed: Feed, bytes_most: int, prefixes: tuple[str, ...]) -> None:
+        self._feed = feed
+        self._bytes_most = bytes_most
+        self._prefixes = prefixes
+        self._version: int | None = None
+        self._answers: LRUCache[Key, Answer] = LRUCache(bytes_most, getsizeof=lambda answer: len(answer.body) + OVERHEAD)
+        self.pending: dict[Key, asyncio.Future[Answer | None]] = {}
+
+    def version(self, scope: Scope) -> int | None:
+        """That of the data now, if it is known and this request's answer could be one to keep."""
+        if scope["type"] != "http" or scope["method"] not in ("GET", "POST") or not scope["path"].startswith(self._prefixes):
+            return None
+        version = self._feed.version()
+        if version != self._version:
+            self._answers.clear()
+            self.pending.clear()  # who waits for an answer of before has its future; nobody else joins
+            self._version = version
+        return version
+
+    def get(self, key: Key) -> Answer | None:
+        """The answer to the question, if it is kept."""
+        return self._answers.get(key)
+
+    def put(self, key: Key, answer: Answer, version: int) -> None:
+        """Keeps an answer that was begun at the version, unless something was committed since."""
+        if self._feed.version() == version == self._version and len(answer.body) * SHARE_MOST <= self._bytes_most:
+            self._answers[key] = answer
+
+
+class Shortcut:
+    """Before everything else: what is kept goes out at once. For where nobody has to be known or counted first."""
+
+    def __init__(self, app: ASGIApp, kept: Kept) -> None:
+        self.app = app
+        self._kept = kept
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._kept.version(scope) is not None:
+            began = time.perf_counter()
+            body, receive = await _peeked(scope, receive)
+            key = None if body is None else _key(scope, body)
+            answer = None if key is None else self._kept.get(key)
+            if answer is not None:
+                request_id = id_of(scope)
+                await answer.give(send, (b"x-request-id", request_id.encode()))
+                told(scope, request_id, answer.start["status"], len(answer.body), began)
+                return
+        await self.app(scope, receive, send)
+
+
 class Answers:
     """Gives out an answer again to the same question for as long as nothing was committed.
 
@@ -72,27 +127,15 @@ class Answers:
     same questions that are asked at once are asked of the database once.
     """
 
-    def __init__(self, app: ASGIApp, feed: Feed, bytes_most: int, prefixes: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, kept: Kept) -> None:
         self.app = app
-        self._feed = feed
-        self._bytes_most = bytes_most
-        self._prefixes = prefixes
-        self._version: int | None = None
-        self._kept: LRUCache[Key, Answer] = LRUCache(bytes_most, getsizeof=lambda answer: len(answer.body) + OVERHEAD)
-        self._pending: dict[Key, asyncio.Future[Answer | None]] = {}
+        self._kept = kept
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        version = self._feed.version()
-        if version is None or not self._is_kind(scope):
-            await self.app(scope, receive, send)
-            return
-        if version != self._version:
-            self._kept.clear()
-            self._pending.clear()  # who waits for an answer of before has its future; nobody else joins
-            self._version = version
-        body, receive = await _peeked(scope, receive)
+        version = self._kept.version(scope)
+        body, receive = (None, receive) if version is None else await _peeked(scope, receive)
         key = None if body is None else _key(scope, body)
-        if key is None:
+        if version is None or key is None:
             await self.app(scope, receive, send)
             return
         answer = self._kept.get(key) or await self._joined(key)
@@ -101,31 +144,26 @@ class Answers:
         else:
             await self._asked(key, version, scope, receive, send)
 
-    def _is_kind(self, scope: Scope) -> bool:
-        return scope["type"] == "http" and scope["method"] in ("GET", "POST") and scope["path"].startswith(self._prefixes)
-
     async def _joined(self, key: Key) -> Answer | None:
         """The answer to the same question where it is being asked; None where it is not, or where that came to nothing."""
-        pending = self._pending.get(key)
+        pending = self._kept.pending.get(key)
         return None if pending is None else await asyncio.shield(pending)
 
     async def _asked(self, key: Key, version: int, scope: Scope, receive: Receive, send: Send) -> None:
         keep = scope["keep"] = Keep()
         taken = _Taken(send)
         pending: asyncio.Future[Answer | None] = asyncio.get_running_loop().create_future()
-        self._pending.setdefault(key, pending)
+        self._kept.pending.setdefault(key, pending)
         answer = None
         try:
             await self.app(scope, receive, taken.note)
             if keep.wanted and taken.whole and taken.start is not None:
                 answer = Answer(taken.start, b"".join(taken.parts))
-                # Had something been committed meanwhile, it would be the answer of before under the number of after.
-                if self._feed.version() == version == self._version and len(answer.body) * SHARE_MOST <= self._bytes_most:
-                    self._kept[key] = answer
+                self._kept.put(key, answer, version)
         finally:
             pending.set_result(answer)
-            if self._pending.get(key) is pending:
-                del self._pending[key]
+            if self._kept.pending.get(key) is pending:
+                del self._kept.pending[key]
 
 
 def _key(scope: Scope, body: bytes) -> Key | None:

@@ -19,7 +19,7 @@ from graph.engine.feed import Feed
 from graph.errors import ApiError
 from graph.http import pages, problems
 from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
-from graph.http.answers import Answers
+from graph.http.answers import Answers, Kept, Shortcut
 from graph.http.caller import Callers
 from graph.http.graphql import STATIC, GraphQLEndpoint
 from graph.http.middleware import Compressed, Recorded
@@ -41,6 +41,10 @@ OPEN = ("/", "/health", "/v1/health", "/static", "/docs", "/redoc", "/api/docs",
 """Paths that tell no prices."""
 
 
+KEPT_PATHS = (GRAPHQL_PATH, "/prices", "/v1/prices")
+"""Paths, and those below them, whose answers are kept until the next commit."""
+
+
 def _cross_origin(settings: Settings) -> Middleware:
     return Middleware(
         CORSMiddleware,
@@ -49,11 +53,6 @@ def _cross_origin(settings: Settings) -> Middleware:
         allow_headers=["*"],  # nothing is told by cookies, so there is nothing to protect
         expose_headers=["ETag", "Link", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Coverage", "X-Request-ID"],
     )
-
-
-def _answers(settings: Settings, feed: Feed) -> Middleware:
-    paths = (GRAPHQL_PATH, "/prices", "/v1/prices")
-    return Middleware(Answers, feed=feed, bytes_most=settings.answer_cache_mb << 20, prefixes=paths)
 
 
 def application(settings: Settings) -> Starlette:
@@ -75,6 +74,8 @@ def application(settings: Settings) -> Starlette:
     slots = Slots("requests are being answered", settings.max_in_flight, settings.max_in_flight_per_client)
     allowance = Allowance(settings.rate_limit_of_process) if settings.rate_limit_of_process else None
     feed = Feed()
+    kept = Kept(feed, settings.answer_cache_mb << 20, KEPT_PATHS)
+    is_open = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes()
     schema = Schema(introspection=settings.introspection)
     socket = SocketEndpoint(
@@ -93,6 +94,7 @@ def application(settings: Settings) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
+            *([Middleware(Shortcut, kept=kept)] if settings.answer_cache_mb and is_open else ()),
             *(
                 [Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))]
                 if settings.trusted_proxies
@@ -104,7 +106,7 @@ def application(settings: Settings) -> Starlette:
             Middleware(InFlight, slots=slots),
             *([Middleware(Rates, allowance=allowance)] if allowance else ()),
             Middleware(WhileWanted, at_most_s=settings.request_timeout_s),
-            *([_answers(settings, feed)] if settings.answer_cache_mb else ()),
+            *([Middleware(Answers, kept=kept)] if settings.answer_cache_mb else ()),
             Middleware(Compressed, minimum_size=COMPRESSED_FROM, compresslevel=COMPRESS_LEVEL),
         ],
         exception_handlers={

@@ -41,7 +41,7 @@ class Recorded:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request_id = scope["request_id"] = _id_of(scope)
+        request_id = scope["request_id"] = id_of(scope)
         bind_contextvars(request_id=request_id)  # of this task alone: each request has its own
         if scope["type"] == "http":
             await self._recorded(scope, receive, send)
@@ -70,9 +70,7 @@ class Recorded:
                 raise
             await refusal(scope, InternalError(scope["request_id"]))(scope, receive, send_and_note)
         finally:
-            if log.isEnabledFor(logging.INFO):
-                took = {"status": status, "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
-                log.info("%s %s", scope["method"], shown(scope["path"]), extra=took)
+            told(scope, scope["request_id"], status, size, began)
 
 
 class Compressed(GZipMiddleware):
@@ -85,7 +83,15 @@ class Compressed(GZipMiddleware):
         await (super().__call__ if takes_it else self.app)(scope, receive, send)
 
 
-def _id_of(scope: Scope) -> str:
+def told(scope: Scope, request_id: str, status: int, size: int, began: float) -> None:
+    """The line of the log on a request that `began` at that reading of the performance counter."""
+    if log.isEnabledFor(logging.INFO):
+        took = {"status": status, "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
+        log.info("%s %s", scope["method"], shown(scope["path"]), extra={"request_id": request_id, **took})
+
+
+def id_of(scope: Scope) -> str:
+    """The request's own id where it sent a good one, else a new one."""
     for name, value in scope["headers"]:
         if name == b"x-request-id" and WELL_FORMED.fullmatch(value):
             return str(value.decode())

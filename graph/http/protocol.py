@@ -7,22 +7,26 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HEAD_MOST: Final = 64 * 1024
 """Bytes of the request line and the headers."""
-HEAD_WITHIN_S: Final = 10.0
+CAME_WITHIN_S: Final = 15.0
+"""For a request to come, whole, from the first of it on, or from the opening of the connection."""
 READ_WITHIN_S: Final = 20.0
 """A client that takes nothing of its answer for so long has gone."""
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
 class BoundedHttp(HttpToolsProtocol):
     """Closes connections with which strangers would hold memory and sockets.
 
-    A head is too long, or does not come; an answer is not read; something else than a request is sent.
+    A head is too long; a request does not come to its end, or something else comes; an answer is not read. A timer runs only
+    while there is something to wait for: most requests come in one piece.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._in_head = True
+        self._in_head = self._in_request = False
+        self._came = False
         self._head_size = 0
         self._too_long = False
         self._overdue: asyncio.TimerHandle | None = None
@@ -30,53 +34,48 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._await_head()
+        self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._head_came()
+        self._request_came()
         self._goes_on()
         super().connection_lost(exc)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(READ_WITHIN_S, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        self._goes_on()
-        super().resume_writing()
-
-    def _goes_on(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
-
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._in_head = True
-        self._await_head()
+        self._in_head = self._in_request = True
+        self._head_size = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # later ones are trailers, which nobody reads and which have no end
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._head_came()
         self._in_head = False
-        self._head_size = 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_MOST:
             self._too_long = True
             raise ValueError  # the parser stops at it, and the request is refused below
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._in_request = False
+        self._came = True
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
+        self._came = False
         if self._in_head:
             self._head_size += len(data)
         super().data_received(data)
-        if self._in_head and self._head_size > HEAD_MOST and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._in_head and self._head_size > HEAD_MOST:
             self._too_long = True
             self.send_400_response("")
-        if self.cycle is not None and self.cycle.response_complete and self.transport.get_protocol() is self:
-            self._await_head()  # what came was not the next request; whatever it is, it does not keep the connection open
+        elif (self._came and not self._in_request) or self.transport.get_protocol() is not self:
+            self._request_came()
+        else:
+            self._await_request()
 
     def send_400_response(self, msg: str) -> None:
         """For what is no HTTP, which is uvicorn's to say, and for heads that are too long."""
@@ -86,11 +85,29 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
-    def _await_head(self) -> None:
-        if self._overdue is None:
-            self._overdue = self.loop.call_later(HEAD_WITHIN_S, self.transport.close)
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(READ_WITHIN_S, self.transport.abort)
 
-    def _head_came(self) -> None:
+    def resume_writing(self) -> None:
+        self._goes_on()
+        super().resume_writing()
+
+    def _await_request(self) -> None:
+        if self._overdue is None:
+            self._overdue = self.loop.call_later(CAME_WITHIN_S, self._refuse_to_wait)
+
+    def _request_came(self) -> None:
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
+
+    def _refuse_to_wait(self) -> None:
+        if self._in_request and not (self.cycle is not None and self.cycle.response_started):
+            self.transport.write(_TOO_SLOW)
+        self.transport.close()
+
+    def _goes_on(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None

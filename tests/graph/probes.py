@@ -266,7 +266,7 @@ RAW: dict[str, Probe] = {
     "two lengths": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",)),
     "a length and chunks": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",)),
     "chunks of no size": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",)),
-    "a body that does not come": Raw("504", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",)),
+    "a body that does not come": Raw("408|504", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",)),
     "chunks without end": Raw("413|reset", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 0x10000 + b"\r\n", *((b"10000\r\n" + b" " * 0x10000 + b"\r\n",) * 60))),
     "an upgrade to nothing": Raw("200|400", (b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n",)),
     "a WebSocket without a key": Raw("400|403", (b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",)),

@@ -134,7 +134,7 @@ async def _over_tcp(stand: Stand, probe: Raw) -> str:
             await writer.drain()
         if probe.ends:
             writer.write_eof()
-        line = await asyncio.wait_for(reader.readline(), 10)
+        line = await asyncio.wait_for(reader.readline(), 20)
         return line.split()[1].decode() if line else "reset"
     except OSError:
         return "reset"

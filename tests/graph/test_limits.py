@@ -110,7 +110,7 @@ async def test_what_costs_too_much_is_told_the_cost_the_bound_and_what_to_do(api
 def test_the_manual_lists_every_bound() -> None:
     bounds = {
         "request line and headers": (protocol.HEAD_MOST, "431"),
-        "seconds until they are there": (int(protocol.HEAD_WITHIN_S), "closed"),
+        "seconds until a request is there, whole": (int(protocol.CAME_WITHIN_S), "408"),
         "seconds in which nothing of an answer is read": (int(protocol.READ_WITHIN_S), "closed"),
         "levels of JSON": (asked.JSON_DEPTH_MOST, "BAD_REQUEST"),
         "body, as sent and as unpacked": (asked.BODY_MOST, "PAYLOAD_TOO_LARGE"),
