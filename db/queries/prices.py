@@ -136,7 +136,6 @@ class Listed:
     """Prices as the JSON text of a list."""
 
     text: str
-    found: int
     low: int | None
     """The earliest minute in it; None where it is empty."""
     high: int | None
@@ -162,6 +161,13 @@ async def listed(
     return Listed(**row)
 
 
+async def window_text(db: Executor, shape: Shape, ticker: str, low: int, high: int, *, newest_first: bool) -> str:
+    """Like `window`, all of it, as JSON: `[]` where there is none."""
+    statement = window_statement(shape, newest_first=newest_first)
+    text: str = await db.fetchval(statement.sql, ticker, low, high, *statement.constants)
+    return text
+
+
 async def latest_text(db: Executor, shape: Shape, ticker: str) -> str | None:
     """Like `latest`, as JSON."""
     statement = latest_statement(shape)
@@ -178,10 +184,17 @@ def listed_statement(shape: Shape, *, newest_first: bool) -> Statement:
         shape,
         6,
         lambda text: (
-            f"SELECT text, found, low, high, EXISTS (SELECT FROM price WHERE ticker = $1 AND {beyond}) AS more "  # noqa: S608
-            f"FROM (SELECT {text} AS text, count(*) AS found, min(ts) AS low, max(ts) AS high FROM ({window}) AS price) AS page"
+            f"SELECT text, low, high, EXISTS (SELECT FROM price WHERE ticker = $1 AND {beyond}) AS more "  # noqa: S608
+            f"FROM (SELECT {text} AS text, min(ts) AS low, max(ts) AS high FROM ({window}) AS price) AS page"
         ),
     )
+
+
+@lru_cache(256)
+def window_statement(shape: Shape, *, newest_first: bool) -> Statement:
+    """The statement of `window_text`; after its three parameters it takes the constants."""
+    window = (NEWEST_FIRST if newest_first else OLDEST_FIRST).partition("LIMIT")[0]
+    return shapes.rows(shape, 4, lambda text: f"SELECT {text} FROM ({window}) AS price")  # noqa: S608  of the catalogue
 
 
 @lru_cache(256)

@@ -44,7 +44,6 @@ class BoundedHttp(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._in_head = self._in_request = True
-        self._head_size = 0
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._in_head:  # later ones are trailers, which nobody reads and which have no end
@@ -52,6 +51,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        self._head_size = 0
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_MOST:
             self._too_long = True
             raise ValueError  # the parser stops at it, and the request is refused below
@@ -64,7 +64,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._came = False
-        if self._in_head:
+        if self._in_head or not self._in_request:
             self._head_size += len(data)
         super().data_received(data)
         if self.transport.is_closing():

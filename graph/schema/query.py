@@ -117,12 +117,12 @@ class Query:
         shape = Price.shape(info)
         found: list[Price]
         if shape is not None:
-            listed = await prices.listed(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
-            count, found = listed.found, spliced(listed.text)
+            text = await prices.window_text(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
+            is_empty, found = text == "[]", spliced(text)
         else:
             records = await prices.window(info.context.db, name, window.low, window.high, newest_first=newest_first)
-            count, found = len(records), [Price.of(record) for record in records]
-        if not count:
+            is_empty, found = not records, [Price.of(record) for record in records]
+        if is_empty:
             await require_known(info.context.db, [name])
         return found
 

@@ -93,7 +93,7 @@ async def minute(context: Context, query: models.MomentQuery) -> Body:
     """The price of a minute."""
     ts = times.minute_of(query.date)
     found = await prices.listed(context.db, SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False)
-    if not found.found:
+    if found.low is None:
         await require_known(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price of {times.iso(ts)}")
     return Body(found.text[1:-1])
@@ -104,7 +104,7 @@ async def day(context: Context, query: models.DayQuery) -> Rows:
     start = times.parse(query.date.isoformat())
     context.spend(DAY // times.MINUTE * FIELDS)
     found = await prices.listed(context.db, SHAPE, query.ticker, start, start + DAY, newest_first=False)
-    if not found.found:
+    if found.low is None:
         await require_known(context.db, [query.ticker])
     return Rows(query.ticker, start, start + DAY, found.text)
 
