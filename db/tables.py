@@ -137,6 +137,7 @@ class Ticker(SQLModel, table=True):
         CheckConstraint(f"name ~ '{NAME}'", name="name"),
         CheckConstraint(_IS_MINUTE.format("horizon"), name="horizon"),
         CheckConstraint(_IS_MINUTE.format("checked_until"), name="checked_until"),
+        CheckConstraint(f"candles_from % 86400 = 0 AND candles_from < {times.END}", name="candles_from"),
     )
 
     name: str = Field(sa_column=Column(Text, primary_key=True))
@@ -146,6 +147,9 @@ class Ticker(SQLModel, table=True):
     checked_until: int | None = Field(
         None,
         sa_column=Column(BigInteger, comment="every minute before this one is stored or a gap; UNIX seconds"),
+    )
+    candles_from: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="hours and days before it are still to be built; UNIX seconds")
     )
 
 
@@ -190,6 +194,29 @@ class Price(SQLModel, table=True):
         sa_column=Column(BigInteger, comment="when the exchange said it; UNIX microseconds, inside the minute"),
     )
     source: Source = Field(sa_column=Column(Text, nullable=False))
+
+
+class Candle(SQLModel, table=True):
+    """An hour or a day of prices. A trigger of `price` keeps it: the hour from its minutes, the day from its hours."""
+
+    __table_args__ = (
+        CheckConstraint("span IN (3600, 86400)", name="span"),
+        CheckConstraint(f"ts % span = 0 AND ts >= 0 AND ts < {times.END}", name="ts"),
+        CheckConstraint("low <= least(open, close) AND high >= greatest(open, close)", name="prices"),
+        CheckConstraint("count > 0 AND count <= span / 60", name="count"),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    span: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False, comment="seconds"))
+    ts: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="its first second; UNIX seconds")
+    )
+    open: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    high: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    low: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    close: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    count: int = Field(sa_column=Column(BigInteger, nullable=False, comment="minutes stored"))
+    sum: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="of the stored minutes' prices"))
 
 
 _NOW = text("extract(epoch FROM now())::bigint")

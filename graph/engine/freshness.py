@@ -9,6 +9,7 @@ from graphql import FieldNode, OperationDefinitionNode, OperationType
 from db import times
 from db.pool import Executor
 from db.queries import prices
+from db.queries.candles import Interval
 from graph.engine.limits import RANGE_MOST
 from graph.engine.selection import Selections, arguments_of, variables_of
 
@@ -25,12 +26,26 @@ class Window:
     high: int
 
 
-def is_only_of_what_is_stored(selections: Selections, operation: OperationDefinitionNode) -> bool:
+def is_only_of_what_is_stored(
+    selections: Selections, operation: OperationDefinitionNode, sent: Mapping[str, Any], now: float
+) -> bool:
     """Whether the operation is a query whose answer cannot change without a commit.
 
-    An open end of a window needs no clock: nothing is stored of minutes that have not begun.
+    An open end of a window needs no clock, for nothing is stored of minutes that have not begun; but a candle closes with it.
     """
-    return operation.operation is OperationType.QUERY and CLOCK.isdisjoint(selections.size(operation.selection_set).names)
+    if operation.operation is not OperationType.QUERY or CLOCK & selections.size(operation.selection_set).names:
+        return False
+    variables = variables_of(operation, sent)
+    asked = [field for field in selections.fields(operation.selection_set) if field.name.value == "candles"]
+    return all(_are_closed(arguments_of(field, variables), now) for field in asked)
+
+
+def _are_closed(arguments: Mapping[str, Any], now: float) -> bool:
+    interval = Interval.__members__.get(str(arguments.get("interval")))
+    try:
+        return interval is not None and times.parse(arguments.get("to")) + interval.value.seconds <= times.minute_of(now)
+    except ValueError:
+        return False
 
 
 def past_windows(

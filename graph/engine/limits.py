@@ -7,6 +7,7 @@ from typing import Any, Final
 from graphql import DocumentNode, ExecutableDefinitionNode, OperationDefinitionNode, SelectionSetNode
 
 from db import times
+from db.queries.candles import Interval
 from graph.engine.selection import Selections, arguments_of, directives_below, variables_of
 from graph.errors import TooComplexError
 
@@ -25,10 +26,13 @@ PAGE_DEFAULT: Final = 100
 PAGE_MOST: Final = 1_000
 RANGE_MOST: Final = 50_000
 """Minutes."""
+CANDLES_MOST: Final = 10_000
 TICKERS_MOST: Final = 1_000
 """Names in an argument."""
 TICKERS: Final = 200
 """Tickers counted where all are asked for: the exchange has about so many."""
+SUMMARY: Final = 10_000
+"""Rows counted for what a window comes to, which is made of its hours."""
 COVERAGE: Final = 25_000
 """Rows counted for telling how complete a window is: its minutes are counted, whatever is selected."""
 
@@ -69,8 +73,13 @@ def _cost_below(selections: Selections, below: SelectionSetNode | None, variable
         size = _whole(arguments.get("first"), arguments.get("last"))
         each = _cost_below(selections, field.selection_set, variables, size) if field.selection_set else 1
         match field.name.value:
-            case "range":
+            case "range" | "series":
                 cost += _minutes(arguments) * each
+            case "candles":
+                count, minutes = _candles(arguments)
+                cost += count * each + minutes
+            case "summary":
+                cost += SUMMARY + each
             case "tickers":
                 cost += TICKERS * each
             case "latestPrices":
@@ -101,13 +110,23 @@ def _bound(what: str, found: int, most: int) -> None:
         raise TooComplexError(f"The document has {found} {what}, and one may have {most}: ask for less at once")
 
 
-def _minutes(arguments: Mapping[str, Any]) -> int:
+def _candles(arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """How many they are, and how many minutes have to be read for them: those of an hour and more are kept ready."""
+    interval = Interval.__members__.get(str(arguments.get("interval")))
+    if interval is None:
+        return 1, 0
+    span = interval.value
+    minutes = _minutes(arguments, CANDLES_MOST * span.seconds // times.MINUTE)
+    return max(1, minutes * times.MINUTE // span.seconds), minutes if span.base == times.MINUTE else 0
+
+
+def _minutes(arguments: Mapping[str, Any], most: int = RANGE_MOST) -> int:
     try:
         low = times.parse(arguments.get("from"))
         high = times.parse(arguments["to"]) if arguments.get("to") is not None else int(time.time())
     except ValueError:
         return 1
-    return min(RANGE_MOST, max(1, (high - low) // times.MINUTE))
+    return min(most, max(1, (high - low) // times.MINUTE))
 
 
 def _whole(*numbers: Any) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from graphql import (
     DocumentNode,
+    EnumValueNode,
     FieldNode,
     FloatValueNode,
     FragmentDefinitionNode,
@@ -116,7 +117,7 @@ def _plain(value: ValueNode, variables: Mapping[str, Any]) -> Any:
             return int(value.value) if len(value.value) < 20 else None  # noqa: PLR2004  digits of what could be meant
         case FloatValueNode():
             return float(value.value)
-        case StringValueNode():
+        case StringValueNode() | EnumValueNode():
             return value.value
         case ListValueNode():
             return [None for _ in value.values]

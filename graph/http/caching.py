@@ -34,9 +34,10 @@ async def keeping(context: Context, asked: Prepared, *more: Any, private: bool) 
     """How long a query's answer may be kept; `more` is what else its text depends on. Raises DatabaseError."""
     whose = "private" if private else "public"
     headers = {"Cache-Control": f"{whose}, max-age={SHORT_S}"}
-    if not freshness.is_only_of_what_is_stored(asked.document.selections, asked.operation):
+    question = asked.document.selections, asked.operation, asked.variables, context.now()
+    if not freshness.is_only_of_what_is_stored(*question):
         return Keeping(headers)
-    windows = freshness.past_windows(asked.document.selections, asked.operation, asked.variables, context.now())
+    windows = freshness.past_windows(*question)
     if windows and await freshness.all_stored(context.db, windows):
         headers["Cache-Control"] = f"{whose}, max-age={LONG_S}"
         data: int | str = "complete"

@@ -113,6 +113,8 @@ class GraphQLEndpoint:
         body["data"] = result.data
         if sent.extensions.get("cost") is True:
             body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.COST_MOST}}
-        if not result.errors and freshness.is_only_of_what_is_stored(prepared.document.selections, prepared.operation):
+        if not result.errors and freshness.is_only_of_what_is_stored(
+            prepared.document.selections, prepared.operation, prepared.variables, context.now()
+        ):
             answers.keep(request.scope)
         return graphql_answer(body, media, headers={} if result.errors else headers)

@@ -12,8 +12,9 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
+from db.queries.candles import Interval
 from db.tables import IS_NO_NAME, NAME
-from graph.engine.limits import PAGE_DEFAULT, PAGE_MOST, RANGE_MOST, TICKERS_MOST
+from graph.engine.limits import CANDLES_MOST, PAGE_DEFAULT, PAGE_MOST, RANGE_MOST, TICKERS_MOST
 from graph.errors import BadInputError, RangeTooLargeError
 
 _CURSOR = "ts:"
@@ -88,6 +89,21 @@ def short_window(low: int, high: int | None, now: float) -> Window:
             most=RANGE_MOST,
         )
     return asked
+
+
+def window_of_candles(low: int, high: int | None, interval: Interval, now: float) -> Window:
+    """A window in which at most CANDLES_MOST candles begin; `to` left out means now."""
+    asked = window(low, high)
+    end = max(low, int(now) + 1) if given(high) is None else asked.high
+    count = interval.count(asked.low, end)
+    if count > CANDLES_MOST:
+        raise RangeTooLargeError(
+            f"From {times.iso(asked.low)} to {times.iso(end)} begin {count} candles of {interval.name}; ask for at most "
+            f"{CANDLES_MOST} at once, or for longer ones",
+            candles=count,
+            most=CANDLES_MOST,
+        )
+    return Window(asked.low, end)
 
 
 def page(first: int | None, after: str | None, last: int | None, before: str | None) -> Page:

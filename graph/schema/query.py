@@ -6,11 +6,12 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import prices, tickers
+from db.queries import candles, prices, tickers
 from graph.engine.knowledge import require_known
 from graph.engine.splicing import spliced
 from graph.schema import arguments
 from graph.schema.arguments import Order, Window
+from graph.schema.candles import Candle, Interval, Series, Summary, WithEmpty, WithOpen
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.scalars import UnixTime
@@ -151,6 +152,55 @@ class Query:
         name = arguments.ticker(ticker)
         await require_known(info.context.db, [name])
         return await Coverage.of(info, name, arguments.window(from_, to))
+
+    @strawberry.field(
+        description="The candles that begin in a window, oldest first; at most 10,000. Those of an hour and more are kept "
+        "ready, so a year of days costs as little as a few hours of minutes."
+    )
+    async def candles(
+        self,
+        info: Info,
+        ticker: Name,
+        interval: Annotated[Interval, _argument("How long each is.")],
+        from_: From,
+        to: To = UNSET,
+        include_open: WithOpen = False,
+        include_empty: WithEmpty = False,
+    ) -> list[Candle]:
+        name, now = arguments.ticker(ticker), info.context.now()
+        window = arguments.window_of_candles(from_, to, interval.kept, now)
+        text = await candles.listed(
+            info.context.db,
+            interval.kept,
+            Candle.shape(info),
+            name,
+            window.low,
+            window.high,
+            times.minute_of(now),
+            with_open=include_open,
+            with_empty=include_empty,
+        )
+        if text == "[]" or include_empty:
+            await require_known(info.context.db, [name])
+        found: list[Candle] = spliced(text)
+        return found
+
+    @strawberry.field(description="What a window comes to; null where none of its minutes is stored.")
+    async def summary(self, info: Info, ticker: Name, from_: From, to: To = UNSET) -> Summary | None:
+        name = arguments.ticker(ticker)
+        found = await Summary.of(info, name, arguments.window(from_, to))
+        if found is None:
+            await require_known(info.context.db, [name])
+        return found
+
+    @strawberry.field(description="All prices of a window of at most 50,000 minutes, as columns.")
+    async def series(self, info: Info, ticker: Name, from_: From, to: To = UNSET) -> Series:
+        name = arguments.ticker(ticker)
+        window = arguments.short_window(from_, to, info.context.now())
+        found = await Series.of(info, name, window)
+        if found.is_empty:
+            await require_known(info.context.db, [name])
+        return found
 
 
 def _between(window: Window, order: Order, after: int | None, before: int | None) -> Window:

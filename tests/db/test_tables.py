@@ -54,6 +54,11 @@ OTHERS = [
     ("ck_gap_attempts", "INSERT INTO gap (ticker, ts, reason, attempts) VALUES ('btc_usd', 60, 'timeout', -1)"),
     ("fk_gap_ticker", "INSERT INTO gap (ticker, ts, reason) VALUES ('nobody', 60, 'timeout')"),
     ("ck_change_kind", "INSERT INTO change (kind, ticker) VALUES ('weather', 'btc_usd')"),
+    ("ck_ticker_candles_from", "INSERT INTO ticker (name, candles_from) VALUES ('a', 3600)"),
+    ("ck_candle_span", "INSERT INTO candle VALUES ('btc_usd', 60, 0, 1, 1, 1, 1, 1, 1)"),
+    ("ck_candle_ts", "INSERT INTO candle VALUES ('btc_usd', 86400, 3600, 1, 1, 1, 1, 1, 1)"),
+    ("ck_candle_prices", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 2, 1, 3, 1, 1)"),
+    ("ck_candle_count", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 61, 1)"),
     ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('nobody', 0, 1, 'LIVE')"),
 ]
 

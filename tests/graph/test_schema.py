@@ -53,6 +53,15 @@ def test_the_contract_of_the_design_is_kept() -> None:
             "PriceConnection!",
         ),
         "range": ("ticker: String!, from: UnixTime!, to: UnixTime, order: Order!", "[Price!]!"),
+        "candles": (
+            (
+                "ticker: String!, interval: Interval!, from: UnixTime!, to: UnixTime, "
+                "includeOpen: Boolean!, includeEmpty: Boolean!"
+            ),
+            "[Candle!]!",
+        ),
+        "summary": ("ticker: String!, from: UnixTime!, to: UnixTime", "Summary"),
+        "series": ("ticker: String!, from: UnixTime!, to: UnixTime", "Series!"),
         "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime", "Coverage!"),
         "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!", "Price"),
     }
