@@ -15,16 +15,21 @@ import redis
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import embedded, log, migrate, pool, processes
-from db.errors import DatabaseUnavailableError, ServerError
+from db import embedded, log, migrate, pool, processes, times
+from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
+from db.queries import candles, tickers
 from db.settings import Settings, without_password
 
 STOPPED_WITHIN_S = 15.0
+SHOWN = 20
+"""Candles of a ticker that are listed."""
+HOUR = 3_600
 
 EXAMPLES = """examples:
   python -m db with-servers -- alembic current     # real PostgreSQL and Valkey for as long as the command runs
   python -m db migrate                             # what DATABASE_URL names, up to the newest schema
   python -m db psql -- -c 'SELECT count(*) FROM price'
+  python -m db verify-candles btc_usd              # is each what its minutes make?
   python -m db stop                                # what `make up` started in this folder
 """
 
@@ -46,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     verbs.add_parser("migrate", help="bring the database up to the newest schema")
     psql = verbs.add_parser("psql", help="open psql on the database: the one that is set, or the embedded one that runs")
     psql.add_argument("command", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS…")
+    verify = verbs.add_parser("verify-candles", help="make all candles anew from the minutes, and compare; 1 where one differs")
+    verify.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd (all)")
     verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
     settings = Settings.read()
@@ -56,6 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _migrate(embedded.dsn_of(settings), settings.dsn_setting)
             case "psql":
                 return _psql(settings, processes.after_dashes(options.command))
+            case "verify-candles":
+                return asyncio.run(_verify_candles(embedded.dsn_of(settings), options.tickers))
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
@@ -126,6 +135,23 @@ def _psql(settings: Settings, words: Sequence[str]) -> int:
     dsn = embedded.dsn_of(settings)
     program = shutil.which("psql") or str(embedded.postgres_program("psql"))
     os.execv(program, [program, dsn, *words])  # noqa: S606  that is what was asked for
+
+
+async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
+    wrong = 0
+    try:
+        async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
+            building = await candles.still_to_build(db)
+            for name in names or [row["name"] for row in await tickers.every(db)]:
+                found = await candles.different(db, name, building.get(name, times.FIRST))
+                wrong += len(found)
+                for span, ts in found[:SHOWN]:
+                    print(f"{name}: the {'hour' if span == HOUR else 'day'} of {times.iso(ts)} is not what its minutes make")
+                behind = f", from {times.iso(building[name])} on; the rest is being built" if name in building else ""
+                print(f"{name}: {len(found)} candles differ{behind}")
+    except DatabaseError as error:
+        raise ServerError(str(error)) from error
+    return 1 if wrong else 0
 
 
 def _stop(*folders: Path) -> int:

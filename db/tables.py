@@ -206,7 +206,7 @@ class Candle(SQLModel, table=True):
         CheckConstraint("count > 0 AND count <= span / 60", name="count"),
     )
 
-    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    ticker: str = Field(sa_column=Column(Text, primary_key=True))
     span: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False, comment="seconds"))
     ts: int = Field(
         sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="its first second; UNIX seconds")

@@ -62,6 +62,18 @@ CREATE TRIGGER price_keeps_candles AFTER INSERT ON price
 REFERENCING NEW TABLE AS stored FOR EACH STATEMENT EXECUTE FUNCTION keep_candles()
 """
 
+EMPTY = """
+CREATE FUNCTION empty_candles() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    TRUNCATE candle;
+    RETURN NULL;
+END $$
+"""
+
+EMPTY_TRIGGER = """
+CREATE TRIGGER price_empties_candles AFTER TRUNCATE ON price FOR EACH STATEMENT EXECUTE FUNCTION empty_candles()
+"""
+
 # From the end of its newest day on, which is before the next minute anybody could store.
 TO_BUILD = """
 UPDATE ticker SET candles_from = newest.ts - newest.ts % 86400 + 86400
@@ -84,7 +96,6 @@ def upgrade() -> None:
         sa.Column("count", sa.BigInteger, nullable=False, comment="minutes stored"),
         sa.Column("sum", sa.Numeric, nullable=False, comment="of the stored minutes' prices"),
         sa.PrimaryKeyConstraint("ticker", "span", "ts", name=op.f("pk_candle")),
-        sa.ForeignKeyConstraint(["ticker"], ["ticker.name"], name=op.f("fk_candle_ticker")),
         sa.CheckConstraint("span IN (3600, 86400)", name=op.f("ck_candle_span")),
         sa.CheckConstraint(f"ts % span = 0 AND ts >= 0 AND ts < {END}", name=op.f("ck_candle_ts")),
         sa.CheckConstraint("low <= least(open, close) AND high >= greatest(open, close)", name=op.f("ck_candle_prices")),
@@ -95,13 +106,15 @@ def upgrade() -> None:
         sa.Column("candles_from", sa.BigInteger, comment="hours and days before it are still to be built; UNIX seconds"),
     )
     op.create_check_constraint(op.f("ck_ticker_candles_from"), "ticker", f"candles_from % 86400 = 0 AND candles_from < {END}")
-    for statement in (REFRESH, KEEP, TRIGGER, TO_BUILD):
+    for statement in (REFRESH, KEEP, TRIGGER, EMPTY, EMPTY_TRIGGER, TO_BUILD):
         op.execute(statement)
 
 
 def downgrade() -> None:
     op.execute("DROP TRIGGER price_keeps_candles ON price")
+    op.execute("DROP TRIGGER price_empties_candles ON price")
     op.execute("DROP FUNCTION keep_candles()")
+    op.execute("DROP FUNCTION empty_candles()")
     op.execute("DROP FUNCTION refresh_candles(text[], bigint[])")
     op.drop_column("ticker", "candles_from")
     op.drop_table("candle")

@@ -13,6 +13,7 @@ from db.queries.gaps import Minute
 from db.tables import Reason
 from ingest.errors import OutboxError
 from ingest.jobs.backfill import Backfilled, backfill
+from ingest.jobs.candles import build_candles
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, say_how_many_wait
 from ingest.jobs.watchlist import Watchlist
@@ -61,6 +62,7 @@ async def reconcile(
             reconciled = await walk(minute, clock=source.clock, db=db, outbox=outbox)
             if reconciled.now is not None:
                 reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
+            await build_candles(db)
             return reconciled
     except OutboxError as error:
         log.error("gaps are looked for once the outbox can be read: %s", error)  # noqa: TRY400  one line is enough

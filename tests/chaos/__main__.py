@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from db import times
+from db.queries import candles
 from db.tables import Reason
 from ingest.simulator.server import Simulator, serving
 from tests.chaos import faults
@@ -243,6 +244,9 @@ class Run:
                 found = await connection.fetchval(question)
                 if found:
                     verdict.complaints.append(f"{found} {complaint}")
+            for ticker in TICKERS:
+                for span, ts in await candles.different(connection, ticker, times.FIRST):
+                    verdict.complaints.append(f"{ticker} {ts}: the candle of {span} s is not what its minutes make")
         verdict.complaints += self.complaints
         for waiting in sorted(await stand.stack.waiting()):
             verdict.complaints.append(f"{waiting} still waits in the outbox")
