@@ -13,11 +13,14 @@ from pathlib import Path
 
 import redis
 from alembic.util.exc import CommandError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import embedded, log, migrate, pool, processes, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
-from db.queries import candles, tickers
+from db.queries import candles, exporting, tickers
+from db.queries.exporting import Form
 from db.settings import Settings, without_password
 
 STOPPED_WITHIN_S = 15.0
@@ -30,6 +33,7 @@ EXAMPLES = """examples:
   python -m db migrate                             # what DATABASE_URL names, up to the newest schema
   python -m db psql -- -c 'SELECT count(*) FROM price'
   python -m db verify-candles btc_usd              # is each what its minutes make?
+  python -m db export btc_usd --output btc_usd.csv # its whole history, as `python -m ingest import` takes it again
   python -m db stop                                # what `make up` started in this folder
 """
 
@@ -53,6 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     psql.add_argument("command", nargs=argparse.REMAINDER, metavar="-- ARGUMENTS…")
     verify = verbs.add_parser("verify-candles", help="make all candles anew from the minutes, and compare; 1 where one differs")
     verify.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd (all)")
+    export = verbs.add_parser("export", help="write a ticker's history to a file, or to standard output where none is named")
+    export.add_argument("ticker", metavar="TICKER", help="index name, like btc_usd")
+    export.add_argument(
+        "--from", dest="start", type=times.parse, default=times.FIRST, help="UNIX seconds or ISO 8601 (the first)"
+    )
+    export.add_argument("--to", dest="end", type=times.parse, default=times.END, help="likewise, itself not in it (the last)")
+    export.add_argument("--format", type=Form, default=Form.CSV, choices=list(Form), help="csv with a header, or jsonl (csv)")
+    export.add_argument("--output", type=Path, help="the file; standard output where left out")
     verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
     settings = Settings.read()
@@ -65,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return _psql(settings, processes.after_dashes(options.command))
             case "verify-candles":
                 return asyncio.run(_verify_candles(embedded.dsn_of(settings), options.tickers))
+            case "export":
+                return asyncio.run(_export(embedded.dsn_of(settings), options))
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
@@ -152,6 +166,37 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     except DatabaseError as error:
         raise ServerError(str(error)) from error
     return 1 if wrong else 0
+
+
+async def _export(dsn: str, options: argparse.Namespace) -> int:
+    target = options.output
+    try:
+        async with pool.open_database(dsn, application_name="tickgraph export") as db:
+            if not await tickers.known(db, [options.ticker]):
+                raise ServerError(f"{options.ticker} is not known: `python -m ingest status` lists those that are")
+            low, high = await exporting.extent(db, options.ticker, options.start, options.end) or (options.start, options.start)
+            shown = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                disable=not sys.stderr.isatty(),
+            )
+            with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, shown:
+                task = shown.add_task(options.ticker, total=high - low)
+                async for done, written in exporting.slices(db, options.format, options.ticker, options.start, options.end):
+                    out.write(written)
+                    shown.update(task, completed=done - low)
+    except BrokenPipeError:  # whoever read it has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        raise ServerError(f"{target} cannot be written: {error.strerror}") from error
+    except DatabaseError as error:
+        raise ServerError(str(error)) from error
+    if target:
+        sys.stderr.write(f"{target}: {times.minutes((high - low) // times.MINUTE)} from {times.iso(low)} on\n")
+    return 0
 
 
 def _stop(*folders: Path) -> int:

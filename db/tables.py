@@ -230,6 +230,7 @@ class Gap(SQLModel, table=True):
         _one_of("reason", Reason),
         CheckConstraint("attempts >= 0", name="attempts"),
         Index("ix_gap_open", "ts", postgresql_where=text("filled_at IS NULL AND given_up_at IS NULL")),
+        Index("ix_gap_missing", "ticker", "given_up_at", postgresql_where=text("filled_at IS NULL")),
     )
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))

@@ -109,7 +109,7 @@ def migrated(servers: Servers, template: str) -> str:
     return template
 
 
-async def _clone(servers: Servers, template: str) -> AsyncIterator[str]:
+async def clone(servers: Servers, template: str) -> AsyncIterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.dsn)
     try:
@@ -123,14 +123,14 @@ async def _clone(servers: Servers, template: str) -> AsyncIterator[str]:
 @pytest.fixture
 async def dsn(servers: Servers, migrated: str) -> AsyncIterator[str]:
     """A migrated database of the test's own."""
-    async for address in _clone(servers, migrated):
+    async for address in clone(servers, migrated):
         yield address
 
 
 @pytest.fixture
 async def empty_dsn(servers: Servers) -> AsyncIterator[str]:
     """A database without any table."""
-    async for address in _clone(servers, "template0"):
+    async for address in clone(servers, "template0"):
         yield address
 
 

@@ -106,6 +106,7 @@ def upgrade() -> None:
         sa.Column("candles_from", sa.BigInteger, comment="hours and days before it are still to be built; UNIX seconds"),
     )
     op.create_check_constraint(op.f("ck_ticker_candles_from"), "ticker", f"candles_from % 86400 = 0 AND candles_from < {END}")
+    op.create_index("ix_gap_missing", "gap", ["ticker", "given_up_at"], postgresql_where=sa.text("filled_at IS NULL"))
     for statement in (REFRESH, KEEP, TRIGGER, EMPTY, EMPTY_TRIGGER, TO_BUILD):
         op.execute(statement)
 
@@ -116,5 +117,6 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION keep_candles()")
     op.execute("DROP FUNCTION empty_candles()")
     op.execute("DROP FUNCTION refresh_candles(text[], bigint[])")
+    op.drop_index("ix_gap_missing", "gap")
     op.drop_column("ticker", "candles_from")
     op.drop_table("candle")

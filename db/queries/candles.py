@@ -117,35 +117,27 @@ def statement(interval: Interval, shape: Shape, *, with_open: bool, with_empty: 
 
 
 def _sql(interval: Interval, part: str, text: str, *, with_open: bool, with_empty: bool) -> str:
-    found = f"""
-SELECT bucket.ts, ({interval.end_sql.replace("ts", "bucket.ts", 1)}) AS end_ts,
-       opening.open, bucket.high, bucket.low, closing.close, bucket.count, bucket.sum
-  FROM bucket
-  JOIN part AS opening ON opening.ts = bucket.first
-  JOIN part AS closing ON closing.ts = bucket.last
-"""
+    slots = "found"
     if with_empty:
-        step = "'1 month'::interval" if interval.value.months else f"'{interval.value.seconds} seconds'::interval"
-        slots = f"generate_series(to_timestamp($2), to_timestamp($3 - 1), {step}, 'UTC') AS slot (at)"
-        found = f"""
-SELECT every.ts, ({interval.end_sql.replace("ts", "every.ts", 1)}) AS end_ts,
-       found.open, found.high, found.low, found.close, found.count, found.sum
-  FROM (SELECT extract(epoch FROM at)::bigint AS ts FROM {slots}) AS every
-  LEFT JOIN ({found}) AS found USING (ts)
-"""
-    shown = f"WHERE end_ts <= $4::bigint OR {str(with_open).lower()}"
+        step = "1 month" if interval.value.months else f"{interval.value.seconds} seconds"
+        slots = f"""(SELECT extract(epoch FROM at)::bigint AS ts
+                   FROM generate_series(to_timestamp($2), to_timestamp($3 - 1), '{step}', 'UTC') AS slot (at)) AS slots
+            LEFT JOIN found USING (ts)"""
+    # The first of [ts, open] holds the first open: in one pass, where a join on the first and last minute needs three.
     return f"""
 WITH built AS (
     SELECT coalesce((SELECT candles_from FROM ticker WHERE name = $1), 0) AS ts
-), part AS MATERIALIZED ({part}
-), bucket AS (
-    SELECT {interval.start_sql} AS ts, min(ts) AS first, max(ts) AS last, max(high) AS high, min(low) AS low,
-           sum(count)::bigint AS count, sum(sum) AS sum
+), part AS ({part}
+), found AS MATERIALIZED (
+    SELECT {interval.start_sql} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
+           (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum
       FROM part
      GROUP BY 1
+), every AS (
+    SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, count, sum FROM {slots}
 )
 SELECT {text}
-  FROM (SELECT * FROM ({found}) AS candle {shown} ORDER BY ts) AS candle
+  FROM (SELECT * FROM every WHERE end_ts <= $4::bigint OR {str(with_open).lower()} ORDER BY ts) AS candle
 """
 
 

@@ -69,6 +69,8 @@ SELECT id, ticker, ts, price, observed_at, source
 # The CHECKs of the table keep names and prices such that nothing has to be escaped or normalised.
 _SECOND = instant("observed_at / 1000000")
 _MICROSECOND = f"{_SECOND} || '.' || lpad((observed_at % 1000000)::text, 6, '0')"
+observed_sql: Final = f"{_MICROSECOND} || 'Z'"
+"""SQL: the instant of a price as ISO 8601 with microseconds, or null."""
 AS_TEXT: Final[Mapping[str, Column]] = {
     "id": Column("id::text", '"'),
     "ticker": Column("ticker", '"'),

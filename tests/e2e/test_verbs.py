@@ -89,3 +89,34 @@ async def test_health_commands_fail_where_nothing_answers(tmp_path: Path, words:
     status, _, said = await _run(tmp_path, *words, REDIS_URL="redis://127.0.0.1:1", PORT="1")
     assert status == 1
     assert said.count("\n") == 1
+
+
+async def test_a_history_is_exported_to_a_file_and_taken_again(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * number, f"{number + 1}.5") for number in range(100)])
+    words = ("db", "export", "btc_usd", "--from", str(MINUTE + 600), "--format", "jsonl")
+    status, out, said = await _run(tmp_path, *words, DATABASE_URL=dsn)
+    assert (status, len(out.splitlines()), said) == (0, 90, "")
+    file = tmp_path / "btc.csv"
+    status, out, said = await _run(tmp_path, "db", "export", "btc_usd", "--output", str(file), DATABASE_URL=dsn)
+    assert (status, out) == (0, "")
+    assert said == f"{file}: 100 minutes from 2024-01-15T11:40:00Z on\n"
+    brought = ("ingest", "import", str(file), "--ticker", "btc_usd", "--dry-run")
+    assert (await _run(tmp_path, *brought, DATABASE_URL=dsn))[0] == 0
+
+
+async def test_an_export_that_cannot_be_tells_why(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    status, _, said = await _run(tmp_path, "db", "export", "nobody_usd", DATABASE_URL=dsn)
+    assert (status, said) == (1, "nobody_usd is not known: `python -m ingest status` lists those that are\n")
+    status, _, said = await _run(tmp_path, "db", "export", "btc_usd", "--output", "/nowhere/a.csv", DATABASE_URL=dsn)
+    assert (status, said) == (1, "/nowhere/a.csv cannot be written: No such file or directory\n")
+
+
+async def test_candles_are_verified(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+    assert await _run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
+    await db.execute("UPDATE candle SET high = high + 1 WHERE span = 3600")
+    status, out, _ = await _run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
+    assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour of 2024-01-15T11:00:00Z is not what its minutes make")

@@ -155,8 +155,12 @@ async def test_too_many_are_refused_before_any_sql(api: Api, ran: list[str]) -> 
 
 
 async def test_an_unknown_ticker_is_told(api: Api) -> None:
-    for query in ('candles(ticker: "nobody_usd", interval: ONE_DAY, from: 0, to: 86400, includeEmpty: true) { ts }',
-                  'summary(ticker: "nobody_usd", from: 0) { count }', 'series(ticker: "nobody_usd", from: 0, to: 60) { ts }'):  # fmt: skip
+    nobody = 'ticker: "nobody_usd", from: 0, to: 86400'
+    for query in (
+        f"candles({nobody}, interval: ONE_DAY, includeEmpty: true) {{ ts }}",
+        f"summary({nobody}) {{ count }}",
+        f"series({nobody}) {{ ts }}",
+    ):
         assert (await api.error(f"{{ {query} }}"))[0] == "UNKNOWN_TICKER"
 
 

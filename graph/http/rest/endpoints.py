@@ -3,10 +3,10 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from http import HTTPStatus
-from typing import Any, TypeVar, get_origin
+from typing import Any
 
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from starlette.datastructures import URL, MultiDict, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
@@ -20,14 +20,13 @@ from graph.errors import BadInputError, NotFoundError, RangeTooLargeError
 from graph.http import answers
 from graph.http.caller import context_of
 from graph.http.health import health
-from graph.http.problems import complaint
 from graph.http.rest import models
-from graph.http.rest.models import SHAPE, Query
+from graph.http.rest.export import export
+from graph.http.rest.models import SHAPE, Query, validated
 from graph.schema.context import Context
 
 DAY = 86_400
 FIELDS = len(models.Row.model_fields)
-Q = TypeVar("Q", bound=Query)
 Answer = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
 
@@ -178,7 +177,7 @@ class Endpoint:
     async def __call__(self, request: Request) -> Response:
         """Validates, answers, encodes."""
         context = context_of(request)
-        answered = await self.answer(context, _validated(self.query, request.query_params))
+        answered = await self.answer(context, validated(self.query, request.query_params))
         if isinstance(answered, Body):
             if isinstance(answered.content, str):
                 answers.keep(request.scope)
@@ -213,22 +212,7 @@ ENDPOINTS = (
 def routes() -> list[Route]:
     """The routes of the table."""
     table = [endpoint.route(path) for endpoint in ENDPOINTS for path in endpoint.paths]
-    return [*table, Route("/health", health, methods=["GET"])]
-
-
-def _validated(model: type[Q], sent: QueryParams) -> Q:
-    values: dict[str, Any] = {}
-    for name, field_info in model.model_fields.items():
-        given = sent.getlist(name)
-        many = get_origin(field_info.annotation) is list
-        if len(given) > 1 and not many:
-            raise BadInputError(f"{name}: came {len(given)} times; send it once")
-        if given:
-            values[name] = given if many else given[0]
-    try:
-        return model.model_validate(values)
-    except ValidationError as error:
-        raise BadInputError(complaint(error)) from error
+    return [*table, Route("/export", export, methods=["GET"]), Route("/health", health, methods=["GET"])]
 
 
 def _onward(url: URL, onward: dict[str, int]) -> str:

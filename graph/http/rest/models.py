@@ -3,15 +3,18 @@
 import dataclasses
 import datetime as dt
 import re
-from typing import Annotated
+from typing import Annotated, Any, TypeVar, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
+from starlette.datastructures import QueryParams
 
 from db import times
 from db.queries.prices import AS_TEXT
 from db.queries.shapes import Shape
 from db.tables import NAME, Source
 from graph.engine.limits import RANGE_MOST, TICKERS_MOST
+from graph.errors import BadInputError
+from graph.http.problems import complaint
 
 PAGE_MOST = 10_000
 OFFSET_MOST = 10_000_000
@@ -49,6 +52,9 @@ class Query(BaseModel):
     """Parameters of a query string. Those that are not listed are ignored."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+Q = TypeVar("Q", bound=Query)
 
 
 class TickerQuery(Query):
@@ -197,3 +203,20 @@ SHAPE = Shape(
     )
 )
 """A Row as PostgreSQL writes it."""
+
+
+def validated(model: type[Q], sent: QueryParams) -> Q:
+    """The parameters of a query string as the model has them. Raises BadInputError."""
+    values: dict[str, Any] = {}
+    for field, field_info in model.model_fields.items():
+        name = field_info.alias or field
+        given = sent.getlist(name)
+        many = get_origin(field_info.annotation) is list
+        if len(given) > 1 and not many:
+            raise BadInputError(f"{name}: came {len(given)} times; send it once")
+        if given:
+            values[name] = given if many else given[0]
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise BadInputError(complaint(error)) from error

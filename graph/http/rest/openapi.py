@@ -20,6 +20,7 @@ from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema
 from pydantic import BaseModel
 
 from graph.http.rest.endpoints import ENDPOINTS, Endpoint
+from graph.http.rest.export import MEDIA, ExportQuery
 from graph.http.rest.models import Health, Problem, Query
 
 VERSION = "0.1.0"
@@ -48,6 +49,7 @@ WHY = {
 def document() -> dict[str, Any]:
     """OpenAPI 3.1 of the REST shim."""
     paths = {path: PathItem(get=_operation(endpoint, path)) for endpoint in ENDPOINTS for path in endpoint.paths}
+    paths["/export"] = PathItem(get=_export())
     paths["/health"] = PathItem(get=_health())
     api = OpenAPI(
         openapi="3.1.0",
@@ -89,6 +91,19 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
         parameters=_parameters(endpoint.query),
         responses={str(endpoint.success): good} | {str(status): _problem(status) for status in endpoint.statuses},
         security=[{}, {KEY: []}, *([{ADMIN: []}] if endpoint.acts else ())],
+    )
+
+
+def _export() -> Operation:
+    file = {media.partition(";")[0]: MediaType(schema=Schema(type="string")) for media in MEDIA.values()}
+    good = Response(description="The file, oldest first: ticker, ts, price, observed_at, source.", content=file)
+    return Operation(
+        operationId="export",
+        tags=["prices"],
+        summary="A ticker's whole history as a file, streamed.",
+        parameters=_parameters(ExportQuery),
+        responses={"200": good} | {str(status): _problem(status) for status in (401, 404, 422, 429, 500, 503, 504)},
+        security=[{}, {KEY: []}],
     )
 
 

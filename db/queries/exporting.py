@@ -1,0 +1,70 @@
+"""A ticker's history, written by PostgreSQL as CSV or JSON Lines: a week at a time, so that no statement waits for a reader."""
+
+from collections.abc import AsyncIterator
+from enum import StrEnum
+from typing import Final
+
+from db import times
+from db.pool import Database
+from db.queries.prices import AS_TEXT, observed_sql
+
+SLICE_S: Final = 7 * 86_400
+
+COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source")
+
+EXTENT: Final = """
+SELECT min(ts) AS low, max(ts) + 60 AS high FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
+"""
+
+# Lines as one text: a COPY would do as well, but cannot be cancelled in the middle without breaking its connection. The CHECKs
+# of the table keep names and prices such that nothing has to be quoted.
+_LINES: Final = """
+SELECT coalesce(string_agg({line}, E'\\n') || E'\\n', '')
+  FROM (SELECT * FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3 ORDER BY ts) AS price
+"""
+
+CSV: Final = _LINES.format(
+    line=f"ticker || ',' || ts || ',' || price || ',' || coalesce({observed_sql}, '') || ',' || source",
+)
+
+JSONL: Final = _LINES.format(
+    line=(
+        """'{"ticker":"' || ticker || '","ts":' || ts || ',"price":"' || price || '","observed_at":' || """
+        + AS_TEXT["observed_us"].sql
+        + """ || ',"source":"' || source || '"}'"""
+    ),
+)
+
+
+class Form(StrEnum):
+    """How a history is written."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+async def extent(db: Database, ticker: str, low: int, high: int) -> tuple[int, int] | None:
+    """The stored part of [low, high): its first minute and the end of its last; None where there is none."""
+    row = await db.fetchrow(EXTENT, ticker, low, high)
+    return None if row is None or row["low"] is None else (row["low"], row["high"])
+
+
+async def slices(db: Database, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[tuple[int, bytes]]:
+    """The lines of [low, high), oldest first, each time with the end of what they cover. Raises DatabaseError."""
+    if form is Form.CSV:
+        yield low, (",".join(COLUMNS) + "\n").encode()
+    found = await extent(db, ticker, low, high)
+    start, end = found or (high, high)
+    while start < end:
+        until = min(end, (start // SLICE_S + 1) * SLICE_S)
+        written = (await db.fetchval(CSV if form is Form.CSV else JSONL, ticker, start, until)).encode()
+        yield until, written
+        start = until
+
+
+def name(ticker: str, form: Form, low: int, high: int) -> str:
+    """A file's name: `btc_usd_20240115T114000Z_20240116T000000Z.csv`; an open end is left out."""
+    ends = [
+        "" if ts in (times.FIRST, times.END) else "_" + times.iso(ts).replace("-", "").replace(":", "") for ts in (low, high)
+    ]
+    return f"{ticker}{''.join(ends)}.{form}"

@@ -1,0 +1,62 @@
+"""`GET /export`: a ticker's whole history as a file, in as little memory as one week of it takes."""
+
+from collections.abc import AsyncIterator
+from typing import Final, Literal
+
+from pydantic import Field
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from db import times
+from db.queries import exporting
+from db.queries.exporting import Form
+from graph.engine.knowledge import require_known
+from graph.engine.limits import RANGE_MOST
+from graph.errors import BadInputError
+from graph.http.caller import context_of
+from graph.http.rest.models import Instant, TickerQuery, validated
+from graph.schema.context import Context
+
+MEDIA: Final = {Form.CSV: "text/csv; charset=utf-8", Form.JSONL: "application/jsonl; charset=utf-8"}
+
+
+class ExportQuery(TickerQuery):
+    """What is exported, and how."""
+
+    start: Instant | None = Field(
+        None,
+        alias="from",
+        description="first instant, itself in: to go on with a download, the end of what came",
+        examples=[1705318800],
+    )
+    end: Instant | None = Field(
+        None, alias="to", description="end, itself not in; default: all there is", examples=[1705322400]
+    )
+    format: Literal["csv", "jsonl"] = Field(
+        "csv", description="`csv` with a header, or `jsonl`: an object a line", examples=["csv"]
+    )
+
+
+async def export(request: Request) -> Response:
+    """Streams the history, oldest first; columns ticker, ts, price, observed_at, source."""
+    query = validated(ExportQuery, request.query_params)
+    low = times.FIRST if query.start is None else query.start
+    high = times.END if query.end is None else query.end
+    if low >= high:
+        raise BadInputError(f"from: {times.iso(low)} should be before to: {times.iso(high)}")
+    form = Form(query.format)
+    context = context_of(request)
+    context.spend(RANGE_MOST)
+    await require_known(context.db, [query.ticker])
+    headers = {
+        "Content-Disposition": f'attachment; filename="{exporting.name(query.ticker, form, low, high)}"',
+        "Cache-Control": "no-store",
+        "Vary": "Accept-Encoding",
+    }
+    lines = _lines(context, form, query.ticker, low, high)
+    return StreamingResponse(lines, media_type=MEDIA[form], headers=headers)
+
+
+async def _lines(context: Context, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
+    async for _, written in exporting.slices(context.db, form, ticker, low, high):
+        yield written

@@ -1,0 +1,107 @@
+"""How PostgreSQL reads a million minutes: by index, and sorting no more than it answers."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import asyncpg
+import pytest
+
+from db.pool import SESSION
+from db.queries import candles, coverage, exporting, gaps, prices, summaries, tickers, version
+from db.queries.candles import Interval
+from db.queries.shapes import Shape
+from tests.conftest import Servers, clone
+from tests.stored import MINUTE
+
+ROWS = 500_000
+"""Of each of two tickers."""
+DAY = 86_400
+MINUTES = 1_440
+"""Of the window that is read."""
+BIG = {"price", "gap", "change", "candle"}
+
+FILL = f"""
+INSERT INTO ticker (name) VALUES ('btc_usd'), ('eth_usd');
+INSERT INTO tracking (ticker, since) VALUES ('btc_usd', {MINUTE}), ('eth_usd', {MINUTE});
+ALTER TABLE price DISABLE TRIGGER USER;
+INSERT INTO price (ticker, ts, price, source)
+SELECT name, {MINUTE} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1) AS m, ticker;
+ALTER TABLE price ENABLE TRIGGER USER;
+INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM ticker, unnest(ARRAY[3600, 86400]) AS span,
+       generate_series(({MINUTE} / span * span)::bigint, ({MINUTE} + 60 * {ROWS})::bigint, span) AS ts;
+INSERT INTO gap (ticker, ts, reason, filled_at)
+SELECT name, {MINUTE} + 60 * m, 'timeout', CASE WHEN m % 1000 > 0 THEN 1 END FROM generate_series(0, 99999) AS m, ticker;
+INSERT INTO change (kind, ticker) SELECT 'gap_closed', 'btc_usd' FROM generate_series(0, 99999);
+ANALYZE;
+"""
+
+
+@pytest.fixture(scope="module")
+async def million(servers: Servers, migrated: str) -> AsyncIterator[asyncpg.Connection]:
+    """A database with a million minutes, migrated and analysed."""
+    async for dsn in clone(servers, migrated):
+        connection = await asyncpg.connect(dsn, server_settings=dict(SESSION))
+        await connection.execute(FILL)
+        yield connection
+        await connection.close()
+
+
+LOW, HIGH = MINUTE + 100 * DAY, MINUTE + 101 * DAY
+ALL = Shape(tuple(prices.AS_TEXT.items()))
+CANDLE = Shape(tuple(candles.AS_TEXT.items()))
+
+
+def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
+    """Name, SQL, parameters, and the most rows that may be sorted."""
+    window = ["btc_usd", LOW, HIGH]
+    for newest_first in (True, False):
+        listed = prices.listed_statement(ALL, newest_first=newest_first)
+        yield f"listed {newest_first}", listed.sql, [*window, 100, 0, *listed.constants], 0
+        text = prices.window_statement(ALL, newest_first=newest_first)
+        yield f"window_text {newest_first}", text.sql, [*window, *text.constants], MINUTES
+    latest = prices.latest_statement(ALL)
+    yield "latest_text", latest.sql, ["btc_usd", *latest.constants], 0
+    yield "latest", prices.LATEST, ["btc_usd"], 0
+    yield "latest_of_each", prices.LATEST_OF_EACH, [["btc_usd", "eth_usd"]], 2
+    yield "count_in", prices.COUNT_IN, window, 0
+    yield "any_in", prices.ANY_IN, window, 0
+    yield "last_observed", prices.LAST_OBSERVED, ["btc_usd", LOW, 300], 10
+    yield "coverage", coverage.COUNT, window, 0
+    yield "periods", gaps.PERIODS, ["btc_usd", MINUTE, MINUTE + DAY, ["OPEN", "FILLED"], 100], MINUTES
+    yield "last gaps", gaps.LAST_PERIOD_OF_EACH, [["btc_usd", "eth_usd"]], 2
+    yield "newest open", gaps.NEWEST_OPEN, [HIGH, 100], 100
+    yield "counts", gaps.COUNTS, [], 200
+    yield "last minutes", gaps.LAST_MINUTES, [], 2
+    yield "tickers", tickers.ALL, [], 2
+    yield "version", version.CURRENT, [], 0
+    yield "summary", summaries.SUMMARY, window, 0
+    yield "series", summaries.SERIES, window, MINUTES
+    yield "csv", exporting.CSV, window, MINUTES
+    yield "extent", exporting.EXTENT, window, 0
+    for interval in Interval:
+        for empty in (False, True):
+            made = candles.statement(interval, CANDLE, with_open=False, with_empty=empty)
+            days = 400 if interval.value.base == DAY else 20
+            bounds = [interval.at_or_after(MINUTE), interval.at_or_after(MINUTE + days * DAY)]
+            if interval is Interval.ONE_MINUTE:
+                bounds[1] = bounds[0] + 6_000 * 60
+            yield f"{interval.name} {empty}", made.sql, ["btc_usd", *bounds, 2**40, *made.constants], 6_000
+
+
+@pytest.mark.parametrize("name", [name for name, *_ in _statements()])
+async def test_a_statement_reads_by_index_and_sorts_no_more_than_it_answers(million: asyncpg.Connection, name: str) -> None:
+    ((_, sql, parameters, sorted_most),) = [one for one in _statements() if one[0] == name]
+    (plan,) = json.loads(await million.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *parameters))
+    for node in _nodes(plan["Plan"]):
+        assert not (node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG), (
+            f"{name} reads all of {node['Relation Name']}"
+        )
+        if "Sort" in node["Node Type"] and node["Actual Rows"] > sorted_most:
+            pytest.fail(f"{name} sorts {node['Actual Rows']} rows")
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for below in node.get("Plans", ()):
+        yield from _nodes(below)

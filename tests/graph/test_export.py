@@ -1,0 +1,122 @@
+"""A history as a file: whole, in pieces, and as it can be imported again."""
+
+import asyncio
+import csv
+import io
+import json
+from typing import Any
+
+import pytest
+
+from db import times
+from db.pool import Database
+from db.queries import exporting
+from ingest.imports import reading
+from tests.graph.conftest import Api
+from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
+
+RUNNING = """
+SELECT count(*) FROM pg_stat_activity
+ WHERE state = 'active' AND query LIKE '%string_agg%' AND pid <> pg_backend_pid() AND datname = current_database()
+"""
+FILL = """
+INSERT INTO price (ticker, ts, price, source) SELECT 'btc_usd', $1 + 60 * m, 1, 'LIVE' FROM generate_series(0, 199999) AS m
+"""
+
+
+@pytest.fixture
+async def history(db: Database) -> list[dict[str, Any]]:
+    """Minutes of five weeks, one of them empty, as objects."""
+    await track(db, "btc_usd", since=MINUTE)
+    minutes = [MINUTE + 60 * number for number in range(0, 5 * 10_080, 97) if not 10_080 < number < 21_000]
+    rows = [row("btc_usd", ts, f"{ts % 997 + 1}.5", at_s=None if ts % 180 else 1.25) for ts in minutes]
+    await store(db, rows)
+    return [
+        {
+            "ticker": "btc_usd",
+            "ts": one.ts,
+            "price": str(one.price),
+            "observed_at": None if one.observed_at is None else times.iso_us(one.observed_at),
+            "source": "LIVE",
+        }
+        for one in rows
+    ]
+
+
+async def _export(api: Api, query: str, **headers: str) -> tuple[dict[str, str], str]:
+    async with api.session.get(f"{api.url}/export?ticker=btc_usd{query}", headers=headers) as response:
+        assert response.status == 200, await response.text()
+        return dict(response.headers), await response.text()
+
+
+async def test_json_lines_hold_everything_in_order(api: Api, history: list[dict[str, Any]]) -> None:
+    headers, text = await _export(api, "&format=jsonl")
+    assert [json.loads(line) for line in text.splitlines()] == history
+    assert headers["Content-Type"] == "application/jsonl; charset=utf-8"
+    assert headers["Content-Disposition"] == 'attachment; filename="btc_usd.jsonl"'
+
+
+async def test_csv_has_a_header_and_empty_fields(api: Api, history: list[dict[str, Any]]) -> None:
+    headers, text = await _export(api, "", **{"Accept-Encoding": "gzip"})
+    assert list(csv.DictReader(io.StringIO(text))) == [
+        {name: "" if value is None else str(value) for name, value in one.items()} for one in history
+    ]
+    assert headers["Content-Encoding"] == "gzip"
+
+
+async def test_a_download_goes_on_where_it_ended(api: Api, history: list[dict[str, Any]]) -> None:
+    middle = history[len(history) // 2]["ts"]
+    parts = [(await _export(api, f"&format=jsonl&{window}"))[1] for window in (f"to={middle}", f"from={middle}")]
+    assert [json.loads(line) for line in "".join(parts).splitlines()] == history
+    headers, _ = await _export(api, f"&from={MINUTE}&to={MINUTE + 60}")
+    assert headers["Content-Disposition"] == 'attachment; filename="btc_usd_20240115T114000Z_20240115T114100Z.csv"'
+
+
+async def test_an_empty_window_is_an_empty_file(api: Api, history: list[dict[str, Any]]) -> None:
+    assert (await _export(api, "&to=60"))[1] == "ticker,ts,price,observed_at,source\n"
+    assert (await _export(api, "&to=60&format=jsonl"))[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "status", "says"),
+    [
+        ("?ticker=nobody_usd", 404, "not known"),
+        ("?ticker=btc_usd&from=60&to=60", 422, "should be before"),
+        ("?ticker=btc_usd&format=parquet", 422, "format: 'parquet' should be 'csv' or 'jsonl'"),
+        ("", 422, "ticker: is required"),
+    ],
+)
+async def test_what_cannot_be_exported_is_told_why(
+    api: Api, history: list[dict[str, Any]], query: str, status: int, says: str
+) -> None:
+    async with api.session.get(f"{api.url}/export{query}") as response:
+        assert (response.status, says in (await response.json())["detail"]) == (status, True), await response.text()
+
+
+async def test_when_the_reader_goes_the_statements_end(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await db.execute(FILL, MINUTE)
+    async with api.session.get(f"{api.url}/export?ticker=btc_usd") as response:
+        await response.content.read(10)
+        response.close()
+    running = (
+        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%' AND datname = current_database()"
+    )
+    await until(lambda: _none(db, running))
+
+
+async def _none(db: Database, statement: str) -> bool:
+    return not await db.fetchval(statement)
+
+
+async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[str, Any]], tmp_path: Any) -> None:
+    for form in exporting.Form:
+        file = tmp_path / f"history.{form}"
+        file.write_text((await _export(api, f"&format={form}"))[1])
+
+        def read(path: Any = file) -> list[tuple[str, str]]:
+            with reading.opened(path, ticker="btc_usd") as opened:
+                return [(raw.time, raw.price) for raw in opened.rows]
+
+        assert await asyncio.to_thread(read) == [(str(one["ts"]), one["price"]) for one in history]

@@ -1,0 +1,106 @@
+"""What PostgreSQL writes is, byte for byte, what objects would have become."""
+
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from db.pool import Database
+from db.tables import Source
+from graph.settings import Settings
+from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
+
+PRICE = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "__typename"]
+ALIASES = st.sampled_from(["", "", "a: ", "b1: ", "_c: ", "price_: "])
+CONDITIONS = st.sampled_from(
+    ["", "", "", " @include(if: $yes)", " @skip(if: $yes)", " @include(if: false)", " @skip(if: false)"]
+)
+
+
+@st.composite
+def _selections(draw: st.DrawFn, depth: int = 2) -> str:
+    """Fields of a price, under names of their own, in fragments and under conditions."""
+    taken: dict[str, str] = {}
+    parts = []
+    for _ in range(draw(st.integers(1, 6))):
+        kind = draw(st.sampled_from(["field", "field", "field", "inline", "spread"])) if depth else "field"
+        if kind == "inline":
+            on = draw(st.sampled_from(["", " on Price"]))
+            parts.append(f"...{on}{draw(CONDITIONS)} {{ {draw(_selections(depth=0))} }}")
+        elif kind == "spread":
+            parts.append(f"...Parts{draw(CONDITIONS)}")
+        else:
+            name, alias = draw(st.sampled_from(PRICE)), draw(ALIASES)
+            # One name for two fields would be refused.
+            if taken.setdefault(alias or name, name) == name and not (alias and depth == 0):
+                parts.append(f"{alias}{name}{draw(CONDITIONS)}")
+    return " ".join([*parts, "ts"])
+
+
+@st.composite
+def _documents(draw: st.DrawFn) -> str:
+    order = draw(st.sampled_from(["", ", order: NEWEST_FIRST", ", order: OLDEST_FIRST"]))
+    window = f"from: {MINUTE + 60 * draw(st.integers(-2, 4))}, to: {MINUTE + 60 * draw(st.integers(5, 12))}"
+    first = draw(st.integers(1, 9))
+    below, page = draw(_selections()), "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
+    field = draw(
+        st.sampled_from(
+            [
+                f'latest(ticker: "btc_usd") {{ {below} }}',
+                f'range(ticker: "btc_usd", {window}{order}) {{ {below} }}',
+                f'prices(ticker: "btc_usd", {window}{order}, first: {first}) {{ {page} nodes {{ {below} }} }}',
+                f'prices(ticker: "btc_usd", last: 3) {{ nodes {{ {below} }} edges {{ cursor node {{ {below} }} }} }}',
+            ]
+        )
+    )
+    used = "...Parts" in field
+    fragment = " fragment Parts on Price { __typename time ts }" if used else ""
+    head = "query ($yes: Boolean = true) " if "$yes" in field else ""
+    return f"{head}{{ {field} }}{fragment}"
+
+
+@pytest.fixture
+async def plain(dsn: str, db: Database) -> AsyncIterator[Api]:
+    """An API without a cache, and prices of every kind."""
+    await track(db, "btc_usd")
+    kinds = [("1", 1.0, Source.LIVE), ("0.000001", 59.999999, Source.BACKFILL), ("68241.5", None, Source.IMPORT)]
+    rows = [row("btc_usd", MINUTE + 60 * i, kinds[i % 3][0], at_s=kinds[i % 3][1], source=kinds[i % 3][2]) for i in range(8)]
+    await store(db, [*rows, row("btc_usd", MINUTE + 480, "99999999999999.123456789", at_s=0.000001)])
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0)) as running:
+        yield running
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(document=_documents())
+async def test_both_ways_give_the_same(plain: Api, document: str) -> None:
+    async def ask() -> bytes:
+        async with plain.session.post(f"{plain.url}/graphql", json={"query": document}) as response:
+            return await response.read()
+
+    spliced = await ask()
+    assert b'"errors"' not in spliced, (document, spliced)
+    with pytest.MonkeyPatch.context() as ordinary:
+        ordinary.setattr("graph.schema.types.shape_of", _never)
+        assert await ask() == spliced, document
+
+
+def _never(*_: Any, **__: Any) -> None:
+    return None
+
+
+async def test_flat_selections_take_the_short_way(plain: Api, ran: list[str]) -> None:
+    window = f'range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 60})'
+    for query, short in (
+        (f"{{ {window} {{ ts price }} }}", True),
+        (f"{{ {window} {{ ...p }} }} fragment p on Price {{ at: time __typename }}", True),
+        ('{ prices(ticker: "btc_usd") { nodes { id } pageInfo { endCursor } } }', True),
+        ('{ prices(ticker: "btc_usd") { nodes { id } edges { cursor } } }', False),
+        ('{ prices(ticker: "btc_usd", last: 2) { nodes { id } } }', False),
+    ):
+        ran.clear()
+        await plain.data(query)
+        assert any("string_agg" in statement for statement in ran) is short, (query, json.dumps(ran))
