@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -32,6 +32,7 @@ test: $(DEV)  ## run the tests (real servers, under five minutes)
 
 test-all: $(DEV) clients  ## run all tests: those with real clients, a browser and scale, too
 	@pytest -n 2
+	@ANSWER_CACHE_MB=0 pytest -n 2 -m "not slow" -k "not test_fuzz and not schemathesis" tests/graph
 
 clients: tests/clients/node_modules tests/clients/python/.venv  ## install the clients that the tests run, Node.js' and Python's
 
@@ -50,6 +51,12 @@ fuzz: $(DEV)  ## requests that nobody would think of, against the API, for a qua
 
 chaos: $(DEV)  ## the fault run: a quarter of an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
 	@python -m tests.chaos $(ARGS)
+
+bench: $(DEV)  ## how fast everything is, against the fastest plain routes over the same tables (ARGS="--only latest")
+	@python -m tests.bench.serving $(ARGS)
+
+bench-growth: $(DEV)  ## the same questions at a million rows and at fifty million (ARGS="--rows 10000000")
+	@python -m tests.bench.growth $(ARGS)
 
 check: lint type-check  ## format, lint, types and the arrows between packages
 

@@ -27,6 +27,15 @@ SELECT '{"data":{"range":[' || string_agg('{"ts":' || ts || ',"price":"' || pric
 """
 
 
+DAYS = """
+SELECT '{"data":{"candles":[' || string_agg('{"ts":' || ts || ',"open":"' || open || '","high":"' || high || '","low":"' || low
+       || '","close":"' || close || '","count":' || count || '}', ',') || ']}}'
+  FROM (SELECT ts - ts % 86400 AS ts, (min(ARRAY[ts, price]))[2] AS open, max(price) AS high, min(price) AS low,
+               (max(ARRAY[ts, price]))[2] AS close, count(*) AS count
+          FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3 GROUP BY 1 ORDER BY 1) AS candle
+"""
+
+
 class _Connection(asyncpg.Connection):
     def get_reset_query(self) -> str:
         return ""
@@ -63,4 +72,10 @@ async def window(request: Request) -> Response:
     return await _answer(request, RANGE, "ticker", "from", "to")
 
 
-app = Starlette(routes=[Route("/latest", latest), Route("/last", last), Route("/range", window)], lifespan=_lifespan)
+async def days(request: Request) -> Response:
+    """`GET /days?ticker=&from=&to=`, of the minutes."""
+    return await _answer(request, DAYS, "ticker", "from", "to")
+
+
+ROUTES = {"/latest": latest, "/last": last, "/range": window, "/days": days}
+app = Starlette(routes=[Route(path, answer) for path, answer in ROUTES.items()], lifespan=_lifespan)

@@ -6,8 +6,10 @@ python -m tests.bench.serving --only latest,last  # some of it
 
 import argparse
 import asyncio
+import concurrent.futures
 import contextlib
 import http.client
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -20,10 +22,11 @@ from pathlib import Path
 
 import asyncpg
 import psutil
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from db import embedded, migrate
+from tests.bench import storing
 from tests.bench.load import Question, get, graphql, load
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
@@ -47,7 +50,8 @@ class Workload:
     name: str
     product: list[Question]
     floor: list[Question]
-    wanted: float
+    wanted: tuple[float | None, float | None]
+    """The ratio asked for, without the cache of answers and with it."""
     connections: int = 16
 
 
@@ -98,69 +102,137 @@ def workloads(product: int, floor: int) -> list[Workload]:
         assert starts[-1] + 60 * minutes <= end
         return asked, plain
 
+    days = f'candles(ticker: "btc_usd", interval: ONE_DAY, from: {MINUTE}, to: {end}) {{ ts open high low close count }}'
     return [
         Workload(
             "latest",
             [graphql(product, f'{{ latest(ticker: "{name}") {{ ts price }} }}') for name in names],
             [get(floor, f"/latest?ticker={name}") for name in names],
-            0.35,
+            (0.35, 3),
         ),
         Workload(
             "last 100",
             [graphql(product, f'{{ prices(ticker: "{name}", first: 100) {{ nodes {{ ts price }} }} }}') for name in names[:2]],
             [get(floor, f"/last?ticker={name}&count=100") for name in names[:2]],
-            0.5,
+            (0.5, None),
         ),
-        Workload("range 1,440", *window(1_440), 0.75),
-        Workload("range 10,080", *window(10_080), 0.75),
-        Workload("range 43,200", *window(43_200), 0.9),
+        Workload("range 1,440", *window(1_440), (0.75, 2)),
+        Workload("range 10,080", *window(10_080), (None, 2)),
+        Workload("range 43,200", *window(43_200), (0.9, 2)),
+        Workload(
+            "days of a year",
+            [graphql(product, f"{{ {days} }}")],
+            [get(floor, f"/days?ticker=btc_usd&from={MINUTE}&to={end}")],
+            (None, None),
+            connections=4,
+        ),
+        Workload("new texts", _new_texts(product), [get(floor, "/latest?ticker=btc_usd")], (None, None)),
     ]
 
 
+def _new_texts(product: int) -> list[Question]:
+    """Each a document that was never seen before."""
+    return [graphql(product, f'query q{number} {{ latest(ticker: "btc_usd") {{ ts price }} }}') for number in range(30_000)]
+
+
 def main() -> None:
-    """Prints a line for each workload: floor, product, their ratio, and what the product used."""
+    """Prints floor, product, their ratio, and what the product used: without its cache of answers, and with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one round of one side")
     parser.add_argument("--only", default="", help="beginnings of the workloads' names, separated by commas")
-    parser.add_argument("--setting", action="append", default=[], metavar="NAME=VALUE", help="of the product")
     options = parser.parse_args()
-    wanted = tuple(options.only.split(",")) if options.only else ("",)
-    table = Table("workload", "floor, 1/s", "product, 1/s", "ratio", "wanted", "product p99, ms", "MB")
+    console = Console()
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         migrate.upgrade(server.url)
         asyncio.run(_fill(server.url))
-        ports = free_port(), free_port()
-        floor = ("uvicorn", "tests.bench.floor:app", "--port", str(ports[1]), "--log-level", "warning", "--no-access-log")
-        with (
-            _serving(server.url, ports[0], "graph", "serve", **dict(one.split("=", 1) for one in options.setting)) as process,
-            _serving(server.url, ports[1], *floor),
-        ):
-            for workload in workloads(*ports):
-                if workload.name.startswith(wanted):
-                    table.add_row(*_measured(workload, options.rounds, options.seconds, process))
-                    print(".", end="", file=sys.stderr, flush=True)
-    Console().print(table)
+        rows, size = asyncio.run(storing.grown(server.url))
+        year = size * 200 * 525_600 / 2**30
+        console.print(f"{rows:,} rows, {size:.0f} bytes each with indexes and candles: a year of 200 tickers is {year:.0f} GiB")
+        if not options.only:
+            console.print(
+                asyncio.run(storing.candled(server.url, "eth_usd", MINUTE // 86_400 * 86_400 + 86_400, MINUTES - 2_880))
+            )
+            console.print(asyncio.run(storing.stored(server.url, _names(), MINUTE + 60 * MINUTES)))
+            console.print(_exported(server.url, Path(folder)))
+        for cache in (0, 64):
+            console.print(f"\ncache of answers: {cache} MB")
+            console.print(_served(server.url, cache, options))
 
 
-def _measured(workload: Workload, rounds: int, seconds: float, process: psutil.Process) -> list[str]:
-    rates: tuple[list[float], list[float]] = [], []
-    slow = []
+def _served(url: str, cache: int, options: argparse.Namespace) -> Table | Group:
+    wanted = tuple(options.only.split(",")) if options.only else ("",)
+    table = Table("workload", "floor, 1/s", "product, 1/s", "ratio", "wanted", "p50, ms", "p99, ms", "MB")
+    ports = free_port(), free_port()
+    floor = ("uvicorn", "tests.bench.floor:app", "--port", str(ports[1]), "--log-level", "warning", "--no-access-log")
+    with _serving(url, ports[0], "graph", "serve", ANSWER_CACHE_MB=str(cache)) as process, _serving(url, ports[1], *floor):
+        for workload in workloads(*ports):
+            if workload.name.startswith(wanted):
+                table.add_row(*_measured(workload, options, process, 1 if cache else 0))
+                print(".", end="", file=sys.stderr, flush=True)
+        return table if options.only else Group(table, _beside(ports[0], options.rounds, process))
+
+
+def _measured(workload: Workload, options: argparse.Namespace, process: psutil.Process, place: int) -> list[str]:
+    floors, told = [], []
+    for _ in range(options.rounds):
+        floors.append(load(workload.floor, workload.connections, options.seconds).rate)
+        told.append(load(workload.product, workload.connections, options.seconds))
+    floor, product = statistics.median(floors), statistics.median(one.rate for one in told)
+    usual, slow = (statistics.median(one.quantile(part) for one in told) for part in (0.5, 0.99))
+    wanted = workload.wanted[place]
+    figures = f"{floor:,.0f}", f"{product:,.0f}", f"{product / floor:.2f}", f"{wanted or ''}", f"{usual:.1f}", f"{slow:.1f}"
+    return [workload.name, *figures, str(process.memory_info().rss >> 20)]
+
+
+def _beside(port: int, rounds: int, process: psutil.Process) -> str:
+    """The latest price, alone and beside eight clients of big answers."""
+    small = [graphql(port, f'{{ latest(ticker: "{name}") {{ ts price }} }}') for name in _names()]
+    big = next(workload for workload in workloads(port, port) if workload.name == "range 43,200").product
+    alone, beside, used = [], [], 0
     for _ in range(rounds):
-        rates[0].append(load(workload.floor, workload.connections, seconds).rate)
-        told = load(workload.product, workload.connections, seconds)
-        rates[1].append(told.rate)
-        slow.append(told.quantile(0.99))
-    floor, product = map(statistics.median, rates)
-    memory = process.memory_info().rss >> 20
-    figures = (
-        f"{floor:,.0f}",
-        f"{product:,.0f}",
-        f"{product / floor:.2f}",
-        f"{workload.wanted}",
-        f"{statistics.median(slow):.1f}",
+        alone.append(load(small, 2, 1.0).quantile(0.99))
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            loading = pool.submit(load, big, 8, 3.0)
+            time.sleep(1.2)
+            beside.append(load(small, 2, 1.0).quantile(0.99))
+            used = max(used, process.memory_info().rss >> 20)
+            loading.result()
+    was, now = statistics.median(alone), statistics.median(beside)
+    return (
+        f"latest, p99: alone {was:.1f} ms, beside eight clients of range 43,200 {now:.1f} ms: {now / was:.1f} times; {used} MB"
     )
-    return [workload.name, *figures, str(memory)]
+
+
+def _exported(url: str, folder: Path) -> Table:
+    """A year as CSV, by psql's copy and over HTTP."""
+    table = Table("a year as CSV", "psql, s", "GET /export, s", "ratio", "first byte, ms", "more memory, MB", "wanted")
+    port = free_port()
+    copied: list[float] = []
+    taken: list[float] = []
+    first: list[float] = []
+    more = 0
+    psql = str(embedded.postgres_program("psql"))
+    query = "SELECT ticker, ts, price, observed_at, source FROM price WHERE ticker = 'btc_usd' ORDER BY ts"
+    with _serving(url, port, "graph", "serve") as process:
+        for _ in range(5):
+            began = time.perf_counter()
+            subprocess.run([psql, url, "-qc", f"\\copy ({query}) TO '{folder / 'a.csv'}' CSV HEADER"], check=True)  # noqa: S603
+            copied.append(time.perf_counter() - began)
+            before = process.memory_info().rss
+            began = time.perf_counter()
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("GET", "/export?ticker=btc_usd")
+            response = connection.getresponse()
+            response.read(10)
+            first.append(time.perf_counter() - began)
+            while response.read(1 << 20):
+                more = max(more, process.memory_info().rss - before)
+            taken.append(time.perf_counter() - began)
+    was, now = statistics.median(copied), statistics.median(taken)
+    figures = f"{was:.2f}", f"{now:.2f}", f"{now / was:.2f}", f"{1000 * statistics.median(first):.1f}", f"{more / 2**20:.1f}"
+    table.add_row("", *figures, "1.2, 20 ms, 10 MB")
+    return table
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -28,6 +29,12 @@ async def _kept(api: Api, ran: list[str], query: str = LATEST) -> bool:
     ran.clear()
     await _ask(api, query)
     return ran == []
+
+
+@pytest.fixture
+async def api(dsn: str) -> AsyncIterator[Api]:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=64)) as running:
+        yield running
 
 
 @pytest.fixture
@@ -140,7 +147,7 @@ async def test_while_commits_cannot_be_heard_nothing_is_kept(hearing: Api, db: D
 async def test_readers_beside_a_writer_never_go_back(dsn: str, db: Database) -> None:
     """And once the writer has told how far it is, none is further behind than the promise."""
     written = MINUTE
-    async with serving(Settings(database_url=dsn)) as api:
+    async with serving(Settings(database_url=dsn, answer_cache_mb=64)) as api:
 
         async def write() -> None:
             nonlocal written

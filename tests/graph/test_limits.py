@@ -92,6 +92,11 @@ def test_what_graphiql_and_the_generators_ask_passes(options: dict[str, bool]) -
         ('{ prices(ticker: "a", first: 5) { edges { cursor node { ts price } } pageInfo { endCursor } } }', {}, 16),
         ('{ coverage(ticker: "a", from: 0) { stored gaps(first: 50) { nodes { from to } } } }', {}, COVERAGE + 101),
         ('{ prices(ticker: "a", first: 1) { a: coverage { stored } b: coverage { stored } } }', {}, 2 * (COVERAGE + 1)),
+        ('{ candles(ticker: "a", interval: ONE_DAY, from: 0, to: 864000) { open close } }', {}, 20),
+        ('{ candles(ticker: "a", interval: FIVE_MINUTES, from: 0, to: 3000) { open close } }', {}, 70),
+        ('query ($i: Interval!) { candles(ticker: "a", interval: $i, from: 0, to: 864000) { ts } }', {"i": "ONE_HOUR"}, 240),
+        ('{ series(ticker: "a", from: 0, to: 600) { ts price } }', {}, 20),
+        ('{ summary(ticker: "a", from: 0) { count twap } }', {}, limits.SUMMARY + 2),
         ('{ latestPrices(tickers: ["a", "b"]) { ts price } }', {}, 4),
     ],
 )
@@ -126,7 +131,8 @@ def test_the_manual_lists_every_bound() -> None:
         "aliases": (limits.ALIASES_MOST, "QUERY_TOO_COMPLEX"),
         "cost: rows times fields": (limits.COST_MOST, "QUERY_TOO_COMPLEX"),
         "page of `prices` or of gaps": (limits.PAGE_MOST, "BAD_USER_INPUT"),
-        "minutes of a `range`": (limits.RANGE_MOST, "RANGE_TOO_LARGE"),
+        "minutes of a `range` or a `series`": (limits.RANGE_MOST, "RANGE_TOO_LARGE"),
+        "candles": (limits.CANDLES_MOST, "RANGE_TOO_LARGE"),
         "names in `tickers`": (limits.TICKERS_MOST, "BAD_USER_INPUT"),
     }
     section = (ROOT / "README.md").read_text().partition("## Limits")[2].partition("\n## ")[0]

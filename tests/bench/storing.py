@@ -1,0 +1,105 @@
+"""What storing a minute costs, and what candles that are kept save, against PostgreSQL without them."""
+
+import functools
+import statistics
+import time
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+
+import asyncpg
+from rich.table import Table
+
+from db.pool import Database, open_database
+from db.queries import candles, prices, writing
+from db.queries.candles import Interval
+from db.queries.shapes import Shape
+from db.tables import PriceRow, Source
+
+ROUNDS = 5
+CANDLE = Shape(tuple((name, candles.AS_TEXT[name]) for name in ("ts", "open", "high", "low", "close", "count")))
+
+PLAIN = """
+INSERT INTO plain (ticker, ts, price, observed_at, source)
+SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[]) ON CONFLICT DO NOTHING
+"""
+
+# The fastest way known to make candles of the minutes themselves.
+AGGREGATED = """
+SELECT string_agg('{"ts":' || ts || ',"open":"' || open || '","high":"' || high || '","low":"' || low || '","close":"' || close
+                  || '","count":' || count || '}', ',')
+  FROM (SELECT {bucket} AS ts, (min(ARRAY[ts, price]))[2] AS open, max(price) AS high, min(price) AS low,
+               (max(ARRAY[ts, price]))[2] AS close, count(*) AS count
+          FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3 GROUP BY 1 ORDER BY 1) AS candle
+"""
+
+
+async def stored(url: str, names: list[str], begin: int) -> Table:
+    """A minute of all tickers, both candles with it, against a plain insert into a table like it without them."""
+    table = Table("a minute of 200 tickers", "plain, ms", "with candles, ms", "ratio", "wanted")
+    async with open_database(url, application_name="bench") as db:
+        await db.execute("CREATE TABLE IF NOT EXISTS plain (LIKE price INCLUDING ALL)")
+        plain, kept = [], []
+        for number in range(40):
+            rows = [
+                PriceRow(ticker=name, ts=begin + 60 * number, price=Decimal(f"{number + 1}.5"), source=Source.LIVE)
+                for name in names
+            ]
+            columns = [
+                list(column) for column in zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source) for r in rows), strict=True)
+            ]
+            plain.append(await _timed(_plain(db, columns)))
+            kept.append(await _timed(_kept(db, rows)))
+    was, now = statistics.median(plain), statistics.median(kept)
+    table.add_row("", f"{1000 * was:.1f}", f"{1000 * now:.1f}", f"{now / was:.2f}", "at most 2.5")
+    return table
+
+
+def _plain(db: Database, columns: list[list[object]]) -> Callable[[], Awaitable[object]]:
+    async def run() -> None:
+        async with writing.turn(db) as connection:
+            await connection.execute(PLAIN, *columns)
+
+    return run
+
+
+def _kept(db: Database, rows: list[PriceRow]) -> Callable[[], Awaitable[object]]:
+    async def run() -> None:
+        async with writing.turn(db) as connection:
+            await prices.store(connection, rows)
+
+    return run
+
+
+async def candled(url: str, ticker: str, begin: int, minutes: int) -> Table:
+    """Candles that are kept, against making them of the minutes."""
+    table = Table("candles", "from minutes, ms", "kept, ms", "times faster", "wanted")
+    end = begin + 60 * minutes
+    async with open_database(url, application_name="bench") as db:
+        for interval, window, wanted in (
+            (Interval.ONE_DAY, (begin, end), 200),
+            (Interval.ONE_WEEK, (begin, end), 300),
+            (Interval.ONE_HOUR, (begin, begin + 30 * 86_400), 10),
+        ):
+            sql = AGGREGATED.replace("{bucket}", interval.start_sql)
+            slow, fast = [], []
+            for _ in range(ROUNDS):
+                slow.append(await _timed(functools.partial(db.fetchval, sql, ticker, *window)))
+                fast.append(await _timed(functools.partial(candles.listed, db, interval, CANDLE, ticker, *window, end)))
+            was, now = statistics.median(slow), statistics.median(fast)
+            table.add_row(interval.name, f"{1000 * was:.1f}", f"{1000 * now:.2f}", f"{was / now:.0f}", f"{wanted}")
+    return table
+
+
+async def _timed(run: Callable[[], Awaitable[object]]) -> float:
+    began = time.perf_counter()
+    await run()
+    return time.perf_counter() - began
+
+
+async def grown(url: str) -> tuple[int, float]:
+    """Rows of `price`, and bytes that each takes with its indexes and its part of the candles."""
+    connection = await asyncpg.connect(url)
+    rows: int = await connection.fetchval("SELECT count(*) FROM price")
+    size: int = await connection.fetchval("SELECT pg_total_relation_size('price') + pg_total_relation_size('candle')")
+    await connection.close()
+    return rows, size / rows
