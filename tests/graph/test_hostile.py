@@ -54,10 +54,11 @@ def _string_arguments() -> Iterator[tuple[str, str, str]]:
 GRAPHQL = list(_string_arguments())
 REST = sorted(
     {(endpoint.paths[0], name) for endpoint in ENDPOINTS for name in endpoint.query.model_fields if not endpoint.acts}
+    | {("/export", name) for name in ("ticker", "from", "to", "format")}
 )
-REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(MINUTE), "at": str(MINUTE)}
+REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(MINUTE), "at": str(MINUTE), "interval": "ONE_DAY"}
 PARTS = {
-    "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected",
+    "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected", "summary": "count",
 }  # fmt: skip
 
 
@@ -70,7 +71,8 @@ async def prices(db: Database) -> None:
 def _query(field: str, argument: str, kind: str) -> str:
     needed = {
         "ticker": ["name"], "latest": ["ticker"], "prices": ["ticker"], "range": ["ticker", "from"],
-        "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"],
+        "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"], "summary": ["ticker", "from"],
+        "series": ["ticker", "from"], "candles": ["ticker", "interval", "from"],
     }.get(field, [])  # fmt: skip
     others = [f"{name}: {REQUIRED[name]}" for name in needed if name != argument]
     given = ", ".join([f"{argument}: $hostile", *others])
