@@ -47,11 +47,29 @@ BEGIN
 END $$
 """
 
+# A price that is the last of its day, as every live one is, only moves the end of its hour and its day.
 KEEP = """
 CREATE FUNCTION keep_candles() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    INSERT INTO candle (ticker, span, ts, open, high, low, close, count, sum)
+    SELECT ticker, span, ts - ts % span, price, price, price, price, 1, price
+      FROM (SELECT ticker, min(ts) AS ts, min(price) AS price FROM stored GROUP BY ticker HAVING count(*) = 1) AS alone,
+           unnest(ARRAY[3600, 86400]) AS span
+     WHERE NOT EXISTS (
+           SELECT FROM price AS later
+            WHERE later.ticker = alone.ticker AND later.ts > alone.ts AND later.ts < alone.ts - alone.ts % 86400 + 86400)
+        ON CONFLICT (ticker, span, ts) DO UPDATE
+       SET high = greatest(candle.high, excluded.high), low = least(candle.low, excluded.low), close = excluded.close,
+           count = candle.count + 1, sum = candle.sum + excluded.sum;
     PERFORM refresh_candles(array_agg(ticker), array_agg(hour))
-       FROM (SELECT DISTINCT ticker, ts - ts % 3600 AS hour FROM stored) AS touched
+       FROM (SELECT DISTINCT ticker, ts - ts % 3600 AS hour
+               FROM stored
+              WHERE EXISTS (
+                    SELECT FROM price AS later
+                     WHERE later.ticker = stored.ticker AND later.ts > stored.ts
+                       AND later.ts < stored.ts - stored.ts % 86400 + 86400)
+                 OR EXISTS (SELECT FROM stored AS other WHERE other.ticker = stored.ticker AND other.ts <> stored.ts)
+            ) AS touched
      HAVING count(*) > 0;
     RETURN NULL;
 END $$

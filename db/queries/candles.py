@@ -74,24 +74,25 @@ class Interval(Enum):
         return f"ts + {self.value.seconds}"
 
 
-def _number(sql: str) -> Column:
-    return Column(f"coalesce('\"' || ({sql})::text || '\"', 'null')")
-
+_NUMBERS: Final = {name: f"{name}::text" for name in ("open", "high", "low", "close")} | {
+    "twap": "trim_scale(round(sum / count, 8))::text"
+}
 
 AS_TEXT: Final = {
     "ts": Column("ts::text"),
     "end": Column("end_ts::text"),
-    "open": _number("open"),
-    "high": _number("high"),
-    "low": _number("low"),
-    "close": _number("close"),
-    "count": Column("coalesce(count, 0)::text"),
+    "count": Column("count::text"),
     "expected": Column("((end_ts - ts) / 60)::text"),
     "closed": Column("(end_ts <= $4)::text"),
-    "complete": Column("(end_ts <= $4 AND coalesce(count, 0) = (end_ts - ts) / 60)::text"),
-    "twap": _number("trim_scale(round(sum / count, 8))"),
+    "complete": Column("(end_ts <= $4 AND count = (end_ts - ts) / 60)::text"),
+    **{name: Column(sql, '"') for name, sql in _NUMBERS.items()},
 }
 """Values as clients read them."""
+
+AS_TEXT_WITH_EMPTY: Final = AS_TEXT | {
+    name: Column(f"coalesce('\"' || {sql} || '\"', 'null')") for name, sql in _NUMBERS.items()
+}
+"""The same where some have no price."""
 
 _MINUTES: Final = """
     SELECT ts, price AS open, price AS high, price AS low, price AS close, 1::bigint AS count, price AS sum
@@ -101,44 +102,51 @@ _MINUTES: Final = """
 _KEPT: Final = """
     SELECT ts, open, high, low, close, count, sum
       FROM candle
-     WHERE ticker = $1 AND span = {span} AND ts >= greatest($2, (SELECT ts FROM built)) AND ts < $3
-     UNION ALL"""
+     WHERE ticker = $1 AND span = {span} AND ts >= greatest($2, (SELECT ts FROM built)) AND ts < $3"""
 
 
 @lru_cache(512)
 def statement(interval: Interval, shape: Shape, *, with_open: bool, with_empty: bool) -> Statement:
     """Parameters: ticker, first beginning, end of the last, now; then the constants."""
-    base = interval.value.base
+    return shapes.rows(shape, 5, lambda text: _sql(interval, text, with_open=with_open, with_empty=with_empty))
+
+
+def _sql(interval: Interval, text: str, *, with_open: bool, with_empty: bool) -> str:
+    base, seconds = interval.value.base, interval.value.seconds
+    kept = _KEPT.format(span=base)
+    # Where a row is a candle already, only what is still to be built has to be put together.
     if base == times.MINUTE:
-        part = f"{_MINUTES} $3"
+        found = _grouped(interval, f"{_MINUTES} $3")
+    elif base == seconds:
+        found = f"{kept} UNION ALL {_grouped(interval, f'{_MINUTES} least($3, (SELECT ts FROM built))')}"
     else:
-        part = f"{_KEPT.format(span=base)} {_MINUTES} least($3, (SELECT ts FROM built))"
-    return shapes.rows(shape, 5, lambda text: _sql(interval, part, text, with_open=with_open, with_empty=with_empty))
-
-
-def _sql(interval: Interval, part: str, text: str, *, with_open: bool, with_empty: bool) -> str:
+        found = _grouped(interval, f"{kept} UNION ALL {_MINUTES} least($3, (SELECT ts FROM built))")
     slots = "found"
     if with_empty:
-        step = "1 month" if interval.value.months else f"{interval.value.seconds} seconds"
-        slots = f"""(SELECT extract(epoch FROM at)::bigint AS ts
-                   FROM generate_series(to_timestamp($2), to_timestamp($3 - 1), '{step}', 'UTC') AS slot (at)) AS slots
-            LEFT JOIN found USING (ts)"""
-    # The first of [ts, open] holds the first open: in one pass, where a join on the first and last minute needs three.
+        step = "1 month" if interval.value.months else f"{seconds} seconds"
+        slots = f"""
+       (SELECT extract(epoch FROM at)::bigint AS ts
+          FROM generate_series(to_timestamp($2), to_timestamp($3 - 1), '{step}', 'UTC') AS slot (at)) AS slots
+  LEFT JOIN found USING (ts)"""
     return f"""
 WITH built AS (
     SELECT coalesce((SELECT candles_from FROM ticker WHERE name = $1), 0) AS ts
-), part AS ({part}
-), found AS MATERIALIZED (
-    SELECT {interval.start_sql} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
-           (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum
-      FROM part
-     GROUP BY 1
+), found AS MATERIALIZED ({found}
 ), every AS (
-    SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, count, sum FROM {slots}
+    SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, coalesce(count, 0) AS count, sum FROM {slots}
 )
 SELECT {text}
   FROM (SELECT * FROM every WHERE end_ts <= $4::bigint OR {str(with_open).lower()} ORDER BY ts) AS candle
 """
+
+
+def _grouped(interval: Interval, part: str) -> str:
+    # The first of [ts, open] holds the first open: in one pass, where a join on the first and last minute needs three.
+    return f"""
+    SELECT {interval.start_sql} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
+           (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum
+      FROM ({part}) AS part
+     GROUP BY 1"""
 
 
 async def listed(

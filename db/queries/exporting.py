@@ -1,5 +1,7 @@
-"""A ticker's history, written by PostgreSQL as CSV or JSON Lines: a week at a time, so that no statement waits for a reader."""
+"""A history, written by PostgreSQL as CSV or JSON Lines: two weeks at a time, so that no statement waits for a reader."""
 
+import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from enum import StrEnum
 from typing import Final
@@ -8,7 +10,7 @@ from db import times
 from db.pool import Database
 from db.queries.prices import AS_TEXT, observed_sql
 
-SLICE_S: Final = 7 * 86_400
+SLICE_S: Final = 14 * 86_400
 
 COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source")
 
@@ -53,13 +55,24 @@ async def slices(db: Database, form: Form, ticker: str, low: int, high: int) -> 
     """The lines of [low, high), oldest first, each time with the end of what they cover. Raises DatabaseError."""
     if form is Form.CSV:
         yield low, (",".join(COLUMNS) + "\n").encode()
-    found = await extent(db, ticker, low, high)
-    start, end = found or (high, high)
-    while start < end:
-        until = min(end, (start // SLICE_S + 1) * SLICE_S)
-        written = (await db.fetchval(CSV if form is Form.CSV else JSONL, ticker, start, until)).encode()
-        yield until, written
-        start = until
+    start, end = await extent(db, ticker, low, high) or (high, high)
+    borders = [start, *range((start // SLICE_S + 1) * SLICE_S, end, SLICE_S), end]
+    written: asyncio.Task[str] | None = None
+    try:
+        # The next slice is written while the reader takes the last one.
+        for begin, until in itertools.pairwise([*borders, end]):
+            coming = asyncio.create_task(_slice(db, form, ticker, begin, until)) if begin < until else None
+            if written is not None:
+                yield begin, (await written).encode()
+            written = coming
+    finally:
+        if written is not None:
+            written.cancel()
+
+
+async def _slice(db: Database, form: Form, ticker: str, low: int, high: int) -> str:
+    lines: str = await db.fetchval(CSV if form is Form.CSV else JSONL, ticker, low, high)
+    return lines
 
 
 def name(ticker: str, form: Form, low: int, high: int) -> str:

@@ -55,9 +55,10 @@ class Candle:
     twap: Decimal | None = strawberry.field(description="The mean of the stored minutes, to eight places.")
 
     @staticmethod
-    def shape(info: Info) -> Shape:
+    def shape(info: Info, *, with_empty: bool) -> Shape:
         """What is selected of candles. PostgreSQL can write all of it."""
-        shape = shape_of(info._raw_info, "Candle", candles.AS_TEXT)  # noqa: SLF001  Strawberry's way to graphql-core
+        columns = candles.AS_TEXT_WITH_EMPTY if with_empty else candles.AS_TEXT
+        shape = shape_of(info._raw_info, "Candle", columns)  # noqa: SLF001  Strawberry's way to graphql-core
         if shape is None:
             raise TypeError("a Candle has a field that candles.AS_TEXT has not")
         return shape

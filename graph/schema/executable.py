@@ -1,5 +1,6 @@
 """The schema that runs, and what clients are told of errors."""
 
+import asyncio
 import logging
 import re
 from dataclasses import dataclass
@@ -34,6 +35,9 @@ from graph.schema.scalars import SCALARS
 
 log = logging.getLogger(__name__)
 
+BIG_FROM: Final = 20_000
+"""Cost of an answer from which on it is big: a range of a week, say."""
+BIG_AT_ONCE: Final = 2
 INVALID: Final = "GRAPHQL_VALIDATION_FAILED"
 
 
@@ -69,6 +73,7 @@ class Schema(strawberry.Schema):
         )
         self._suggests = introspection
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
+        self._big = asyncio.Semaphore(BIG_AT_ONCE)
         self.digest = sha256(self.as_str().encode()).hexdigest()
         self.documents = Documents(lambda document: validate(self._schema, document, rules))
 
@@ -89,7 +94,16 @@ class Schema(strawberry.Schema):
         return Prepared(document, variables, operation_name, operation, cost)
 
     async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:
-        """Answers a query or a mutation. Raises RefusedError where nothing was executed."""
+        """Answers a query or a mutation. Raises RefusedError where nothing was executed.
+
+        Big answers wait for one another, so that small ones need not wait for them, and memory holds few of them.
+        """
+        if asked.cost < BIG_FROM:
+            return await self._executed(asked, context)
+        async with self._big:
+            return await self._executed(asked, context)
+
+    async def _executed(self, asked: Prepared, context: Context) -> ExecutionResult:
         # Without the hooks of Strawberry's extensions, of which we have none: they cost as much as a small query.
         answered = execute(
             self._schema,

@@ -172,7 +172,7 @@ class Query:
         text = await candles.listed(
             info.context.db,
             interval.kept,
-            Candle.shape(info),
+            Candle.shape(info, with_empty=include_empty),
             name,
             window.low,
             window.high,

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from db.pool import Database
+from graph.schema.executable import BIG_AT_ONCE, BIG_FROM
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, prices_locked, row, store, track
@@ -109,3 +110,29 @@ async def test_a_client_that_sends_its_body_slowly_is_not_waited_for(dsn: str) -
         writer.write(head.encode())
         assert b" 504 " in await asyncio.wait_for(reader.readline(), 5)
         writer.close()
+
+
+async def test_big_answers_wait_for_one_another_and_small_ones_do_not(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+
+    async def big(api: Api, number: int) -> str:
+        query = f'{{ range(ticker: "btc_usd", from: {60 * number}, to: {60 * (BIG_FROM + number)}) {{ ts }} }}'
+        async with api.session.post(f"{api.url}/graphql", json={"query": query}) as response:
+            return await response.text()
+
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0)) as api:
+        async with prices_locked(dsn):
+            asking = [asyncio.create_task(big(api, number)) for number in range(6)]
+
+            async def all_that_may_are_running() -> bool:
+                return await _running(db) == BIG_AT_ONCE
+
+            await until(all_that_may_are_running)
+            small = [asyncio.create_task(_ask(api)) for _ in range(3)]
+
+            async def the_small_ones_too() -> bool:
+                return await _running(db) == BIG_AT_ONCE + 3
+
+            await until(the_small_ones_too)
+        assert await asyncio.gather(*asking) == ['{"data":{"range":[]}}'] * 6
+        await asyncio.gather(*small)

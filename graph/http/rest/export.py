@@ -1,4 +1,4 @@
-"""`GET /export`: a ticker's whole history as a file, in as little memory as one week of it takes."""
+"""`GET /export`: a ticker's whole history as a file, in as little memory as some weeks of it take."""
 
 from collections.abc import AsyncIterator
 from typing import Final, Literal
