@@ -155,6 +155,8 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     wrong = 0
     try:
         async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
+            for name in set(names) - await tickers.known(db, names):
+                raise ServerError(f"{name} is not known: `python -m ingest status` lists those that are")
             building = await candles.still_to_build(db)
             for name in names or [row["name"] for row in await tickers.every(db)]:
                 found = await candles.different(db, name, building.get(name, times.FIRST))

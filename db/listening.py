@@ -15,10 +15,10 @@ SILENCE_S: Final = 3.0
 BEAT: Final = "SELECT pg_notify($1, '')"
 
 
-async def listen(dsn: str, *, on_commit: Callable[[], None], on_beat: Callable[[], None]) -> None:
-    """Calls `on_commit` after each commit of a writer and `on_beat` each second, until the connection fails.
+async def listen(dsn: str, *, on_commit: Callable[[], None], on_beat: Callable[[], None], on_loss: Callable[[], None]) -> None:
+    """Calls `on_commit` after each commit of a writer and `on_beat` each second, until the connection fails: then `on_loss`.
 
-    Both are called once at the beginning: nobody knows what was committed before. Raises DatabaseError.
+    The first two are called once at the beginning: nobody knows what was committed before. Raises DatabaseError.
     """
     own = f"tickgraph_{uuid4().hex}"
     connection = await connect(dsn)
@@ -30,6 +30,7 @@ async def listen(dsn: str, *, on_commit: Callable[[], None], on_beat: Callable[[
 
     try:
         with own_errors():
+            connection.add_termination_listener(lambda _: on_loss())
             for channel in (CHANNEL, own):
                 await connection.add_listener(channel, heard)
             on_commit()

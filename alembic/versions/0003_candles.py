@@ -51,6 +51,9 @@ END $$
 KEEP = """
 CREATE FUNCTION keep_candles() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
+    -- A writer of ours has done both; whoever writes by hand is made to.
+    PERFORM pg_advisory_xact_lock(7235421);
+    PERFORM pg_notify('tickgraph', '');
     INSERT INTO candle (ticker, span, ts, open, high, low, close, count, sum)
     SELECT ticker, span, ts - ts % span, price, price, price, price, 1, price
       FROM (SELECT ticker, min(ts) AS ts, min(price) AS price FROM stored GROUP BY ticker HAVING count(*) = 1) AS alone,

@@ -75,7 +75,7 @@ class Interval(Enum):
 
 
 _NUMBERS: Final = {name: f"{name}::text" for name in ("open", "high", "low", "close")} | {
-    "twap": "trim_scale(round(sum / count, 8))::text"
+    "twap": "trim_scale(round(sum::numeric(60, 18) / count, 12))::text"
 }
 
 AS_TEXT: Final = {

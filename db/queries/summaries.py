@@ -23,7 +23,7 @@ WITH hours AS (
 ), whole AS (
     SELECT max(high) AS high, min(low) AS low, sum(count)::bigint AS count, sum(sum) AS sum FROM part
 )
-SELECT count, trim_scale(round(sum / count, 8)) AS twap,
+SELECT count, trim_scale(round(sum::numeric(60, 18) / count, 12)) AS twap,
        (SELECT min(ts) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) AS first,
        (SELECT max(ts) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) AS last,
        (SELECT min(p.ts) FROM price AS p,
@@ -59,7 +59,7 @@ class Summary:
     """The lowest; of several the earliest."""
     count: int
     twap: Decimal
-    """The mean of the stored minutes, to eight places."""
+    """The mean of the stored minutes, to twelve places."""
 
 
 async def summary(db: Executor, ticker: str, low: int, high: int) -> Summary | None:

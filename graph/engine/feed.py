@@ -40,16 +40,19 @@ class Feed:
     async def _listen(self, dsn: str) -> None:
         while True:
             try:
-                await listening.listen(dsn, on_commit=self._committed, on_beat=self._beat)
+                await listening.listen(dsn, on_commit=self._committed, on_beat=self._beat, on_loss=self._lost)
             except DatabaseError as error:
                 log.debug("commits are not heard: %s", error)  # the answers say that the database is away
             except Exception:
                 log.exception("commits are not heard")
-            self._heard_at = -SILENCE_S
+            self._lost()
             await asyncio.sleep(AGAIN_S)
 
     def _committed(self) -> None:
         self._count += 1
+
+    def _lost(self) -> None:
+        self._heard_at = -SILENCE_S
 
     def _beat(self) -> None:
         self._heard_at = time.monotonic()

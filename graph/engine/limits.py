@@ -17,6 +17,8 @@ DIRECTIVES_MOST: Final = 50
 DEPTH_MOST: Final = 10
 FIELDS_MOST: Final = 500
 ALIASES_MOST: Final = 50
+ALIAS_LENGTH_MOST: Final = 100
+"""Characters: an alias stands in each row of its answer."""
 ROOT_FIELDS_MOST: Final = 20
 INTROSPECTION_DEPTH_MOST: Final = 20
 INTROSPECTION_FIELDS_MOST: Final = 1_000
@@ -58,6 +60,7 @@ def _require_small(selection: SelectionSetNode, selections: Selections, *, is_op
     _bound("levels of fields", size.depth, INTROSPECTION_DEPTH_MOST if introspects else DEPTH_MOST)
     _bound("fields", size.fields, INTROSPECTION_FIELDS_MOST if introspects else FIELDS_MOST)
     _bound("aliases", size.aliases, ALIASES_MOST)
+    _bound("characters in an alias", size.longest, ALIAS_LENGTH_MOST)
 
 
 def cost_of(selections: Selections, operation: OperationDefinitionNode, sent: Mapping[str, Any]) -> int:

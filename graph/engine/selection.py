@@ -30,6 +30,8 @@ class Size:
     fields: int = 0
     aliases: int = 0
     depth: int = 0
+    longest: int = 0
+    """Characters of the longest alias."""
     names: frozenset[str] = field(default_factory=frozenset)
     """Of all its fields, at whatever level."""
 
@@ -43,19 +45,21 @@ class Selections:
 
     def size(self, selections: SelectionSetNode | None) -> Size:
         """What the selection is made of."""
-        fields = aliases = depth = 0
+        fields = aliases = depth = longest = 0
         names: set[str] = set()
         for node in selections.selections if selections else ():
             if isinstance(node, FieldNode):
                 below = self.size(node.selection_set)
-                fields, aliases, depth = fields + 1, aliases + (node.alias is not None), max(depth, below.depth + 1)
+                fields, depth = fields + 1, max(depth, below.depth + 1)
+                if node.alias is not None:
+                    aliases, longest = aliases + 1, max(longest, len(node.alias.value))
                 names.add(node.name.value)
             else:
                 below = self.size(node.selection_set) if isinstance(node, InlineFragmentNode) else self._of_fragment(node)
                 depth = max(depth, below.depth)
-            fields, aliases = fields + below.fields, aliases + below.aliases
+            fields, aliases, longest = fields + below.fields, aliases + below.aliases, max(longest, below.longest)
             names |= below.names
-        return Size(fields, aliases, depth, frozenset(names))
+        return Size(fields, aliases, depth, longest, frozenset(names))
 
     def fields(self, selections: SelectionSetNode | None) -> list[FieldNode]:
         """The fields of the selection itself; each fragment's once, however often it is spread, as they are executed."""

@@ -17,6 +17,7 @@ from graphql import (
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
 from db.queries.shapes import Column, Constant, Shape
+from graph.errors import BadInputError
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,9 @@ def _is_included(directives: tuple[DirectiveNode, ...], variables: Mapping[str, 
     for directive in directives:
         condition = directive.arguments[0].value if directive.arguments else None
         if isinstance(condition, VariableNode):
-            met = bool(variables.get(condition.name.value))
+            met = variables.get(condition.name.value)
+            if met is None:
+                raise BadInputError(f"${condition.name.value}: @{directive.name.value} needs true or false, not null")
         else:
             met = isinstance(condition, BooleanValueNode) and condition.value
         if met == (directive.name.value == "skip"):

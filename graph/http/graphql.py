@@ -87,6 +87,7 @@ class GraphQLEndpoint:
                 return await self._answered(request, context, prepared, sent, media, {})
             return await self._kept(request, context, prepared, sent, media)
         except RefusedError as refused:
+            answers.keep(request.scope, wanted=False)
             errors = refused.errors
         except (PersistedQueryNotFoundError, TooComplexError) as error:
             errors = RefusedError(error).errors
@@ -108,13 +109,14 @@ class GraphQLEndpoint:
     async def _answered(
         self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
     ) -> Response:
+        question = prepared.document.selections, prepared.operation, prepared.variables, context.now()
+        answers.keep(request.scope, wanted=freshness.is_only_of_what_is_stored(*question))
         result = await self._schema.answer(prepared, context)
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
         if sent.extensions.get("cost") is True:
             body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.COST_MOST}}
-        if not result.errors and freshness.is_only_of_what_is_stored(
-            prepared.document.selections, prepared.operation, prepared.variables, context.now()
-        ):
-            answers.keep(request.scope)
-        return graphql_answer(body, media, headers={} if result.errors else headers)
+        if result.errors:
+            answers.keep(request.scope, wanted=False)
+            headers = {}
+        return graphql_answer(body, media, headers=headers)

@@ -9,7 +9,7 @@ HEAD_MOST: Final = 64 * 1024
 """Bytes of the request line and the headers."""
 CAME_WITHIN_S: Final = 15.0
 """For a request to come, whole, from the first of it on, or from the opening of the connection."""
-READ_WITHIN_S: Final = 20.0
+READ_WITHIN_S: Final = 30.0
 """A client that takes nothing of its answer for so long has gone."""
 
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
@@ -87,7 +87,7 @@ class BoundedHttp(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(READ_WITHIN_S, self.transport.abort)
+        self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
         self._goes_on()
@@ -106,6 +106,14 @@ class BoundedHttp(HttpToolsProtocol):
         if self._in_request and not (self.cycle is not None and self.cycle.response_started):
             self.transport.write(_TOO_SLOW)
         self.transport.close()
+
+    def _look(self, waited_for: int) -> None:
+        """Whether the client took anything since so much waited for it."""
+        waits = self.transport.get_write_buffer_size()
+        if waits == waited_for:
+            self.transport.abort()
+        else:
+            self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, waits)
 
     def _goes_on(self) -> None:
         if self._stalled is not None:

@@ -92,9 +92,9 @@ def short_window(low: int, high: int | None, now: float) -> Window:
 
 
 def window_of_candles(low: int, high: int | None, interval: Interval, now: float) -> Window:
-    """A window in which at most CANDLES_MOST candles begin; `to` left out means now."""
+    """A window in which at most CANDLES_MOST candles begin, none of them after now."""
     asked = window(low, high)
-    end = max(low, int(now) + 1) if given(high) is None else asked.high
+    end = max(asked.low, min(asked.high, int(now) + 1))
     count = interval.count(asked.low, end)
     if count > CANDLES_MOST:
         raise RangeTooLargeError(

@@ -52,7 +52,7 @@ class Candle:
     expected: int = strawberry.field(description="Minutes that it has.")
     closed: bool = strawberry.field(description="Whether it is over.")
     complete: bool = strawberry.field(description="Whether it is over and every minute of it is stored.")
-    twap: Decimal | None = strawberry.field(description="The mean of the stored minutes, to eight places.")
+    twap: Decimal | None = strawberry.field(description="The mean of the stored minutes, to twelve places.")
 
     @staticmethod
     def shape(info: Info, *, with_empty: bool) -> Shape:
@@ -89,7 +89,7 @@ class Summary:
     low: Price = strawberry.field(description="The lowest price; of several the earliest.")
     change: Decimal = strawberry.field(description="The last price less the first.")
     count: int = strawberry.field(description="Minutes stored.")
-    twap: Decimal = strawberry.field(description="The mean of the stored minutes, to eight places.")
+    twap: Decimal = strawberry.field(description="The mean of the stored minutes, to twelve places.")
     ticker: strawberry.Private[str]
     window: strawberry.Private[Window]
 

@@ -142,6 +142,9 @@ def coded(error: GraphQLError, before: str = INVALID) -> GraphQLError:
         return GraphQLError(str(known), nodes=error.nodes, path=error.path, extensions=known.extensions)
     if isinstance(error, GraphQLSyntaxError):
         return _with_code(error, "GRAPHQL_PARSE_FAILED")
+    if error.path is not None and (cause is None or isinstance(cause, GraphQLError)):
+        # What graphql-core refuses while it runs: a null for a directive's condition.
+        return _with_code(error, "BAD_USER_INPUT")
     if error.path is None:
         # A scalar's own refusal is a value that cannot be, wherever it stands.
         return _with_code(error, "BAD_USER_INPUT" if isinstance(cause, ValueError) else before)

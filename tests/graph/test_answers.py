@@ -3,9 +3,11 @@
 import asyncio
 import functools
 import json
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 
 from db.pool import Database
@@ -175,3 +177,91 @@ async def test_without_a_cache_everything_is_asked(dsn: str, db: Database, ran: 
 
 def test_a_feed_that_never_heard_anything_knows_nothing() -> None:
     assert Feed().version() is None
+
+
+async def test_an_error_is_not_kept(hearing: Api, dsn: str) -> None:
+    path = f"/prices/range?ticker=btc_usd&from_ts={MINUTE}&to_ts={MINUTE}"
+    async with serving(Settings(database_url=dsn, answer_cache_mb=64, request_timeout_s=0.3)) as api:
+        await until(lambda: _last(api, MINUTE))
+        connection = await asyncpg.connect(dsn)
+        async with connection.transaction():
+            await connection.execute("LOCK TABLE tracking")
+            async with api.session.get(api.url + path) as response:
+                assert response.status == 504
+        await connection.close()
+        async with api.session.get(api.url + path) as response:
+            assert response.status == 200
+
+
+async def _last(api: Api, minute: int) -> bool:
+    async with api.session.get(f"{api.url}/prices/last?ticker=btc_usd") as response:
+        return bool((await response.json())["ts"] == minute)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ([("Accept-Encoding", "gzip"), ("Accept-Encoding", "")], []),
+        ([("Accept", "application/graphql-response+json"), ("Accept", "application/json")], [("Accept", "application/json")]),
+        ([("Content-Type", "application/json")], [("Content-Type", "application/json; charset=utf-8")]),
+    ],
+)
+async def test_headers_that_come_twice_poison_nothing(
+    hearing: Api, ran: list[str], first: list[tuple[str, str]], second: list[tuple[str, str]]
+) -> None:
+    kind = [] if "Content-Type" in dict(first) else [("Content-Type", "application/json")]
+    body = json.dumps({"query": f"{LATEST} #{'x' * 2_000}"})
+    for headers in (first, second):
+        ran.clear()
+        async with hearing.session.post(
+            f"{hearing.url}/graphql", data=body, headers=[*kind, *headers], skip_auto_headers=["Accept", "Accept-Encoding"]
+        ) as response:
+            assert (await response.json(content_type=None))["data"]["latest"]["ts"] == MINUTE
+    assert ran != [], "the second got the first's answer"
+
+
+async def test_without_a_content_type_nothing_is_answered_although_it_is_kept(hearing: Api) -> None:
+    body = json.dumps({"query": LATEST})
+    await _ask(hearing)
+    async with hearing.session.post(f"{hearing.url}/graphql", data=body, skip_auto_headers=["Content-Type"]) as response:
+        assert response.status == 415
+
+
+async def test_who_asks_the_same_does_not_wait_for_a_reader_that_takes_its_time(hearing: Api, db: Database) -> None:
+    await store(db, [row("btc_usd", MINUTE + 60 * number) for number in range(1, 9_000)])
+    window = f'range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 60 * 9_000})'
+    query = f"{{ {window} {{ id ts time price source observedAt ticker a: id b: time c: time d: time }} }}"
+    body = json.dumps({"query": query}).encode()
+    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        deaf.connect(("127.0.0.1", int(hearing.url.rpartition(":")[2])))
+        deaf.sendall(head + body)
+        async with asyncio.timeout(10):
+            assert len((await _ask(hearing, query))["data"]["range"]) == 9_000
+
+
+async def test_a_question_of_before_a_commit_whose_body_comes_after_it_gets_the_answer_of_after(
+    hearing: Api, db: Database
+) -> None:
+    await _ask(hearing)
+    body = json.dumps({"query": LATEST}).encode()
+    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    reader, writer = await asyncio.open_connection("127.0.0.1", int(hearing.url.rpartition(":")[2]))
+    writer.write(head % len(body) + body[:5])
+    await writer.drain()
+    await store(db, [row("btc_usd", MINUTE + 60)])
+    await until(functools.partial(_is_newest, hearing, MINUTE + 60))
+    writer.write(body[5:])
+    assert str(MINUTE + 60).encode() in await reader.read()
+    writer.close()
+    await writer.wait_closed()
+
+
+async def test_what_is_never_kept_is_asked_beside_each_other(hearing: Api, dsn: str, ran: list[str]) -> None:
+    query = f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}'
+    async with prices_locked(dsn):
+        ran.clear()
+        asking = [asyncio.create_task(_ask(hearing, query)) for _ in range(5)]
+        await until(lambda: sum("WITH period" in statement for statement in ran) == 5)
+    await asyncio.gather(*asking)

@@ -1,5 +1,6 @@
 """Candles, summaries and series: against the same made in Python, minute by minute."""
 
+import asyncio
 import datetime as dt
 import json
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def _expected(
 
 
 def _mean(found: list[Decimal]) -> Decimal:
-    return (sum(found, Decimal()) / len(found)).quantize(Decimal("1e-8")).normalize()
+    return (sum(found, Decimal()) / len(found)).quantize(Decimal("1e-12")).normalize()
 
 
 WINDOWS = {
@@ -220,3 +221,20 @@ async def test_closed_candles_are_kept_and_open_ones_are_not(api: Api, weeks: li
 def test_every_statement_of_prices_that_is_made_has_its_columns() -> None:
     assert set(candles.AS_TEXT) == set(FIELDS.split())
     assert {"id", "ticker", "ts", "time", "price", "observed_at", "source"} <= set(prices.AS_TEXT)
+
+
+async def test_no_candle_begins_after_now(api: Api, db: Database) -> None:
+    await track(db, "btc_usd", since=MONDAY)
+    now = int(dt.datetime.now(dt.UTC).timestamp())
+    window = f'ticker: "btc_usd", interval: ONE_DAY, from: {now - 2 * DAY}, to: {now + 5 * DAY}'
+    found = (await api.data(f"{{ candles({window}, includeOpen: true, includeEmpty: true) {{ ts }} }}"))["candles"]
+    assert [one["ts"] <= now for one in found] == [True, True]
+
+
+async def test_whoever_writes_by_hand_keeps_candles_and_is_heard(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd", since=MONDAY)
+    insert = "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', $1, 1, 'IMPORT')"
+    async with asyncio.TaskGroup() as writers:
+        for number in range(8):
+            writers.create_task(db.execute(insert, MONDAY + 60 * number))
+    assert await candles.different(db, "btc_usd", 0) == []

@@ -37,6 +37,7 @@ TOO_MUCH = {
     "fields": "{ a { " + "b " * 600 + "} }",
     "fields at its root": "{ " + " ".join(f"tickers{i}" for i in range(30)) + " }",
     "aliases": "{ a { " + " ".join(f"b{i}: b" for i in range(60)) + " } }",
+    "a long alias": "{ a { " + "b" * 101 + ": c } }",
     "copies of a field": "{ " + "a " * 1_000 + "}",
     "fragments that double": " ".join(f"fragment f{i} on T {{ x {{ ...f{i + 1} }} y {{ ...f{i + 1} }} }}" for i in range(40))
     + " { ...f0 }",
@@ -129,6 +130,7 @@ def test_the_manual_lists_every_bound() -> None:
         "fields": (limits.FIELDS_MOST, "QUERY_TOO_COMPLEX"),
         "fields, introspection": (limits.INTROSPECTION_FIELDS_MOST, "QUERY_TOO_COMPLEX"),
         "aliases": (limits.ALIASES_MOST, "QUERY_TOO_COMPLEX"),
+        "characters in an alias": (limits.ALIAS_LENGTH_MOST, "QUERY_TOO_COMPLEX"),
         "cost: rows times fields": (limits.COST_MOST, "QUERY_TOO_COMPLEX"),
         "page of `prices` or of gaps": (limits.PAGE_MOST, "BAD_USER_INPUT"),
         "minutes of a `range` or a `series`": (limits.RANGE_MOST, "RANGE_TOO_LARGE"),

@@ -104,3 +104,11 @@ async def test_flat_selections_take_the_short_way(plain: Api, ran: list[str]) ->
         ran.clear()
         await plain.data(query)
         assert any("string_agg" in statement for statement in ran) is short, (query, json.dumps(ran))
+
+
+@pytest.mark.parametrize("field", ["latest", "tickers"])
+async def test_a_condition_that_is_null_is_the_clients_mistake_either_way(plain: Api, field: str) -> None:
+    below = '(ticker: "btc_usd") { ts id @include(if: $yes) }' if field == "latest" else " { name tracked @include(if: $yes) }"
+    code, message = await plain.error(f"query ($yes: Boolean = true) {{ {field}{below} }}", yes=None)
+    assert code == "BAD_USER_INPUT"
+    assert "null" in message

@@ -182,8 +182,8 @@ class Endpoint:
             if isinstance(answered.content, str):
                 answers.keep(request.scope)
             return _json(answered.content, answered.status)
-        if answered.high <= times.minute_of(context.now()):
-            answers.keep(request.scope)  # of an open window the coverage changes with the clock
+        # Of an open window the coverage changes with the clock.
+        answers.keep(request.scope, wanted=answered.high <= times.minute_of(context.now()))
         covered = await coverage.count(context.db, answered.ticker, answered.low, answered.high, context.now())
         headers = {"X-Coverage": f"{covered.stored}/{covered.expected}"}
         if answered.onward:
@@ -212,7 +212,9 @@ ENDPOINTS = (
 def routes() -> list[Route]:
     """The routes of the table."""
     table = [endpoint.route(path) for endpoint in ENDPOINTS for path in endpoint.paths]
-    return [*table, Route("/export", export, methods=["GET"]), Route("/health", health, methods=["GET"])]
+    exporting = Route("/export", export, methods=["GET"])
+    exporting.methods = {"GET"}  # not HEAD, which would read it all
+    return [*table, exporting, Route("/health", health, methods=["GET"])]
 
 
 def _onward(url: URL, onward: dict[str, int]) -> str:

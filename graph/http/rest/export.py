@@ -38,7 +38,7 @@ class ExportQuery(TickerQuery):
 
 
 async def export(request: Request) -> Response:
-    """Streams the history, oldest first; columns ticker, ts, price, observed_at, source."""
+    """Streams the history, oldest first; columns ticker, ts, price, observed_at, source. Each CSV begins with its header."""
     query = validated(ExportQuery, request.query_params)
     low = times.FIRST if query.start is None else query.start
     high = times.END if query.end is None else query.end
