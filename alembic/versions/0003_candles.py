@@ -50,6 +50,8 @@ END $$
 # A price that is the last of its day, as every live one is, only moves the end of its hour and its day.
 KEEP = """
 CREATE FUNCTION keep_candles() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    moved bigint;
 BEGIN
     -- A writer of ours has done both; whoever writes by hand is made to.
     PERFORM pg_advisory_xact_lock(7235421);
@@ -64,6 +66,10 @@ BEGIN
         ON CONFLICT (ticker, span, ts) DO UPDATE
        SET high = greatest(candle.high, excluded.high), low = least(candle.low, excluded.low), close = excluded.close,
            count = candle.count + 1, sum = candle.sum + excluded.sum;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    IF moved = 2 * (SELECT count(*) FROM stored) THEN
+        RETURN NULL;
+    END IF;
     PERFORM refresh_candles(array_agg(ticker), array_agg(hour))
        FROM (SELECT DISTINCT ticker, ts - ts % 3600 AS hour
                FROM stored

@@ -163,10 +163,10 @@ async def listed(
     return Listed(**row)
 
 
-async def window_text(db: Executor, shape: Shape, ticker: str, low: int, high: int, *, newest_first: bool) -> str:
-    """Like `window`, all of it, as JSON: `[]` where there is none."""
+async def window_text(db: Executor, shape: Shape, ticker: str, low: int, high: int, *, newest_first: bool) -> bytes:
+    """Like `window`, all of it, as JSON: `[]` where there is none. (As bytes: a text would be decoded, and encoded again.)"""
     statement = window_statement(shape, newest_first=newest_first)
-    text: str = await db.fetchval(statement.sql, ticker, low, high, *statement.constants)
+    text: bytes = await db.fetchval(statement.sql, ticker, low, high, *statement.constants)
     return text
 
 
@@ -196,7 +196,7 @@ def listed_statement(shape: Shape, *, newest_first: bool) -> Statement:
 def window_statement(shape: Shape, *, newest_first: bool) -> Statement:
     """The statement of `window_text`; after its three parameters it takes the constants."""
     window = (NEWEST_FIRST if newest_first else OLDEST_FIRST).partition("LIMIT")[0]
-    return shapes.rows(shape, 4, lambda text: f"SELECT {text} FROM ({window}) AS price")  # noqa: S608  of the catalogue
+    return shapes.rows(shape, 4, lambda text: f"SELECT convert_to({text}, 'UTF8') FROM ({window}) AS price")  # noqa: S608  of the catalogue
 
 
 @lru_cache(256)

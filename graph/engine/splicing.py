@@ -24,10 +24,10 @@ from graph.errors import BadInputError
 class Spliced:
     """A resolver's value that is JSON already."""
 
-    text: str
+    text: str | bytes
 
 
-def spliced(text: str) -> Any:
+def spliced(text: str | bytes) -> Any:
     """The JSON in the place of what a resolver would give."""
     return Spliced(text)
 

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 BIG_FROM: Final = 20_000
 """Cost of an answer from which on it is big: a range of a week, say."""
-BIG_AT_ONCE: Final = 2
+BIG_AT_ONCE: Final = 3
 INVALID: Final = "GRAPHQL_VALIDATION_FAILED"
 
 

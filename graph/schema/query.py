@@ -119,7 +119,7 @@ class Query:
         found: list[Price]
         if shape is not None:
             text = await prices.window_text(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
-            is_empty, found = text == "[]", spliced(text)
+            is_empty, found = text == b"[]", spliced(text)
         else:
             records = await prices.window(info.context.db, name, window.low, window.high, newest_first=newest_first)
             is_empty, found = not records, [Price.of(record) for record in records]

@@ -94,7 +94,7 @@ async def _load(questions: list[Question], connections: int, seconds: float) -> 
     sent = [question.bytes for question in questions]
     made = []
     for number in range(connections):
-        turn = number % len(sent)
+        turn = number * len(sent) // connections
         make = functools.partial(_Connection, sent[turn:] + sent[:turn], told, until)
         made.append(await loop.create_connection(make, "127.0.0.1", questions[0].port))
     await asyncio.gather(*(protocol.done for _, protocol in made))

@@ -246,7 +246,8 @@ async def test_a_question_of_before_a_commit_whose_body_comes_after_it_gets_the_
 ) -> None:
     await _ask(hearing)
     body = json.dumps({"query": LATEST}).encode()
-    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+    head += b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
     reader, writer = await asyncio.open_connection("127.0.0.1", int(hearing.url.rpartition(":")[2]))
     writer.write(head % len(body) + body[:5])
     await writer.drain()
