@@ -126,7 +126,8 @@ def _sql(interval: Interval, text: str, *, with_open: bool, with_empty: bool) ->
         step = "1 month" if interval.value.months else f"{seconds} seconds"
         slots = f"""
        (SELECT extract(epoch FROM at)::bigint AS ts
-          FROM generate_series(to_timestamp($2), to_timestamp($3 - 1), '{step}', 'UTC') AS slot (at)) AS slots
+          FROM generate_series(
+               to_timestamp($2) AT TIME ZONE 'UTC', to_timestamp($3 - 1) AT TIME ZONE 'UTC', '{step}'::interval) AS at) AS slots
   LEFT JOIN found USING (ts)"""
     return f"""
 WITH built AS (
