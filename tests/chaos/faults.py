@@ -112,6 +112,8 @@ async def killed_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[
     async with stand.sql() as connection:
         transaction = connection.transaction()
         await transaction.start()
+        # Without the trigger, which would take the writer's turn, so that the worker would wait for that.
+        await connection.execute("SET LOCAL session_replication_role = replica")
         held = "INSERT INTO price (ticker, ts, price, source) SELECT name, $1, 1, 'IMPORT' FROM ticker"
         await connection.execute(held, minute)
 
