@@ -100,7 +100,7 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
             with endpoint.slots.taken(address_of(self._socket.scope)):
                 async with asyncio.timeout(endpoint.at_most_s):
                     self.context.spend(1, paid=0)
-                    asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name)
+                    asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name or None)
                     self.context.spend(asked.cost)
                     result = await schema.answer(asked, self.context)
                     answered = True
@@ -201,6 +201,6 @@ def _is_message(message: object) -> bool:
     return (
         isinstance(payload, dict)
         and isinstance(payload.get("query"), str)
-        and isinstance(payload.get("variables") or {}, dict)
-        and isinstance(payload.get("operationName") or "", str)
+        and isinstance(payload.get("variables"), dict | None)
+        and isinstance(payload.get("operationName"), str | None)
     )

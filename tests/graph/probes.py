@@ -299,6 +299,8 @@ SOCKETS: dict[str, Probe] = {
     "no payload": Socket("closed 4400", (_subscribe(None),)),
     "a payload without a query": Socket("closed 4400", (_subscribe({"variables": {}}),)),
     "variables that are a list": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "variables": [1]}),)),
+    "an operation's name that is an empty object": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "operationName": {}}),)),
+    "variables that are an empty list": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "variables": []}),)),
     "no document": Socket(PARSE, (_subscribe({"query": "{"}),)),
     "1,000 aliases over a socket": Socket(f"{COMPLEX}|{PARSE}", (_subscribe({"query": _aliases(1_000)}),)),
     "deep variables over a socket": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "variables": json.loads('{"a":' * 100 + "1" + "}" * 100)}),)),
