@@ -155,8 +155,7 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     wrong = 0
     try:
         async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
-            for name in set(names) - await tickers.known(db, names):
-                raise ServerError(f"{name} is not known: `python -m ingest status` lists those that are")
+            await _require_known(db, names)
             building = await candles.still_to_build(db)
             for name in names or [row["name"] for row in await tickers.every(db)]:
                 found = await candles.different(db, name, building.get(name, times.FIRST))
@@ -170,12 +169,16 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     return 1 if wrong else 0
 
 
+async def _require_known(db: pool.Database, names: Sequence[str]) -> None:
+    for name in set(names) - await tickers.known(db, names):
+        raise ServerError(f"{name} is not known: `python -m ingest status` lists those that are")
+
+
 async def _export(dsn: str, options: argparse.Namespace) -> int:
     target = options.output
     try:
         async with pool.open_database(dsn, application_name="tickgraph export") as db:
-            if not await tickers.known(db, [options.ticker]):
-                raise ServerError(f"{options.ticker} is not known: `python -m ingest status` lists those that are")
+            await _require_known(db, [options.ticker])
             low, high = await exporting.extent(db, options.ticker, options.start, options.end) or (options.start, options.start)
             shown = Progress(
                 TextColumn("{task.description}"),

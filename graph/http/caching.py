@@ -30,14 +30,16 @@ class Keeping:
         return tag is not None and tag.removeprefix("W/") in tags
 
 
-async def keeping(context: Context, asked: Prepared, *more: Any, private: bool) -> Keeping:
-    """How long a query's answer may be kept; `more` is what else its text depends on. Raises DatabaseError."""
+async def keeping(context: Context, asked: Prepared, *more: Any, private: bool, stays: bool) -> Keeping:
+    """How long a query's answer may be kept; `more` is what else its text depends on. Raises DatabaseError.
+
+    It `stays` where nothing but a commit can change it.
+    """
     whose = "private" if private else "public"
     headers = {"Cache-Control": f"{whose}, max-age={SHORT_S}"}
-    question = asked.document.selections, asked.operation, asked.variables, context.now()
-    if not freshness.is_only_of_what_is_stored(*question):
+    if not stays:
         return Keeping(headers)
-    windows = freshness.past_windows(*question)
+    windows = freshness.past_windows(asked.document.selections, asked.operation, asked.variables, context.now())
     if windows and await freshness.all_stored(context.db, windows):
         headers["Cache-Control"] = f"{whose}, max-age={LONG_S}"
         data: int | str = "complete"

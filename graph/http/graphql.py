@@ -82,10 +82,13 @@ class GraphQLEndpoint:
             prepared = self._schema.prepare(self._persisted.text_of(sent), sent.variables, sent.operation_name)
             self._persisted.remember(sent)
             context = context_of(request)
+            question = prepared.document.selections, prepared.operation, prepared.variables, context.now()
+            stays = freshness.is_only_of_what_is_stored(*question)
+            answers.keep(request.scope, wanted=stays)
             if is_post:
                 context.spend(prepared.cost)
                 return await self._answered(request, context, prepared, sent, media, {})
-            return await self._kept(request, context, prepared, sent, media)
+            return await self._kept(request, context, prepared, sent, media, stays=stays)
         except RefusedError as refused:
             answers.keep(request.scope, wanted=False)
             errors = refused.errors
@@ -95,12 +98,14 @@ class GraphQLEndpoint:
         status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
         return graphql_answer({"errors": [error.formatted for error in errors]}, media, status)
 
-    async def _kept(self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str) -> Response:
+    async def _kept(
+        self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, *, stays: bool
+    ) -> Response:
         """The answer to a GET, which caches may keep; 304 for who has it."""
         if prepared.operation.operation is not OperationType.QUERY:
             raise MethodError("By GET only queries are answered: send a mutation by POST", {"Allow": "POST"})
         context.spend(prepared.cost)
-        kept = await keeping(context, prepared, media, sent.extensions, self._schema.digest, private=self._closed)
+        kept = await keeping(context, prepared, media, sent.extensions, self._schema.digest, private=self._closed, stays=stays)
         headers = {**kept.headers, "Vary": "Accept, Accept-Encoding" + (", Authorization, X-API-Key" if self._closed else "")}
         if kept.is_known(request.headers.get("If-None-Match", "")):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -109,8 +114,6 @@ class GraphQLEndpoint:
     async def _answered(
         self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
     ) -> Response:
-        question = prepared.document.selections, prepared.operation, prepared.variables, context.now()
-        answers.keep(request.scope, wanted=freshness.is_only_of_what_is_stored(*question))
         result = await self._schema.answer(prepared, context)
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data

@@ -132,10 +132,6 @@ class FetchQuery(Query):
     )
 
 
-class NoQuery(Query):
-    """No parameters."""
-
-
 class Row(BaseModel):
     """A price of a minute."""
 
