@@ -42,9 +42,25 @@ class Selections:
     def __init__(self, document: DocumentNode) -> None:
         self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         self._sizes: dict[str, Size] = {}
+        # By the identity of the document's nodes, which live as long as this. A document is asked about by each request.
+        self._size_of: dict[int, Size] = {}
+        self._fields_of: dict[int, tuple[FieldNode, ...]] = {}
 
     def size(self, selections: SelectionSetNode | None) -> Size:
         """What the selection is made of."""
+        known = self._size_of.get(id(selections))
+        if known is None:
+            known = self._size_of[id(selections)] = self._size(selections)
+        return known
+
+    def fields(self, selections: SelectionSetNode | None) -> tuple[FieldNode, ...]:
+        """The fields of the selection itself; each fragment's once, however often it is spread, as they are executed."""
+        known = self._fields_of.get(id(selections))
+        if known is None:
+            known = self._fields_of[id(selections)] = tuple(self._fields(selections))
+        return known
+
+    def _size(self, selections: SelectionSetNode | None) -> Size:
         fields = aliases = depth = longest = 0
         names: set[str] = set()
         for node in selections.selections if selections else ():
@@ -61,8 +77,7 @@ class Selections:
             names |= below.names
         return Size(fields, aliases, depth, longest, frozenset(names))
 
-    def fields(self, selections: SelectionSetNode | None) -> list[FieldNode]:
-        """The fields of the selection itself; each fragment's once, however often it is spread, as they are executed."""
+    def _fields(self, selections: SelectionSetNode | None) -> list[FieldNode]:
         found: list[FieldNode] = []
         waiting = [*selections.selections][::-1] if selections else []
         spread: set[str] = set()
