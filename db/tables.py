@@ -254,7 +254,10 @@ class Gap(SQLModel, table=True):
 class Change(SQLModel, table=True):
     """What a transaction altered beside single prices, for readers who keep a copy."""
 
-    __table_args__ = (_one_of("kind", ChangeKind),)
+    __table_args__ = (
+        _one_of("kind", ChangeKind),
+        Index("ix_change_history", "ticker", "last_id", postgresql_where=text("kind = 'history'")),
+    )
 
     id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), primary_key=True))
     kind: ChangeKind = Field(sa_column=Column(Text, nullable=False))
@@ -266,6 +269,20 @@ class Change(SQLModel, table=True):
     count: int | None = Field(None, sa_column=Column(BigInteger, comment="minutes concerned"))
     first_id: int | None = Field(None, sa_column=Column(BigInteger, comment="history: lowest id of its prices"))
     last_id: int | None = Field(None, sa_column=Column(BigInteger, comment="history: highest id of its prices"))
+
+
+class Milestone(SQLModel, table=True):
+    """The data version of an hour. Of what has an id above the oldest one's, nothing was forgotten."""
+
+    __table_args__ = (
+        CheckConstraint(f"at % 3600 = 0 AND at >= 0 AND at < {times.END}", name="at"),
+        CheckConstraint("id >= 0", name="id"),
+    )
+
+    at: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the hour it was noted in; UNIX seconds")
+    )
+    id: int = Field(sa_column=Column(BigInteger, nullable=False, comment="the data version then"))
 
 
 class Reject(SQLModel, table=True):

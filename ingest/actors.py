@@ -60,4 +60,5 @@ async def reconcile(minute: int) -> None:
         source=resources.source,
         db=resources.db,
         outbox=resources.outbox,
+        resume_days=settings.resume_days,
     )

@@ -54,6 +54,14 @@ class Interval(Enum):
         shift, seconds = self.value.shift, self.value.seconds
         return -(-(ts + shift) // seconds) * seconds - shift
 
+    def at_or_before(self, ts: int) -> int:
+        """The last of its beginnings that is not after `ts`; UNIX seconds."""
+        if self.value.months:
+            first = datetime.fromtimestamp(ts, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+            return int(first.timestamp())
+        shift, seconds = self.value.shift, self.value.seconds
+        return (ts + shift) // seconds * seconds - shift
+
     def count(self, low: int, high: int) -> int:
         """About how many begin in [low, high): of months the most there can be."""
         seconds = 28 * DAY if self.value.months else self.value.seconds

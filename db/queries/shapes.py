@@ -4,7 +4,7 @@ Python would need many times as long to make objects of the rows and text of the
 own text and constants; the constants are bound like any parameter, so a statement depends on the columns alone.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -43,6 +43,15 @@ class Shape:
                 expressions.append(value.sql)
                 pending = value.quote
         return expressions, [*constants, pending + "}"]
+
+    def writer(self) -> Callable[[Mapping[str, str]], str]:
+        """Writes the object of a row that was read already, where the columns' SQL is names of the row's texts."""
+        names, constants = self.parts()
+
+        def write(row: Mapping[str, str]) -> str:
+            return constants[0] + "".join([row[name] + after for name, after in zip(names, constants[1:], strict=True)])
+
+        return write
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,11 @@ from typing import Final
 
 from db.pool import Executor
 
-# Both draw from one sequence, and writers take turns, so it grows with every commit that a reader can see.
-CURRENT: Final = "SELECT greatest((SELECT max(id) FROM price), (SELECT max(id) FROM change), 0)"
+# Both draw from one sequence, and writers take turns, so it grows with every commit that a reader can see. Changes are
+# forgotten in time, milestones stay.
+CURRENT: Final = """
+SELECT greatest((SELECT max(id) FROM price), (SELECT max(id) FROM change), (SELECT max(id) FROM milestone), 0)
+"""
 
 
 async def current(db: Executor) -> int:

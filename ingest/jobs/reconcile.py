@@ -14,6 +14,7 @@ from db.tables import Reason
 from ingest.errors import OutboxError
 from ingest.jobs.backfill import Backfilled, backfill
 from ingest.jobs.candles import build_candles
+from ingest.jobs.changes import RESUME_DAYS, forget_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, say_how_many_wait
 from ingest.jobs.watchlist import Watchlist
@@ -41,7 +42,14 @@ class Reconciled:
 
 
 async def reconcile(
-    minute: int, *, watchlist: Watchlist, source: Source, db: Database, outbox: Outbox, budget_s: float = BUDGET_S
+    minute: int,
+    *,
+    watchlist: Watchlist,
+    source: Source,
+    db: Database,
+    outbox: Outbox,
+    resume_days: int = RESUME_DAYS,
+    budget_s: float = BUDGET_S,
 ) -> Reconciled:
     """Drains the outbox, opens the gaps that are new, and fills what can be filled.
 
@@ -63,6 +71,7 @@ async def reconcile(
             if reconciled.now is not None:
                 reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
             await build_candles(db)
+            await forget_changes(db, resume_days)
             return reconciled
     except OutboxError as error:
         log.error("gaps are looked for once the outbox can be read: %s", error)  # noqa: TRY400  one line is enough
