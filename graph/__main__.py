@@ -20,15 +20,18 @@ from graph.engine.knowledge import require_known
 from graph.engine.translation import told
 from graph.errors import ApiError
 from graph.http.asked import BODY_MOST
-from graph.http.protocol import BoundedHttp
+from graph.http.protocol import BoundedHttp, BoundedWebSocket
 from graph.schema import arguments
 from graph.schema.executable import Schema
 from graph.settings import Settings
+from graph.watch import watch
 
 EXAMPLES = """examples:
   python -m graph check                          # are the settings right, is the port free?
   python -m graph serve                          # the API by itself
   python -m graph latest btc_usd eth_usd         # the newest prices, from the database
+  python -m graph watch btc_usd eth_usd          # prices as they are stored, from the API
+  python -m graph watch --json --after 0         # the same as lines of JSON, from the beginning on
   python -m graph schema > graph/schema.graphql  # what `make schema` does
 """
 
@@ -46,8 +49,16 @@ def main(words: Sequence[str] | None = None) -> int:
     verbs.add_parser("healthy", help="exit with 0 if the API on this machine answers GET /health with 200; for containers")
     newest = verbs.add_parser("latest", help="print the newest price of each ticker, or of those named")
     newest.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd")
+    follow = verbs.add_parser("watch", help="show prices as they are stored, over the API's subscription")
+    follow.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd; left out: all")
+    follow.add_argument("--url", help="where the API is; left out: on this machine, at PORT")
+    follow.add_argument("--key", help="where reading needs one")
+    follow.add_argument("--json", action="store_true", help="a line of JSON for each price, for pipes")
+    follow.add_argument("--after", metavar="ID", help="with --json: begin after the price with this id")
     options = parser.parse_args(words)
     match options.verb:
+        case "watch":
+            return _watch(options)
         case "healthy":
             return _healthy(Settings.read())
         case "latest":
@@ -76,6 +87,8 @@ def _serve(settings: Settings) -> int:
         log_config=None,
         access_log=False,
         http=BoundedHttp,
+        ws=BoundedWebSocket,
+        ws_per_message_deflate=False,  # messages are short
         ws_max_size=4 * BODY_MOST,  # bytes; what is longer than a body may be is told so below that
         proxy_headers=False,  # TRUSTED_PROXIES says whose are believed
         timeout_graceful_shutdown=3,
@@ -107,6 +120,14 @@ async def _latest(settings: Settings, names: Sequence[str]) -> int:
     for record in records:
         print(f"{record['ticker']:<20}{record['price']:>16f}  {times.iso(record['ts'])}  {record['source']}")
     return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    url = options.url or Settings.read().url
+    try:
+        return asyncio.run(watch(url, options.tickers, key=options.key, as_json=options.json, after=options.after))
+    except KeyboardInterrupt:
+        return 0
 
 
 def _check(settings: Settings) -> int:

@@ -5,6 +5,7 @@
 ApiError
 ├── BadInputError         BAD_USER_INPUT    422
 ├── RangeTooLargeError    RANGE_TOO_LARGE   422
+├── ResumeTooOldError     RESUME_TOO_OLD    410
 ├── NotFoundError         NOT_FOUND         404   REST only: GraphQL answers null
 │   └── UnknownTickerError  UNKNOWN_TICKER  404
 ├── TooComplexError       QUERY_TOO_COMPLEX 400
@@ -57,6 +58,20 @@ class RangeTooLargeError(ApiError):
 
     code = "RANGE_TOO_LARGE"
     status = 422
+
+
+class ResumeTooOldError(ApiError):
+    """Raised when what came after an id is not known any more."""
+
+    code = "RESUME_TOO_OLD"
+    status = 410
+
+    def __init__(self, after: int, oldest: int) -> None:
+        super().__init__(
+            f"after: what came right after {after} is forgotten; the oldest id to go on from is {oldest}. Read the prices in "
+            "between with `prices` or `range`",
+            oldest=str(oldest),
+        )
 
 
 class TooComplexError(ApiError):

@@ -50,7 +50,9 @@ class Settings(settings.Settings):
     graphiql: bool = Field(True, description="whether a browser gets GraphiQL")
     max_in_flight: int = Field(256, ge=1, description="requests that an API process answers at once; the others get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="the same of one address")
-    max_sockets: int = Field(10_000, ge=1, description="WebSockets that an API process keeps at once; the others get 503")
+    max_sockets: int = Field(
+        10_000, ge=1, description="WebSockets and event streams that an API process keeps at once; the others get 503"
+    )
     max_sockets_per_client: int = Field(1_000, ge=1, description="the same of one address")
     request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from the end of its head on")
     answer_cache_mb: int = Field(

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from db import times
-from db.pool import Executor
+from db.pool import Executor, Record
 
 # What lies in a period of tracking and not before the horizon is expected; stored beside it, it is extra.
 COUNT: Final = """
@@ -54,3 +54,19 @@ async def count(db: Executor, ticker: str, low: int, high: int, now: float) -> C
     high = max(low, min(-(-high // times.MINUTE) * times.MINUTE, times.minute_of(now)))
     row = await db.fetchrow(COUNT, ticker, low, high)
     return Counted(low, high, **row) if row is not None else Counted(low, high)
+
+
+PARTS: Final = """
+SELECT min(ts) AS low, max(ts) + 60 AS high, source
+  FROM (SELECT ts, source, ts - 60 * row_number() OVER (PARTITION BY source ORDER BY ts) AS part
+          FROM price
+         WHERE ticker = $1 AND ts >= $2 AND ts < $3 AND source <> 'LIVE') AS marked
+ GROUP BY source, part
+ ORDER BY low
+ LIMIT $4
+"""
+
+
+async def parts(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[Record]:
+    """The periods of minutes, one after another, that were not stored in their own minute: `low`, `high`, `source`."""
+    return await db.fetch(PARTS, ticker, low, high, limit)

@@ -22,10 +22,24 @@ class Feed:
     def __init__(self) -> None:
         self._count = 0
         self._heard_at = -SILENCE_S
+        self._waiting: list[asyncio.Future[None]] = []
 
     def version(self) -> int | None:
         """The same as before only if nothing was committed in between; None while it cannot be known."""
         return self._count if time.monotonic() - self._heard_at < SILENCE_S else None
+
+    @property
+    def count(self) -> int:
+        """How many commits were heard of, whether or not it can hear now."""
+        return self._count
+
+    async def beyond(self, count: int) -> int:
+        """Waits until more commits than `count` were heard of, or could have been missed; how many were."""
+        while self._count <= count:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            await waiting
+        return self._count
 
     @asynccontextmanager
     async def heard(self, dsn: str) -> AsyncIterator[None]:
@@ -50,6 +64,10 @@ class Feed:
 
     def _committed(self) -> None:
         self._count += 1
+        waiting, self._waiting = self._waiting, []
+        for one in waiting:
+            if not one.done():
+                one.set_result(None)
 
     def _lost(self) -> None:
         self._heard_at = -SILENCE_S

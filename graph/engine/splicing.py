@@ -1,6 +1,6 @@
 """Answers that PostgreSQL wrote, put into the rest as they are: for rows of which only plain fields were selected."""
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -13,6 +13,7 @@ from graphql import (
     GraphQLResolveInfo,
     SelectionNode,
     VariableNode,
+    get_named_type,
 )
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
@@ -46,18 +47,19 @@ def shape_of(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str,
     """What is selected of each row of a field, where it is columns alone; None where the rows have to become objects.
 
     With `below` the rows are those of that one field below it; None too where anything else there reads rows (`edges`).
-    The document is valid, and the rows' type has no parts but objects, so every fragment in it applies.
+    The document is valid. Of a union's rows, what is selected of those of this type.
     """
-    nodes = list(info.field_nodes)
+    nodes, types = list(info.field_nodes), {typename, get_named_type(info.return_type).name}
     if below:
-        selected = _selected(nodes, info)
+        selected = _selected(nodes, info, types)
         if "edges" in {node.name.value for node in selected}:
             return None
         nodes = [node for node in selected if node.name.value == below]
         if len({_key(node) for node in nodes}) != 1:
             return None
+        types = {typename}
     members: dict[str, Column | Constant] = {}
-    for node in _selected(nodes, info):
+    for node in _selected(nodes, info, types):
         name = node.name.value
         if name == "__typename":
             members[_key(node)] = Constant(typename)
@@ -72,8 +74,8 @@ def _key(node: FieldNode) -> str:
     return node.alias.value if node.alias else node.name.value
 
 
-def _selected(nodes: list[FieldNode], info: GraphQLResolveInfo[Any]) -> list[FieldNode]:
-    """The fields selected below the nodes, in their order, without those that a directive leaves out."""
+def _selected(nodes: list[FieldNode], info: GraphQLResolveInfo[Any], types: Container[str]) -> list[FieldNode]:
+    """The fields selected below the nodes of one of the types, in their order, without those that a directive leaves out."""
     found: list[FieldNode] = []
     waiting: list[SelectionNode] = [one for node in nodes if node.selection_set for one in node.selection_set.selections][::-1]
     spread: set[str] = set()
@@ -86,10 +88,16 @@ def _selected(nodes: list[FieldNode], info: GraphQLResolveInfo[Any]) -> list[Fie
         elif isinstance(node, FragmentSpreadNode):
             if node.name.value not in spread:
                 spread.add(node.name.value)
-                waiting += info.fragments[node.name.value].selection_set.selections[::-1]
+                waiting += _of_types(info.fragments[node.name.value], types)
         else:
-            waiting += node.selection_set.selections[::-1]  # type: ignore[attr-defined]  # an inline fragment
+            waiting += _of_types(node, types)  # an inline fragment
     return found
+
+
+def _of_types(fragment: Any, types: Container[str]) -> Sequence[SelectionNode]:
+    """What a fragment selects, last first, where it applies."""
+    condition = fragment.type_condition
+    return fragment.selection_set.selections[::-1] if condition is None or condition.name.value in types else ()
 
 
 def _is_included(directives: tuple[DirectiveNode, ...], variables: Mapping[str, Any]) -> bool:

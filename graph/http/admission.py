@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -116,7 +116,9 @@ class InFlight:
             await self.app(scope, receive, send)
             return
         try:
-            with self._slots.taken(address_of(scope)):
+            with ExitStack() as slot:
+                slot.enter_context(self._slots.taken(address_of(scope)))
+                scope["slot"] = slot  # an answer without end gives it back early
                 await self.app(scope, receive, send)
         except BusyError as error:
             await refusal(scope, error)(scope, receive, send)

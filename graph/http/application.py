@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -16,6 +17,8 @@ from db.pool import open_database
 from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
 from graph.engine.feed import Feed
+from graph.engine.live import Live
+from graph.engine.live_candles import LiveCandles
 from graph.errors import ApiError
 from graph.http import pages, problems
 from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
@@ -24,6 +27,7 @@ from graph.http.caller import Callers
 from graph.http.graphql import STATIC, GraphQLEndpoint
 from graph.http.middleware import Compressed, Recorded
 from graph.http.problems import GRAPHQL_PATH
+from graph.http.protocol import LEAVE
 from graph.http.rest import endpoints
 from graph.http.socket import SocketEndpoint
 from graph.schema.context import Context
@@ -59,21 +63,27 @@ def application(settings: Settings) -> Starlette:
     """The API over the database of the settings. Starts without it, and answers as soon as it is there."""
 
     @asynccontextmanager
-    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         database = open_database(
             settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=STATEMENT_TIMEOUT_S
         )
         collecting = Collecting(settings.broker)
-        async with database as db, feed.heard(settings.required_dsn()):
-            app.state.context = Context(db, collecting, settings.stale_after_s, allowance)
-            yield
+        async with database as db, feed.heard(settings.required_dsn()), live.followed(db):
+            app.state.context = Context(db, collecting, settings.stale_after_s, live, live_candles, allowance)
+            yield {LEAVE: leave}
         collecting.close()
 
+    def leave() -> None:
+        live.leave()
+        live_candles.leave()
+
     callers = Callers(settings.api_keys, settings.admin_token.get_secret_value() if settings.admin_token else None)
-    connections = Slots("WebSockets are open", settings.max_sockets, settings.max_sockets_per_client)
+    connections = Slots("connections are open", settings.max_sockets, settings.max_sockets_per_client)
     slots = Slots("requests are being answered", settings.max_in_flight, settings.max_in_flight_per_client)
     allowance = Allowance(settings.rate_limit_of_process) if settings.rate_limit_of_process else None
     feed = Feed()
+    live = Live(feed)
+    live_candles = LiveCandles(live)
     kept = Kept(feed, settings.answer_cache_mb << 20, KEPT_PATHS)
     is_open = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes()
@@ -83,8 +93,10 @@ def application(settings: Settings) -> Starlette:
     )
     return Starlette(
         routes=[
-            Route("/", pages.to_graphiql),
-            Route(GRAPHQL_PATH, GraphQLEndpoint(schema, graphiql=settings.graphiql, closed=bool(settings.api_keys))),
+            Route("/", pages.home),
+            Route(
+                GRAPHQL_PATH, GraphQLEndpoint(schema, connections, graphiql=settings.graphiql, closed=bool(settings.api_keys))
+            ),
             WebSocketRoute(GRAPHQL_PATH, socket),
             *rest,
             Mount("/v1", routes=rest),

@@ -71,4 +71,9 @@ def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Cont
     """The application's resources, with what the caller may do; by default who `admission.Known` found."""
     context: Context = connection.app.state.context
     caller = caller or connection.scope["caller"]
-    return context.of(caller.name, may_read=caller.may_read, may_fetch=caller.may_fetch)
+    return context.of(
+        caller.name,
+        may_read=caller.may_read,
+        may_fetch=caller.may_fetch,
+        last_event_id=connection.headers.get("Last-Event-ID"),
+    )

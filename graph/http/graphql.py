@@ -5,7 +5,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
 
-from graphql import OperationType
+from graphql import GraphQLError, OperationType
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
@@ -13,11 +13,12 @@ from starlette.types import Receive, Scope, Send
 from db.errors import DatabaseError
 from graph.engine import freshness, limits
 from graph.errors import ApiError, MethodError, NotAcceptableError, PersistedQueryNotFoundError, TooComplexError
-from graph.http import answers, asked
+from graph.http import answers, asked, events
+from graph.http.admission import Slots
 from graph.http.asked import Asked
 from graph.http.caching import keeping
 from graph.http.caller import context_of
-from graph.http.negotiation import GRAPHQL, JSON, answer_type, wants_page
+from graph.http.negotiation import EVENTS, GRAPHQL, JSON, answer_type, takes_events, wants_page
 from graph.http.persisted import PersistedQueries
 from graph.http.problems import graphql_answer, on_known_error
 from graph.schema.context import Context
@@ -27,6 +28,10 @@ STATIC = Path(__file__).parent.parent / "static"
 METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
 ALLOW: Final = ", ".join(METHODS)
 
+NOT_HERE: Final = (
+    "A subscription has many answers: ask for it over WebSocket (graphql-transport-ws), or with `Accept: text/event-stream`"
+)
+
 # ReDoc would fetch its maker's logo, and run its search in a worker made of a blob.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
@@ -34,9 +39,9 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def page(name: str) -> HTMLResponse:
+def page(name: str, policy: str = CONTENT_SECURITY_POLICY) -> HTMLResponse:
     """A page of ours, which may use nothing from another host."""
-    return HTMLResponse(_html(name), headers={"Content-Security-Policy": CONTENT_SECURITY_POLICY})
+    return HTMLResponse(_html(name), headers={"Content-Security-Policy": policy})
 
 
 @cache
@@ -50,8 +55,10 @@ class GraphQLEndpoint:
     `closed`: reading needs a key, so nothing on the way may keep an answer for others.
     """
 
-    def __init__(self, schema: Schema, *, graphiql: bool, closed: bool) -> None:
+    def __init__(self, schema: Schema, connections: Slots, *, graphiql: bool, closed: bool) -> None:
+        """`connections`: places for those that stay open."""
         self._schema = schema
+        self._connections = connections
         self._graphiql = graphiql
         self._closed = closed
         self._persisted = PersistedQueries()
@@ -73,15 +80,17 @@ class GraphQLEndpoint:
         accept = request.headers.get("Accept", "")
         if self._graphiql and request.method != "POST" and not request.query_params and wants_page(accept):
             return page("graphiql.html")
-        media = answer_type(accept)
+        media = answer_type(accept) or (EVENTS if takes_events(accept) else None)
         if media is None:
-            raise NotAcceptableError(f"Accept: answers are {GRAPHQL} or {JSON}, in utf-8")
+            raise NotAcceptableError(f"Accept: answers are {GRAPHQL}, {JSON} or {EVENTS}, in utf-8")
         is_post = request.method == "POST"
         sent = await asked.from_body(request) if is_post else asked.from_url(request.query_params)
         try:
             prepared = self._schema.prepare(self._persisted.text_of(sent), sent.variables, sent.operation_name)
             self._persisted.remember(sent)
             context = context_of(request)
+            if prepared.is_subscription:
+                return await self._subscribed(request, context, prepared, takes_events=takes_events(accept))
             question = prepared.document.selections, prepared.operation, prepared.variables, context.now()
             stays = freshness.is_only_of_what_is_stored(*question)
             answers.keep(request.scope, wanted=stays)
@@ -94,9 +103,20 @@ class GraphQLEndpoint:
             errors = refused.errors
         except (PersistedQueryNotFoundError, TooComplexError) as error:
             errors = RefusedError(error).errors
+        if media == EVENTS:  # a status that is not 200 keeps an EventSource from coming back
+            media = GRAPHQL
         # As JSON with 200, which older clients expect; they read no body of another.
         status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
         return graphql_answer({"errors": [error.formatted for error in errors]}, media, status)
+
+    async def _subscribed(self, request: Request, context: Context, prepared: Prepared, *, takes_events: bool) -> Response:
+        """A stream of the answers to a subscription."""
+        answers.keep(request.scope, wanted=False)
+        if not takes_events:
+            raise RefusedError(GraphQLError(NOT_HERE))
+        context.spend(prepared.cost)
+        subscribed = await self._schema.begin(prepared, context)
+        return events.Stream(subscribed, self._connections)
 
     async def _kept(
         self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, *, stays: bool
@@ -122,4 +142,4 @@ class GraphQLEndpoint:
         if result.errors:
             answers.keep(request.scope, wanted=False)
             headers = {}
-        return graphql_answer(body, media, headers=headers)
+        return events.single(body) if media == EVENTS else graphql_answer(body, media, headers=headers)

@@ -7,6 +7,7 @@ from typing import Final
 GRAPHQL: Final = "application/graphql-response+json"
 JSON: Final = "application/json"
 HTML: Final = "text/html"
+EVENTS: Final = "text/event-stream"
 
 EXACTLY: Final = 3
 
@@ -52,6 +53,12 @@ def wants_page(header: str) -> bool:
     ranges = _ranges(header)
     html = _liking(HTML, ranges) if any(one.matches(HTML) == EXACTLY for one in ranges) else 0.0
     return html > 0 and html >= max(_liking(GRAPHQL, ranges), _liking(JSON, ranges))
+
+
+@lru_cache(512)
+def takes_events(header: str) -> bool:
+    """Whether a client names server-sent events among what it takes."""
+    return any(one.q > 0 and one.matches(EVENTS) == EXACTLY for one in _ranges(header))
 
 
 def _ranges(header: str) -> list[Range]:

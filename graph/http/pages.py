@@ -1,13 +1,19 @@
-"""Pages for people: GraphiQL is the endpoint's own; here are Swagger UI and ReDoc, and where `/` leads. No other host."""
+"""Pages for people: the live one, Swagger UI and ReDoc; GraphiQL is the endpoint's own. Nothing from another host."""
 
 from functools import cache
+from typing import Final
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from graph.http.graphql import page
 from graph.http.rest.openapi import document
+
+LIVE_POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
+    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+)
 
 
 async def openapi(_request: Request) -> Response:
@@ -30,6 +36,6 @@ async def redoc(_request: Request) -> HTMLResponse:
     return page("redoc.html")
 
 
-async def to_graphiql(_request: Request) -> RedirectResponse:
-    """`GET /`: there is no page of its own yet."""
-    return RedirectResponse("/graphql")
+async def home(_request: Request) -> HTMLResponse:
+    """`GET /`: every ticker, and each one's chart, live."""
+    return page("index.html", LIVE_POLICY)

@@ -1,9 +1,15 @@
-"""HTTP/1.1 by uvicorn, with bounds of which it has none itself: on heads, on idle connections, on clients that do not read."""
+"""HTTP/1.1 and WebSocket by uvicorn, with bounds of which it has none itself: on heads, idle connections, clients that do not
+read; and with a word to those who listen before it ends.
+"""
 
 import asyncio
+import logging
 from typing import Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+
+log = logging.getLogger(__name__)
 
 HEAD_MOST: Final = 64 * 1024
 """Bytes of the request line and the headers."""
@@ -12,11 +18,66 @@ CAME_WITHIN_S: Final = 15.0
 READ_WITHIN_S: Final = 30.0
 """A client that takes nothing of its answer for so long has gone."""
 
+LEFT_WITHIN_S: Final = 0.5
+"""WebSockets that are not closed by then are closed when the process ends."""
+LEAVE: Final = "leave"
+"""The name in the lifespan's state of what tells those who listen that the process ends."""
+
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class BoundedHttp(HttpToolsProtocol):
+class _Patient(asyncio.Protocol):
+    """Cuts off a client that takes nothing; tells the application when the process is about to end."""
+
+    loop: asyncio.AbstractEventLoop
+    app_state: dict[str, Any]
+    transport: asyncio.Transport
+    client: tuple[str, int] | None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._goes_on()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, self.transport.get_write_buffer_size())
+
+    def resume_writing(self) -> None:
+        self._goes_on()
+        super().resume_writing()
+
+    def shutdown(self) -> None:
+        self.app_state.get(LEAVE, lambda: None)()
+        super().shutdown()  # type: ignore[misc]  # uvicorn's, behind this in the order of classes
+
+    def _look(self, waited_for: int) -> None:
+        """Whether the client took anything since so much waited for it."""
+        waits = self.transport.get_write_buffer_size()
+        if waits == waited_for:
+            log.warning(
+                "%s took nothing for %g s while %d bytes waited for it, and is cut off", self.client, READ_WITHIN_S, waits
+            )
+            self.transport.abort()
+        else:
+            self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, waits)
+
+    def _goes_on(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
+class BoundedWebSocket(_Patient, WebSocketsSansIOProtocol):
+    """Before the process ends, those who listen are told what is there; then they are closed by the endpoint."""
+
+    def shutdown(self) -> None:
+        self.app_state.get(LEAVE, lambda: None)()
+        self.loop.call_later(LEFT_WITHIN_S, super().shutdown)
+
+
+class BoundedHttp(_Patient, HttpToolsProtocol):
     """Closes connections with which strangers would hold memory and sockets.
 
     A head is too long; a request does not come to its end, or something else comes; an answer is not read. A timer runs only
@@ -30,7 +91,6 @@ class BoundedHttp(HttpToolsProtocol):
         self._head_size = 0
         self._too_long = False
         self._overdue: asyncio.TimerHandle | None = None
-        self._stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
@@ -38,7 +98,6 @@ class BoundedHttp(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._request_came()
-        self._goes_on()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -85,14 +144,6 @@ class BoundedHttp(HttpToolsProtocol):
         else:
             super().send_400_response(msg)
 
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, self.transport.get_write_buffer_size())
-
-    def resume_writing(self) -> None:
-        self._goes_on()
-        super().resume_writing()
-
     def _await_request(self) -> None:
         if self._overdue is None:
             self._overdue = self.loop.call_later(CAME_WITHIN_S, self._refuse_to_wait)
@@ -106,16 +157,3 @@ class BoundedHttp(HttpToolsProtocol):
         if self._in_request and not (self.cycle is not None and self.cycle.response_started):
             self.transport.write(_TOO_SLOW)
         self.transport.close()
-
-    def _look(self, waited_for: int) -> None:
-        """Whether the client took anything since so much waited for it."""
-        waits = self.transport.get_write_buffer_size()
-        if waits == waited_for:
-            self.transport.abort()
-        else:
-            self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, waits)
-
-    def _goes_on(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None

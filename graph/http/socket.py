@@ -6,6 +6,7 @@ https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Collection
+from contextlib import aclosing
 from datetime import timedelta
 from typing import Any, Final
 
@@ -26,17 +27,20 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 from strawberry.types.unset import UNSET
 
+from graph.engine.topics import LeavingError
 from graph.errors import ApiError, BadRequestError, BusyError, InternalError
 from graph.http.admission import Slots, took_too_long
 from graph.http.asked import BODY_MOST, json_of
 from graph.http.caller import Callers, address_of, context_of
 from graph.http.problems import refusal
 from graph.schema.context import Context
-from graph.schema.executable import RefusedError, Schema
+from graph.schema.executable import END, RefusedError, Schema, Subscribed
 
 GREETED_WITHIN: Final = timedelta(seconds=10)
 OPERATIONS_MOST: Final = 100
 """Of one connection at once."""
+COME_BACK: Final = 1012
+"""The code of a service that starts anew: clients come back after a moment."""
 REASON_MOST: Final = 123
 """Bytes of the reason for which a WebSocket is closed, by RFC 6455."""
 
@@ -69,6 +73,9 @@ class Adapter(ASGIWebSocketAdapter):
 class Handler(BaseGraphQLTransportWSHandler[Context, None]):
     """One connection. A bad operation gets its error, and the connection goes on."""
 
+    _telling = 0
+    """Subscriptions."""
+
     async def handle_message(self, message: Message) -> None:
         if not _is_message(message):
             await self.handle_invalid_message("A message is an object with a type, a subscribe one with an id and a payload")
@@ -92,35 +99,66 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         await super().handle_subscribe(message)
 
     async def run_operation(self, operation: Operation[Context, None]) -> None:
-        """Answers one operation, in a slot and with a deadline that hold until the answer was taken."""
-        schema: Any = self.schema
-        endpoint = self._endpoint
-        answered = False
+        """Answers one operation, or tells of a subscription's events until one side ends it."""
         try:
-            with endpoint.slots.taken(address_of(self._socket.scope)):
-                async with asyncio.timeout(endpoint.at_most_s):
-                    self.context.spend(1, paid=0)
-                    asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name or None)
-                    self.context.spend(asked.cost)
-                    result = await schema.answer(asked, self.context)
-                    answered = True
-                    await operation.send_next(result)
-                    await operation.send_operation_message({"id": operation.id, "type": "complete"})
+            subscribed = await self._answered(operation)
+            if subscribed is not None:
+                await self._tell(operation, subscribed)
+        except LeavingError:
+            if not self._telling:  # the others of this connection have told what is there, too
+                await self.websocket.close(COME_BACK, "Come back: this process ends")
         except RefusedError as refused:
             await operation.send_initial_errors(refused.errors)
         except ApiError as error:
             await operation.send_initial_errors(RefusedError(error).errors)
         except TimeoutError:
-            if answered:
-                await self.websocket.close(1013, "The answer was not taken")
-            else:
-                await operation.send_initial_errors(RefusedError(took_too_long(endpoint.at_most_s)).errors)
+            await self.websocket.close(1013, "The answer was not taken")
         except WebSocketDisconnected:
             raise
         except Exception:
             log.exception("unexpected error in an operation over WebSocket")
             mistake = InternalError(self._socket.scope["request_id"])
             await operation.send_initial_errors(RefusedError(mistake).errors)
+
+    async def _answered(self, operation: Operation[Context, None]) -> Subscribed | None:
+        """Answers in a slot and with a deadline that hold until the answer was taken; the events, where it has many answers.
+
+        Raises TimeoutError where the answer is not taken.
+        """
+        schema: Any = self.schema
+        result = None
+        try:
+            with self._endpoint.slots.taken(address_of(self._socket.scope)):
+                async with asyncio.timeout(self._endpoint.at_most_s):
+                    self.context.spend(1, paid=0)
+                    asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name or None)
+                    self.context.spend(asked.cost)
+                    if asked.is_subscription:
+                        subscribed: Subscribed = await schema.begin(asked, self.context)
+                        return subscribed
+                    result = await schema.answer(asked, self.context)
+                    await operation.send_next(result)
+                    await operation.send_operation_message({"id": operation.id, "type": "complete"})
+                    return None
+        except TimeoutError:
+            if result is not None:
+                raise
+            raise took_too_long(self._endpoint.at_most_s) from None
+
+    async def _tell(self, operation: Operation[Context, None], subscribed: Subscribed) -> None:
+        """Sends each event, in an envelope that is written once."""
+        begin = f'{{"id":{orjson.dumps(operation.id).decode()},"type":"next","payload":{subscribed.begin}'
+        end = f"{END}}}"
+        send = self._socket.send
+        self._telling += 1
+        try:
+            async with aclosing(subscribed.events) as events:
+                async for event in events:
+                    await send({"type": "websocket.send", "text": f"{begin}{event.text}{end}"})
+        except WebSocketDisconnect as error:
+            raise WebSocketDisconnected from error
+        finally:
+            self._telling -= 1
 
     @property
     def _endpoint(self) -> "SocketEndpoint":

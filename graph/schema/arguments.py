@@ -134,6 +134,15 @@ def cursor(ts: int) -> str:
     return base64.urlsafe_b64encode(f"{_CURSOR}{ts}".encode()).decode()
 
 
+def event_id(text: str | None) -> int | None:
+    """The id of an event to go on from; None where none is given."""
+    if given(text) is None:
+        return None
+    if not re.fullmatch(r"\d{1,18}", str(text), re.ASCII):
+        raise BadInputError(f"after: {_shown(str(text))} is no id; send the last `id` that you were given")
+    return int(str(text))
+
+
 def _position(name: str, text: str | None) -> int | None:
     if text is None:
         return None

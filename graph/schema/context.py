@@ -11,6 +11,8 @@ from db.pool import Database, Record
 from db.queries import gaps
 from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
+from graph.engine.live import Live
+from graph.engine.live_candles import LiveCandles
 from graph.errors import ForbiddenError
 
 
@@ -21,15 +23,20 @@ class Context:
     db: Database
     collecting: Collecting
     stale_after_s: int
+    live: Live
+    live_candles: LiveCandles
     allowance: Allowance | None = None
     """Of all callers; None where each may ask as much as it likes."""
     caller: str = ""
     may_read: bool = True
     may_fetch: bool = True
+    last_event_id: str | None = None
+    """Of a client that comes back to a stream of events."""
 
-    def of(self, caller: str, *, may_read: bool, may_fetch: bool) -> "Context":
+    def of(self, caller: str, *, may_read: bool, may_fetch: bool, last_event_id: str | None = None) -> "Context":
         """The same resources for one request."""
-        return Context(self.db, self.collecting, self.stale_after_s, self.allowance, caller, may_read, may_fetch)
+        resources = self.db, self.collecting, self.stale_after_s, self.live, self.live_candles, self.allowance
+        return Context(*resources, caller, may_read, may_fetch, last_event_id)
 
     @cached_property
     def last_gaps(self) -> DataLoader[str, Record | None]:

@@ -15,6 +15,7 @@ from graph.schema import arguments
 from graph.schema.arguments import Window
 from graph.schema.context import Info
 from graph.schema.scalars import UnixTime
+from graph.schema.source import Source
 
 
 @strawberry.enum(description="Why a minute had no price when it was over.")
@@ -98,6 +99,15 @@ class GapConnection:
         )
 
 
+@strawberry.type(description="Minutes, one after another, that were not stored in their own minute, all from one source.")
+class Part:
+    """Minutes from one source."""
+
+    from_: UnixTime = strawberry.field(name="from", description="Its first minute.")
+    to: UnixTime = strawberry.field(description="The end of its last minute; itself not in it.")
+    source: Source = strawberry.field(description="Where the prices came from: not `LIVE`.")
+
+
 @strawberry.type(
     description="How complete a window is, up to the last minute that is over. Expected are the minutes in which the ticker "
     "was tracked; each of them is stored, or a gap with a reason."
@@ -169,6 +179,14 @@ class Coverage:
             more=len(found) > page.size,
             begun=page.after is not None,
         )
+
+    @strawberry.field(description="What of the window was not stored in its own minute, oldest first: backfilled and imported.")
+    async def parts(
+        self, info: Info, first: Annotated[int, strawberry.argument(description="At most so many, 1 to 1,000.")] = 1_000
+    ) -> list[Part]:
+        size = arguments.page(first, None, None, None).size
+        found = await coverage.parts(info.context.db, self.ticker, self.counted.low, self.counted.high, size)
+        return [Part(from_=UnixTime(one["low"]), to=UnixTime(one["high"]), source=Source[one["source"]]) for one in found]
 
     @classmethod
     async def of(cls, info: Info, ticker: str, window: Window) -> Self:

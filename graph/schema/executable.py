@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
@@ -16,6 +17,7 @@ from graphql import (
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     OperationType,
+    create_source_event_stream,
     execute,
     specified_rules,
     validate,
@@ -26,12 +28,14 @@ from structlog.contextvars import get_contextvars
 from graph.engine import limits
 from graph.engine.documents import Document, Documents, InvalidError
 from graph.engine.splicing import Executor
+from graph.engine.topics import Event
 from graph.engine.translation import told
 from graph.errors import ApiError, InternalError, TooComplexError
 from graph.schema.context import Context
 from graph.schema.mutation import Mutation
 from graph.schema.query import Query
 from graph.schema.scalars import SCALARS
+from graph.schema.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +55,22 @@ class Prepared:
     operation: OperationDefinitionNode
     cost: int
 
+    @property
+    def is_subscription(self) -> bool:
+        """Whether it has many answers."""
+        return self.operation.operation is OperationType.SUBSCRIPTION
+
+
+@dataclass(frozen=True)
+class Subscribed:
+    """The answers to a subscription: `begin`, the text of each event, and `END` are the JSON of one."""
+
+    begin: str
+    events: AsyncGenerator[Event, None]
+
+
+END: Final = "}}"
+
 
 class RefusedError(Exception):
     """Raised when a request was refused before anything of it was executed."""
@@ -69,6 +89,7 @@ class Schema(strawberry.Schema):
         super().__init__(
             query=Query,
             mutation=Mutation,
+            subscription=Subscription,
             config=StrawberryConfig(scalar_map=SCALARS),
         )
         self._suggests = introspection
@@ -89,8 +110,6 @@ class Schema(strawberry.Schema):
             raise self._refused(error) from error
         except InvalidError as invalid:
             raise self._refused(*invalid.errors) from invalid
-        if operation.operation is OperationType.SUBSCRIPTION:
-            raise RefusedError(GraphQLError("There is nothing to subscribe to"))
         return Prepared(document, variables, operation_name, operation, cost)
 
     async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:
@@ -102,6 +121,24 @@ class Schema(strawberry.Schema):
             return await self._executed(asked, context)
         async with self._big:
             return await self._executed(asked, context)
+
+    async def begin(self, asked: Prepared, context: Context) -> Subscribed:
+        """Begins a subscription. Raises RefusedError where it cannot; its events raise ApiError or LeavingError."""
+        executor = Executor.build(
+            self._schema,
+            asked.document.node,
+            context_value=context,
+            raw_variable_values=asked.variables,
+            operation_name=asked.operation_name,
+        )
+        if isinstance(executor, list):
+            raise self._refused(*executor, code="BAD_USER_INPUT")  # variables that do not fit
+        begun: Any = create_source_event_stream(executor)
+        stream = await begun if isawaitable(begun) else begun
+        if isinstance(stream, ExecutionResult):
+            raise RefusedError(*(coded(error) for error in stream.errors or ()))
+        field = asked.document.selections.fields(asked.operation.selection_set)[0]  # the only one, in a valid document
+        return Subscribed(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
 
     async def _executed(self, asked: Prepared, context: Context) -> ExecutionResult:
         # Without the hooks of Strawberry's extensions, of which we have none: they cost as much as a small query.

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from decimal import Decimal
-from enum import Enum
 from typing import Self
 
 import strawberry
@@ -18,18 +17,7 @@ from graph.schema.arguments import Order, Page, Window
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage, Gap
 from graph.schema.scalars import DateTime, UnixTime
-
-
-@strawberry.enum(description="Where a stored price came from.")
-class Source(Enum):
-    """Where a stored price came from."""
-
-    LIVE = strawberry.enum_value("LIVE", description="Asked for in its own minute.")
-    BACKFILL = strawberry.enum_value(
-        "BACKFILL", description="Missed at first, filled later from Deribit's own chart: an average over some seconds."
-    )
-    IMPORT = strawberry.enum_value("IMPORT", description="Brought in from a file or another database.")
-
+from graph.schema.source import Source
 
 PRICE_COLUMNS = {
     "id": prices.AS_TEXT["id"],

@@ -13,8 +13,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from db.pool import Database
+from graph.engine.live import Live
 from graph.http.application import application
-from graph.http.protocol import BoundedHttp
+from graph.http.protocol import BoundedHttp, BoundedWebSocket
+from graph.schema.context import Context
 from graph.settings import Settings
 from tests.waiting import until
 
@@ -27,6 +29,8 @@ class Api:
 
     url: str
     session: aiohttp.ClientSession
+    live: Live | None = None
+    """What it tells subscribers with, where it runs in this process."""
 
     async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
         """The whole answer to a query."""
@@ -71,6 +75,8 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
             timeout_graceful_shutdown=1,
             proxy_headers=False,
             http=BoundedHttp,
+            ws=BoundedWebSocket,
+            ws_per_message_deflate=False,
         )
     )
     running = asyncio.create_task(server.serve())
@@ -78,7 +84,8 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         async with aiohttp.ClientSession() as session:
-            yield Api(f"http://127.0.0.1:{port}", session)
+            context: Context | None = getattr(getattr(app, "state", None), "context", None)
+            yield Api(f"http://127.0.0.1:{port}", session, context.live if context is not None else None)
     finally:
         server.should_exit = True
         await running

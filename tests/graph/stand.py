@@ -55,9 +55,9 @@ class Stand:
 
 
 @contextlib.asynccontextmanager
-async def api_process(dsn: str, folder: Path, **settings: str) -> AsyncIterator[Stand]:
+async def api_process(dsn: str, folder: Path, *, port: int | None = None, **settings: str) -> AsyncIterator[Stand]:
     """`python -m graph serve` over a database, with more settings."""
-    port = free_port()
+    port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     env = os.environ | {"DATABASE_URL": dsn, "PORT": str(port), "LOG_LEVEL": "ERROR", "REDIS_URL": ""} | settings
     log = folder / "log"

@@ -190,8 +190,8 @@ async def test_requests_that_nobody_would_think_of(dsn: str, db: Database, redis
     loop = asyncio.get_running_loop()
     seen: Counter[str] = Counter()
     # So few slots that one which is not given back is missed.
-    env = {"REDIS_URL": redis_url, "REQUEST_TIMEOUT_S": "2", "MAX_IN_FLIGHT_PER_CLIENT": "2"}
-    async with api_process(dsn, tmp_path, **env) as stand:
+    process = api_process(dsn, tmp_path, REDIS_URL=redis_url, REQUEST_TIMEOUT_S="2", MAX_IN_FLIGHT_PER_CLIENT="2")
+    async with process as stand:
 
         def ask(probe: Probe) -> None:
             found = asyncio.run_coroutine_threadsafe(_ask(stand, probe), loop).result(30)

@@ -23,7 +23,7 @@ QUERY = {"query": "{ __typename }"}
 
 
 @asynccontextmanager
-async def _connected(api: Api, *, greeted: bool = True) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+async def connected(api: Api, *, greeted: bool = True) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
     async with api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,)) as socket:
         if greeted:
             await socket.send_json({"type": "connection_init"})
@@ -47,7 +47,7 @@ async def test_a_query_is_answered_and_completed(api: Api, db: Database) -> None
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "68241.5")])
     query = "query a($t: String!) { latest(ticker: $t) { price } }"
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         answer = await _ask(socket, {"query": query, "variables": {"t": "btc_usd"}, "operationName": "a"})
         assert answer == {"type": "next", "id": "1", "payload": {"data": {"latest": {"price": "68241.5"}}}}
         assert await socket.receive_json(timeout=5) == {"type": "complete", "id": "1"}
@@ -65,14 +65,14 @@ async def test_a_query_is_answered_and_completed(api: Api, db: Database) -> None
     ],
 )
 async def test_a_bad_operation_gets_its_error_and_the_connection_goes_on(api: Api, payload: dict[str, Any], code: str) -> None:
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         answer = await _ask(socket, payload)
         assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", code)
         assert (await _ask(socket, QUERY, "2"))["payload"] == {"data": {"__typename": "Query"}}
 
 
 async def test_a_ping_is_answered(api: Api) -> None:
-    async with _connected(api, greeted=False) as socket:
+    async with connected(api, greeted=False) as socket:
         await socket.send_json({"type": "ping", "payload": {"a": 1}})
         assert (await socket.receive_json(timeout=5))["type"] == "pong"
         await socket.send_json({"type": "pong"})
@@ -102,19 +102,19 @@ async def test_a_ping_is_answered(api: Api) -> None:
     ],
 )
 async def test_a_message_that_breaks_the_protocol_closes_with_its_code(api: Api, sent: str, code: int) -> None:
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         await socket.send_str(sent)
         assert await _closed(socket) == code
 
 
 async def test_bytes_are_no_message(api: Api) -> None:
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         await socket.send_bytes(b"{}")
         assert await _closed(socket) == 4400
 
 
 async def test_who_asks_before_greeting_is_closed(api: Api) -> None:
-    async with _connected(api, greeted=False) as socket:
+    async with connected(api, greeted=False) as socket:
         await socket.send_json({"type": "subscribe", "id": "1", "payload": QUERY})
         assert await _closed(socket) == 4401
 
@@ -123,7 +123,7 @@ async def test_a_name_in_use_closes(dsn: str, api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     async with db.transaction() as connection:
         await connection.execute("LOCK TABLE price")
-        async with _connected(api) as socket:
+        async with connected(api) as socket:
             latest = {"query": '{ latest(ticker: "btc_usd") { price } }'}
             for _ in range(2):
                 await socket.send_json({"type": "subscribe", "id": "1", "payload": latest})
@@ -191,9 +191,9 @@ async def test_the_admins_token_in_the_first_message_lets_ask_for_prices(dsn: st
     settings = Settings(database_url=dsn, redis_url=redis_url, admin_token=SecretStr("the-admin"))
     fetch = {"query": "mutation { fetchPrices { queued } }"}
     async with serving(settings) as api:
-        async with _connected(api) as socket:
+        async with connected(api) as socket:
             assert (await _ask(socket, fetch))["payload"]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
-        async with _connected(api, greeted=False) as socket:
+        async with connected(api, greeted=False) as socket:
             await socket.send_json({"type": "connection_init", "payload": {"Authorization": "Bearer the-admin"}})
             assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
             assert (await _ask(socket, fetch))["payload"] == {"data": {"fetchPrices": {"queued": True}}}
@@ -202,7 +202,7 @@ async def test_the_admins_token_in_the_first_message_lets_ask_for_prices(dsn: st
 async def test_operations_beyond_a_connections_share_are_refused_and_the_others_go_on(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     latest = {"query": '{ latest(ticker: "btc_usd") { price } }'}
-    async with serving(Settings(database_url=dsn)) as api, prices_locked(dsn), _connected(api) as socket:
+    async with serving(Settings(database_url=dsn)) as api, prices_locked(dsn), connected(api) as socket:
         for number in range(OPERATIONS_MOST + 1):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": latest})
         refused = [await socket.receive_json(timeout=5) for _ in range(OPERATIONS_MOST + 1 - 64)]
@@ -213,14 +213,14 @@ async def test_operations_beyond_a_connections_share_are_refused_and_the_others_
 async def test_an_operation_may_take_as_long_as_a_request(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     settings = Settings(database_url=dsn, request_timeout_s=0.2)
-    async with serving(settings) as api, prices_locked(dsn), _connected(api) as socket:
+    async with serving(settings) as api, prices_locked(dsn), connected(api) as socket:
         answer = await _ask(socket, {"query": '{ latest(ticker: "btc_usd") { price } }'})
         assert (answer["type"], answer["payload"][0]["extensions"]["code"]) == ("error", "TIMEOUT")
         assert (await _ask(socket, QUERY, "2"))["payload"] == {"data": {"__typename": "Query"}}
 
 
 async def test_many_operations_run_beside_each_other(api: Api) -> None:
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         for number in range(50):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": QUERY})
         async with asyncio.timeout(10):
@@ -230,7 +230,7 @@ async def test_many_operations_run_beside_each_other(api: Api) -> None:
 
 @pytest.mark.parametrize("message", [{"type": "x" * 300}, {"type": "é" * 100}])
 async def test_a_reason_that_is_too_long_is_cut(api: Api, message: dict[str, Any]) -> None:
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         await socket.send_json(message)
         assert await _closed(socket) == 4400
 
@@ -241,7 +241,7 @@ async def test_a_mistake_of_ours_is_told_and_logged(
     def broken(*_: Any) -> int:
         raise ZeroDivisionError("the inside")
 
-    async with _connected(api) as socket:
+    async with connected(api) as socket:
         with monkeypatch.context() as broken_for_now:
             broken_for_now.setattr("graph.engine.limits.cost_of", broken)
             (error,) = (await _ask(socket, QUERY))["payload"]
@@ -252,7 +252,7 @@ async def test_a_mistake_of_ours_is_told_and_logged(
 
 
 async def test_an_address_may_keep_only_so_many_connections(dsn: str) -> None:
-    async with serving(Settings(database_url=dsn, max_sockets_per_client=2)) as api, _connected(api), _connected(api):
+    async with serving(Settings(database_url=dsn, max_sockets_per_client=2)) as api, connected(api), connected(api):
         with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
             await api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,))
         assert refused.value.status == 503

@@ -1,0 +1,170 @@
+"""What happens, to whoever subscribed: read once for a process, written once for all who ask the same.
+
+Who comes back with an id first reads what it missed from the database, a page at a time, and goes on with what is in memory;
+so does who reads too slowly for that.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import cast
+
+from db.errors import DatabaseError
+from db.pool import Database, Record
+from db.queries import events, version
+from db.queries.events import Page
+from db.queries.shapes import Shape
+from graph.engine.feed import AGAIN_S, Feed
+from graph.engine.topics import AT_ONCE, Event, Topic
+from graph.errors import BadInputError, ResumeTooOldError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """Which events are told, and how: whoever asks the same is told in the same words."""
+
+    tickers: frozenset[str] | None
+    """None: of all."""
+    shapes: tuple[tuple[str, Shape], ...]
+    """What is told of each kind of `db.queries.events`; other kinds are not."""
+
+    def written(self, records: Iterable[Record]) -> Iterator[Event]:
+        """Those of the records that are told."""
+        for record in records:
+            write = self._writers.get(record["kind"])
+            if write is not None and (self.tickers is None or record["ticker"] in self.tickers):
+                yield Event(record["position"], write(cast(Mapping[str, str], record)))  # a record is one
+
+    @cached_property
+    def _writers(self) -> Mapping[str, Callable[[Mapping[str, str]], str]]:
+        return {kind: shape.writer() for kind, shape in self.shapes}
+
+
+class Live:
+    """The events of a process. Each is read from the database once, however many listen."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+        self._position: int | None = None
+        self._topics: dict[Question, Topic] = {}
+        self._is_leaving = False
+
+    @property
+    def subscribers(self) -> int:
+        """How many subscriptions there are."""
+        return sum(topic.subscribers for topic in self._topics.values())
+
+    @asynccontextmanager
+    async def followed(self, db: Database) -> AsyncIterator[None]:
+        """Follows commits as long as the block runs."""
+        task = asyncio.create_task(self._follow(db))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+
+    def leave(self) -> None:
+        """Ends every subscription with LeavingError, once it has told what is there."""
+        self._is_leaving = True
+        for topic in self._topics.values():
+            topic.leave()
+
+    async def subscribe(self, db: Database, question: Question, after: int | None) -> AsyncGenerator[Event, None]:
+        """The events from now on, or those after an id.
+
+        Raises BadInputError or ResumeTooOldError where nobody can go on from there, or DatabaseError. The events themselves
+        raise ResumeTooOldError where they are forgotten while they are read, and LeavingError.
+        """
+        position = await self.begun(db)
+        if after is not None:
+            if after > position and after > await version.current(db):
+                raise BadInputError(f"after: nothing has the id {after} yet; send the last id that you were given")
+            _require_kept(after, await events.oldest(db))
+            position = after
+        return self._told(db, question, position)
+
+    async def _told(self, db: Database, question: Question, position: int) -> AsyncGenerator[Event, None]:
+        await self.begun(db)
+        with self.joined(question) as topic:
+            while True:
+                if position < topic.begins:
+                    page = await self._page(db, position, topic.begins, question)
+                    _require_kept(position, page.oldest)
+                    found, position = list(question.written(page.events)), page.reached
+                else:
+                    found = await topic.further(position)
+                    position = found[-1].position
+                for number, event in enumerate(found, 1):
+                    yield event
+                    if number % AT_ONCE == 0:
+                        await asyncio.sleep(0)
+
+    async def begun(self, db: Database) -> int:
+        """The id up to which everything was told; begins with what is there. Join at once then. Raises DatabaseError."""
+        if self._position is None:
+            current = await version.current(db)
+            if self._position is None:
+                self._position = current
+        return self._position
+
+    @contextmanager
+    def joined(self, question: Question) -> Iterator[Topic]:
+        """The topic of the question, which is followed as long as somebody has joined it."""
+        topic = self._topics.get(question)
+        if topic is None:
+            topic = self._topics[question] = Topic(self._position or 0)
+        if self._is_leaving:
+            topic.leave()
+        topic.subscribers += 1
+        try:
+            yield topic
+        finally:
+            topic.subscribers -= 1
+            if not topic.subscribers:
+                del self._topics[question]
+
+    async def _follow(self, db: Database) -> None:
+        heard = 0
+        while True:
+            heard = await self._feed.beyond(heard)
+            if not self._topics:
+                self._position = None  # whoever comes next begins with what is there then
+            elif self._position is not None:
+                try:
+                    await self._tell(db, self._position)
+                except Exception:
+                    log.exception("what was stored could not be told")
+
+    async def _tell(self, db: Database, position: int) -> None:
+        """Reads on, and puts what is new into each topic."""
+        is_last = False
+        while not is_last:
+            page = await self._page(db, position, events.EVER)
+            position, is_last = page.reached, page.is_last
+            self._position = position
+            for question, topic in list(self._topics.items()):
+                found = list(question.written(page.events))
+                if found:
+                    topic.put(found)
+                    await topic.wake()
+
+    async def _page(self, db: Database, position: int, until: int, question: Question | None = None) -> Page:
+        """A page of events, as soon as the database gives it."""
+        tickers = None if question is None or question.tickers is None else sorted(question.tickers)
+        while True:
+            try:
+                return await events.after(db, position, until, tickers)
+            except DatabaseError as error:
+                log.debug("events wait for the database: %s", error)  # the answers say that it is away
+                await asyncio.sleep(AGAIN_S)
+
+
+def _require_kept(position: int, oldest: int) -> None:
+    if position < oldest:
+        raise ResumeTooOldError(position, oldest)
