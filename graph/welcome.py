@@ -24,6 +24,7 @@ SECOND_S = 1.0
 def places(settings: Settings) -> str:
     """A line for each place."""
     lines = {
+        "prices": f"{settings.url}/         (in a browser, live)",
         "GraphiQL": f"{settings.url}/graphql  (in a browser)",
         "GraphQL": f"{settings.url}/graphql  (POST)",
         "health": f"{settings.url}/health",

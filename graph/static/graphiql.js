@@ -18,7 +18,9 @@ query Tickers {
 # every type, field and argument.
 `;
 
+// An address may bring a query behind its #.
+const query = window.location.hash ? decodeURIComponent(window.location.hash.slice(1)) : undefined;
 const fetcher = GraphiQL.createFetcher({ url: window.location.pathname });
 ReactDOM.createRoot(document.getElementById("graphiql")).render(
-  React.createElement(GraphiQL, { fetcher, defaultQuery: EXAMPLE, defaultEditorToolsVisibility: "variables" }),
+  React.createElement(GraphiQL, { fetcher, query, defaultQuery: EXAMPLE, defaultEditorToolsVisibility: "variables" }),
 );

@@ -11,6 +11,7 @@ from typing import Any
 import gql
 import pytest
 from gql.transport.aiohttp import AIOHTTPTransport
+from gql.transport.aiohttp_websockets import AIOHTTPWebsocketsTransport
 from gql.transport.exceptions import TransportQueryError
 from graphql import GraphQLError
 
@@ -100,6 +101,42 @@ async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Datab
         assert (refused.value.errors or [])[0]["extensions"]["code"] == "UNKNOWN_TICKER"
         with pytest.raises(GraphQLError, match="Cannot query field 'prise'"):
             await session.execute(gql.gql('{ latest(ticker: "a") { prise } }'))
+
+
+async def test_each_client_that_subscribes_is_told_everything_in_order(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3)])
+    process = await asyncio.create_subprocess_exec(
+        *("node", "live.js", api.url.removeprefix("http://"), "5"),
+        cwd=CLIENTS,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    told: dict[str, list[str]] = {}
+    for _ in range(5 * 3):
+        one = json.loads(await asyncio.wait_for(process.stdout.readline(), 20) or await process.stderr.read())
+        told.setdefault(one["name"], []).append(one["price"])
+    await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3, 5)])
+    out, err = await asyncio.wait_for(process.communicate(), 20)
+    assert process.returncode == 0, err.decode()
+    for one in map(json.loads, out.splitlines()):
+        told[one["name"]].append(one["price"])
+    names = "graphql-ws", "Apollo Client", "urql over WebSocket", "urql over events", "graphql-sse"
+    assert told == {name: ["1", "2", "3", "4", "5"] for name in names}
+
+
+async def test_gql_subscribes(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "1")])
+    transport = AIOHTTPWebsocketsTransport(f"{api.url.replace('http', 'ws', 1)}/graphql")
+    async with gql.Client(transport=transport) as session:
+        events = session.subscribe(gql.gql('subscription { priceAdded(after: "0") { price } }'))
+        assert await anext(events) == {"priceAdded": {"price": "1"}}
+        await store(db, [row("btc_usd", MINUTE + 60, "2")])
+        assert await anext(events) == {"priceAdded": {"price": "2"}}
+        await events.aclose()
 
 
 @pytest.mark.skipif(not (PYTHON / ".venv").exists(), reason="the generated client's libraries are not installed")

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -16,6 +17,7 @@ from graph.settings import Settings
 from ingest import settings as ingest_settings
 from tests.conftest import ROOT
 from tests.graph.conftest import serving
+from tests.graph.test_live import streaming
 from tests.stored import MINUTE, row, store, track
 
 FIELDS = db_settings.Settings.model_fields | ingest_settings.Settings.model_fields | graph_settings.Settings.model_fields
@@ -30,10 +32,24 @@ async def test_the_first_queries_run_and_find_something(dsn: str, db: Database) 
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(5)])
     async with serving(Settings(database_url=dsn)) as api:
-        assert len(_blocks("graphql")) >= 4
-        for query in _blocks("graphql"):
+        queries = [block for block in _blocks("graphql") if not block.startswith("subscription")]
+        assert len(queries) >= 4
+        for query in queries:
             data = await api.data(query)
             assert all(data.values()), query
+
+
+async def test_the_subscriptions_tell_of_what_is_stored(dsn: str, db: Database) -> None:
+    now = int(time.time()) // 60 * 60
+    await track(db, "btc_usd", "eth_usd", since=now)
+    subscriptions = [block for block in _blocks("graphql") if block.startswith("subscription")]
+    assert len(subscriptions) == 3
+    async with serving(Settings(database_url=dsn)) as api:
+        for number, query in enumerate(subscriptions):
+            async with streaming(api, query) as stream:
+                await stream.response.content.readline()
+                await store(db, [row("btc_usd", now - 60 * number)])
+                assert all(json.loads((await stream.event())["data"])["data"].values()), query
 
 
 async def test_the_curl_line_is_a_request_that_is_answered(dsn: str, db: Database) -> None:

@@ -1,14 +1,19 @@
 """Our own command lines, as a person types them."""
 
 import asyncio
+import json
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
 
 from db.pool import Database
+from graph.watch import sparkline
 from tests.conftest import ROOT
+from tests.e2e.conftest import free_port
+from tests.graph.stand import api_process
 from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
 
@@ -120,3 +125,43 @@ async def test_candles_are_verified(tmp_path: Path, dsn: str, db: Database) -> N
     await db.execute("UPDATE candle SET high = high + 1 WHERE span = 3600")
     status, out, _ = await _run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
     assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour of 2024-01-15T11:00:00Z is not what its minutes make")
+
+
+async def test_watch_prints_what_is_stored_and_comes_back(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "1")])
+    port = free_port()
+    words = ("-m", "graph", "watch", "btc_usd", "--json", "--after", "0", "--url", f"http://127.0.0.1:{port}")
+    process = await asyncio.create_subprocess_exec(sys.executable, *words, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        for number in (1, 2):
+            async with api_process(dsn, tmp_path, port=port):
+                event = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+            assert event | {"id": ""} == {
+                "id": "",
+                "ticker": "btc_usd",
+                "ts": MINUTE + 60 * (number - 1),
+                "price": str(number),
+                "source": "LIVE",
+            }
+            await store(db, [row("btc_usd", MINUTE + 60 * number, str(number + 1))])
+    finally:
+        process.send_signal(signal.SIGINT)
+        assert await asyncio.wait_for(process.wait(), 10) == 0
+
+
+async def test_watch_says_what_cannot_be_watched(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    async with api_process(dsn, tmp_path) as stand:
+        for words in (("nobody_usd",), ("nobody_usd", "--json")):
+            status, _, said = await _run(tmp_path, "graph", "watch", *words, "--url", stand.url)
+            assert (status, said) == (1, "nobody_usd is not known; tracked are: btc_usd\n")
+    status, _, said = await _run(tmp_path, "graph", "watch", "--url", "http://127.0.0.1:9")
+    assert (status, said.endswith("is the API there?\n")) == (1, True)
+
+
+def test_a_sparkline_is_as_high_as_its_prices() -> None:
+    assert sparkline([1, 2, 3, 8]) == "▁▂▃█"
+    assert sparkline([5, 5]) == "▁▁"
+    assert sparkline([]) == ""

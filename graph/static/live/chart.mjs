@@ -1,0 +1,168 @@
+// The candle chart. It knows of times and numbers, not of the API.
+
+import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "/static/vendor/lightweight-charts-5.2.1.standalone.production.mjs";
+import { bands, drawn, line } from "./buckets.mjs";
+import { price } from "./format.mjs";
+
+const COLOURS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
+const NEAR = 40;
+
+export class Chart {
+  #element;
+  #chart;
+  #candles;
+  #missing;
+  #parts;
+  #times = [];
+  #shown = [];
+  #moving = null;
+  #scheme = matchMedia("(prefers-color-scheme: dark)");
+  #marked = [[], [], []];
+  #colours = {};
+  #events;
+  #isSettled = false;
+  #asLine = false;
+  #decimals = 2;
+  #asked = null;
+  #line;
+
+  constructor(element, events) {
+    this.#element = element;
+    this.#events = events;
+    this.#chart = createChart(element, {
+      autoSize: true,
+      layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily, fontSize: 12 },
+      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.3 },
+      rightPriceScale: { borderVisible: false },
+      localization: { locale: "en", priceFormatter: (value) => price(value.toFixed(this.#decimals)) },
+      crosshair: { mode: 0 },
+    });
+    const band = { priceScaleId: "", priceLineVisible: false, lastValueVisible: false, autoscaleInfoProvider: () => ({ priceRange: { minValue: 0, maxValue: 1 } }) };
+    this.#missing = this.#chart.addSeries(HistogramSeries, { ...band, priceScaleId: "missing" });
+    this.#parts = this.#chart.addSeries(HistogramSeries, { ...band, priceScaleId: "parts" });
+    this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false });
+    this.#line = this.#chart.addSeries(LineSeries, { lineWidth: 2, visible: false });
+    this.#missing.priceScale().applyOptions({ scaleMargins: { top: 0, bottom: 0 } });
+    this.#parts.priceScale().applyOptions({ scaleMargins: { top: 0.975, bottom: 0 } });
+    this.#paint();
+    this.#scheme.addEventListener("change", this.#paint);
+    this.#chart.subscribeCrosshairMove((at) => events.onHover(at.time ?? null));
+    this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => this.#moved(range));
+    element.addEventListener("keydown", (event) => this.#key(event));
+  }
+
+  remove() {
+    clearTimeout(this.#moving);
+    this.#scheme.removeEventListener("change", this.#paint);
+    this.#chart.remove();
+  }
+
+  /** Shows candles anew: those of a window, or the newest. Of a minute there is one price, so a line tells more. */
+  show(candles, { from, to }, { asLine }) {
+    this.#isSettled = false;
+    this.#asLine = asLine;
+    this.#candles.applyOptions({ visible: !asLine });
+    this.#line.applyOptions({ visible: asLine });
+    this.put(candles);
+    const scale = this.#chart.timeScale();
+    const first = this.#times.findIndex((time) => time >= from);
+    const after = this.#times.findIndex((time) => time >= to);
+    if (from !== null && first >= 0) scale.setVisibleLogicalRange({ from: first, to: (after < 0 ? this.#times.length : after) - 1 });
+    else scale.setVisibleLogicalRange({ from: Math.max(0, this.#times.length - Math.min(180, this.#element.clientWidth / 6)), to: this.#times.length + 3 });
+    this.#events.onHover(null);
+    requestAnimationFrame(() => {
+      this.#isSettled = true;
+      this.#tellWindow(scale.getVisibleLogicalRange());
+    });
+  }
+
+  /** Replaces the candles; what is in view stays there. */
+  put(candles) {
+    const scale = this.#chart.timeScale();
+    const range = this.#isSettled ? scale.getVisibleLogicalRange() : null;
+    const before = this.#times[0];
+    this.#times = candles.map((candle) => candle.ts);
+    this.#shown = candles;
+    const number = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
+    this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(number)))));
+    for (const series of [this.#candles, this.#line]) {
+      series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
+    }
+    this.#candles.setData(this.#asLine ? [] : candles.map(drawn));
+    this.#line.setData(this.#asLine ? line(candles) : []);
+    this.#element.dataset.candles = String(candles.length);
+    if (range && before !== undefined) {
+      const added = this.#times.indexOf(before);
+      if (added > 0) scale.setVisibleLogicalRange({ from: range.from + added, to: range.to + added });
+    }
+  }
+
+  /** One candle more, or another state of the last. */
+  update(candle) {
+    if (this.#times.length && candle.ts < this.#times.at(-1)) return;
+    if (candle.ts !== this.#times.at(-1)) this.#times.push(candle.ts);
+    if (this.#asLine) this.#line.update({ time: candle.ts, value: Number(candle.close) });
+    else this.#candles.update(drawn(candle));
+    this.#element.dataset.last = candle.close ?? "";
+    this.#events.onHover(null);
+  }
+
+  /** Marks what is missing as bands, and what came later along the lower edge. */
+  mark(candles, missing, parts) {
+    this.#marked = [candles, missing, parts];
+    const { missing: gap, backfilled, imported } = this.#colours;
+    const found = bands(candles, missing, () => `${gap}55`);
+    this.#missing.setData(found);
+    this.#parts.setData(bands(candles, parts, (one) => (one.source === "IMPORT" ? imported : backfilled)));
+    this.#element.dataset.missing = String(found.length);
+  }
+
+  #paint = () => {
+    const style = getComputedStyle(document.documentElement);
+    this.#colours = Object.fromEntries(COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+    const { panel, muted, line, up, down } = this.#colours;
+    this.#chart.applyOptions({
+      layout: { background: { color: panel }, textColor: muted },
+      grid: { vertLines: { color: line }, horzLines: { color: line } },
+      timeScale: { borderColor: line },
+    });
+    this.#line.applyOptions({ color: this.#colours.accent });
+    this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
+    this.mark(...this.#marked);
+  };
+
+  #moved(range) {
+    if (!range || !this.#isSettled) return;
+    if (range.from < NEAR) this.#events.onOlder();
+    clearTimeout(this.#moving);
+    this.#moving = setTimeout(() => this.#tellWindow(range), 250);
+  }
+
+  #tellWindow(range) {
+    const last = this.#times.length - 1;
+    const at = (index) => this.#times[Math.max(0, Math.min(last, Math.round(index)))];
+    if (range && last > 0) this.#events.onWindow(at(range.from), at(range.to), range.to >= last);
+  }
+
+  #key(event) {
+    const scale = this.#chart.timeScale();
+    const range = this.#asked ?? scale.getVisibleLogicalRange(); // which is that of the last frame
+    if (!range) return;
+    const width = range.to - range.from;
+    const step = Math.max(1, width / 10);
+    const to = {
+      ArrowLeft: () => ({ from: range.from - step, to: range.to - step }),
+      ArrowRight: () => ({ from: range.from + step, to: range.to + step }),
+      "+": () => ({ from: range.from + width / 4, to: range.to }),
+      "=": () => ({ from: range.from + width / 4, to: range.to }),
+      "-": () => ({ from: range.from - width / 3, to: range.to }),
+      End: () => ({ from: this.#times.length + 3 - width, to: this.#times.length + 3 }),
+      Home: () => ({ from: 0, to: width }),
+    }[event.key];
+    if (!to) return;
+    event.preventDefault();
+    this.#asked = to();
+    scale.setVisibleLogicalRange(this.#asked);
+    requestAnimationFrame(() => (this.#asked = null));
+  }
+}

@@ -1,0 +1,57 @@
+// What the page shows, and the address that says the same: a view can be sent to somebody.
+
+export const INTERVALS = {
+  ONE_MINUTE: { seconds: 60, short: "1m", name: "one minute" },
+  FIVE_MINUTES: { seconds: 300, short: "5m", name: "five minutes" },
+  FIFTEEN_MINUTES: { seconds: 900, short: "15m", name: "fifteen minutes" },
+  THIRTY_MINUTES: { seconds: 1800, short: "30m", name: "thirty minutes" },
+  ONE_HOUR: { seconds: 3600, short: "1h", name: "one hour" },
+  FOUR_HOURS: { seconds: 14400, short: "4h", name: "four hours" },
+  TWELVE_HOURS: { seconds: 43200, short: "12h", name: "twelve hours" },
+  ONE_DAY: { seconds: 86400, short: "1D", name: "one day" },
+  ONE_WEEK: { seconds: 604800, short: "1W", name: "one week" },
+  ONE_MONTH: { seconds: 2629800, short: "1M", name: "one month" },
+};
+
+export const RANGES = {
+  "1D": { seconds: 86400, interval: "FIVE_MINUTES", name: "one day" },
+  "1W": { seconds: 7 * 86400, interval: "ONE_HOUR", name: "one week" },
+  "1M": { seconds: 30 * 86400, interval: "FOUR_HOURS", name: "one month" },
+  "3M": { seconds: 91 * 86400, interval: "TWELVE_HOURS", name: "three months" },
+  "1Y": { seconds: 365 * 86400, interval: "ONE_DAY", name: "one year" },
+  "All": { seconds: Infinity, interval: "ONE_DAY", name: "everything" },
+};
+
+const DEFAULT = "FIVE_MINUTES";
+
+/** The view that an address stands for. Without a window it follows the present. */
+export function read(search) {
+  const sent = new URLSearchParams(search);
+  const ticker = sent.get("ticker");
+  const whole = (name) => (/^\d{1,10}$/.test(sent.get(name) ?? "") ? Number(sent.get(name)) : null);
+  let [from, to] = [whole("from"), whole("to")];
+  if (from === null || to === null || from >= to) [from, to] = [null, null];
+  return {
+    ticker: /^[a-z0-9][a-z0-9_-]{0,63}$/.test(ticker ?? "") ? ticker : null,
+    interval: Object.hasOwn(INTERVALS, sent.get("interval") ?? "") ? sent.get("interval") : DEFAULT,
+    from,
+    to,
+  };
+}
+
+/** The address of a view. */
+export function write(view) {
+  if (!view.ticker) return "/";
+  const sent = new URLSearchParams({ ticker: view.ticker });
+  if (view.interval !== DEFAULT) sent.set("interval", view.interval);
+  if (view.from !== null) {
+    sent.set("from", view.from);
+    sent.set("to", view.to);
+  }
+  return `/?${sent}`;
+}
+
+/** The shortest interval of which at most `most` candles fill the seconds. */
+export function intervalFor(seconds, most = 400) {
+  return Object.keys(INTERVALS).find((name) => INTERVALS[name].seconds * most >= seconds) ?? "ONE_MONTH";
+}

@@ -1,0 +1,32 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+
+import { read, write } from "../../graph/static/live/state.mjs";
+import { patience, resumed } from "../../graph/static/live/socket.mjs";
+
+test("an address and its view are the same", () => {
+  for (const address of [
+    "/",
+    "/?ticker=btc_usd",
+    "/?ticker=drbfix-btc_usdc&interval=ONE_DAY",
+    "/?ticker=btc_usd&interval=ONE_MINUTE&from=1705318800&to=1705319800",
+  ]) {
+    assert.equal(write(read(address.slice(1))), address);
+  }
+});
+
+test("an address of nonsense shows something all the same", () => {
+  const nothing = { ticker: null, interval: "FIVE_MINUTES", from: null, to: null };
+  assert.deepEqual(read("?ticker=<script>&interval=toString&from=x&to=1"), nothing);
+  assert.deepEqual(read("?from=20&to=10"), nothing);
+});
+
+test("clients come back after a while, and not all at once", () => {
+  assert.deepEqual([0, 1, 2, 3, 4, 99].map((attempt) => patience(attempt, 1)), [500, 1_000, 2_000, 4_000, 8_000, 8_000]);
+  assert.equal(patience(2, 0), 1_000);
+});
+
+test("a subscription goes on after what it was told last", () => {
+  assert.deepEqual(resumed({ ticker: "a" }, null), { ticker: "a" });
+  assert.deepEqual(resumed({ ticker: "a", after: "1" }, "9"), { ticker: "a", after: "9" });
+});

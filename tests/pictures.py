@@ -1,0 +1,172 @@
+"""Pictures of the live page in all its states, made of simulated prices.
+
+python -m tests.pictures FOLDER            # every state at three widths, dark and light
+python -m tests.pictures --readme docs     # the two that stand in the README
+"""
+
+import argparse
+import asyncio
+import contextlib
+import math
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Final, Literal, get_args
+
+from playwright.async_api import Browser, async_playwright
+
+from db import embedded, migrate
+from db.pool import Database, open_database
+from db.queries import gaps, importing, prices, tracking, writing
+from db.tables import PriceRow, Reason, Source
+from graph.settings import Settings
+from tests.graph.conftest import serving
+
+DAYS: Final = 3
+BEGINS: Final = {
+    "btc_usd": 91_250.0,
+    "eth_usd": 3_020.0,
+    "sol_usd": 142.5,
+    "xrp_usd": 2.21,
+    "paxg_usd": 4_080.0,
+    "steth_usd": 3_018.0,
+}
+Scheme = Literal["dark", "light"]
+WIDTHS: Final = (360, 768, 1_280)
+
+
+def _walk(begin: float, minutes: int, seed: int) -> list[Decimal]:
+    """A walk that ends somewhere near where it began."""
+    drawn, price, found = random.Random(seed), begin, []  # noqa: S311  no secret
+    for number in range(minutes):
+        price *= 1 + drawn.gauss(0, 0.0005) + 0.00006 * math.sin(number / 180 + seed)
+        found.append(Decimal(f"{price:.2f}" if begin > 10 else f"{price:.4f}"))
+    return found
+
+
+async def fill(db: Database, now: int) -> None:
+    """Some days of prices up to now; of one ticker some are missing, some were filled later, and some imported."""
+    begin = now - DAYS * 86_400
+    async with writing.turn(db) as connection:
+        await tracking.follow(connection, list(BEGINS), begin)
+    for seed, (name, price) in enumerate(BEGINS.items()):
+        walk = _walk(price, DAYS * 1_440 + 1, seed)
+        missing = set(range(len(walk) - 300, len(walk) - 282)) if name == "btc_usd" else set()
+        late = set(range(len(walk) - 150, len(walk) - 90)) if name == "btc_usd" else set()
+        rows = [
+            PriceRow(
+                ticker=name,
+                ts=begin + 60 * number,
+                price=value.normalize() if value % 10 else value,
+                source=Source.BACKFILL if number in late else Source.LIVE,
+            )
+            for number, value in enumerate(walk)
+            if number not in missing
+        ]
+        rows = [PriceRow.model_validate(one.model_dump()) for one in rows]
+        async with writing.turn(db) as connection:
+            if missing | late:
+                reasons = {
+                    (name, begin + 60 * n): Reason.TIMEOUT if n in missing else Reason.MAINTENANCE for n in missing | late
+                }
+                await gaps.open_(connection, reasons)
+            await prices.store(connection, rows)
+        before = [
+            (begin - 60 * (n + 1), f"{value.normalize():f}", None) for n, value in enumerate(_walk(price, 2_000, seed + 50))
+        ]
+        async with writing.turn(db) as connection:
+            await importing.merge(connection, name, before)
+
+
+@contextlib.asynccontextmanager
+async def _pages() -> AsyncIterator[tuple[Browser, str, str]]:
+    """A browser, and the addresses of an API with prices and of one without."""
+    now = int(time.time()) // 60 * 60
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded.postgres(Path(folder) / "one") as full,
+        embedded.postgres(Path(folder) / "other") as empty,
+    ):
+        await asyncio.to_thread(migrate.upgrade, full.url)
+        await asyncio.to_thread(migrate.upgrade, empty.url)
+        async with open_database(full.url, application_name="pictures") as db:
+            await fill(db, now)
+        async with (
+            serving(Settings(database_url=full.url)) as one,
+            serving(Settings(database_url=empty.url)) as other,
+            async_playwright() as playwright,
+        ):
+            browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+            yield browser, one.url, other.url
+            await browser.close()
+
+
+async def _take(
+    browser: Browser, url: str, path: Path, width: int, scheme: Scheme, *, offline: bool = False, hover: bool = False
+) -> None:
+    page = await browser.new_page(
+        color_scheme=scheme, viewport={"width": width, "height": 900}, device_scale_factor=2 if width == WIDTHS[0] else 1
+    )
+
+    def say(text: object) -> None:
+        sys.stderr.write(f"{path.name}: {text}\n")
+
+    page.on("console", lambda message: say(message.text) if message.type != "info" else None)
+    page.on("pageerror", say)
+    await page.goto(url)
+    await page.locator(".tickers li .change:not(:empty), .chart[data-candles], .empty").first.wait_for()
+    await page.locator('#status[data-state="live"]').wait_for()
+    await page.wait_for_timeout(700)  # until the chart has drawn
+    if hover:
+        box = await page.locator(".chart").bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + box["width"] * 0.55, box["y"] + box["height"] / 2)
+        await page.wait_for_timeout(200)
+    if offline:
+        await page.context.set_offline(True)
+        await page.locator('#status[data-state="offline"]').wait_for()
+    await page.screenshot(path=path, full_page=True)
+    await page.close()
+
+
+async def _main(folder: Path, *, readme: bool) -> None:
+    ticker = "/?ticker=btc_usd"
+    async with _pages() as (browser, full, empty):
+        if readme:
+            await _take(browser, f"{full}/", folder / "overview.png", 1_280, "dark")
+            await _take(browser, full + ticker, folder / "ticker.png", 1_280, "light")
+            return
+        for width in WIDTHS:
+            for scheme in get_args(Scheme):
+                await _take(browser, f"{full}/", folder / f"overview-{width}-{scheme}.png", width, scheme)
+                await _take(browser, full + ticker, folder / f"ticker-{width}-{scheme}.png", width, scheme)
+        for name, url, more in (
+            ("empty", f"{empty}/", {}),
+            ("offline", full + ticker, {"offline": True}),
+            (
+                "gap",
+                f"{full}{ticker}&interval=ONE_MINUTE&from={int(time.time()) - 24_000}&to={int(time.time()) - 12_000}",
+                {"hover": True},
+            ),
+            ("unknown", f"{full}/?ticker=nothing_usd", {}),
+        ):
+            await _take(browser, url, folder / f"{name}.png", 1_280, "dark", **more)
+
+
+def main() -> None:
+    """Makes the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--readme", action="store_true", help="only the two that stand in the README")
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    asyncio.run(_main(options.folder, readme=options.readme))
+
+
+if __name__ == "__main__":
+    main()
