@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live pictures lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -57,6 +57,12 @@ bench: $(DEV)  ## how fast everything is, against the fastest plain routes over 
 
 bench-growth: $(DEV)  ## the same questions at a million rows and at fifty million (ARGS="--rows 10000000")
 	@python -m tests.bench.growth $(ARGS)
+
+bench-live: $(DEV)  ## how fast a stored price reaches 100, 1,000 and 5,000 subscribers (ARGS="--subscribers 1000")
+	@python -m tests.bench.live $(ARGS)
+
+pictures: $(DEV)  ## make the README's pictures anew (ARGS="/tmp/pictures" for every state instead)
+	@python -m tests.pictures $(or $(ARGS),docs --readme)
 
 check: lint type-check  ## format, lint, types and the arrows between packages
 

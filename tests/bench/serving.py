@@ -71,7 +71,7 @@ async def _fill(url: str) -> None:
 
 
 @contextlib.contextmanager
-def _serving(url: str, port: int, *words: str, **settings: str) -> Iterator[psutil.Process]:
+def serving(url: str, port: int, *words: str, **settings: str) -> Iterator[psutil.Process]:
     env = os.environ | {"DATABASE_URL": url, "PORT": str(port), "REDIS_URL": "", "LOG_LEVEL": "WARNING"} | settings
     process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=env)  # noqa: S603  our own words
     try:
@@ -169,7 +169,7 @@ def _served(url: str, cache: int, options: argparse.Namespace) -> Table | Group:
     table = Table("workload", "floor, 1/s", "product, 1/s", "ratio", "wanted", "p50, ms", "p99, ms", "MB")
     ports = free_port(), free_port()
     floor = ("uvicorn", "tests.bench.floor:app", "--port", str(ports[1]), "--log-level", "warning", "--no-access-log")
-    with _serving(url, ports[0], "graph", "serve", ANSWER_CACHE_MB=str(cache)) as process, _serving(url, ports[1], *floor):
+    with serving(url, ports[0], "graph", "serve", ANSWER_CACHE_MB=str(cache)) as process, serving(url, ports[1], *floor):
         for workload in workloads(*ports):
             if workload.name.startswith(wanted):
                 table.add_row(*_measured(workload, options, process, ports[0], 1 if cache else 0))
@@ -221,7 +221,7 @@ def _exported(url: str, folder: Path) -> Table:
     more = 0
     psql = str(embedded.postgres_program("psql"))
     query = "SELECT ticker, ts, price, observed_at, source FROM price WHERE ticker = 'btc_usd' ORDER BY ts"
-    with _serving(url, port, "graph", "serve") as process:
+    with serving(url, port, "graph", "serve") as process:
         for _ in range(5):
             began = time.perf_counter()
             subprocess.run([psql, url, "-qc", f"\\copy ({query}) TO '{folder / 'a.csv'}' CSV HEADER"], check=True)  # noqa: S603
