@@ -14,13 +14,56 @@ query Tickers {
   }
 }
 
+# Each price as it is stored.
+subscription Prices {
+  priceAdded {
+    ticker
+    time
+    price
+  }
+}
+
 # The book at the upper left explains
 # every type, field and argument.
 `;
 
+const url = window.location.pathname;
+const answers = GraphiQL.createFetcher({ url });
+
+/** The answers to a subscription, as server-sent events. */
+async function* events(params, headers) {
+  const stopping = new AbortController();
+  try {
+    const response = await fetch(url, {
+      method: "POST",
+      headers: { ...headers, "Content-Type": "application/json", Accept: "text/event-stream" },
+      body: JSON.stringify(params),
+      signal: stopping.signal,
+    });
+    if (!response.headers.get("Content-Type").startsWith("text/event-stream")) {
+      yield await response.json();
+      return;
+    }
+    let text = "";
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let part = await reader.read(); !part.done; part = await reader.read()) {
+      const lines = (text + part.value).split("\n");
+      text = lines.pop();
+      for (const line of lines) if (line.startsWith("data: ")) yield JSON.parse(line.slice(6));
+    }
+  } finally {
+    stopping.abort();
+  }
+}
+
+function fetcher(params, options) {
+  const operations = options?.documentAST?.definitions.filter((one) => one.kind === "OperationDefinition") ?? [];
+  const asked = params.operationName ? operations.find((one) => one.name?.value === params.operationName) : operations[0];
+  return asked?.operation === "subscription" ? events(params, options.headers) : answers(params, options);
+}
+
 // An address may bring a query behind its #.
 const query = window.location.hash ? decodeURIComponent(window.location.hash.slice(1)) : undefined;
-const fetcher = GraphiQL.createFetcher({ url: window.location.pathname });
 ReactDOM.createRoot(document.getElementById("graphiql")).render(
   React.createElement(GraphiQL, { fetcher, query, defaultQuery: EXAMPLE, defaultEditorToolsVisibility: "variables" }),
 );

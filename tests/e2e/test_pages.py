@@ -4,6 +4,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
+from urllib.parse import quote
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
@@ -67,12 +68,24 @@ async def _visit(browser: Browser, api: Api, path: str, scheme: Scheme = "light"
 async def test_graphiql_opens_on_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
     visit = await _visit(browser, api, "/graphql", scheme)
     await visit.page.click("button.graphiql-execute-button")
+    await visit.page.get_by_role("menuitem", name="Tickers").click()
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "graphiql.png")
     colour = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")
     visit.require_peace()
     dark = sum(map(float, colour.replace("rgba", "rgb").removeprefix("rgb(").removesuffix(")").split(",")[:3])) < 380
     assert dark == (scheme == "dark"), colour
+
+
+@pytest.mark.usefixtures("prices")
+async def test_graphiql_subscribes(browser: Browser, api: Api, db: Database) -> None:
+    query = 'subscription { priceAdded(tickers: ["btc_usd"], after: 0) { price } }'
+    visit = await _visit(browser, api, f"/graphql#{quote(query)}")
+    await visit.page.click("button.graphiql-execute-button")
+    await visit.page.locator(".result-window", has_text="68241.5").wait_for()
+    await store(db, [row("btc_usd", MINUTE + 60, "69999.5")])
+    await visit.page.locator(".result-window", has_text="69999.5").wait_for()
+    visit.require_peace()
 
 
 @pytest.mark.usefixtures("prices")
