@@ -1,6 +1,7 @@
 """Prices in a terminal as they are stored, over the public subscription: `python -m graph watch`."""
 
 import asyncio
+import contextlib
 import sys
 import time
 from collections import deque
@@ -32,6 +33,7 @@ BLOCKS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 30
 AGAIN_S: Final = (0.5, 1, 2, 5)
 STALE_S: Final = 180
+READ_AGAIN_S: Final = 300
 
 
 class WatchError(Exception):
@@ -89,6 +91,7 @@ class Watch:
                 async for event in self._told(tickers, after):
                     self.state, attempt, after = "live", 0, event["id"]
                     yield event
+                self.state = "connecting"
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.state = f"offline: {error or type(error).__name__}"
             await asyncio.sleep(AGAIN_S[min(attempt, len(AGAIN_S) - 1)])
@@ -124,9 +127,8 @@ async def as_table(watch: Watch, tickers: Sequence[str]) -> None:
     found = (await watch.ask(NOW))["tickers"]
     named = [one for one in found if one["name"] in tickers] if tickers else [one for one in found if one["tracked"]]
     seen = {name: Seen() for name in tickers or [one["name"] for one in named]}
-    day = int(time.time()) - 86_400
     for name, one in seen.items():
-        await _load(watch, name, one, day)
+        await _load(watch, name, one)
     for one in named:
         if one["latest"] is not None:
             seen[one["name"]].ts, seen[one["name"]].price = one["latest"]["ts"], one["latest"]["price"]
@@ -134,9 +136,15 @@ async def as_table(watch: Watch, tickers: Sequence[str]) -> None:
     with Live(_table(seen, watch.state), console=Console(), refresh_per_second=4) as live:
 
         async def tick() -> None:
+            read_at = time.monotonic()
             while True:
                 live.update(_table(seen, watch.state))
                 await asyncio.sleep(0.5)
+                if time.monotonic() - read_at > READ_AGAIN_S:
+                    read_at = time.monotonic()
+                    with contextlib.suppress(aiohttp.ClientError, TimeoutError, WatchError):
+                        for name, one in seen.items():
+                            await _load(watch, name, one)
 
         ticking = asyncio.create_task(tick())
         try:
@@ -146,10 +154,10 @@ async def as_table(watch: Watch, tickers: Sequence[str]) -> None:
             ticking.cancel()
 
 
-async def _load(watch: Watch, name: str, seen: Seen, day: int) -> None:
-    told = await watch.ask(OF_ONE, ticker=name, day=day)
-    prices = [float(one["price"]) for one in told["prices"]["nodes"][::-1]]
-    seen.line.extend(prices)
+async def _load(watch: Watch, name: str, seen: Seen) -> None:
+    told = await watch.ask(OF_ONE, ticker=name, day=int(time.time()) - 86_400)
+    seen.line.clear()
+    seen.line.extend(float(one["price"]) for one in told["prices"]["nodes"][::-1])
     seen.day_before = next((float(one["price"]) for one in told["before"]["nodes"]), None)
     seen.missing = told["coverage"]["missing"]
 
@@ -159,7 +167,7 @@ def _table(seen: dict[str, Seen], state: str) -> Table:
     table.add_column("ticker", style="bold", no_wrap=True)
     table.add_column("price", justify="right", no_wrap=True)
     table.add_column("24 h", justify="right", no_wrap=True)
-    table.add_column("last half hour", no_wrap=True)
+    table.add_column("last prices", no_wrap=True)
     table.add_column("age", justify="right", no_wrap=True)
     table.add_column("missing, 24 h", justify="right", no_wrap=True)
     for name, one in seen.items():

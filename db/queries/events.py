@@ -45,6 +45,8 @@ WITH page AS MATERIALIZED (
                           WHERE history.kind = 'history' AND history.ticker = page.ticker AND history.last_id >= page.id
                           ORDER BY history.last_id
                           LIMIT 1), true))
+     ORDER BY id
+     LIMIT $5
 ), known AS (
     SELECT coalesce((SELECT min(id) FROM milestone), 0) AS oldest, (SELECT max(id) FROM page) AS last,
            (SELECT count(*) FROM page) AS read
@@ -76,17 +78,20 @@ class Page:
     """Whether there was no more."""
 
 
-async def after(db: Executor, position: int, until: int, tickers: Sequence[str] | None = None) -> Page:
-    """The events of the tickers (None: of all) with ids in (position, until], or the first of them."""
-    records = await db.fetch(AFTER, position, until, PAGE_ROWS, None if tickers is None else list(tickers))
+async def after(
+    db: Executor, position: int, until: int, tickers: Sequence[str] | None = None, *, most: int = PAGE_ROWS
+) -> Page:
+    """The events of the tickers (None: of all) with ids in (position, until], or the first of them, `most` at most."""
+    records = await db.fetch(AFTER, position, until, PAGE_ROWS, None if tickers is None else list(tickers), most)
     first = records[0]
-    is_last = first["read"] < PAGE_ROWS
-    return Page(
-        events=records if first["position"] is not None else [],
-        reached=max(position, first["last"] or 0) if not is_last or until == EVER else until,
-        oldest=first["oldest"],
-        is_last=is_last,
-    )
+    found = records if first["position"] is not None else []
+    if len(found) == most:
+        reached, is_last = found[-1]["position"], False
+    elif first["read"] == PAGE_ROWS:
+        reached, is_last = first["last"], False
+    else:
+        reached, is_last = (max(position, first["last"] or 0) if until == EVER else until), True
+    return Page(found, reached, first["oldest"], is_last)
 
 
 OLDEST: Final = """

@@ -5,23 +5,30 @@ so does who reads too slowly for that.
 """
 
 import asyncio
+import functools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
+from typing import Final, TypeVar, cast
 
 from db.errors import DatabaseError
 from db.pool import Database, Record
 from db.queries import events, version
-from db.queries.events import Page
 from db.queries.shapes import Shape
 from graph.engine.feed import AGAIN_S, Feed
 from graph.engine.topics import AT_ONCE, Event, Topic
 from graph.errors import BadInputError, ResumeTooOldError
 
+CATCHING_UP: Final = 3
+"""Pages that are read at once for those who come back."""
+MISSED_AT_ONCE: Final = 250
+"""Events that are held for one of them, who may take them slowly."""
+
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -53,6 +60,8 @@ class Live:
         self._position: int | None = None
         self._topics: dict[Question, Topic] = {}
         self._is_leaving = False
+        # So that those who come back leave most connections of the pool to everybody else.
+        self._catching_up = asyncio.Semaphore(CATCHING_UP)
 
     @property
     def subscribers(self) -> int:
@@ -73,7 +82,7 @@ class Live:
         """Ends every subscription with LeavingError, once it has told what is there."""
         self._is_leaving = True
         for topic in self._topics.values():
-            topic.leave()
+            topic.end()
 
     async def subscribe(self, db: Database, question: Question, after: int | None) -> AsyncGenerator[Event, None]:
         """The events from now on, or those after an id.
@@ -90,13 +99,11 @@ class Live:
         return self._told(db, question, position)
 
     async def _told(self, db: Database, question: Question, position: int) -> AsyncGenerator[Event, None]:
-        await self.begun(db)
+        await patiently(lambda: self.begun(db))
         with self.joined(question) as topic:
             while True:
                 if position < topic.begins:
-                    page = await self._page(db, position, topic.begins, question)
-                    _require_kept(position, page.oldest)
-                    found, position = list(question.written(page.events)), page.reached
+                    found, position = await self._missed(db, question, position, topic.begins)
                 else:
                     found = await topic.further(position)
                     position = found[-1].position
@@ -120,7 +127,7 @@ class Live:
         if topic is None:
             topic = self._topics[question] = Topic(self._position or 0)
         if self._is_leaving:
-            topic.leave()
+            topic.end()
         topic.subscribers += 1
         try:
             yield topic
@@ -145,7 +152,7 @@ class Live:
         """Reads on, and puts what is new into each topic."""
         is_last = False
         while not is_last:
-            page = await self._page(db, position, events.EVER)
+            page = await patiently(functools.partial(events.after, db, position, events.EVER))
             position, is_last = page.reached, page.is_last
             self._position = position
             for question, topic in list(self._topics.items()):
@@ -153,16 +160,25 @@ class Live:
                 if found:
                     topic.put(found)
                     await topic.wake()
+                    await asyncio.sleep(0)
 
-    async def _page(self, db: Database, position: int, until: int, question: Question | None = None) -> Page:
-        """A page of events, as soon as the database gives it."""
-        tickers = None if question is None or question.tickers is None else sorted(question.tickers)
-        while True:
-            try:
-                return await events.after(db, position, until, tickers)
-            except DatabaseError as error:
-                log.debug("events wait for the database: %s", error)  # the answers say that it is away
-                await asyncio.sleep(AGAIN_S)
+    async def _missed(self, db: Database, question: Question, position: int, until: int) -> tuple[list[Event], int]:
+        """A page of what came after the position, and the position up to which it tells everything."""
+        tickers = None if question.tickers is None else sorted(question.tickers)
+        async with self._catching_up:
+            page = await patiently(functools.partial(events.after, db, position, until, tickers, most=MISSED_AT_ONCE))
+        _require_kept(position, page.oldest)
+        return list(question.written(page.events)), page.reached
+
+
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """The answer, as soon as the database gives it."""
+    while True:
+        try:
+            return await ask()
+        except DatabaseError as error:
+            log.debug("events wait for the database: %s", error)  # the answers say that it is away
+            await asyncio.sleep(AGAIN_S)
 
 
 def _require_kept(position: int, oldest: int) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
 IN_MEMORY_S: Final = 30.0
@@ -34,8 +34,8 @@ class Topic:
         """All events after this position are in memory."""
         self.subscribers = 0
         self._events: deque[tuple[float, Event]] = deque()
-        self._waiting: list[asyncio.Future[None]] = []
-        self._is_leaving = False
+        self._waiting: dict[asyncio.Future[None], None] = {}
+        self._end: Callable[[], Exception] | None = None
 
     def beyond(self, position: int) -> list[Event]:
         """The events after the position, in order."""
@@ -47,13 +47,16 @@ class Topic:
         return found[::-1]
 
     async def further(self, position: int) -> list[Event]:
-        """The same, but waits until there are some. Raises LeavingError where there are none and none will come."""
+        """The same, but waits until there are some. Raises what `end` was given where there are none and none will come."""
         while not (found := self.beyond(position)):
-            if self._is_leaving:
-                raise LeavingError
+            if self._end is not None:
+                raise self._end()
             waiting = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
-            await waiting
+            self._waiting[waiting] = None
+            try:
+                await waiting
+            finally:
+                self._waiting.pop(waiting, None)
         return found
 
     def put(self, new: Iterable[Event]) -> None:
@@ -65,16 +68,16 @@ class Topic:
 
     async def wake(self) -> None:
         """Lets those who wait look again, a few at a time, so that small requests are answered in between."""
-        waiting, self._waiting = self._waiting, []
-        for number, one in enumerate(waiting, 1):
+        for number, one in enumerate(list(self._waiting), 1):
             if not one.done():
                 one.set_result(None)
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def leave(self) -> None:
-        """Ends it for whoever has been told everything."""
-        self._is_leaving = True
-        for one in self._waiting:
-            if not one.done():
-                one.set_result(None)
+    def end(self, error: Callable[[], Exception] = LeavingError) -> None:
+        """Ends it for whoever has been told everything, once."""
+        if self._end is None:
+            self._end = error
+            for one in self._waiting:
+                if not one.done():
+                    one.set_result(None)

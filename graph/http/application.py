@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import cache
 from typing import Any
 
 from starlette.applications import Starlette
@@ -73,6 +74,7 @@ def application(settings: Settings) -> Starlette:
             yield {LEAVE: leave}
         collecting.close()
 
+    @cache  # each connection says so
     def leave() -> None:
         live.leave()
         live_candles.leave()
@@ -88,8 +90,9 @@ def application(settings: Settings) -> Starlette:
     is_open = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes()
     schema = Schema(introspection=settings.introspection)
+    subscriptions = Slots("subscriptions are open", settings.max_sockets, settings.max_sockets_per_client)
     socket = SocketEndpoint(
-        schema, callers, slots, connections, origins=settings.cors_origins, at_most_s=settings.request_timeout_s
+        schema, callers, slots, connections, subscriptions, origins=settings.cors_origins, at_most_s=settings.request_timeout_s
     )
     return Starlette(
         routes=[

@@ -31,6 +31,11 @@ def single(body: dict[str, Any]) -> Response:
     return Response(f"event: next\ndata: {orjson.dumps(body).decode()}\n\n{COMPLETE}", headers=HEADERS, media_type=EVENTS)
 
 
+def come_back(why: str) -> Response:
+    """For what cannot be told now: a stream that ends, so that the client comes back. At a status an EventSource gives up."""
+    return Response(f": {why}\nretry: {COME_BACK_MS}\n\n", headers=HEADERS, media_type=EVENTS)
+
+
 class Stream(Response):
     """The answers to a subscription. It holds a place among the connections, not among the requests."""
 
@@ -73,7 +78,7 @@ class Stream(Response):
     async def _keep_open(self, send: Send) -> None:
         while True:
             self._is_quiet = True
-            await asyncio.sleep(QUIET_S)
+            await asyncio.sleep(QUIET_S / 2)
             if self._is_quiet:
                 await self._send(send, ":\n\n")
 

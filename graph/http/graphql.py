@@ -12,7 +12,14 @@ from starlette.types import Receive, Scope, Send
 
 from db.errors import DatabaseError
 from graph.engine import freshness, limits
-from graph.errors import ApiError, MethodError, NotAcceptableError, PersistedQueryNotFoundError, TooComplexError
+from graph.errors import (
+    ApiError,
+    MethodError,
+    NotAcceptableError,
+    PersistedQueryNotFoundError,
+    TooComplexError,
+    UnavailableError,
+)
 from graph.http import answers, asked, events
 from graph.http.admission import Slots
 from graph.http.asked import Asked
@@ -115,7 +122,12 @@ class GraphQLEndpoint:
         if not takes_events:
             raise RefusedError(GraphQLError(NOT_HERE))
         context.spend(prepared.cost)
-        subscribed = await self._schema.begin(prepared, context)
+        try:
+            subscribed = await self._schema.begin(prepared, context)
+        except RefusedError as refused:
+            if refused.code != UnavailableError.code:
+                raise
+            return events.come_back(refused.errors[0].message)
         return events.Stream(subscribed, self._connections)
 
     async def _kept(

@@ -55,7 +55,7 @@ class _Patient(asyncio.Protocol):
     def _look(self, waited_for: int) -> None:
         """Whether the client took anything since so much waited for it."""
         waits = self.transport.get_write_buffer_size()
-        if waits == waited_for:
+        if waits >= waited_for:  # more than before where a ping or a close was added to it
             log.warning(
                 "%s took nothing for %g s while %d bytes waited for it, and is cut off", self.client, READ_WITHIN_S, waits
             )
@@ -71,6 +71,13 @@ class _Patient(asyncio.Protocol):
 
 class BoundedWebSocket(_Patient, WebSocketsSansIOProtocol):
     """Before the process ends, those who listen are told what is there; then they are closed by the endpoint."""
+
+    def handle_ping(self) -> None:
+        # Whoever pings and takes no answer gets no more of them, for they would be kept for it.
+        if self.writable.is_set():
+            super().handle_ping()
+        else:
+            self.conn.data_to_send()
 
     def shutdown(self) -> None:
         self.app_state.get(LEAVE, lambda: None)()

@@ -103,7 +103,8 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         try:
             subscribed = await self._answered(operation)
             if subscribed is not None:
-                await self._tell(operation, subscribed)
+                with self._endpoint.subscriptions.taken(address_of(self._socket.scope)):
+                    await self._tell(operation, subscribed)
         except LeavingError:
             if not self._telling:  # the others of this connection have told what is there, too
                 await self.websocket.close(COME_BACK, "Come back: this process ends")
@@ -174,7 +175,8 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
 class SocketEndpoint(GraphQL[Context, None]):
     """Connections of the subprotocol `graphql-transport-ws` from allowed origins; others are refused.
 
-    Each connection takes one of the `connections`, and each operation one of the `slots`, and `at_most_s` seconds.
+    Each connection takes one of the `connections`, each operation one of the `slots` and `at_most_s` seconds, each subscription
+    one of the `subscriptions`.
     """
 
     websocket_adapter_class = Adapter
@@ -186,6 +188,7 @@ class SocketEndpoint(GraphQL[Context, None]):
         callers: Callers,
         slots: Slots,
         connections: Slots,
+        subscriptions: Slots,
         *,
         origins: Collection[str],
         at_most_s: float,
@@ -199,6 +202,7 @@ class SocketEndpoint(GraphQL[Context, None]):
         self._callers = callers
         self._connections = connections
         self.slots = slots
+        self.subscriptions = subscriptions
         self.at_most_s = at_most_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -79,6 +79,7 @@ class RefusedError(Exception):
         """`code` is for those that have none."""
         super().__init__(str(errors[0]))
         self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error), code) for error in errors]
+        self.code = (self.errors[0].extensions or {}).get("code")
 
 
 class Schema(strawberry.Schema):

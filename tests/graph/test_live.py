@@ -223,9 +223,7 @@ async def test_aliases_fragments_and_directives_are_as_in_a_query(api: Api, db: 
 
 async def test_members_that_are_not_asked_about_are_empty(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    async with listening(
-        api, "subscription { changes { ... on GapOpened { count } ... on Change { __typename } } }"
-    ) as listener:
+    async with told_of(api, "subscription { changes { ... on GapOpened { count } ... on Change { __typename } } }") as listener:
         await store(db, [row("btc_usd", MINUTE)])
         assert await listener.events(1) == [{"__typename": "Price"}]
     async with told_of(api, "subscription { changes { ... on GapOpened { count } } }") as listener:
@@ -301,6 +299,34 @@ async def test_a_candle_is_told_as_it_stands_and_as_it_changes(api: Api, db: Dat
         await store(db, [row("btc_usd", day + 60, "6")])
         assert await listener.events(1) == [{"open": "5", "close": "6", "count": 2, "closed": False}]
         assert (await other.events(2))[-1]["close"] == "6"
+
+
+async def test_who_follows_a_candle_later_begins_with_the_open_one(api: Api, db: Database) -> None:
+    day = int(time.time()) // 86_400 * 86_400
+    await track(db, "btc_usd", since=day - 86_400)
+    await store(db, [row("btc_usd", day, "5")])
+    query = 'subscription { candleUpdated(ticker: "btc_usd", interval: ONE_DAY) { ts close } }'
+    async with listening(api, query) as first:
+        assert await first.events(1) == [{"ts": day, "close": "5"}]
+        await store(db, [row("btc_usd", day - 60, "4", source=Source.BACKFILL)])
+        assert await first.events(1) == [{"ts": day - 86_400, "close": "4"}]
+        async with listening(api, query) as second:
+            assert await second.events(1) == [{"ts": day, "close": "5"}]
+
+
+async def test_who_has_only_http_comes_back_while_the_database_is_away(dsn: str) -> None:
+    async with serving(Settings(database_url=f"{dsn}_away")) as api, streaming(api, PRICES) as stream:
+        assert stream.response.status == 200
+        assert await stream.response.text() == ": The database is away; try again in a moment.\nretry: 1000\n\n"
+
+
+async def test_subscriptions_of_one_client_have_a_bound(dsn: str) -> None:
+    settings = Settings(database_url=dsn, max_sockets_per_client=2)
+    async with serving(settings) as api, connected(api) as socket:
+        for name in ("1", "2", "3"):
+            await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": PRICES}})
+        message = await socket.receive_json(timeout=10)
+    assert (message["type"], message["payload"][0]["extensions"]["code"]) == ("error", "UNAVAILABLE")
 
 
 @dataclass

@@ -31,4 +31,5 @@ test("a line of one price is none, and a flat one has a height", () => {
   assert.equal(spark([1], 100, 20), "");
   assert.equal(spark([5, 5], 100, 20), "M0.0 19.0L100.0 19.0");
   assert.equal(spark([1, 3, 2], 100, 22), "M0.0 21.0L50.0 1.0L100.0 11.0");
+  assert.equal(spark([1, null, 3], 100, 22), "M0.0 21.0M100.0 1.0");
 });

@@ -16,6 +16,10 @@ export function setKey(text) {
   }
 }
 
+export function hasKey() {
+  return key !== null;
+}
+
 export function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }

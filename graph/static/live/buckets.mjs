@@ -38,12 +38,17 @@ export function merged(known, added) {
   return [...all.values()].sort((one, other) => one.ts - other.ts);
 }
 
-/** A line through the closes, as an SVG path within the size. */
+/** A line through the closes, as an SVG path within the size; broken where one is null. */
 export function spark(closes, width, height) {
-  if (closes.length < 2) return "";
-  const low = Math.min(...closes);
-  const span = Math.max(...closes) - low || 1;
-  const at = (value, index) =>
-    `${((index / (closes.length - 1)) * width).toFixed(1)} ${(height - 1 - ((value - low) / span) * (height - 2)).toFixed(1)}`;
-  return `M${closes.map(at).join("L")}`;
+  const known = closes.filter((close) => close !== null);
+  if (known.length < 2) return "";
+  const low = Math.min(...known);
+  const span = Math.max(...known) - low || 1;
+  const parts = closes.map((close, index) => {
+    if (close === null) return "";
+    const x = ((index / (closes.length - 1)) * width).toFixed(1);
+    const y = (height - 1 - ((close - low) / span) * (height - 2)).toFixed(1);
+    return `${closes[index - 1] === undefined || closes[index - 1] === null ? "M" : "L"}${x} ${y}`;
+  });
+  return parts.join("");
 }

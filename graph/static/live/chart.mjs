@@ -24,6 +24,7 @@ export class Chart {
   #asLine = false;
   #decimals = 2;
   #asked = null;
+  #pointed = null;
   #line;
 
   constructor(element, events) {
@@ -60,6 +61,7 @@ export class Chart {
   /** Shows candles anew: those of a window, or the newest. Of a minute there is one price, so a line tells more. */
   show(candles, { from, to }, { asLine }) {
     this.#isSettled = false;
+    this.#pointed = null;
     this.#asLine = asLine;
     this.#candles.applyOptions({ visible: !asLine });
     this.#line.applyOptions({ visible: asLine });
@@ -80,7 +82,7 @@ export class Chart {
   put(candles) {
     const scale = this.#chart.timeScale();
     const range = this.#isSettled ? scale.getVisibleLogicalRange() : null;
-    const before = this.#times[0];
+    const before = this.#times;
     this.#times = candles.map((candle) => candle.ts);
     this.#shown = candles;
     const number = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
@@ -91,16 +93,21 @@ export class Chart {
     this.#candles.setData(this.#asLine ? [] : candles.map(drawn));
     this.#line.setData(this.#asLine ? line(candles) : []);
     this.#element.dataset.candles = String(candles.length);
-    if (range && before !== undefined) {
-      const added = this.#times.indexOf(before);
-      if (added > 0) scale.setVisibleLogicalRange({ from: range.from + added, to: range.to + added });
+    if (range && before.length) {
+      // By a candle that was in view, wherever others were added or taken away.
+      const at = Math.max(0, Math.min(before.length - 1, Math.round((range.from + range.to) / 2)));
+      const now = this.#times.indexOf(before[at]);
+      if (now >= 0 && now !== at) scale.setVisibleLogicalRange({ from: range.from + now - at, to: range.to + now - at });
     }
   }
 
   /** One candle more, or another state of the last. */
   update(candle) {
     if (this.#times.length && candle.ts < this.#times.at(-1)) return;
-    if (candle.ts !== this.#times.at(-1)) this.#times.push(candle.ts);
+    if (candle.ts !== this.#times.at(-1)) {
+      this.#times.push(candle.ts);
+      this.#shown = [...this.#shown, candle];
+    }
     if (this.#asLine) this.#line.update({ time: candle.ts, value: Number(candle.close) });
     else this.#candles.update(drawn(candle));
     this.#element.dataset.last = candle.close ?? "";
@@ -134,6 +141,7 @@ export class Chart {
   #moved(range) {
     if (!range || !this.#isSettled) return;
     if (range.from < NEAR) this.#events.onOlder();
+    if (range.to > this.#times.length - NEAR) this.#events.onNewer();
     clearTimeout(this.#moving);
     this.#moving = setTimeout(() => this.#tellWindow(range), 250);
   }
@@ -145,6 +153,8 @@ export class Chart {
   }
 
   #key(event) {
+    if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
+    if (event.shiftKey && event.key.startsWith("Arrow")) return this.#point(event);
     const scale = this.#chart.timeScale();
     const range = this.#asked ?? scale.getVisibleLogicalRange(); // which is that of the last frame
     if (!range) return;
@@ -164,5 +174,17 @@ export class Chart {
     this.#asked = to();
     scale.setVisibleLogicalRange(this.#asked);
     requestAnimationFrame(() => (this.#asked = null));
+  }
+
+  /** Moves the crosshair to the candle before or after. */
+  #point(event) {
+    event.preventDefault();
+    const last = this.#times.length - 1;
+    const step = event.key === "ArrowLeft" ? -1 : event.key === "ArrowRight" ? 1 : 0;
+    this.#pointed = Math.max(0, Math.min(last, (this.#pointed ?? last + 1) + step));
+    const candle = this.#shown[this.#pointed];
+    if (!candle) return;
+    this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#asLine ? this.#line : this.#candles);
+    this.#events.onHover(candle.ts);
   }
 }

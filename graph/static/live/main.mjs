@@ -7,12 +7,13 @@ import { Socket } from "./socket.mjs";
 import { read, write } from "./state.mjs";
 import { ticker } from "./ticker.mjs";
 
-const WORDS = { connecting: "Connecting", live: "Live", offline: "Offline, trying again" };
+const WORDS = { connecting: "Connecting", live: "Live", refused: "Not told of new prices, trying again", offline: "Offline, trying again" };
 
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 let leave = () => {};
 let shown = 0;
+let again = null;
 
 function onState(state) {
   status.dataset.state = state;
@@ -30,22 +31,20 @@ function go(event) {
   scrollTo(0, 0);
 }
 
-/** The address follows the view. */
-function moved(view) {
-  history.replaceState(null, "", write(view));
-}
-
 async function show() {
   const mine = ++shown;
+  const isCurrent = () => mine === shown;
+  const moved = (one) => isCurrent() && history.replaceState(null, "", write(one)); // the address follows the view
+  clearTimeout(again);
   const view = read(location.search);
   leave();
   leave = () => {};
   try {
-    const left = view.ticker ? await ticker(main, view, { socket, go, moved }) : await overview(main, { socket, go });
-    if (mine === shown) leave = left;
+    const left = view.ticker ? await ticker(main, view, { socket, go, moved, isCurrent }) : await overview(main, { socket, go, isCurrent });
+    if (isCurrent()) leave = left;
     else left();
   } catch (error) {
-    if (mine === shown) failed(error);
+    if (isCurrent()) failed(error);
   }
 }
 
@@ -58,7 +57,7 @@ function failed(error) {
       make("p", {}, make("a", { href: "/", text: "All tickers", onclick: go })),
     ),
   );
-  if (error.code !== "UNKNOWN_TICKER") setTimeout(show, 3_000);
+  if (error.code !== "UNKNOWN_TICKER") again = setTimeout(show, 3_000);
 }
 
 function askForKey() {

@@ -14,8 +14,9 @@ const WIDTH = 120;
 const HEIGHT = 32;
 
 /** Shows the overview in `main`; gives the way to leave it. */
-export async function overview(main, { socket, go }) {
+export async function overview(main, { socket, go, isCurrent }) {
   const { tickers } = await ask(TICKERS);
+  if (!isCurrent()) return () => {};
   const rows = new Map();
   const list = make("ul", { class: "tickers", "aria-label": "Tickers" });
   main.replaceChildren(
@@ -38,7 +39,7 @@ export async function overview(main, { socket, go }) {
     for (let start = 0; start < names.length; start += AT_ONCE) {
       const some = names.slice(start, start + AT_ONCE);
       const from = Math.floor(Date.now() / 1000) - DAY;
-      const fields = some.map((_, n) => `t${n}: candles(ticker: $n${n}, interval: THIRTY_MINUTES, from: $from, includeOpen: true) { close } p${n}: prices(ticker: $n${n}, from: $from, order: OLDEST_FIRST, first: 1) { nodes { price } }`);
+      const fields = some.map((_, n) => `t${n}: candles(ticker: $n${n}, interval: THIRTY_MINUTES, from: $from, includeOpen: true, includeEmpty: true) { close } p${n}: prices(ticker: $n${n}, from: $from, order: OLDEST_FIRST, first: 1) { nodes { price } }`);
       const declared = some.map((_, n) => `$n${n}: String!`);
       const variables = Object.fromEntries(some.map((name, n) => [`n${n}`, name]));
       const data = await ask(`query (${declared.join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from });
@@ -47,7 +48,7 @@ export async function overview(main, { socket, go }) {
   };
   // A ticker that fails to load its day keeps its price.
   const loadAll = () => load([...rows.keys()]).catch((error) => console.warn(error.message));
-  await loadAll();
+  loadAll();
 
   const last = tickers.reduce((most, ticker) => (BigInt(ticker.latest?.id ?? 0) > most ? BigInt(ticker.latest.id) : most), 0n);
   const leaveSocket = socket.subscribe(ADDED, { after: last ? String(last) : null }, {
@@ -58,7 +59,7 @@ export async function overview(main, { socket, go }) {
       }
       rows.get(event.ticker).show(event);
     },
-    onAgain: () => overviewAgain(rows),
+    onAgain: () => readAgain(rows).catch((error) => console.warn(error.message)),
   });
   const ages = setInterval(() => rows.forEach((row) => row.age()), 1_000);
   const days = setInterval(loadAll, 300_000);
@@ -69,7 +70,7 @@ export async function overview(main, { socket, go }) {
   };
 }
 
-async function overviewAgain(rows) {
+async function readAgain(rows) {
   const { tickers } = await ask(TICKERS);
   for (const ticker of tickers) if (ticker.latest) rows.get(ticker.name)?.show(ticker.latest);
 }
@@ -103,7 +104,7 @@ class Row {
 
   showDay(candles, first) {
     this.#first = first?.price ?? null;
-    this.#path.setAttribute("d", spark(candles.map((candle) => Number(candle.close)), WIDTH, HEIGHT));
+    this.#path.setAttribute("d", spark(candles.map((candle) => (candle.close === null ? null : Number(candle.close))), WIDTH, HEIGHT));
     this.#showChange();
   }
 

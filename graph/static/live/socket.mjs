@@ -3,6 +3,8 @@
 const PROTOCOL = "graphql-transport-ws";
 const QUIET_MS = 15_000;
 const ANSWERED_WITHIN_MS = 5_000;
+const GREETED_WITHIN_MS = 10_000;
+const FINAL = ["UNKNOWN_TICKER", "UNAUTHENTICATED", "FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX"];
 const AGAIN_MS = [500, 1_000, 2_000, 4_000, 8_000];
 
 /** Milliseconds to wait before the attempt, never all clients at once. */
@@ -27,7 +29,7 @@ export class Socket {
   #next = 1;
   #isOpen = false;
 
-  /** `onState` is told "connecting", "live" or "offline"; `payload` gives what a connection begins with. */
+  /** `onState` is told "connecting", "live", "refused" or "offline"; `payload` gives what a connection begins with. */
   constructor(url, { onState, payload = () => ({}) }) {
     this.#url = url;
     this.#payload = payload;
@@ -42,7 +44,7 @@ export class Socket {
   /** Subscribes; gives the way to end it. `onAgain` is called where it goes on after a cut and cannot be told what it missed. */
   subscribe(query, variables, { onData, onError = () => {}, onAgain = () => {} }) {
     const id = String(this.#next++);
-    this.#subscriptions.set(id, { query, variables, onData, onError, onAgain, last: null, hasBegun: false });
+    this.#subscriptions.set(id, { query, variables, onData, onError, onAgain, last: null, hasBegun: false, refusals: 0 });
     if (this.#isOpen) this.#begin(id);
     return () => {
       this.#subscriptions.delete(id);
@@ -55,6 +57,7 @@ export class Socket {
     clearTimeout(this.#timer);
     const socket = (this.#socket = new WebSocket(this.#url, PROTOCOL));
     socket.onopen = () => this.#send({ type: "connection_init", payload: this.#payload() });
+    setTimeout(() => socket === this.#socket && !this.#isOpen && this.#lost(), GREETED_WITHIN_MS);
     socket.onmessage = (event) => this.#take(JSON.parse(event.data));
     socket.onclose = () => socket === this.#socket && this.#lost();
   }
@@ -80,9 +83,9 @@ export class Socket {
   #begin(id) {
     const one = this.#subscriptions.get(id);
     const variables = resumed(one.variables, one.last);
+    this.#send({ id, type: "subscribe", payload: { query: one.query, variables } });
     if (one.hasBegun && !variables.after) one.onAgain();
     one.hasBegun = true;
-    this.#send({ id, type: "subscribe", payload: { query: one.query, variables } });
   }
 
   #send(message) {
@@ -106,6 +109,8 @@ export class Socket {
         if (one && message.payload.data) {
           const [event] = Object.values(message.payload.data);
           one.last = event.id ?? null;
+          if (one.refusals) this.#onState("live");
+          one.refusals = 0;
           one.onData(event);
         }
         break;
@@ -116,15 +121,27 @@ export class Socket {
   }
 
   #refused(id, one, error) {
-    if (error.extensions?.code === "RESUME_TOO_OLD" || error.extensions?.code === "BAD_USER_INPUT") {
-      one.last = null;
-      one.variables = { ...one.variables, after: null };
-      this.#begin(id); // what was missed is read anew
-    } else if (error.extensions?.code === "UNAVAILABLE" || error.extensions?.code === "TIMEOUT") {
-      setTimeout(() => this.#subscriptions.has(id) && this.#isOpen && this.#begin(id), patience(1));
-    } else {
+    const code = error.extensions?.code;
+    const isResumed = Boolean(resumed(one.variables, one.last).after);
+    if (FINAL.includes(code) || (code === "BAD_USER_INPUT" && !isResumed)) {
       this.#subscriptions.delete(id);
       one.onError(error);
+      return;
     }
+    if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
+      one.last = null; // what was missed is read anew
+      one.variables = { ...one.variables, after: null };
+    }
+    this.#onState("refused");
+    const socket = this.#socket;
+    setTimeout(() => {
+      if (socket !== this.#socket || !this.#subscriptions.has(id)) return;
+      this.#begin(id);
+      setTimeout(() => socket === this.#socket && this.#isOpen && this.#areWell() && this.#onState("live"), AGAIN_MS[0]);
+    }, patience(one.refusals++));
+  }
+
+  #areWell() {
+    return [...this.#subscriptions.values()].every((one) => one.refusals < 2);
   }
 }

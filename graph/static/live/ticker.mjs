@@ -1,6 +1,6 @@
 // One ticker: its price, its candles with their gaps, and how complete they are.
 
-import { ask } from "./api.mjs";
+import { ask, hasKey, headers } from "./api.mjs";
 import { merged } from "./buckets.mjs";
 import { Chart } from "./chart.mjs";
 import { make, say } from "./dom.mjs";
@@ -8,6 +8,9 @@ import { change, coverage, direction, duration, gap, instant, minutes, price } f
 import { INTERVALS, RANGES, write } from "./state.mjs";
 
 const AT_ONCE = 500;
+const LOADED_MOST = 5_000; // candles
+const CANDLES_MOST = 9_000; // of one question; the API gives 10,000
+const MINUTE = 60;
 const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   ticker(name: $ticker) { tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
@@ -20,7 +23,7 @@ const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!,
 const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime) {
   coverage(ticker: $ticker, from: $from, to: $to) {
     expected stored missing live backfilled imported extra
-    gaps(first: 1000) { nodes { from to reason state } }
+    gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } }
     parts(first: 1000) { from to source }
   }
 }`;
@@ -39,11 +42,17 @@ const DAY = 86_400;
 const now = () => Math.floor(Date.now() / 1000);
 
 /** Shows a ticker in `main`; gives the way to leave it. */
-export async function ticker(main, view, { socket, go, moved }) {
+export async function ticker(main, view, { socket, go, moved, isCurrent }) {
   const found = await ask(TICKER, { ticker: view.ticker, day: now() - DAY });
+  if (!isCurrent()) return () => {};
   if (!found.ticker) throw Object.assign(new Error(`${view.ticker} is not known.`), { code: "UNKNOWN_TICKER" });
-  const page = new Ticker(main, view, found, { socket, go, moved });
-  await page.begin();
+  const page = new Ticker(main, view, found, { socket, go, moved, isCurrent });
+  try {
+    await page.begin();
+  } catch (error) {
+    page.leave();
+    throw error;
+  }
   return () => page.leave();
 }
 
@@ -51,50 +60,50 @@ class Ticker {
   #view;
   #moved;
   #socket;
-  #latest;
+  #latest = null;
   #isTracked;
   #dayBegan;
   #first;
   #candles = [];
   #gaps = [];
   #parts = [];
-  #hasAll = false;
+  #end = null; // of what is loaded; null: it reaches to now, and is followed
   #isLoading = false;
   #leaving = [];
+  #leaveCandles = () => {};
   #refreshing = null;
+  #generation = 0; // grows with each view: what comes for another is dropped
+  #isCurrent;
   #chart;
   #at = {};
 
-  constructor(main, view, found, { socket, go, moved }) {
+  constructor(main, view, found, { socket, go, moved, isCurrent }) {
     this.#view = { ...view };
     this.#moved = moved;
     this.#socket = socket;
-    this.#latest = found.ticker.latest;
-    this.#isTracked = found.ticker.tracked;
-    this.#dayBegan = found.summary?.first.price ?? null;
-    this.#first = found.first.nodes[0]?.ts ?? null;
-    this.#build(main, found, go);
-    this.#showPrice();
+    this.#isCurrent = isCurrent;
+    this.#build(main, go);
+    this.#take(found);
     document.title = `${view.ticker} · Tickgraph`;
   }
 
-  #build(main, found, go) {
+  #build(main, go) {
     const at = this.#at;
     at.price = make("p", { class: "price big" });
     at.change = make("p", { class: "change" });
     at.age = make("p", { class: "age" });
     at.range = make("p", { class: "dayrange" });
-    if (found.summary) at.range.textContent = `24 h: ${price(found.summary.low.price)} to ${price(found.summary.high.price)}`;
     at.chart = make("div", { class: "chart", tabindex: "0", role: "group", "aria-label": `Candles of ${this.#view.ticker}`, "aria-describedby": "keys" });
-    at.legend = make("p", { class: "legend", "aria-live": "off" });
+    at.legend = make("p", { class: "legend", role: "status", "aria-live": "off" });
     at.words = make("p", { class: "words", text: "…" });
     at.list = make("ul", { class: "gaps" });
     at.intervals = this.#choice("Interval", INTERVALS, (name) => this.#setInterval(name));
-    at.ranges = this.#choice("Range", RANGES, (name) => this.#setRange(name));
-    at.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC" });
-    at.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC" });
+    at.ranges = this.#choice("Range", RANGES, (name) => this.#setRange(name), { isKept: false });
+    const isMended = () => at.to.setCustomValidity("");
+    at.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC", oninput: isMended });
+    at.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC", oninput: isMended });
     at.graphiql = make("a", { text: "GraphQL" });
-    at.csv = make("a", { text: "CSV", download: "" });
+    at.csv = make("a", { text: "CSV", download: "", onclick: (event) => hasKey() && this.#download(event) });
     at.curl = make("code", {});
     at.copied = make("span", { class: "copied", role: "status" });
     const window = make("form", { class: "window", onsubmit: (event) => this.#setWindow(event) }, at.from, make("span", { text: "to", "aria-hidden": "true" }), at.to, make("button", { text: "Show" }));
@@ -107,7 +116,7 @@ class Ticker {
       make("section", { class: "panel", "aria-label": "Chart" },
         at.legend,
         at.chart,
-        make("p", { class: "keys", id: "keys", text: "Arrow keys move, + and − zoom, End goes to now." }),
+        make("p", { class: "keys", id: "keys", text: "Arrow keys move, + and − zoom, End goes to now; with Shift, arrow keys read candle by candle." }),
         make("ul", { class: "key" },
           make("li", { class: "missing", text: "missing" }), make("li", { class: "backfilled", text: "backfilled" }), make("li", { class: "imported", text: "imported" }))),
       make("section", { class: "panel coverage", "aria-labelledby": "coverage" },
@@ -119,106 +128,149 @@ class Ticker {
     );
   }
 
-  #choice(name, values, chosen) {
+  /** Buttons, one of which is pressed, or, where they do not stay so, none. */
+  #choice(name, values, chosen, { isKept = true } = {}) {
     const buttons = Object.entries(values).map(([key, one]) =>
-      make("button", { type: "button", "aria-pressed": "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => chosen(key) }));
+      make("button", { type: "button", "aria-pressed": isKept && "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => chosen(key) }));
     const element = make("div", { class: "choice", role: "group", "aria-label": name }, ...buttons);
     return { element, show: (key) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.key === key))) };
   }
 
   async begin() {
     this.#chart = new Chart(this.#at.chart, {
-      onHover: (candle) => this.#showLegend(candle),
+      onHover: (time) => this.#showLegend(time),
       onWindow: (from, to, isLive) => this.#windowMoved(from, to, isLive),
-      onOlder: () => this.#older(),
+      onOlder: () => this.#more(-1),
+      onNewer: () => this.#more(1),
     });
+    // Read out while it is moved by keys, and not at each move of a mouse.
+    this.#at.chart.addEventListener("keydown", () => this.#at.legend.setAttribute("aria-live", "polite"));
+    this.#at.chart.addEventListener("pointermove", () => this.#at.legend.setAttribute("aria-live", "off"));
     this.#leaving.push(() => this.#chart.remove());
     await this.#show();
-    this.#listen();
+    if (!this.#isCurrent()) return;
+    this.#leaving.push(this.#listen());
     const ages = setInterval(() => this.#showPrice(), 1_000);
-    this.#leaving.push(() => clearInterval(ages));
+    const days = setInterval(() => this.#again(), 300_000);
+    this.#leaving.push(() => clearInterval(ages), () => clearInterval(days), () => clearTimeout(this.#refreshing));
   }
 
   leave() {
+    this.#generation++;
     for (const end of this.#leaving) end();
-    this.#leaveCandles?.();
-    clearTimeout(this.#refreshing);
+    this.#leaveCandles();
     document.title = "Tickgraph";
   }
 
-  #leaveCandles = null;
-
   #listen() {
-    this.#leaving.push(
-      this.#socket.subscribe(CHANGES, { ticker: this.#view.ticker, after: this.#latest?.id ?? null }, {
-        onData: (event) => {
-          if (event.__typename === "Price") {
+    return this.#socket.subscribe(CHANGES, { ticker: this.#view.ticker, after: this.#latest?.id ?? null }, {
+      onData: (event) => {
+        switch (event.__typename) {
+          case "Price":
             if (!this.#latest || event.ts >= this.#latest.ts) this.#latest = event;
             this.#first ??= event.ts;
             this.#showPrice();
-            if (event.source === "LIVE") return;
-          }
-          this.#refresh();
-        },
-        onAgain: () => this.#again(),
-      }),
-    );
+            // What belongs to the last candle comes with it; what is older changes another.
+            if (event.ts < (this.#candles.at(-1)?.ts ?? 0)) this.#refresh();
+            break;
+          case "HistoryChanged":
+          case "TickerChanged":
+            this.#again();
+            break;
+          default:
+            this.#refresh();
+        }
+      },
+      onAgain: () => this.#again(),
+    });
   }
 
+  /** What is told of the last day, and whatever else is not told by events. */
   async #again() {
-    const { ticker: found } = await ask(TICKER, { ticker: this.#view.ticker, day: now() - DAY });
-    this.#latest = found?.latest ?? this.#latest;
-    this.#showPrice();
+    const mine = this.#generation;
+    try {
+      const found = await ask(TICKER, { ticker: this.#view.ticker, day: now() - DAY });
+      if (mine === this.#generation) this.#take(found);
+    } catch (error) {
+      console.warn(error.message); // it is asked again in a few minutes
+    }
     this.#refresh();
   }
 
+  #take(found) {
+    this.#isTracked = found.ticker.tracked;
+    if (found.ticker.latest && (!this.#latest || found.ticker.latest.ts >= this.#latest.ts)) this.#latest = found.ticker.latest;
+    this.#dayBegan = found.summary?.first.price ?? null;
+    this.#first = found.first.nodes[0]?.ts ?? null;
+    say(this.#at.range, found.summary ? `24 h: ${price(found.summary.low.price)} to ${price(found.summary.high.price)}` : "");
+    this.#showPrice();
+  }
+
+  /** Follows the open candle where the chart reaches to now. */
   #follow() {
-    this.#leaveCandles?.();
+    this.#leaveCandles();
+    this.#leaveCandles = () => {};
+    if (this.#end !== null) return;
+    const mine = this.#generation;
     this.#leaveCandles = this.#socket.subscribe(UPDATED, { ticker: this.#view.ticker, interval: this.#view.interval }, {
       onData: (candle) => {
+        if (mine !== this.#generation) return;
         const last = this.#candles.at(-1);
-        if (last && candle.ts > last.end) this.#refresh(); // candles between were missed
+        if (!last || candle.ts > last.end) return this.#refresh(); // those between are not there yet
         this.#candles = merged(this.#candles, [candle]);
-        this.#chart.update(candle);
+        if (candle.ts >= last.ts) this.#chart.update(candle);
+        else this.#refresh();
       },
       onAgain: () => this.#refresh(),
     });
   }
 
+  /** Shows the view anew. What was asked for the one before is dropped when it comes. */
   async #show() {
-    const { ticker, interval, from, to } = this.#view;
-    const seconds = INTERVALS[interval].seconds;
-    const end = to ?? now();
-    const begin = Math.max(from === null ? 0 : from - 50 * seconds, end - AT_ONCE * seconds, 0);
+    const mine = ++this.#generation;
+    const { interval, from, to } = this.#view;
+    const beside = 50 * INTERVALS[interval].seconds;
     this.#at.intervals.show(interval);
-    this.#hasAll = false;
-    this.#candles = await this.#read(from === null ? begin : Math.max(from - 50 * seconds, end - 5_000 * seconds), to === null ? null : to + 50 * seconds);
-    if (this.#view.interval !== interval || this.#view.ticker !== ticker) return; // another was asked for meanwhile
-    this.#chart.show(this.#candles, { from, to }, { asLine: interval === "ONE_MINUTE" });
+    const begin = from === null ? now() - AT_ONCE * INTERVALS[interval].seconds : from - beside;
+    const end = to === null || to + beside >= now() ? null : to + beside;
+    const candles = await this.#read(begin, end);
+    if (mine !== this.#generation) return;
+    this.#candles = candles;
+    this.#end = end;
+    this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" });
     this.#follow();
     await this.#readCoverage();
   }
 
+  /** The candles of a window, empty ones too; `to` null: up to now. */
   async #read(from, to) {
-    const low = Math.max(from, this.#first === null ? now() - DAY : this.#first - INTERVALS[this.#view.interval].seconds);
+    const seconds = INTERVALS[this.#view.interval].seconds;
+    const first = this.#first === null ? now() - DAY : this.#first - seconds;
+    const low = Math.max(0, Math.min(Math.max(from, first), now() - MINUTE), (to ?? now()) - CANDLES_MOST * seconds);
     if (to !== null && low >= to) return [];
-    const { candles } = await ask(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: Math.min(low, now() - 60), to });
+    const { candles } = await ask(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: low, to });
     return candles;
   }
 
-  async #older() {
-    const first = this.#candles[0];
-    if (this.#isLoading || this.#hasAll || !first || this.#first === null) return;
-    if (first.ts <= this.#first) {
-      this.#hasAll = true;
-      return;
-    }
+  /** Older (-1) or newer (1) candles than are loaded. Of very many those on the other side go. */
+  async #more(side) {
+    const [first, last] = [this.#candles[0], this.#candles.at(-1)];
+    const isAllThere = side < 0 ? this.#first === null || first?.ts <= this.#first : this.#end === null;
+    if (this.#isLoading || !first || isAllThere) return;
+    const mine = this.#generation;
+    const span = AT_ONCE * INTERVALS[this.#view.interval].seconds;
     this.#isLoading = true;
     try {
-      const more = await this.#read(first.ts - AT_ONCE * INTERVALS[this.#view.interval].seconds, first.ts);
-      this.#hasAll = more.length === 0;
-      this.#candles = merged(this.#candles, more);
-      this.#chart.put(this.#candles);
+      const end = side < 0 ? first.ts : last.end + span >= now() ? null : last.end + span;
+      const more = await this.#read(side < 0 ? first.ts - span : last.end, end);
+      if (mine !== this.#generation) return;
+      const all = merged(this.#candles, more);
+      const kept = side < 0 ? all.slice(0, LOADED_MOST) : all.slice(-LOADED_MOST);
+      if (side > 0) this.#end = end;
+      else if (kept.length < all.length) this.#end = kept.at(-1).end;
+      this.#candles = kept;
+      this.#chart.put(kept);
+      this.#follow();
       await this.#readCoverage();
     } catch (error) {
       console.warn(error.message); // the next move asks again
@@ -232,29 +284,40 @@ class Ticker {
     if (this.#refreshing) return;
     this.#refreshing = setTimeout(async () => {
       this.#refreshing = null;
+      const mine = this.#generation;
       try {
-        const first = this.#candles[0];
-        const last = this.#view.to === null ? null : (this.#candles.at(-1)?.end ?? null);
-        this.#candles = merged(this.#candles, await this.#read(first ? first.ts : now() - DAY, last));
+        const candles = await this.#read(this.#candles[0]?.ts ?? now() - DAY, this.#end);
+        if (mine !== this.#generation) return;
+        this.#candles = merged(this.#candles, candles).slice(-LOADED_MOST);
         this.#chart.put(this.#candles);
         await this.#readCoverage();
       } catch (error) {
-        console.warn(error.message); // what changes next asks again
+        console.warn(error.message);
+        if (mine === this.#generation) this.#refreshing ??= setTimeout(() => ((this.#refreshing = null), this.#refresh()), 5_000);
       }
     }, 500);
   }
 
   async #readCoverage() {
+    const mine = this.#generation;
     const [first, last] = [this.#candles[0], this.#candles.at(-1)];
     if (!first) return say(this.#at.words, "Nothing is stored here.");
     const { coverage: found } = await ask(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end });
+    if (mine !== this.#generation) return;
     this.#gaps = found.gaps.nodes;
     this.#parts = found.parts;
-    this.#chart.mark(this.#candles, this.#gaps.filter((one) => one.state !== "FILLED"), this.#parts);
+    this.#chart.mark(this.#candles, this.#missing(found.gaps.pageInfo.hasNextPage), this.#parts);
     say(this.#at.words, `From ${instant(first.ts)} to ${instant(Math.min(last.end, now()))}. ${coverage(found)}`);
     this.#at.list.replaceChildren(...this.#gaps.slice(-20).reverse().map((one) => make("li", { "data-state": one.state, text: gap(one) })));
-    if (this.#gaps.length > 20) this.#at.list.append(make("li", { text: `and ${this.#gaps.length - 20} periods before` }));
-    this.#showSame(first.ts, this.#view.to);
+    if (found.gaps.pageInfo.hasNextPage) this.#at.list.prepend(make("li", { text: "There are more periods than are listed; a shorter window tells them." }));
+    else if (this.#gaps.length > 20) this.#at.list.append(make("li", { text: `and ${this.#gaps.length - 20} periods before` }));
+    this.#showSame(first.ts, this.#end === null ? null : last.end);
+  }
+
+  /** The periods that are drawn as missing; where there are too many to list them, each candle that is not whole is one. */
+  #missing(areTooMany) {
+    if (!areTooMany) return this.#gaps.filter((one) => one.state !== "FILLED");
+    return this.#candles.filter((one) => one.closed && !one.complete).map((one) => ({ from: one.ts, to: one.end }));
   }
 
   #showPrice() {
@@ -298,7 +361,16 @@ class Ticker {
     this.#at.graphiql.href = `/graphql#${encodeURIComponent(query)}`;
     const csv = `/export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=csv`;
     this.#at.csv.href = csv;
-    say(this.#at.curl, `curl '${location.origin}${csv}'`);
+    say(this.#at.curl, `curl ${hasKey() ? "-H 'Authorization: Bearer …' " : ""}'${location.origin}${csv}'`);
+  }
+
+  /** A link brings no key. */
+  async #download(event) {
+    event.preventDefault();
+    const response = await fetch(this.#at.csv.href, { headers: headers() });
+    const address = URL.createObjectURL(await response.blob());
+    make("a", { href: address, download: `${this.#view.ticker}.csv` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 60_000);
   }
 
   async #copy() {
@@ -321,10 +393,7 @@ class Ticker {
     const seconds = range.seconds === Infinity ? now() - (this.#first ?? now() - DAY) : range.seconds;
     const interval = range.seconds !== Infinity ? range.interval : seconds > 5 * 365 * DAY ? "ONE_WEEK" : seconds > 60 * DAY ? "ONE_DAY" : seconds > 5 * DAY ? "ONE_HOUR" : "FIVE_MINUTES";
     this.#view = { ...this.#view, interval, from: now() - seconds, to: now() };
-    this.#go(() => {
-      this.#view = { ...this.#view, from: null, to: null };
-      this.#moved(this.#view);
-    });
+    this.#go();
   }
 
   #setWindow(event) {
@@ -338,9 +407,9 @@ class Ticker {
     this.#go();
   }
 
-  #go(then = () => {}) {
+  #go() {
     this.#moved(this.#view);
-    this.#show().then(then, (error) => say(this.#at.words, error.message));
+    this.#show().catch((error) => say(this.#at.words, error.message));
   }
 
   /** The chart was moved: the address tells where to, or follows the present. */
@@ -350,7 +419,8 @@ class Ticker {
       this.#at.from.value = stamp(from);
       this.#at.to.value = stamp(to);
     }
-    this.#view = { ...this.#view, from: isLive ? null : from, to: isLive ? null : to };
+    const follows = isLive && this.#end === null;
+    this.#view = { ...this.#view, from: follows ? null : from, to: follows ? null : to };
     this.#moved(this.#view);
   }
 }
