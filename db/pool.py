@@ -126,6 +126,11 @@ class Database:
         # The pool's own timeout makes a task of each acquisition. Whoever has one of these finds a connection free.
         self._free = asyncio.Semaphore(connections)
 
+    @property
+    def in_use(self) -> int:
+        """Connections that somebody has now."""
+        return self._pool.get_size() - self._pool.get_idle_size()
+
     async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
         with own_errors():
             async with _Lease(self._pool, self._free) as connection:

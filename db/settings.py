@@ -78,6 +78,7 @@ class Settings(BaseSettings):
     stale_after_s: int = Field(
         180, ge=60, description="a tracked ticker whose newest minute is older than this many seconds is called stale"
     )
+    metrics_host: str = Field("127.0.0.1", description="address on which metrics are served, where one of their ports is set")
     data_dir: Path = Field(Path(".tickgraph"), description="folder in which the embedded servers keep their data")
 
     @property

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from db import embedded, log, times
+from db import embedded, log, metrics, times
 from db.errors import DatabaseError
 from db.pool import open_database
 from db.queries import prices, tickers
@@ -79,6 +79,8 @@ def main(words: Sequence[str] | None = None) -> int:
 def _serve(settings: Settings) -> int:
     settings.required_dsn()
     log.configure(settings, "api")
+    if settings.api_metrics_port and settings.web_concurrency > 1:
+        metrics.share()
     uvicorn.run(
         "graph.app:app",
         host=settings.host,

@@ -33,6 +33,9 @@ class Settings(settings.Settings):
 
     host: str = Field("127.0.0.1", description="address that the API listens on")
     port: int = Field(8000, ge=1, le=65535, description="port that the API listens on")
+    api_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port on which the API serves `/metrics` for Prometheus; none where not set"
+    )
     web_concurrency: int = Field(1, ge=1, description="API processes that `python -m graph serve` starts")
     cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
         (), description="origins whose pages may call the API, separated by commas, or `*`; none but its own by default"

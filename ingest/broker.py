@@ -6,7 +6,7 @@ from periodiq import PeriodiqMiddleware
 
 from db import log
 from db.queues import Actor, Queue
-from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, ScheduledMinute
+from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, Metrics, ScheduledMinute
 from ingest.settings import Settings
 
 settings = Settings.read()
@@ -25,6 +25,7 @@ broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it unt
         EventLoop(),
         lifetimes,
         Heartbeat(settings.required_broker()),
+        Metrics(settings.metrics_host, settings.worker_metrics_port),
         # Never skips: a collect knows by itself what is too old, and skipping would hide it.
         PeriodiqMiddleware(skip_delay=float("inf")),
         ScheduledMinute(),

@@ -17,7 +17,7 @@ import redis.asyncio
 from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
 from dramatiq.middleware import AsyncIO
 
-from db import times
+from db import metrics, times
 from db.pool import Database, open_database
 from ingest.deribit.client import open_deribit
 from ingest.jobs.watchlist import Watchlist
@@ -102,6 +102,20 @@ class Heartbeat(dramatiq.Middleware):
                 with contextlib.suppress(redis.RedisError):  # the next beat tells when Redis is back
                     await client.set(heartbeat_key(), 1, ex=HEARTBEAT_KEPT_S)
                 await asyncio.sleep(HEARTBEAT_EVERY_S)
+
+
+class Metrics(dramatiq.Middleware):
+    """Serves the metrics of all worker processes, from the first of them."""
+
+    def __init__(self, host: str, port: int | None) -> None:
+        self._host = host
+        self._port = port
+
+    def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        metrics.serve(self._host, self._port)
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        metrics.leave()
 
 
 def heartbeat_key() -> str:

@@ -61,6 +61,9 @@ class Settings(settings.Settings, populate_by_name=True):
     deribit_rate_per_second: float = Field(10.0, gt=0, description="calls to Deribit a second, on average")
     deribit_burst: int = Field(50, ge=1, description="calls to Deribit that may go out at once")
     deribit_connections: int = Field(16, ge=1, le=32, description="connections to Deribit; it allows 32 an address")
+    worker_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port on which workers serve `/metrics` for Prometheus; none where not set"
+    )
     resume_days: int = Field(
         7, ge=1, le=3_650, description="days for which readers who were away find what changed meanwhile, by its id"
     )

@@ -156,6 +156,11 @@ SELECT ticker, count(*) FILTER (WHERE given_up_at IS NULL) AS open, count(*) FIL
   FROM gap WHERE filled_at IS NULL GROUP BY ticker
 """
 
+MISSING_BY_REASON: Final = """
+SELECT reason, CASE WHEN given_up_at IS NULL THEN 'open' ELSE 'given_up' END AS state, count(*) AS minutes, min(ts) AS oldest
+  FROM gap WHERE filled_at IS NULL GROUP BY 1, 2
+"""
+
 
 async def last_minutes(db: Executor) -> dict[str, int]:
     """For each ticker that was ever tracked, the first minute that is not known to be stored or a gap."""
@@ -215,6 +220,11 @@ async def last_period_of_each(db: Executor, tickers: Sequence[str]) -> dict[str,
 async def counts(db: Executor) -> dict[str, Record]:
     """How many minutes of each ticker are missing: open (to be looked for) and given_up."""
     return {row["ticker"]: row for row in await db.fetch(COUNTS)}
+
+
+async def missing_by_reason(db: Executor) -> list[Record]:
+    """How many minutes are missing, by reason and state (open, given_up), and the oldest of them."""
+    return await db.fetch(MISSING_BY_REASON)
 
 
 def _reasons(evidence: Mapping[Minute, Reason]) -> list[list[object]]:

@@ -17,6 +17,7 @@ from db.errors import DatabaseError
 from db.pool import Database, Record
 from db.queries import events, version
 from db.queries.shapes import Shape
+from graph import metrics
 from graph.engine.feed import AGAIN_S, Feed
 from graph.engine.topics import AT_ONCE, Event, Topic
 from graph.errors import BadInputError, ResumeTooOldError
@@ -144,7 +145,8 @@ class Live:
                 self._position = None  # whoever comes next begins with what is there then
             elif self._position is not None:
                 try:
-                    await self._tell(db, self._position)
+                    with metrics.told_seconds.time():
+                        await self._tell(db, self._position)
                 except Exception:
                     log.exception("what was stored could not be told")
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from cachetools import LRUCache
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from graph import metrics
 from graph.engine.feed import Feed
 from graph.http.admission import PART
 from graph.http.middleware import id_of, told
@@ -19,6 +20,8 @@ SHARE_MOST: Final = 8
 """No answer takes more than this part of all that is kept."""
 OVERHEAD: Final = 1_000
 """Bytes that an answer takes beside its text, roughly."""
+
+KEPT, SHARED, MADE = (metrics.answers.labels(by) for by in ("kept", "shared", "made"))
 
 Key = tuple[bytes | str, ...]
 
@@ -110,6 +113,11 @@ class Kept:
             self._version = version
         return version
 
+    @property
+    def size(self) -> int:
+        """Bytes of the answers kept."""
+        return int(self._answers.currsize)
+
     def get(self, key: Key) -> Answer | None:
         """The answer to the question, if it is kept. Ask for the version first."""
         return self._answers.get(key)
@@ -134,6 +142,7 @@ class Shortcut:
             answer = None if key is None or self._kept.version() is None else self._kept.get(key)
             if answer is not None and len(answer.body) <= PART:  # bigger ones need a slot until they are taken
                 request_id = id_of(scope)
+                KEPT.inc()
                 await answer.give(send, (b"x-request-id", request_id.encode()))
                 told(scope, request_id, answer.start["status"], len(answer.body), began)
                 return
@@ -159,10 +168,14 @@ class Answers:
         if version is None or key is None:
             await self.app(scope, receive, send)
             return
-        answer = self._kept.get(key) or await self._joined(key)
-        if answer is not None:
+        if (answer := self._kept.get(key)) is not None:
+            KEPT.inc()
+            await answer.give(send)
+        elif (answer := await self._joined(key)) is not None:
+            SHARED.inc()
             await answer.give(send)
         else:
+            MADE.inc()
             await self._ask(_Asking(self._kept, key, version, send), key, scope, receive)
 
     async def _joined(self, key: Key) -> Answer | None:

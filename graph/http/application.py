@@ -1,5 +1,6 @@
 """The application as data: routes, middleware, lifespan."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import cache
@@ -13,8 +14,10 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
+from db import metrics
 from db.errors import DatabaseError
-from db.pool import open_database
+from db.pool import Database, open_database
+from graph import metrics as told
 from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
 from graph.engine.feed import Feed
@@ -35,6 +38,7 @@ from graph.schema.context import Context
 from graph.schema.executable import Schema
 from graph.settings import Settings
 
+SAMPLED_EVERY_S = 5.0
 STATEMENT_TIMEOUT_S = 5.0
 COMPRESSED_FROM = 1_000
 """Bytes; below, compressing costs more than it saves."""
@@ -69,10 +73,29 @@ def application(settings: Settings) -> Starlette:
             settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=STATEMENT_TIMEOUT_S
         )
         collecting = Collecting(settings.broker)
-        async with database as db, feed.heard(settings.required_dsn()), live.followed(db):
+        metrics.serve(settings.metrics_host, settings.api_metrics_port)
+        async with database as db, feed.heard(settings.required_dsn()), live.followed(db), sampled(db):
             app.state.context = Context(db, collecting, settings.stale_after_s, live, live_candles, allowance)
             yield {LEAVE: leave}
         collecting.close()
+        metrics.leave()
+
+    @asynccontextmanager
+    async def sampled(db: Database) -> AsyncIterator[None]:
+        """Tells every few seconds of what is neither counted nor timed, as long as the block runs."""
+
+        async def sample() -> None:
+            while True:
+                told.subscribers.set(live.subscribers + live_candles.subscribers)
+                told.answer_bytes.set(kept.size)
+                told.connections.set(db.in_use)
+                await asyncio.sleep(SAMPLED_EVERY_S)
+
+        task = asyncio.create_task(sample())
+        try:
+            yield
+        finally:
+            task.cancel()
 
     @cache  # each connection says so
     def leave() -> None:

@@ -10,6 +10,7 @@ from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
 
+from graph import metrics
 from graph.errors import InternalError
 from graph.http.problems import refusal
 
@@ -83,8 +84,16 @@ class Compressed(GZipMiddleware):
         await (super().__call__ if takes_it else self.app)(scope, receive, send)
 
 
+KINDS = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}
+"""What requests are counted as, by the first part of their path; anything else is a page."""
+
+
 def told(scope: Scope, request_id: str, status: int, size: int, began: float) -> None:
-    """The line of the log on a request that `began` at that reading of the performance counter."""
+    """Counts a request that `began` at that reading of the performance counter, and writes its line of the log."""
+    first, _, rest = scope["path"][1:].partition("/")
+    kind = KINDS.get(rest.partition("/")[0] if first == "v1" else first, "page")
+    metrics.requests.labels(kind, status).inc()
+    metrics.request_seconds.labels(kind).observe(time.perf_counter() - began)
     if log.isEnabledFor(logging.INFO):
         took = {"status": status, "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
         log.info("%s %s", scope["method"], shown(scope["path"]), extra={"request_id": request_id, **took})

@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from db.tables import IS_NO_NAME
+from graph import metrics
 from graph.engine.translation import told
 from graph.errors import ApiError
 from graph.http.negotiation import JSON, answer_type
@@ -21,6 +22,7 @@ GRAPHQL_PATH: Final = "/graphql"
 
 def refusal(scope: Scope, error: ApiError) -> Response:
     """The error as clients of the path read it."""
+    metrics.refusals.labels(error.code).inc()
     if scope["path"] != GRAPHQL_PATH:
         return _problem(error.status, str(error), error.code, error.headers)
     media = answer_type(Headers(scope=scope).get("Accept", "")) or JSON

@@ -9,6 +9,8 @@ from typing import Any, Final
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
+from graph import metrics
+
 log = logging.getLogger(__name__)
 
 HEAD_MOST: Final = 64 * 1024
@@ -59,6 +61,7 @@ class _Patient(asyncio.Protocol):
             log.warning(
                 "%s took nothing for %g s while %d bytes waited for it, and is cut off", self.client, READ_WITHIN_S, waits
             )
+            metrics.cut.inc()
             self.transport.abort()
         else:
             self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, waits)

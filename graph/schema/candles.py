@@ -9,6 +9,7 @@ import strawberry
 from db.queries import candles, summaries
 from db.queries.shapes import Shape
 from db.tables import normal
+from graph import metrics
 from graph.engine.splicing import shape_of, spliced
 from graph.schema.arguments import Window
 from graph.schema.context import Info
@@ -61,6 +62,7 @@ class Candle:
         shape = shape_of(info._raw_info, "Candle", columns)  # noqa: SLF001  Strawberry's way to graphql-core
         if shape is None:
             raise TypeError("a Candle has a field that candles.AS_TEXT has not")
+        metrics.lists.labels("postgresql").inc()
         return shape
 
 

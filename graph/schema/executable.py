@@ -25,6 +25,7 @@ from graphql import (
 from strawberry.schema.config import StrawberryConfig
 from structlog.contextvars import get_contextvars
 
+from graph import metrics
 from graph.engine import limits
 from graph.engine.documents import Document, Documents, InvalidError
 from graph.engine.splicing import Executor
@@ -79,6 +80,8 @@ class RefusedError(Exception):
         """`code` is for those that have none."""
         super().__init__(str(errors[0]))
         self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error), code) for error in errors]
+        for error in self.errors:
+            metrics.refusals.labels((error.extensions or {}).get("code")).inc()
         self.code = (self.errors[0].extensions or {}).get("code")
 
 
@@ -95,6 +98,7 @@ class Schema(strawberry.Schema):
         )
         self._suggests = introspection
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
+        self._names = metrics.Names()
         self._big = asyncio.Semaphore(BIG_AT_ONCE)
         self.digest = sha256(self.as_str().encode()).hexdigest()
         self.documents = Documents(lambda document: validate(self._schema, document, rules))
@@ -111,6 +115,7 @@ class Schema(strawberry.Schema):
             raise self._refused(error) from error
         except InvalidError as invalid:
             raise self._refused(*invalid.errors) from invalid
+        metrics.cost.observe(cost)
         return Prepared(document, variables, operation_name, operation, cost)
 
     async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:
@@ -136,6 +141,8 @@ class Schema(strawberry.Schema):
             raise self._refused(*executor, code="BAD_USER_INPUT")  # variables that do not fit
         begun: Any = create_source_event_stream(executor)
         stream = await begun if isawaitable(begun) else begun
+        outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
+        metrics.operations.labels(self._names.of(asked.operation_name), outcome).inc()
         if isinstance(stream, ExecutionResult):
             raise RefusedError(*(coded(error) for error in stream.errors or ()))
         field = asked.document.selections.fields(asked.operation.selection_set)[0]  # the only one, in a valid document
@@ -156,6 +163,9 @@ class Schema(strawberry.Schema):
             if result.data is None and not any(error.path for error in result.errors):
                 raise self._refused(*result.errors, code="BAD_USER_INPUT")  # variables that do not fit
             result.errors = [coded(error) for error in result.errors]
+            for error in result.errors:
+                metrics.refusals.labels((error.extensions or {}).get("code")).inc()
+        metrics.operations.labels(self._names.of(asked.operation_name), "error" if result.errors else "ok").inc()
         return result
 
     def _refused(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> RefusedError:

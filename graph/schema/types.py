@@ -11,6 +11,7 @@ from db.pool import Record
 from db.queries import prices, tickers
 from db.queries.prices import Listed
 from db.queries.shapes import Shape
+from graph import metrics
 from graph.engine.splicing import shape_of, spliced
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page, Window
@@ -57,7 +58,9 @@ class Price:
     @staticmethod
     def shape(info: Info, *, below: str = "") -> Shape | None:
         """What is selected of prices, where PostgreSQL can write it."""
-        return shape_of(info._raw_info, "Price", PRICE_COLUMNS, below=below)  # noqa: SLF001  Strawberry's way to graphql-core
+        shape = shape_of(info._raw_info, "Price", PRICE_COLUMNS, below=below)  # noqa: SLF001  Strawberry's way to graphql-core
+        metrics.lists.labels("objects" if shape is None else "postgresql").inc()
+        return shape
 
     @classmethod
     def of(cls, record: Record) -> Self:

@@ -7,7 +7,7 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db import log
+from db import log, metrics
 from ingest.commands.arguments import Verbs, verb
 from ingest.middleware import HEARTBEAT_KEPT_S, heartbeat_key
 from ingest.settings import Settings
@@ -43,6 +43,9 @@ def _work(options: argparse.Namespace) -> int:
         # Shutting down waits for Redis to take messages back, by default for ten minutes should Redis be gone.
         *("--worker-shutdown-timeout", "2000"),
     ]
+    if settings.worker_metrics_port and options.processes > 1:
+        metrics.share()
+        arguments.append("--use-spawn")  # for a forked process would have looked already
     parser = dramatiq.cli.make_argument_parser()  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
     return int(dramatiq.cli.main(parser.parse_args(arguments)))  # type: ignore[no-untyped-call]
 

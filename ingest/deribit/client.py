@@ -9,9 +9,10 @@ import aiohttp
 from aiolimiter import AsyncLimiter
 
 from db.tables import Reason
+from ingest import metrics
 from ingest.deribit import protocol
 from ingest.deribit.models import Envelope
-from ingest.errors import AgainError
+from ingest.errors import AgainError, SourceError
 from ingest.settings import Settings
 from ingest.source import ChartPoint, ExchangeClock, Quote
 
@@ -52,11 +53,19 @@ class Deribit:
         return protocol.names(envelope)
 
     async def _get(self, method: str, **params: str) -> tuple[Envelope, int, int]:
-        async with self._limiter:
-            asked_at = self._wall_ns() // 1000
-            status, headers, body = await self._fetch(f"{self._rpc_url}/public/{method}", params)
-            answered_at = self._wall_ns() // 1000
-        envelope = protocol.open_envelope(status, headers, body)
+        outcome = "ok"
+        try:
+            async with self._limiter:
+                asked_at = self._wall_ns() // 1000
+                with metrics.call_seconds.labels(method).time():
+                    status, headers, body = await self._fetch(f"{self._rpc_url}/public/{method}", params)
+                answered_at = self._wall_ns() // 1000
+            envelope = protocol.open_envelope(status, headers, body)
+        except SourceError as error:
+            outcome = str(getattr(error, "reason", "refused"))
+            raise
+        finally:
+            metrics.calls.labels(method, outcome).inc()
         if envelope.us_out is not None:
             self.clock.hear(envelope.us_out, asked_at, answered_at)
         return envelope, asked_at, answered_at

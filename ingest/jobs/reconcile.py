@@ -17,6 +17,7 @@ from ingest.jobs.candles import build_candles
 from ingest.jobs.changes import RESUME_DAYS, forget_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, say_how_many_wait
+from ingest.jobs.measure import measure
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.source import ExchangeClock, Source
@@ -72,6 +73,7 @@ async def reconcile(
                 reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
             await build_candles(db)
             await forget_changes(db, resume_days)
+            await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
             return reconciled
     except OutboxError as error:
         log.error("gaps are looked for once the outbox can be read: %s", error)  # noqa: TRY400  one line is enough

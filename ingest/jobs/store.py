@@ -1,6 +1,7 @@
 """Prices into PostgreSQL: all of them, but for those it refuses, which are set aside and hold up nobody."""
 
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Self
@@ -9,7 +10,8 @@ from db import times
 from db.errors import RowRefusedError
 from db.pool import Database
 from db.queries import prices, rejects, tickers, writing
-from db.tables import PriceRow
+from db.tables import PriceRow, Source
+from ingest import metrics
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +43,13 @@ async def store(db: Database, rows: Sequence[PriceRow]) -> Stored:
     try:
         async with writing.turn(db) as connection:
             strangers = await tickers.add(connection, {row.ticker for row in rows})
-            new = len(await prices.store(connection, rows))
-        return Stored(new, set(strangers))
+            new = await prices.store(connection, rows)
+        now = time.time()
+        for one in new:
+            metrics.stored.labels(one["source"]).inc()
+            if one["source"] == Source.LIVE:
+                metrics.lateness_seconds.observe(now - one["ts"])
+        return Stored(len(new), set(strangers))
     except RowRefusedError as error:
         if len(rows) == 1:
             await _set_aside(db, rows[0], str(error))
