@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live pictures lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live backup restore drill-restore drill-upgrade pictures lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -60,6 +60,19 @@ bench-growth: $(DEV)  ## the same questions at a million rows and at fifty milli
 
 bench-live: $(DEV)  ## how fast a stored price reaches 100, 1,000 and 5,000 subscribers (ARGS="--subscribers 1000")
 	@python -m tests.bench.live $(ARGS)
+
+backup: $(RUN)  ## write the whole database into a file (ARGS="--output FILE")
+	@python -m db backup $(ARGS)
+
+restore: $(RUN)  ## restore a backup into the empty database that DATABASE_URL names: FILE=…
+	@test -n "$(FILE)" || { echo 'say which: make restore FILE=tickgraph-….dump'; exit 1; }
+	@python -m db restore $(FILE)
+
+drill-restore: $(DEV)  ## the drill: collect, back up, lose everything, restore elsewhere, catch up; with its figures
+	@pytest -q -s tests/e2e/test_drills.py -k restore
+
+drill-upgrade: $(DEV)  ## the drill: a filled database of each release goes up while it is read and written
+	@pytest -q -s tests/e2e/test_drills.py -k upgrade
 
 pictures: $(DEV)  ## make the README's pictures anew (ARGS="/tmp/pictures" for every state instead)
 	@python -m tests.pictures $(or $(ARGS),docs --readme)

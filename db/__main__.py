@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 import redis
@@ -17,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import embedded, log, migrate, pool, processes, times
+from db import backup, embedded, log, migrate, pool, processes, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
 from db.queries import candles, exporting, tickers
 from db.queries.exporting import Form
@@ -34,11 +35,13 @@ EXAMPLES = """examples:
   python -m db psql -- -c 'SELECT count(*) FROM price'
   python -m db verify-candles btc_usd              # is each what its minutes make?
   python -m db export btc_usd --output btc_usd.csv # its whole history, as `python -m ingest import` takes it again
+  python -m db backup                              # into a file of this folder, named by the time
+  python -m db restore tickgraph-20261121T220000Z.dump
   python -m db stop                                # what `make up` started in this folder
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb is a branch
     """Runs one verb and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m db", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -65,6 +68,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     export.add_argument("--to", dest="end", type=times.parse, default=times.END, help="likewise, itself not in it (the last)")
     export.add_argument("--format", type=Form, default=Form.CSV, choices=list(Form), help="csv with a header, or jsonl (csv)")
     export.add_argument("--output", type=Path, help="the file; standard output where left out")
+    back_up = verbs.add_parser("backup", help="write the whole database into a file, in the custom format of pg_dump")
+    back_up.add_argument("--output", type=Path, help="the file; left out: tickgraph-TIME.dump in this folder")
+    restore = verbs.add_parser("restore", help="restore a backup into an empty database, all of it or nothing")
+    restore.add_argument("file", type=Path, help="what `backup` wrote")
     verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
     settings = Settings.read()
@@ -79,6 +86,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return asyncio.run(_verify_candles(embedded.dsn_of(settings), options.tickers))
             case "export":
                 return asyncio.run(_export(embedded.dsn_of(settings), options))
+            case "backup":
+                return asyncio.run(_back_up(embedded.dsn_of(settings), options.output))
+            case "restore":
+                return asyncio.run(_restore(embedded.dsn_of(settings), options.file))
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
@@ -201,6 +212,35 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
         raise ServerError(str(error)) from error
     if target:
         sys.stderr.write(f"{target}: {times.minutes((high - low) // times.MINUTE)} from {times.iso(low)} on\n")
+    return 0
+
+
+async def _back_up(dsn: str, output: Path | None) -> int:
+    file = output or Path(f"tickgraph-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump")
+    try:
+        server = await backup.major(dsn)
+    except DatabaseUnavailableError as error:
+        raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error
+    await asyncio.to_thread(backup.back_up, dsn, server, file)
+    sys.stderr.write(f"{file}: {file.stat().st_size / 2**20:.1f} MB of {without_password(dsn)}\n")
+    return 0
+
+
+async def _restore(dsn: str, file: Path) -> int:
+    try:
+        server = await backup.major(dsn)
+        is_empty = await backup.is_empty(dsn)
+    except DatabaseUnavailableError as error:
+        raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error
+    if not is_empty:
+        raise ServerError(
+            f"{without_password(dsn)} has tables: restore into an empty database, and point DATABASE_URL at it then"
+        )
+    await asyncio.to_thread(backup.restore, file, dsn, server)
+    await asyncio.to_thread(migrate.upgrade, dsn)
+    sys.stderr.write(
+        f"{file} is restored into {without_password(dsn)}; what was missed since is caught up by the next worker\n"
+    )
     return 0
 
 

@@ -1,9 +1,11 @@
 """Alembic, called from Python: the same migrations that `alembic upgrade head` runs."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 
 INI = Path(__file__).parent.parent / "alembic.ini"
 
@@ -13,6 +15,14 @@ def config(dsn: str) -> Config:
     configuration = Config(INI)
     configuration.attributes["dsn"] = dsn
     return configuration
+
+
+@cache
+def head() -> str:
+    """The newest revision that this release knows."""
+    found = ScriptDirectory.from_config(Config(INI)).get_current_head()
+    assert found is not None  # noqa: S101  there are migrations
+    return found
 
 
 def upgrade(dsn: str, revision: str = "head") -> None:

@@ -15,3 +15,12 @@ async def current(db: Executor) -> int:
     """The highest id committed; 0 where nothing was ever stored."""
     version: int = await db.fetchval(CURRENT)
     return version
+
+
+REVISION: Final = "SELECT version_num FROM alembic_version"
+
+
+async def revision(db: Executor) -> str | None:
+    """The migration that the database stands at; None where there was none yet."""
+    found: str | None = await db.fetchval(REVISION)
+    return found

@@ -24,7 +24,7 @@ from graph.engine.feed import Feed
 from graph.engine.live import Live
 from graph.engine.live_candles import LiveCandles
 from graph.errors import ApiError
-from graph.http import pages, problems
+from graph.http import health, pages, problems
 from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
 from graph.http.answers import Answers, Kept, Shortcut
 from graph.http.caller import Callers
@@ -126,6 +126,8 @@ def application(settings: Settings) -> Starlette:
             WebSocketRoute(GRAPHQL_PATH, socket),
             *rest,
             Mount("/v1", routes=rest),
+            Route("/health/live", health.live),
+            Route("/health/ready", health.ready),
             Route("/openapi.json", pages.openapi),
             *(Route(path, pages.swagger_ui) for path in ("/docs", "/api/docs")),
             *(Route(path, pages.redoc) for path in ("/redoc", "/api/redoc")),

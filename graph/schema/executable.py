@@ -57,6 +57,11 @@ class Prepared:
     cost: int
 
     @property
+    def name(self) -> str | None:
+        """The operation's, where it has one."""
+        return self.operation.name.value if self.operation.name else None
+
+    @property
     def is_subscription(self) -> bool:
         """Whether it has many answers."""
         return self.operation.operation is OperationType.SUBSCRIPTION
@@ -142,7 +147,7 @@ class Schema(strawberry.Schema):
         begun: Any = create_source_event_stream(executor)
         stream = await begun if isawaitable(begun) else begun
         outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
-        metrics.operations.labels(self._names.of(asked.operation_name), outcome).inc()
+        metrics.operations.labels(self._names.of(asked.name), outcome).inc()
         if isinstance(stream, ExecutionResult):
             raise RefusedError(*(coded(error) for error in stream.errors or ()))
         field = asked.document.selections.fields(asked.operation.selection_set)[0]  # the only one, in a valid document
@@ -165,7 +170,7 @@ class Schema(strawberry.Schema):
             result.errors = [coded(error) for error in result.errors]
             for error in result.errors:
                 metrics.refusals.labels((error.extensions or {}).get("code")).inc()
-        metrics.operations.labels(self._names.of(asked.operation_name), "error" if result.errors else "ok").inc()
+        metrics.operations.labels(self._names.of(asked.name), "error" if result.errors else "ok").inc()
         return result
 
     def _refused(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> RefusedError:

@@ -6,6 +6,7 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import rejects
 from ingest.errors import OutboxError
+from ingest.jobs.measure import measure_outbox
 from ingest.jobs.store import Stored, store
 from ingest.outbox import Outbox
 
@@ -39,7 +40,7 @@ async def drain(outbox: Outbox, db: Database) -> Stored:
 async def say_how_many_wait(outbox: Outbox, error: DatabaseError) -> None:
     """Says how many prices wait because of the error: loudly, long before there is no room."""
     try:
-        depth = await outbox.depth()
+        depth = await measure_outbox(outbox)
     except OutboxError:
         return
     if depth:

@@ -26,6 +26,12 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
             found = missing.get((reason, state))
             metrics.missing.labels(reason, state).set(0 if found is None else found["minutes"])
     metrics.oldest_gap.set(min((row["oldest"] for (_, state), row in missing.items() if state == "open"), default=0))
+    await measure_outbox(outbox)
+
+
+async def measure_outbox(outbox: Outbox) -> int:
+    """Tells how many prices wait for PostgreSQL, and since when. Raises OutboxError."""
     waiting = [ts for _, ts in await outbox.minutes()]
     metrics.outbox.set(len(waiting))
     metrics.outbox_oldest.set(min(waiting, default=times.FIRST))
+    return len(waiting)

@@ -18,7 +18,7 @@ from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
 
 
-async def _run(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
+async def run(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", *words),
         cwd=folder,
@@ -33,29 +33,29 @@ async def _run(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("package", ["db", "ingest", "graph"])
 async def test_help_shows_examples(tmp_path: Path, package: str) -> None:
-    status, out, _ = await _run(tmp_path, package, "--help")
+    status, out, _ = await run(tmp_path, package, "--help")
     assert status == 0
     assert f"  python -m {package} " in out.partition("examples:")[2]
 
 
 async def test_collect_says_what_came_and_latest_shows_it(tmp_path: Path, dsn: str, rpc_url: str) -> None:
-    status, out, said = await _run(tmp_path, "ingest", "collect", DATABASE_URL=dsn, DERIBIT_RPC_URL=rpc_url)
+    status, out, said = await run(tmp_path, "ingest", "collect", DATABASE_URL=dsn, DERIBIT_RPC_URL=rpc_url)
     assert status == 0, said
     tickers = {line.split()[0]: line.split()[1] for line in out.splitlines()}
     assert set(tickers) == {"btc_usd", "eth_usd"}
-    status, out, said = await _run(tmp_path, "graph", "latest", DATABASE_URL=dsn)
+    status, out, said = await run(tmp_path, "graph", "latest", DATABASE_URL=dsn)
     assert {line.split()[0]: line.split()[1] for line in out.splitlines()} == tickers, said
 
 
 async def test_collect_tells_what_failed_by_its_status(tmp_path: Path, dsn: str) -> None:
     env = {"DATABASE_URL": dsn, "DERIBIT_RPC_URL": "http://127.0.0.1:1", "HTTP_MAX_RETRIES": "0"}
-    status, out, _ = await _run(tmp_path, "ingest", "collect", **env)
+    status, out, _ = await run(tmp_path, "ingest", "collect", **env)
     assert status == 1
     assert "no connection to DERIBIT_RPC_URL=http://127.0.0.1:1" in out
 
 
 async def test_a_minute_that_is_none_is_refused(tmp_path: Path, dsn: str) -> None:
-    status, _, said = await _run(tmp_path, "ingest", "collect", "--minute", "noon", DATABASE_URL=dsn)
+    status, _, said = await run(tmp_path, "ingest", "collect", "--minute", "noon", DATABASE_URL=dsn)
     assert status == 2
     assert "'noon' is no time: write UNIX seconds" in said
 
@@ -63,35 +63,35 @@ async def test_a_minute_that_is_none_is_refused(tmp_path: Path, dsn: str) -> Non
 async def test_latest_names_what_is_tracked_where_a_ticker_is_not_known(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-    status, _, said = await _run(tmp_path, "graph", "latest", "btc_uds", DATABASE_URL=dsn)
+    status, _, said = await run(tmp_path, "graph", "latest", "btc_uds", DATABASE_URL=dsn)
     assert (status, said) == (1, "btc_uds is not known; did you mean btc_usd? Tracked are: btc_usd\n")
 
 
 async def test_psql_reaches_the_database_that_is_set(tmp_path: Path, dsn: str) -> None:
-    status, out, said = await _run(tmp_path, "db", "psql", "--", "-qAtc", "SELECT 6 * 7", DATABASE_URL=dsn)
+    status, out, said = await run(tmp_path, "db", "psql", "--", "-qAtc", "SELECT 6 * 7", DATABASE_URL=dsn)
     assert (status, out) == (0, "42\n"), said
-    status, _, said = await _run(tmp_path, "db", "psql")
+    status, _, said = await run(tmp_path, "db", "psql")
     assert status == 1
     assert said.startswith("DATABASE_URL is not set: set it to postgresql://")
 
 
 async def test_stop_ends_what_runs_on_the_folder(tmp_path: Path) -> None:
-    status, _, said = await _run(tmp_path, "db", "stop")
+    status, _, said = await run(tmp_path, "db", "stop")
     assert status == 0
     assert "nothing runs" in said
-    running = asyncio.create_task(_run(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
+    running = asyncio.create_task(run(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
     await until((tmp_path / "up").exists)
     for words in (("db", "psql", "--", "-c", "SELECT 1"), ("graph", "latest"), ("db", "migrate")):
-        status, _, said = await _run(tmp_path, *words)
+        status, _, said = await run(tmp_path, *words)
         assert status == 0, said
-    status, _, said = await _run(tmp_path, "db", "stop")
+    status, _, said = await run(tmp_path, "db", "stop")
     assert (status, said) == (0, f"stopped what ran in {tmp_path / 'data'}\n")
     assert (await running)[0] != 0
 
 
 @pytest.mark.parametrize("words", [("ingest", "healthy"), ("ingest", "healthy", "--worker"), ("graph", "healthy")])
 async def test_health_commands_fail_where_nothing_answers(tmp_path: Path, words: tuple[str, ...]) -> None:
-    status, _, said = await _run(tmp_path, *words, REDIS_URL="redis://127.0.0.1:1", PORT="1")
+    status, _, said = await run(tmp_path, *words, REDIS_URL="redis://127.0.0.1:1", PORT="1")
     assert status == 1
     assert said.count("\n") == 1
 
@@ -100,30 +100,30 @@ async def test_a_history_is_exported_to_a_file_and_taken_again(tmp_path: Path, d
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * number, f"{number + 1}.5") for number in range(100)])
     words = ("db", "export", "btc_usd", "--from", str(MINUTE + 600), "--format", "jsonl")
-    status, out, said = await _run(tmp_path, *words, DATABASE_URL=dsn)
+    status, out, said = await run(tmp_path, *words, DATABASE_URL=dsn)
     assert (status, len(out.splitlines()), said) == (0, 90, "")
     file = tmp_path / "btc.csv"
-    status, out, said = await _run(tmp_path, "db", "export", "btc_usd", "--output", str(file), DATABASE_URL=dsn)
+    status, out, said = await run(tmp_path, "db", "export", "btc_usd", "--output", str(file), DATABASE_URL=dsn)
     assert (status, out) == (0, "")
     assert said == f"{file}: 100 minutes from 2024-01-15T11:40:00Z on\n"
     brought = ("ingest", "import", str(file), "--ticker", "btc_usd", "--dry-run")
-    assert (await _run(tmp_path, *brought, DATABASE_URL=dsn))[0] == 0
+    assert (await run(tmp_path, *brought, DATABASE_URL=dsn))[0] == 0
 
 
 async def test_an_export_that_cannot_be_tells_why(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    status, _, said = await _run(tmp_path, "db", "export", "nobody_usd", DATABASE_URL=dsn)
+    status, _, said = await run(tmp_path, "db", "export", "nobody_usd", DATABASE_URL=dsn)
     assert (status, said) == (1, "nobody_usd is not known: `python -m ingest status` lists those that are\n")
-    status, _, said = await _run(tmp_path, "db", "export", "btc_usd", "--output", "/nowhere/a.csv", DATABASE_URL=dsn)
+    status, _, said = await run(tmp_path, "db", "export", "btc_usd", "--output", "/nowhere/a.csv", DATABASE_URL=dsn)
     assert (status, said) == (1, "/nowhere/a.csv cannot be written: No such file or directory\n")
 
 
 async def test_candles_are_verified(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-    assert await _run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
+    assert await run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
     await db.execute("UPDATE candle SET high = high + 1 WHERE span = 3600")
-    status, out, _ = await _run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
+    status, out, _ = await run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
     assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour of 2024-01-15T11:00:00Z is not what its minutes make")
 
 
@@ -155,9 +155,9 @@ async def test_watch_says_what_cannot_be_watched(tmp_path: Path, dsn: str, db: D
     await track(db, "btc_usd")
     async with api_process(dsn, tmp_path) as stand:
         for words in (("nobody_usd",), ("nobody_usd", "--json")):
-            status, _, said = await _run(tmp_path, "graph", "watch", *words, "--url", stand.url)
+            status, _, said = await run(tmp_path, "graph", "watch", *words, "--url", stand.url)
             assert (status, said) == (1, "nobody_usd is not known; tracked are: btc_usd\n")
-    status, _, said = await _run(tmp_path, "graph", "watch", "--url", "http://127.0.0.1:9")
+    status, _, said = await run(tmp_path, "graph", "watch", "--url", "http://127.0.0.1:9")
     assert (status, said.endswith("is the API there?\n")) == (1, True)
 
 

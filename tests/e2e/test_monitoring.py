@@ -1,0 +1,282 @@
+"""Monitoring, by a real Prometheus that scrapes the real product: every expression finds something, every alert fires."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import asyncpg
+import dramatiq
+import pytest
+from dramatiq.brokers.redis import RedisBroker
+
+from db.pool import Database
+from db.queries import gaps, writing
+from db.queues import Actor, Queue
+from db.tables import Reason
+from ingest.outbox import open_outbox
+from ingest.simulator.server import Simulator
+from tests.conftest import ROOT, Servers
+from tests.e2e.conftest import free_port
+from tests.graph.conftest import Api
+from tests.graph.stand import api_process
+from tests.graph.test_live import listening
+from tests.stored import prices_locked, row, store, track
+from tests.waiting import until
+
+MONITORING = ROOT / "monitoring"
+RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(shutil.which("prometheus") is None, reason="Prometheus is not installed"),
+]
+
+
+def dashboards() -> dict[str, list[str]]:
+    """The expressions of each dashboard, with an interval in the place of Grafana's."""
+    return {
+        path.stem: [
+            target["expr"].replace("$__rate_interval", "1m")
+            for panel in json.loads(path.read_text())["panels"]
+            for target in panel["targets"]
+        ]
+        for path in (MONITORING / "grafana" / "dashboards").glob("*.json")
+    }
+
+
+def alerts() -> dict[str, str]:
+    """The expression of each alert."""
+    text = (MONITORING / "alerts.yml").read_text()
+    found = re.findall(r"- alert: (\w+)\n +expr: (?:\|\n +)?(.+)\n", text)
+    assert len(found) == text.count("- alert: ")
+    return dict(found)
+
+
+@dataclass
+class Prometheus:
+    """A running Prometheus."""
+
+    url: str
+    session: aiohttp.ClientSession
+
+    async def ask(self, expression: str) -> list[dict[str, Any]]:
+        """What an expression gives now."""
+        async with self.session.get(f"{self.url}/api/v1/query", params={"query": expression}) as response:
+            answer = await response.json()
+        assert answer["status"] == "success", (expression, answer)
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    async def firing(self) -> set[str]:
+        """The names of the alerts that fire, or are about to."""
+        async with self.session.get(f"{self.url}/api/v1/alerts") as response:
+            return {one["labels"]["alertname"] for one in (await response.json())["data"]["alerts"]}
+
+
+@contextlib.asynccontextmanager
+async def prometheus(folder: Path, api_port: int, worker_port: int) -> AsyncIterator[Prometheus]:
+    """Prometheus with the product's own configuration, but for where things are, and faster."""
+    port = free_port()
+    config = (MONITORING / "prometheus.yml").read_text()
+    config = config.replace("api:9100", f"127.0.0.1:{api_port}").replace("worker:9101", f"127.0.0.1:{worker_port}")
+    config = config.replace("_interval: 15s", "_interval: 1s").replace("alertmanager:9093", "127.0.0.1:9")
+    (folder / "prometheus.yml").write_text(config)
+    # So that an alert is there as soon as its cause is.
+    (folder / "alerts.yml").write_text(re.sub(r"\n +for: \w+", "", (MONITORING / "alerts.yml").read_text()))
+    process = await asyncio.create_subprocess_exec(
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address=127.0.0.1:{port}",
+        "--log.level=error",
+        stderr=asyncio.subprocess.DEVNULL,  # no Alertmanager listens
+    )
+    try:
+        async with aiohttp.ClientSession() as session:
+            running = Prometheus(f"http://127.0.0.1:{port}", session)
+
+            async def answers() -> bool:
+                with contextlib.suppress(aiohttp.ClientError):
+                    return len(await running.ask("up == 1")) == 2
+                return False
+
+            await until(answers)
+            yield running
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+@contextlib.asynccontextmanager
+async def _worker(dsn: str, redis_url: str, rpc_url: str, port: int) -> AsyncIterator[None]:
+    env = {
+        "DATABASE_URL": dsn,
+        "REDIS_URL": redis_url,
+        "DERIBIT_RPC_URL": rpc_url,
+        "WORKER_METRICS_PORT": str(port),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "ingest", "work"), cwd=ROOT, env=os.environ | env, stderr=asyncio.subprocess.DEVNULL
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_the_files_are_what_prometheus_takes(tmp_path: Path) -> None:
+    shutil.copytree(MONITORING, tmp_path / "m")
+    process = await asyncio.create_subprocess_exec(
+        "promtool", "check", "config", str(tmp_path / "m" / "prometheus.yml"), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+
+
+def test_every_alert_has_its_runbook() -> None:
+    sections = re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)
+    assert sections == list(alerts())
+    for name in sections:
+        assert f"runbook: docs/runbook.md#{name.lower()}" in (MONITORING / "alerts.yml").read_text()
+        section = RUNBOOK.partition(f"## {name}\n")[2].partition("\n## ")[0]
+        assert "**Look**" in section, name
+        assert "**Do**" in section, name
+
+
+@contextlib.asynccontextmanager
+async def _asked(api: Api) -> AsyncIterator[None]:
+    """A client that asks again and again."""
+
+    async def ask() -> None:
+        while True:
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
+                await api.ask('query Latest { latest(ticker: "btc_usd") { price } }')
+                await api.ask('query Some { prices(ticker: "btc_usd") { edges { cursor } } }')
+                await api.ask("query Refused { nothing }")
+            await asyncio.sleep(0.2)
+
+    asking = asyncio.create_task(ask())
+    try:
+        yield
+    finally:
+        asking.cancel()
+        await asyncio.wait([asking])
+
+
+async def test_every_expression_of_the_dashboards_finds_something(
+    dsn: str, redis_url: str, rpc_url: str, tmp_path: Path
+) -> None:
+    api_port, worker_port = free_port(), free_port()
+    async with (
+        api_process(dsn, tmp_path, API_METRICS_PORT=str(api_port)) as stand,
+        _worker(dsn, redis_url, rpc_url, worker_port),
+        prometheus(tmp_path, api_port, worker_port) as watching,
+        listening(Api(stand.url, stand.session), "subscription { priceAdded { id } }"),
+        _asked(Api(stand.url, stand.session)),
+    ):
+        for name, expressions in dashboards().items():
+            for expression in expressions:
+
+                async def finds(expression: str = expression) -> bool:
+                    return bool(await watching.ask(expression))
+
+                await until(finds, otherwise=partial("{}: {}".format, name, expression))
+
+
+async def test_every_alert_fires_by_its_cause(
+    dsn: str, db: Database, redis_url: str, rpc_url: str, simulator: Simulator, servers: Servers, tmp_path: Path
+) -> None:
+    api_port, worker_port = free_port(), free_port()
+    now = int(time.time()) // 60 * 60
+    await track(db, "btc_usd", since=now - 3 * 86_400)
+    await store(db, [row("btc_usd", now - 600)])
+    async with writing.turn(db) as connection:
+        await gaps.open_(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
+    simulator.fail("http_503")
+    broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+
+    def send(queue: Queue, actor: Actor) -> None:
+        minute = {"minute": int(time.time()) // 60 * 60}
+        broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=minute, options={}))
+
+    async with (
+        api_process(dsn, tmp_path, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0") as stand,
+        contextlib.AsyncExitStack() as worker,
+        contextlib.AsyncExitStack() as client,
+        open_outbox(redis_url, 1_000) as outbox,
+    ):
+        api = Api(stand.url, stand.session)
+        await worker.enter_async_context(_worker(dsn, redis_url, rpc_url, worker_port))
+        async with prometheus(tmp_path, api_port, worker_port) as watching:
+            await client.enter_async_context(_asked(api))
+
+            async def fire(*names: str) -> None:
+                left = set(names)
+
+                async def do() -> bool:
+                    left.difference_update(await watching.firing())
+                    return not left
+
+                await until(do, otherwise=lambda: f"{left} did not fire", patience_s=70)
+                fired.update(names)
+
+            fired: set[str] = set()
+            # Deribit answers 503 to everything, and a minute is missing since two days.
+            await fire("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
+            # It is there again, and its clock is three seconds ahead of ours; prices of long ago waited.
+            simulator.heal()
+            simulator.clock.set(offset_s=3)
+            await outbox.put([row("btc_usd", now - 60 * minute) for minute in range(20, 40)])
+            send(Queue.COLLECT, Actor.COLLECT)
+            await until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
+            send(Queue.RECONCILE, Actor.RECONCILE)
+            await fire("ClockIsWrong", "PricesComeLate")
+            # PostgreSQL lets nobody in.
+            await outbox.put([row("btc_usd", now - 60 * 50)])
+            async with _away(servers.dsn, dsn):
+                send(Queue.RECONCILE, Actor.RECONCILE)
+                await fire("PricesWait", "AnswersFail")
+            await client.aclose()
+            await until(lambda: db.fetchval("SELECT true"))
+            # It is slow.
+            async with listening(api, "subscription { priceAdded { id } }"), prices_locked(dsn):
+                await db.execute("SELECT pg_notify('tickgraph', '')")
+                asked = [asyncio.create_task(api.ask('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
+                await asyncio.sleep(3)  # so slow that it is an alert
+            await asyncio.gather(*asked)
+            await fire("AnswersAreSlow", "EventsComeLate")
+            # The API meets what nobody thought of.
+            await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
+            for _ in range(3):
+                assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
+                await asyncio.sleep(1.1)  # longer than Prometheus takes to look again: the first one begins a series
+            await fire("MistakeOfOurs")
+            await worker.aclose()
+            await fire("ProcessGone")
+    assert fired == set(alerts())
+
+
+@contextlib.asynccontextmanager
+async def _away(admin_dsn: str, dsn: str) -> AsyncIterator[None]:
+    """A database that lets nobody in, and has thrown out who was."""
+    name = dsn.rpartition("/")[2]
+    admin = await asyncpg.connect(admin_dsn)
+    try:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1", name)
+        yield
+    finally:
+        await admin.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        await admin.close()
