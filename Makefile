@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live backup restore drill-restore drill-upgrade pictures lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -60,6 +60,15 @@ bench-growth: $(DEV)  ## the same questions at a million rows and at fifty milli
 
 bench-live: $(DEV)  ## how fast a stored price reaches 100, 1,000 and 5,000 subscribers (ARGS="--subscribers 1000")
 	@python -m tests.bench.live $(ARGS)
+
+monitoring:  ## run everything in containers with Prometheus, Alertmanager, Loki, Alloy and Grafana (127.0.0.1:3001)
+	@$(COMPOSE) -f docker-compose.yml -f monitoring/docker-compose.yml up --build -d
+
+down-monitoring:  ## stop it
+	@$(COMPOSE) -f docker-compose.yml -f monitoring/docker-compose.yml down
+
+day: $(DEV)  ## a day of 200 tickers through everything, as fast as it goes (ARGS="--minutes 60")
+	@python -m tests.bench.day $(ARGS)
 
 backup: $(RUN)  ## write the whole database into a file (ARGS="--output FILE")
 	@python -m db backup $(ARGS)
@@ -122,8 +131,9 @@ infra:  ## PostgreSQL and Redis alone, in containers, published on loopback
 down-infra:  ## stop them
 	@$(COMPOSE) stop db redis
 
-audit: $(DEV)  ## look the locked versions up for known weaknesses
+audit: $(DEV)  ## look the locked versions up for known weaknesses, and write what the product is made of into sbom.json
 	@pip-audit --require-hashes --disable-pip -r requirements-dev.lock
+	@pip-audit --require-hashes --disable-pip -r requirements.lock --format cyclonedx-json --output sbom.json
 
 LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
 lock: $(DEV)  ## resolve the newest versions into the lock files: the image's, `make up`'s, the tests'

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import backup, embedded, log, migrate, pool, processes, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
-from db.queries import candles, exporting, tickers
+from db.queries import candles, exporting, retention, tickers
 from db.queries.exporting import Form
 from db.settings import Settings, without_password
 
@@ -167,13 +167,13 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     try:
         async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
             await _require_known(db, names)
-            building = await candles.still_to_build(db)
+            building = await candles.still_to_build(db) | await retention.horizons(db)
             for name in names or [row["name"] for row in await tickers.every(db)]:
                 found = await candles.different(db, name, building.get(name, times.FIRST))
                 wrong += len(found)
                 for span, ts in found[:SHOWN]:
                     print(f"{name}: the {'hour' if span == HOUR else 'day'} of {times.iso(ts)} is not what its minutes make")
-                behind = f", from {times.iso(building[name])} on; the rest is being built" if name in building else ""
+                behind = f", from {times.iso(building[name])} on" if name in building else ""
                 print(f"{name}: {len(found)} candles differ{behind}")
     except DatabaseError as error:
         raise ServerError(str(error)) from error

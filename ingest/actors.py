@@ -61,4 +61,5 @@ async def reconcile(minute: int) -> None:
         db=resources.db,
         outbox=resources.outbox,
         resume_days=settings.resume_days,
+        retention_days=settings.retention_days,
     )

@@ -1,9 +1,9 @@
 """What the worker and the scheduler need to know beside the servers."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
 from db import settings
@@ -67,8 +67,21 @@ class Settings(settings.Settings, populate_by_name=True):
     resume_days: int = Field(
         7, ge=1, le=3_650, description="days for which readers who were away find what changed meanwhile, by its id"
     )
+    retention_days: int | None = Field(
+        None,
+        ge=8,
+        le=36_500,
+        description="days for which minutes are kept, longer than RESUME_DAYS; their hours and days stay for ever, as candles. "
+        "For ever where not set",
+    )
     outbox_most: int = Field(
         500_000,
         ge=1_000,
         description="prices that may wait in Redis for PostgreSQL, some 250 bytes each; workers say so loudly from a tenth on",
     )
+
+    @model_validator(mode="after")
+    def _readers_resume_what_is_kept(self) -> Self:
+        if self.retention_days is not None and self.retention_days <= self.resume_days:
+            raise ValueError(f"RETENTION_DAYS={self.retention_days} should be more than RESUME_DAYS={self.resume_days}")
+        return self

@@ -21,6 +21,7 @@ WITH stored AS (
       FROM staged
      WHERE NOT EXISTS (
            SELECT FROM price WHERE price.ticker = $1 AND price.ts = staged.ts AND price.ts BETWEEN $2 AND $3)
+       AND ts >= coalesce((SELECT horizon FROM ticker WHERE name = $1), 0)
     RETURNING id, ts
 ), filled AS (
     UPDATE gap SET filled_at = extract(epoch FROM now())::bigint

@@ -18,6 +18,7 @@ from ingest.jobs.changes import RESUME_DAYS, forget_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, say_how_many_wait
 from ingest.jobs.measure import measure
+from ingest.jobs.retain import retain
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.source import ExchangeClock, Source
@@ -50,6 +51,7 @@ async def reconcile(
     db: Database,
     outbox: Outbox,
     resume_days: int = RESUME_DAYS,
+    retention_days: int | None = None,
     budget_s: float = BUDGET_S,
 ) -> Reconciled:
     """Drains the outbox, opens the gaps that are new, and fills what can be filled.
@@ -73,6 +75,7 @@ async def reconcile(
                 reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
             await build_candles(db)
             await forget_changes(db, resume_days)
+            await retain(minute, retention_days, db)
             await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
             return reconciled
     except OutboxError as error:

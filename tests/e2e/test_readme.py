@@ -1,11 +1,14 @@
 """The README is true: its queries run, and its settings are those of the settings classes."""
 
+import asyncio
 import json
+import os
 import re
 import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -124,3 +127,39 @@ def test_every_make_verb_of_the_readme_exists() -> None:
     to_come = {"monitoring", "down-monitoring"}
     for verb in set(re.findall(r"[`\n]make ([a-z-]+)", README)) - to_come:
         assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+
+
+GUIDE = (ROOT / "docs" / "api.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("language", "number"),
+    [(language, number) for language in ("sh", "python", "typescript") for number in range(GUIDE.count(f"```{language}\n"))],
+)
+async def test_the_examples_of_the_guide_run(language: str, number: int, dsn: str, db: Database, tmp_path: Path) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(5)])
+    block = re.findall(rf"^```{language}\n(.*?)^```$", GUIDE, re.MULTILINE | re.DOTALL)[number]
+    file = tmp_path / {"sh": "example.sh", "python": "example.py", "typescript": "example.ts"}[language]
+    file.write_text(block)
+    command = {"sh": ["bash", str(file)], "python": [sys.executable, str(file)]}.get(language)
+    if command is None:
+        typescript = ROOT / "tests" / "clients" / "node_modules" / ".bin" / "tsc"
+        if not typescript.exists():
+            pytest.skip("the clients of Node.js are not installed")
+        (tmp_path / "package.json").write_text('{"type": "module"}')
+        options = ["--target", "es2022", "--module", "nodenext", "--lib", "es2022,dom,dom.asynciterable", "--skipLibCheck"]
+        types = ["--typeRoots", str(typescript.parent.parent / "@types"), "--types", "node"]
+        checked = await asyncio.create_subprocess_exec(
+            str(typescript), *options, *types, str(file), stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await checked.communicate()
+        assert checked.returncode == 0, said.decode()
+        command = ["node", str(file.with_suffix(".js"))]
+    async with serving(Settings(database_url=dsn)) as api:
+        process = await asyncio.create_subprocess_exec(
+            *command, env=os.environ | {"TICKGRAPH": api.url}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        )
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert process.returncode == 0, err.decode()
+    assert "5" in out.decode(), out

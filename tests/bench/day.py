@@ -1,0 +1,145 @@
+"""A day of 200 tickers through everything, as fast as it goes: messages, worker, exchange, PostgreSQL, API, a subscriber.
+
+python -m tests.bench.day                    # 1,440 virtual minutes, some ten minutes
+python -m tests.bench.day --minutes 60 --tickers 50
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import aiohttp
+import dramatiq
+import psutil
+from dramatiq.brokers.redis import RedisBroker
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from db import embedded, migrate
+from db.pool import open_database
+from db.queries import candles, coverage
+from db.queues import Actor, Queue
+from ingest.simulator.server import Simulator, serving
+from tests.bench.serving import serving as process_of
+from tests.conftest import ROOT
+from tests.e2e.conftest import free_port
+
+BEGIN = 1_704_067_200
+"""2024-01-01T00:00:00Z."""
+PATIENCE_S = 60.0
+SUBSCRIBE = "subscription { priceAdded { id } }"
+
+
+@contextlib.contextmanager
+def _worker(env: dict[str, str]) -> Iterator[psutil.Process]:
+    words = [sys.executable, "-m", "ingest", "work"]
+    process = subprocess.Popen(words, cwd=ROOT, env=os.environ | env | {"LOG_LEVEL": "ERROR"})  # noqa: S603  our own words
+    try:
+        yield psutil.Process(process.pid)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _megabytes(process: psutil.Process) -> float:
+    """With those it started."""
+    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
+
+
+async def _count(url: str, told: list[int]) -> None:
+    """Counts what a subscriber is told."""
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(None)) as session:
+        headers = {"Accept": "text/event-stream"}
+        async with session.post(url, json={"query": SUBSCRIBE}, headers=headers) as events:
+            async for line in events.content:
+                if line.startswith(b"data: {"):
+                    told[0] += 1
+
+
+async def run(minutes: int, tickers: int, console: Console) -> None:
+    """Runs the day, and prints what it took and what became of it."""
+    names = tuple(f"t{number:03}_usd" for number in range(tickers))
+    simulator = Simulator(names)
+    simulator.clock.set(at=BEGIN + 1)
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as servers:
+        postgres = servers.enter_context(embedded.postgres(Path(folder) / "postgres"))
+        valkey = servers.enter_context(embedded.valkey(Path(folder) / "valkey"))
+        await asyncio.to_thread(migrate.upgrade, postgres.url)
+        async with serving(simulator) as exchange, open_database(postgres.url, application_name="day") as db:
+            fast = {"DERIBIT_RATE_PER_SECOND": "100000", "DERIBIT_BURST": "100000", "DERIBIT_CONNECTIONS": "32"}
+            env = {
+                "DATABASE_URL": postgres.url,
+                "REDIS_URL": valkey.url,
+                "DERIBIT_RPC_URL": exchange,
+                "TICKERS": ",".join(names),
+            }
+            broker = RedisBroker(url=valkey.url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+
+            def send(queue: Queue, actor: Actor, minute: int) -> None:
+                broker.enqueue(
+                    dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs={"minute": minute}, options={})
+                )
+
+            api = await asyncio.to_thread(servers.enter_context, process_of(postgres.url, port, "graph", "serve"))
+            told = [0]
+            counting = asyncio.create_task(_count(f"http://127.0.0.1:{port}/graphql", told))
+            worker = servers.enter_context(_worker(env | fast))
+            memory: dict[str, list[float]] = {"worker": [], "API": [], "PostgreSQL": [], "Valkey": []}
+            watched = [worker, api, psutil.Process(postgres.process.pid), psutil.Process(valkey.process.pid)]
+            began = time.perf_counter()
+            with Progress(console=console, disable=not console.is_terminal) as shown:
+                task = shown.add_task("virtual minutes", total=minutes)
+                for number in range(minutes):
+                    minute = BEGIN + 60 * number
+                    simulator.clock.set(at=minute + 1)
+                    send(Queue.RECONCILE, Actor.RECONCILE, minute)
+                    send(Queue.COLLECT, Actor.COLLECT, minute)
+                    async with asyncio.timeout(PATIENCE_S):
+                        while await db.fetchval("SELECT count(*) FROM price WHERE ts = $1", minute) < tickers:  # noqa: ASYNC110  of another process
+                            await asyncio.sleep(0.01)
+                    if number % max(1, minutes // 20) == minutes // 20 - 1:
+                        for found, process in zip(memory.values(), watched, strict=True):
+                            found.append(_megabytes(process))
+                    simulator.served.clear()
+                    shown.advance(task)
+            took = time.perf_counter() - began
+            end = BEGIN + 60 * minutes
+            simulator.clock.set(at=end + 1)
+            send(Queue.RECONCILE, Actor.RECONCILE, end)
+            async with asyncio.timeout(PATIENCE_S):
+                while told[0] < minutes * tickers:  # noqa: ASYNC110  likewise
+                    await asyncio.sleep(0.1)
+            counting.cancel()
+            counted = [await coverage.count(db, name, BEGIN, end, end) for name in names]
+            wrong = [name for name in names if await candles.different(db, name, 0)]
+    stored = sum(one.stored for one in counted)
+    console.print(
+        f"{minutes:,} minutes of {tickers} tickers in {took:.0f} s: {stored / took:,.0f} prices a second; {stored:,} of "
+        f"{sum(one.expected for one in counted):,} stored, {told[0]:,} told to a subscriber, candles of {len(wrong)} tickers wrong"
+    )
+    table = Table("MB", "after a twentieth", "half", "the end", "most")
+    for name, found in memory.items():
+        table.add_row(name, *(f"{one:.0f}" for one in (found[0], found[len(found) // 2], found[-1], max(found))))
+    console.print(table)
+
+
+def main() -> None:
+    """Runs it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=int, default=1_440)
+    parser.add_argument("--tickers", type=int, default=200)
+    options = parser.parse_args()
+    asyncio.run(run(options.minutes, options.tickers, Console(width=110)))
+
+
+if __name__ == "__main__":
+    main()
