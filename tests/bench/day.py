@@ -35,6 +35,7 @@ from tests.e2e.conftest import free_port
 BEGIN = 1_704_067_200
 """2024-01-01T00:00:00Z."""
 PATIENCE_S = 60.0
+STORED = "SELECT count(*) FROM price WHERE ts = $1"
 SUBSCRIBE = "subscription { priceAdded { id } }"
 
 
@@ -104,7 +105,7 @@ async def run(minutes: int, tickers: int, console: Console) -> None:
                     send(Queue.RECONCILE, Actor.RECONCILE, minute)
                     send(Queue.COLLECT, Actor.COLLECT, minute)
                     async with asyncio.timeout(PATIENCE_S):
-                        while await db.fetchval("SELECT count(*) FROM price WHERE ts = $1", minute) < tickers:  # noqa: ASYNC110  of another process
+                        while await db.fetchval(STORED, minute) < tickers:  # noqa: ASYNC110  by another process
                             await asyncio.sleep(0.01)
                     if number % max(1, minutes // 20) == minutes // 20 - 1:
                         for found, process in zip(memory.values(), watched, strict=True):
@@ -124,7 +125,7 @@ async def run(minutes: int, tickers: int, console: Console) -> None:
     stored = sum(one.stored for one in counted)
     console.print(
         f"{minutes:,} minutes of {tickers} tickers in {took:.0f} s: {stored / took:,.0f} prices a second; {stored:,} of "
-        f"{sum(one.expected for one in counted):,} stored, {told[0]:,} told to a subscriber, candles of {len(wrong)} tickers wrong"
+        f"{sum(one.expected for one in counted):,} stored, {told[0]:,} told to a subscriber, candles wrong: {len(wrong)}"
     )
     table = Table("MB", "after a twentieth", "half", "the end", "most")
     for name, found in memory.items():

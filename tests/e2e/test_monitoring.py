@@ -9,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from db.pool import Database
 from db.queries import gaps, writing
 from db.queues import Actor, Queue
 from db.tables import Reason
-from ingest.outbox import open_outbox
+from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
 from tests.graph.conftest import Api
-from tests.graph.stand import api_process
+from tests.graph.stand import Stand, api_process
 from tests.graph.test_live import listening
 from tests.stored import prices_locked, row, store, track
 from tests.waiting import until
@@ -195,77 +195,115 @@ async def test_every_expression_of_the_dashboards_finds_something(
                 await until(finds, otherwise=partial("{}: {}".format, name, expression))
 
 
-async def test_every_alert_fires_by_its_cause(
-    dsn: str, db: Database, redis_url: str, rpc_url: str, simulator: Simulator, servers: Servers, tmp_path: Path
-) -> None:
+@dataclass
+class Scene:
+    """The product, watched, whose alerts are made to fire."""
+
+    stand: Stand
+    watching: Prometheus
+    outbox: Outbox
+    broker: RedisBroker
+    worker: contextlib.AsyncExitStack
+    fired: set[str] = field(default_factory=set)
+
+    @property
+    def api(self) -> Api:
+        return Api(self.stand.url, self.stand.session)
+
+    def send(self, queue: Queue, actor: Actor) -> None:
+        """Sends what the scheduler sends."""
+        kwargs = {"minute": int(time.time()) // 60 * 60}
+        self.broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=kwargs, options={}))
+
+    async def fires(self, *names: str) -> None:
+        """Waits until the alerts fire."""
+        left = set(names)
+
+        async def do() -> bool:
+            left.difference_update(await self.watching.firing())
+            return not left
+
+        await until(do, otherwise=lambda: f"{left} did not fire", patience_s=60)
+        self.fired.update(names)
+
+
+@contextlib.asynccontextmanager
+async def _scene(dsn: str, redis_url: str, rpc_url: str, folder: Path) -> AsyncIterator[Scene]:
     api_port, worker_port = free_port(), free_port()
+    broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+    async with (
+        api_process(dsn, folder, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0") as stand,
+        contextlib.AsyncExitStack() as worker,
+        open_outbox(redis_url, 1_000) as outbox,
+    ):
+        await worker.enter_async_context(_worker(dsn, redis_url, rpc_url, worker_port))
+        async with prometheus(folder, api_port, worker_port) as watching:
+            yield Scene(stand, watching, outbox, broker, worker)
+
+
+OF_PRICES = {"ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen", "ClockIsWrong", "PricesComeLate"}
+OF_SERVICE = {"PricesWait", "AnswersFail", "AnswersAreSlow", "EventsComeLate", "MistakeOfOurs", "ProcessGone"}
+
+
+def test_every_alert_is_made_to_fire() -> None:
+    assert set(alerts()) == OF_PRICES | OF_SERVICE
+
+
+async def test_alerts_of_prices_fire_by_their_causes(
+    dsn: str, db: Database, redis_url: str, rpc_url: str, simulator: Simulator, tmp_path: Path
+) -> None:
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", since=now - 3 * 86_400)
     await store(db, [row("btc_usd", now - 600)])
     async with writing.turn(db) as connection:
         await gaps.open_(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
+    # Deribit answers 503 to everything, and a minute is missing since two days.
     simulator.fail("http_503")
-    broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+    async with _scene(dsn, redis_url, rpc_url, tmp_path) as scene:
+        await scene.fires("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
+        # It is there again, and its clock is three seconds ahead of ours; prices of long ago waited.
+        simulator.heal()
+        simulator.clock.set(offset_s=3)
+        await scene.outbox.put([row("btc_usd", now - 60 * minute) for minute in range(20, 40)])
+        scene.send(Queue.COLLECT, Actor.COLLECT)
+        await until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
+        scene.send(Queue.RECONCILE, Actor.RECONCILE)
+        await scene.fires("ClockIsWrong", "PricesComeLate")
+    assert scene.fired == OF_PRICES
 
-    def send(queue: Queue, actor: Actor) -> None:
-        minute = {"minute": int(time.time()) // 60 * 60}
-        broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=minute, options={}))
 
-    async with (
-        api_process(dsn, tmp_path, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0") as stand,
-        contextlib.AsyncExitStack() as worker,
-        contextlib.AsyncExitStack() as client,
-        open_outbox(redis_url, 1_000) as outbox,
-    ):
-        api = Api(stand.url, stand.session)
-        await worker.enter_async_context(_worker(dsn, redis_url, rpc_url, worker_port))
-        async with prometheus(tmp_path, api_port, worker_port) as watching:
-            await client.enter_async_context(_asked(api))
-
-            async def fire(*names: str) -> None:
-                left = set(names)
-
-                async def do() -> bool:
-                    left.difference_update(await watching.firing())
-                    return not left
-
-                await until(do, otherwise=lambda: f"{left} did not fire", patience_s=70)
-                fired.update(names)
-
-            fired: set[str] = set()
-            # Deribit answers 503 to everything, and a minute is missing since two days.
-            await fire("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
-            # It is there again, and its clock is three seconds ahead of ours; prices of long ago waited.
-            simulator.heal()
-            simulator.clock.set(offset_s=3)
-            await outbox.put([row("btc_usd", now - 60 * minute) for minute in range(20, 40)])
-            send(Queue.COLLECT, Actor.COLLECT)
-            await until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
-            send(Queue.RECONCILE, Actor.RECONCILE)
-            await fire("ClockIsWrong", "PricesComeLate")
+async def test_alerts_of_the_service_fire_by_their_causes(
+    dsn: str, db: Database, redis_url: str, rpc_url: str, servers: Servers, tmp_path: Path
+) -> None:
+    now = int(time.time()) // 60 * 60
+    await track(db, "btc_usd", since=now)
+    async with _scene(dsn, redis_url, rpc_url, tmp_path) as scene:
+        api = scene.api
+        async with _asked(api):
+            await until(lambda: db.fetchval("SELECT count(*) > 0 FROM price"))
             # PostgreSQL lets nobody in.
-            await outbox.put([row("btc_usd", now - 60 * 50)])
+            await scene.outbox.put([row("btc_usd", now - 60 * 50)])
             async with _away(servers.dsn, dsn):
-                send(Queue.RECONCILE, Actor.RECONCILE)
-                await fire("PricesWait", "AnswersFail")
-            await client.aclose()
-            await until(lambda: db.fetchval("SELECT true"))
-            # It is slow.
-            async with listening(api, "subscription { priceAdded { id } }"), prices_locked(dsn):
+                scene.send(Queue.RECONCILE, Actor.RECONCILE)
+                await scene.fires("PricesWait", "AnswersFail")
+        # It is slow.
+        async with listening(api, "subscription { priceAdded(after: 0) { id } }") as listener:
+            await listener.events(1)  # it has begun
+            async with prices_locked(dsn):
                 await db.execute("SELECT pg_notify('tickgraph', '')")
                 asked = [asyncio.create_task(api.ask('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
                 await asyncio.sleep(3)  # so slow that it is an alert
-            await asyncio.gather(*asked)
-            await fire("AnswersAreSlow", "EventsComeLate")
-            # The API meets what nobody thought of.
-            await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
-            for _ in range(3):
-                assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
-                await asyncio.sleep(1.1)  # longer than Prometheus takes to look again: the first one begins a series
-            await fire("MistakeOfOurs")
-            await worker.aclose()
-            await fire("ProcessGone")
-    assert fired == set(alerts())
+        await asyncio.gather(*asked)
+        await scene.fires("AnswersAreSlow", "EventsComeLate")
+        # The API meets what nobody thought of.
+        await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
+        for _ in range(3):
+            assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
+            await asyncio.sleep(1.1)  # longer than Prometheus takes to look again: the first one begins a series
+        await scene.fires("MistakeOfOurs")
+        await scene.worker.aclose()
+        await scene.fires("ProcessGone")
+    assert scene.fired == OF_SERVICE
 
 
 @contextlib.asynccontextmanager

@@ -148,8 +148,8 @@ export class Chart {
 
   #tellWindow(range) {
     const last = this.#times.length - 1;
-    const at = (index) => this.#times[Math.max(0, Math.min(last, Math.round(index)))];
-    if (range && last > 0) this.#events.onWindow(at(range.from), at(range.to), range.to >= last);
+    const at = (index) => this.#shown[Math.max(0, Math.min(last, Math.round(index)))];
+    if (range && last > 0) this.#events.onWindow(at(range.from).ts, at(range.to).end, range.to >= last);
   }
 
   #key(event) {
