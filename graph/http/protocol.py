@@ -84,7 +84,11 @@ class BoundedWebSocket(_Patient, WebSocketsSansIOProtocol):
 
     def shutdown(self) -> None:
         self.app_state.get(LEAVE, lambda: None)()
-        self.loop.call_later(LEFT_WITHIN_S, super().shutdown)
+        self.loop.call_later(LEFT_WITHIN_S, self._end)
+
+    def _end(self) -> None:
+        if not self.transport.is_closing():  # the client may have gone meanwhile
+            WebSocketsSansIOProtocol.shutdown(self)
 
 
 class BoundedHttp(_Patient, HttpToolsProtocol):

@@ -18,6 +18,7 @@ from db.queries.shapes import Shape
 from db.tables import Reason, Source
 from graph.engine.feed import Feed
 from graph.engine.live import Live, Question
+from graph.http.protocol import LEFT_WITHIN_S
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.graph.stand import api_process
@@ -396,6 +397,29 @@ async def test_a_stream_takes_a_connection_and_no_request(dsn: str) -> None:
         assert await api.data("{ tickers { name } }") == {"tickers": []}
         async with streaming(api, PRICES) as other:
             assert other.response.status == 503
+
+
+async def test_a_client_may_go_while_the_process_ends(dsn: str) -> None:
+    async with aiohttp.ClientSession() as session:
+        async with serving(Settings(database_url=dsn)) as api:
+            socket = await session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",))
+            going = asyncio.create_task(_close_when_asked(socket, api))
+        await going
+    await asyncio.sleep(LEFT_WITHIN_S + 0.1)  # until the process would have closed it
+
+
+async def _close_when_asked(socket: aiohttp.ClientWebSocketResponse, api: Api) -> None:
+    """Closes as soon as nobody new is let in."""
+
+    async def is_ending() -> bool:
+        try:
+            async with aiohttp.ClientSession() as session, session.get(f"{api.url}/health/live"):
+                return False
+        except aiohttp.ClientError:
+            return True
+
+    await until(is_ending)
+    await socket.close()
 
 
 async def test_a_process_that_ends_tells_what_is_there_and_to_come_back(dsn: str, db: Database, tmp_path: Path) -> None:
