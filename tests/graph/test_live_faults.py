@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
-import asyncpg
 import psutil
 import pytest
 
@@ -99,7 +98,8 @@ async def _api(url: str, port: int) -> AsyncIterator[psutil.Process]:
 async def test_nothing_is_lost_twice_or_out_of_order_whatever_breaks(tmp_path: Path) -> None:
     port = free_port()
     names = [f"t{number}_usd" for number in range(20)]
-    with embedded.postgres(tmp_path / "postgres", durable=False) as server:
+    with contextlib.ExitStack() as running:
+        server = running.enter_context(embedded.postgres(tmp_path / "postgres", durable=False, port=(database := free_port())))
         await asyncio.to_thread(migrate.upgrade, server.url)
         async with open_database(server.url, application_name="writer") as db, _cutting(port) as cutting:
             await track(db, *names)
@@ -130,10 +130,9 @@ async def test_nothing_is_lost_twice_or_out_of_order_whatever_breaks(tmp_path: P
                 api.send_signal(signal.SIGTERM)
             async with _api(server.url, port):
                 await goes_on()
-                admin = await asyncpg.connect(server.url)
-                with contextlib.suppress(asyncpg.PostgresError):
-                    await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
-                await admin.close()
+                running.close()  # PostgreSQL is stopped, and started again
+                again = embedded.postgres(tmp_path / "postgres", durable=False, port=database)
+                assert running.enter_context(again).url == server.url
                 await goes_on()
                 writing.cancel()
                 await asyncio.wait([writing])
