@@ -7,6 +7,7 @@ from typing import Final
 from db.pool import Executor, Record, Transaction
 from db.queries import prices
 from db.queries.shapes import Column
+from db.queries.version import CURRENT
 
 PRICE: Final = {name: Column(name, column.quote) for name, column in prices.AS_TEXT.items()}
 """The texts of a price in an event's record."""
@@ -112,10 +113,8 @@ SELECT EXISTS (SELECT FROM milestone WHERE at = {_HOUR})
 """  # noqa: S608  a constant of ours
 
 NOTE: Final = f"""
-INSERT INTO milestone (at, id)
-SELECT {_HOUR}, greatest((SELECT max(id) FROM price), (SELECT max(id) FROM change), (SELECT max(id) FROM milestone), 0)
-    ON CONFLICT (at) DO NOTHING
-"""  # noqa: S608  likewise
+INSERT INTO milestone (at, id) SELECT {_HOUR}, ({CURRENT}) ON CONFLICT (at) DO NOTHING
+"""
 
 # The version of an hour may have been noted at its very end.
 MOVE_OLDEST: Final = """

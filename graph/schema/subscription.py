@@ -18,56 +18,48 @@ from graph.schema.context import Info
 from graph.schema.scalars import UnixTime
 from graph.schema.types import Price
 
-_ID: Final = "An integer that grows with every commit, as that of prices does: go on from it with `after`."
 _TICKER: Final = "Deribit index name, like `btc_usd`."
-_FROM: Final = "The first minute concerned."
-_TO: Final = "The end of the last minute concerned; itself not in it."
-_COUNT: Final = "Minutes concerned, of those between `from` and `to`."
+
+
+@strawberry.type
+class _Told:
+    """What is told of a ticker's history."""
+
+    id: strawberry.ID = strawberry.field(
+        description="An integer that grows with every commit, as that of prices does: go on from it with `after`."
+    )
+    ticker: str = strawberry.field(description=_TICKER)
+    from_: UnixTime = strawberry.field(name="from", description="The first minute concerned.")
+
+
+@strawberry.type
+class _ToldOfMinutes(_Told):
+    to: UnixTime = strawberry.field(description="The end of the last minute concerned; itself not in it.")
+    count: int = strawberry.field(description="Minutes concerned, of those between `from` and `to`.")
 
 
 @strawberry.type(
     description="Many prices were stored at once (more than 1,000 of a ticker, by an import or a backfill): read them anew."
 )
-class HistoryChanged:
+class HistoryChanged(_ToldOfMinutes):
     """Many prices were stored at once."""
-
-    id: strawberry.ID = strawberry.field(description=_ID)
-    ticker: str = strawberry.field(description=_TICKER)
-    from_: UnixTime = strawberry.field(name="from", description=_FROM)
-    to: UnixTime = strawberry.field(description=_TO)
-    count: int = strawberry.field(description=_COUNT)
 
 
 @strawberry.type(description="Minutes are missing; or why they are became known. `coverage` tells the reason.")
-class GapOpened:
+class GapOpened(_ToldOfMinutes):
     """Minutes are missing."""
-
-    id: strawberry.ID = strawberry.field(description=_ID)
-    ticker: str = strawberry.field(description=_TICKER)
-    from_: UnixTime = strawberry.field(name="from", description=_FROM)
-    to: UnixTime = strawberry.field(description=_TO)
-    count: int = strawberry.field(description=_COUNT)
 
 
 @strawberry.type(description="Missing minutes were filled, or given up because no chart can tell them any more.")
-class GapClosed:
+class GapClosed(_ToldOfMinutes):
     """Missing minutes were filled, or given up."""
 
-    id: strawberry.ID = strawberry.field(description=_ID)
-    ticker: str = strawberry.field(description=_TICKER)
-    from_: UnixTime = strawberry.field(name="from", description=_FROM)
-    to: UnixTime = strawberry.field(description=_TO)
-    count: int = strawberry.field(description=_COUNT)
     filled: bool = strawberry.field(description="Whether their prices are stored now.")
 
 
 @strawberry.type(description="A period of collecting began or ended, or history was given up: ask `ticker` how it is now.")
-class TickerChanged:
+class TickerChanged(_Told):
     """A period of collecting began or ended."""
-
-    id: strawberry.ID = strawberry.field(description=_ID)
-    ticker: str = strawberry.field(description=_TICKER)
-    from_: UnixTime = strawberry.field(name="from", description=_FROM)
 
 
 Change = Annotated[
