@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 
 MINUTE = 60
+DAY = 86_400
 FIRST = 0
 END = 7_289_654_400
 """2201-01-01T00:00:00Z: instants lie in [FIRST, END)."""

@@ -13,8 +13,8 @@ from db import times
 from db.pool import Executor, Transaction
 from db.queries import shapes
 from db.queries.shapes import Column, Shape, Statement
+from db.times import DAY
 
-DAY: Final = 86_400
 _MONDAY: Final = 3 * DAY
 """UNIX time began on a Thursday, three days after a Monday."""
 

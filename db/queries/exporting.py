@@ -10,7 +10,7 @@ from db import times
 from db.pool import Database
 from db.queries.prices import AS_TEXT, observed_sql
 
-SLICE_S: Final = 14 * 86_400
+SLICE_S: Final = 14 * times.DAY
 
 COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source")
 

@@ -4,7 +4,6 @@ from typing import Final
 
 from db.pool import Executor, Record, Transaction
 
-DAY: Final = 86_400
 AT_ONCE: Final = 10_000
 """Rows in a transaction."""
 
@@ -17,6 +16,14 @@ WITH moved AS (
     RETURNING name
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts) SELECT 'horizon', name, $1, $1 FROM moved ORDER BY name RETURNING ticker
+"""
+
+# Asked before a writer's turn is taken, for that makes every API process forget its answers, and days end once a day.
+IS_DUE: Final = """
+SELECT EXISTS (
+    SELECT FROM ticker
+     WHERE coalesce(horizon, 0) < $1 AND candles_from IS NULL
+       AND EXISTS (SELECT FROM price WHERE price.ticker = ticker.name AND price.ts < $1))
 """
 
 BEHIND: Final = """
@@ -40,6 +47,12 @@ DELETE FROM gap
 HORIZONS: Final = """
 SELECT name, horizon FROM ticker WHERE horizon IS NOT NULL
 """
+
+
+async def is_due(db: Executor, horizon: int) -> bool:
+    """Whether `move` would move any."""
+    found: bool = await db.fetchval(IS_DUE, horizon)
+    return found
 
 
 async def move(db: Transaction, horizon: int) -> list[str]:

@@ -28,11 +28,6 @@ class Feed:
         """The same as before only if nothing was committed in between; None while it cannot be known."""
         return self._count if time.monotonic() - self._heard_at < SILENCE_S else None
 
-    @property
-    def count(self) -> int:
-        """How many commits were heard of, whether or not it can hear now."""
-        return self._count
-
     async def beyond(self, count: int) -> int:
         """Waits until more commits than `count` were heard of, or could have been missed; how many were."""
         while self._count <= count:

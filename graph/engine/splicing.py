@@ -70,6 +70,14 @@ def shape_of(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str,
     return Shape(tuple(members.items()))
 
 
+def whole_shape_of(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column]) -> Shape:
+    """The same of a type all of whose fields are columns."""
+    shape = shape_of(info, typename, columns)
+    if shape is None:
+        raise TypeError(f"{typename} has a field that its columns have not")
+    return shape
+
+
 def _key(node: FieldNode) -> str:
     return node.alias.value if node.alias else node.name.value
 

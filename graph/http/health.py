@@ -25,8 +25,7 @@ async def health(request: Request) -> Response:
         async with asyncio.timeout(PATIENCE_S):
             records = await tickers.every(context.db)
     except (DatabaseError, TimeoutError) as error:
-        reason = str(told(error) or "The database does not answer in time.")
-        return _json(503, {"status": "unavailable", "database": reason, "tickers": []}, {"Retry-After": str(RETRY_AFTER_S)})
+        return _unavailable(database=_why(error), tickers=[])
     now = context.now()
     found = [Ticker.of(record, now, context.stale_after_s) for record in records]
     return _json(200, {"status": "ok", "database": "ok", "tickers": [_freshness(ticker) for ticker in found]})
@@ -43,17 +42,23 @@ async def ready(request: Request) -> Response:
         async with asyncio.timeout(PATIENCE_S):
             stands_at = await version.revision(context_of(request).db)
     except (DatabaseError, TimeoutError) as error:
-        return _not_ready(str(told(error) or "The database does not answer in time."))
+        return _unavailable(reason=_why(error))
     # A newer one is right, too: while a release is rolled out, the old one goes on.
     if stands_at is None or stands_at < migrate.head():
-        return _not_ready(
-            f"The database stands at migration {stands_at}, this needs {migrate.head()}: run `python -m db migrate`."
+        needed = migrate.head()
+        return _unavailable(
+            reason=f"The database stands at migration {stands_at}, this needs {needed}: run `python -m db migrate`."
         )
+
     return _json(200, {"status": "ok", "migration": stands_at})
 
 
-def _not_ready(reason: str) -> Response:
-    return _json(503, {"status": "unavailable", "reason": reason}, {"Retry-After": str(RETRY_AFTER_S)})
+def _why(error: DatabaseError | TimeoutError) -> str:
+    return str(told(error) or "The database does not answer in time.")
+
+
+def _unavailable(**why: Any) -> Response:
+    return _json(503, {"status": "unavailable", **why}, {"Retry-After": str(RETRY_AFTER_S)})
 
 
 def _freshness(ticker: Ticker) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from db.queries import candles, summaries
 from db.queries.shapes import Shape
 from db.tables import normal
 from graph import metrics
-from graph.engine.splicing import shape_of, spliced
+from graph.engine.splicing import spliced, whole_shape_of
 from graph.schema.arguments import Window
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
@@ -59,11 +59,8 @@ class Candle:
     def shape(info: Info, *, with_empty: bool) -> Shape:
         """What is selected of candles. PostgreSQL can write all of it."""
         columns = candles.AS_TEXT_WITH_EMPTY if with_empty else candles.AS_TEXT
-        shape = shape_of(info._raw_info, "Candle", columns)  # noqa: SLF001  Strawberry's way to graphql-core
-        if shape is None:
-            raise TypeError("a Candle has a field that candles.AS_TEXT has not")
         metrics.lists.labels("postgresql").inc()
-        return shape
+        return whole_shape_of(info._raw_info, "Candle", columns)  # noqa: SLF001  Strawberry's way to graphql-core
 
 
 @strawberry.type(description="The prices of a window as columns, oldest first: the smallest answer, for plots and data frames.")

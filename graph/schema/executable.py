@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
@@ -85,9 +85,8 @@ class RefusedError(Exception):
         """`code` is for those that have none."""
         super().__init__(str(errors[0]))
         self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error), code) for error in errors]
-        for error in self.errors:
-            metrics.refusals.labels((error.extensions or {}).get("code")).inc()
-        self.code = (self.errors[0].extensions or {}).get("code")
+        _count(self.errors)
+        self.code = _code(self.errors[0])
 
 
 class Schema(strawberry.Schema):
@@ -149,7 +148,7 @@ class Schema(strawberry.Schema):
         outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
         metrics.operations.labels(self._names.of(asked.name), outcome).inc()
         if isinstance(stream, ExecutionResult):
-            raise RefusedError(*(coded(error) for error in stream.errors or ()))
+            raise RefusedError(*(stream.errors or ()))
         field = asked.document.selections.fields(asked.operation.selection_set)[0]  # the only one, in a valid document
         return Subscribed(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
 
@@ -168,8 +167,7 @@ class Schema(strawberry.Schema):
             if result.data is None and not any(error.path for error in result.errors):
                 raise self._refused(*result.errors, code="BAD_USER_INPUT")  # variables that do not fit
             result.errors = [coded(error) for error in result.errors]
-            for error in result.errors:
-                metrics.refusals.labels((error.extensions or {}).get("code")).inc()
+            _count(result.errors)
         metrics.operations.labels(self._names.of(asked.name), "error" if result.errors else "ok").inc()
         return result
 
@@ -204,6 +202,15 @@ def coded(error: GraphQLError, before: str = INVALID) -> GraphQLError:
     log.error("unexpected error at %s", ".".join(map(str, error.path)), exc_info=cause or error)
     ours = InternalError(str(get_contextvars().get("request_id")))
     return GraphQLError(str(ours), nodes=error.nodes, path=error.path, extensions=ours.extensions)
+
+
+def _code(error: GraphQLError) -> Any:
+    return (error.extensions or {}).get("code")
+
+
+def _count(told_of: Iterable[GraphQLError]) -> None:
+    for error in told_of:
+        metrics.refusals.labels(_code(error)).inc()
 
 
 def _with_code(error: GraphQLError, code: str) -> GraphQLError:

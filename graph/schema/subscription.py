@@ -7,11 +7,11 @@ import strawberry
 from strawberry import UNSET
 
 from db.queries import events
-from db.queries.shapes import Column, Shape
+from db.queries.shapes import Column
 from graph.engine.knowledge import require_known
 from graph.engine.live import Question
 from graph.engine.live_candles import Followed
-from graph.engine.splicing import shape_of
+from graph.engine.splicing import whole_shape_of
 from graph.schema import arguments
 from graph.schema.candles import Candle, Interval
 from graph.schema.context import Info
@@ -125,14 +125,7 @@ async def _told(info: Info, tickers: list[str] | None, after: str | None, kinds:
     db, asked = info.context.db, arguments.given(tickers)
     names = None if asked is None else arguments.tickers(asked)
     await require_known(db, names or ())
-    question = Question(
-        None if names is None else frozenset(names), tuple((kind, _shape(info, *_KINDS[kind])) for kind in kinds)
-    )
+    raw = info._raw_info  # noqa: SLF001  Strawberry's way to graphql-core
+    shapes = tuple((kind, whole_shape_of(raw, *_KINDS[kind])) for kind in kinds)
+    question = Question(None if names is None else frozenset(names), shapes)
     return await info.context.live.subscribe(db, question, arguments.event_id(info.context.last_event_id or after))
-
-
-def _shape(info: Info, typename: str, columns: Mapping[str, Column]) -> Shape:
-    shape = shape_of(info._raw_info, typename, columns)  # noqa: SLF001  Strawberry's way to graphql-core
-    if shape is None:
-        raise TypeError(f"{typename} has a field that its events have not")
-    return shape

@@ -2,11 +2,11 @@
 
 from typing import Final
 
+from db import times
 from db.pool import Database
 from db.queries import events, writing
 
 RESUME_DAYS: Final = 7
-DAY_S: Final = 86_400
 
 
 async def forget_changes(db: Database, days: int) -> None:
@@ -14,4 +14,4 @@ async def forget_changes(db: Database, days: int) -> None:
     if await events.is_noted(db):
         return
     async with writing.turn(db) as connection:
-        await events.forget(connection, days * DAY_S)
+        await events.forget(connection, days * times.DAY)

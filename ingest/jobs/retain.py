@@ -15,10 +15,10 @@ TURNS = 20
 async def retain(minute: int, days: int | None, db: Database, turns: int = TURNS) -> int:
     """Goes on with forgetting what is older than so many days before the minute; how many rows went. Raises DatabaseError."""
     if days is not None:
-        horizon = minute // retention.DAY * retention.DAY - days * retention.DAY
-        async with writing.turn(db) as connection:
-            moved = await retention.move(connection, horizon)
-        if moved:
+        horizon = (minute // times.DAY - days) * times.DAY
+        if await retention.is_due(db, horizon):
+            async with writing.turn(db) as connection:
+                moved = await retention.move(connection, horizon)
             log.info("minutes before %s are forgotten, of %d tickers", times.iso(horizon), len(moved))
     forgotten = 0
     for ticker in await retention.behind(db):

@@ -52,6 +52,6 @@ export function write(view) {
 }
 
 /** The shortest interval of which at most `most` candles fill the seconds. */
-export function intervalFor(seconds, most = 400) {
+export function intervalFor(seconds, most) {
   return Object.keys(INTERVALS).find((name) => INTERVALS[name].seconds * most >= seconds) ?? "ONE_MONTH";
 }

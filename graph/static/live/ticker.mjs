@@ -1,11 +1,11 @@
 // One ticker: its price, its candles with their gaps, and how complete they are.
 
 import { ask, hasKey, headers } from "./api.mjs";
-import { merged } from "./buckets.mjs";
+import { merged, touching } from "./buckets.mjs";
 import { Chart } from "./chart.mjs";
 import { make, say } from "./dom.mjs";
 import { change, coverage, direction, duration, gap, instant, minutes, price } from "./format.mjs";
-import { INTERVALS, RANGES, write } from "./state.mjs";
+import { INTERVALS, RANGES, intervalFor } from "./state.mjs";
 
 const AT_ONCE = 500;
 const LOADED_MOST = 5_000; // candles
@@ -338,7 +338,7 @@ class Ticker {
   #showLegend(time) {
     const candle = time === null ? this.#candles.at(-1) : this.#candles.find((one) => one.ts === time);
     if (!candle) return say(this.#at.legend, "");
-    const gaps = this.#gaps.filter((one) => one.from < candle.end && one.to > candle.ts);
+    const gaps = touching(this.#gaps, candle);
     const parts = [instant(candle.ts)];
     if (candle.open !== null) {
       parts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
@@ -348,7 +348,7 @@ class Ticker {
       parts.push("no prices");
     }
     parts.push(...gaps.slice(0, 2).map(gap));
-    const sources = this.#parts.filter((one) => one.from < candle.end && one.to > candle.ts).map((one) => one.source.toLowerCase());
+    const sources = touching(this.#parts, candle).map((one) => one.source.toLowerCase());
     if (sources.length) parts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported" })[one]).join(", "));
     say(this.#at.legend, parts.join("  ·  "));
     this.#at.legend.classList.toggle("gap", gaps.some((one) => one.state !== "FILLED"));
@@ -402,7 +402,7 @@ class Ticker {
     const problem = Number.isNaN(from) || Number.isNaN(to) ? "Give both ends" : from >= to ? "The end should be after the beginning" : "";
     this.#at.to.setCustomValidity(problem);
     if (problem) return this.#at.to.reportValidity();
-    const interval = Object.keys(INTERVALS).find((name) => INTERVALS[name].seconds * 500 >= to - from) ?? "ONE_MONTH";
+    const interval = intervalFor(to - from, AT_ONCE);
     this.#view = { ...this.#view, interval: INTERVALS[this.#view.interval].seconds * 5_000 >= to - from ? this.#view.interval : interval, from, to };
     this.#go();
   }
