@@ -1,7 +1,7 @@
 """Connections to PostgreSQL: one pool a process, whose errors are the package's own."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Literal, Protocol
 
@@ -168,8 +168,12 @@ async def open_database(
     application_name: str,
     statement_timeout_s: float | None = None,
     connections: int = 10,
+    accept: Callable[[Any], Awaitable[None]] | None = None,
 ) -> AsyncIterator[Database]:
-    """A Database that connects when it is first used, so that a process starts without its database."""
+    """A Database that connects when it is first used, so that a process starts without its database.
+
+    `accept` looks at each new connection, and raises where it is not to be used.
+    """
     settings = {"application_name": application_name, **SESSION}
     if statement_timeout_s is not None:
         settings["statement_timeout"] = str(int(statement_timeout_s * 1000))
@@ -180,6 +184,7 @@ async def open_database(
         timeout=CONNECT_TIMEOUT_S,
         command_timeout=None if statement_timeout_s is None else statement_timeout_s + GRACE_S,
         connection_class=_Connection,
+        init=accept,
         server_settings=settings,
     )
     async with pool:

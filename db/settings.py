@@ -39,6 +39,7 @@ def _upper(value: object) -> object:
     return value.upper() if isinstance(value, str) else value
 
 
+PostgresUrl = Annotated[str, AfterValidator(_postgres_url)]
 LogLevel = Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], BeforeValidator(_upper)]
 
 
@@ -49,7 +50,7 @@ class Settings(BaseSettings):
         env_file=".env", env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    database_url: Annotated[str, AfterValidator(_postgres_url)] | None = Field(
+    database_url: PostgresUrl | None = Field(
         None,
         description="PostgreSQL, as `postgres://`, `postgresql://` or `postgresql+asyncpg://`; "
         "goes before the `POSTGRES_…` parts. Neither set: `make up` starts an embedded one",

@@ -29,6 +29,12 @@ told_seconds = Histogram(
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
 cut = Counter("tickgraph_clients_cut", "Clients cut off because they took nothing.")
+read_by = Counter("tickgraph_read_by", "Answers read, by server; only where there is a replica.", ("server",))
+replica_behind = Gauge(
+    "tickgraph_replica_behind_seconds",
+    "The replica holds everything that was committed so many seconds ago; 0 where there is none.",
+    multiprocess_mode="livemax",
+)
 connections = Gauge("tickgraph_database_connections", "Connections to PostgreSQL in use.", multiprocess_mode="livesum")
 
 

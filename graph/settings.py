@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
 from db import settings
+from db.settings import PostgresUrl
 
 
 def _split(value: object) -> object:
@@ -42,6 +43,14 @@ class Settings(settings.Settings):
     )
     admin_token: Annotated[SecretStr, AfterValidator(_ascii)] | None = Field(
         None, description="where set, asking for a fetch needs it as `Authorization: Bearer …`; open to all otherwise"
+    )
+    database_read_url: PostgresUrl | None = Field(
+        None,
+        description="a streaming replica of the database that answers are read from while it is near; one server, not several "
+        "behind an address. Not set: the database itself",
+    )
+    replica_behind_most_s: float = Field(
+        5.0, ge=2, description="an answer holds everything that was committed this many seconds before it was asked for"
     )
 
     api_keys: Annotated[tuple[Digest, ...], NoDecode, BeforeValidator(_split)] = Field(

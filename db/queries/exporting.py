@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Final
 
 from db import times
-from db.pool import Database
+from db.pool import Executor
 from db.queries.prices import AS_TEXT, observed_sql
 
 SLICE_S: Final = 14 * times.DAY
@@ -45,13 +45,13 @@ class Form(StrEnum):
     JSONL = "jsonl"
 
 
-async def extent(db: Database, ticker: str, low: int, high: int) -> tuple[int, int] | None:
+async def extent(db: Executor, ticker: str, low: int, high: int) -> tuple[int, int] | None:
     """The stored part of [low, high): its first minute and the end of its last; None where there is none."""
     row = await db.fetchrow(EXTENT, ticker, low, high)
     return None if row is None or row["low"] is None else (row["low"], row["high"])
 
 
-async def slices(db: Database, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[tuple[int, bytes]]:
+async def slices(db: Executor, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[tuple[int, bytes]]:
     """The lines of [low, high), oldest first, each time with the end of what they cover. Raises DatabaseError."""
     if form is Form.CSV:
         yield low, (",".join(COLUMNS) + "\n").encode()
@@ -70,7 +70,7 @@ async def slices(db: Database, form: Form, ticker: str, low: int, high: int) -> 
             written.cancel()
 
 
-async def _slice(db: Database, form: Form, ticker: str, low: int, high: int) -> str:
+async def _slice(db: Executor, form: Form, ticker: str, low: int, high: int) -> str:
     lines: str = await db.fetchval(CSV if form is Form.CSV else JSONL, ticker, low, high)
     return lines
 

@@ -24,6 +24,11 @@ class Feed:
         self._heard_at = -SILENCE_S
         self._waiting: list[asyncio.Future[None]] = []
 
+    @property
+    def count(self) -> int:
+        """Commits heard of, while it could hear and before."""
+        return self._count
+
     def version(self) -> int | None:
         """The same as before only if nothing was committed in between; None while it cannot be known."""
         return self._count if time.monotonic() - self._heard_at < SILENCE_S else None

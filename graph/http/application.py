@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -23,6 +23,7 @@ from graph.engine.collecting import Collecting
 from graph.engine.feed import Feed
 from graph.engine.live import Live
 from graph.engine.live_candles import LiveCandles
+from graph.engine.replica import Replica
 from graph.errors import ApiError
 from graph.http import health, pages, problems
 from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
@@ -34,7 +35,7 @@ from graph.http.problems import GRAPHQL_PATH
 from graph.http.protocol import LEAVE
 from graph.http.rest import endpoints
 from graph.http.socket import SocketEndpoint
-from graph.schema.context import Context
+from graph.schema.context import Resources
 from graph.schema.executable import Schema
 from graph.settings import Settings
 
@@ -74,8 +75,14 @@ def application(settings: Settings) -> Starlette:
         )
         collecting = Collecting(settings.broker)
         metrics.serve(settings.metrics_host, settings.api_metrics_port)
-        async with database as db, feed.heard(settings.required_dsn()), live.followed(db), sampled(db):
-            app.state.context = Context(db, collecting, settings.stale_after_s, live, live_candles, allowance)
+        async with (
+            database as db,
+            feed.heard(settings.required_dsn()),
+            live.followed(db),
+            sampled(db),
+            nullcontext() if replica is None else replica.followed(db, STATEMENT_TIMEOUT_S),
+        ):
+            app.state.resources = Resources(db, replica, collecting, settings.stale_after_s, live, live_candles, allowance)
             yield {LEAVE: leave}
         collecting.close()
         metrics.leave()
@@ -89,6 +96,8 @@ def application(settings: Settings) -> Starlette:
                 told.subscribers.set(live.subscribers + live_candles.subscribers)
                 told.answer_bytes.set(kept.size)
                 told.connections.set(db.in_use)
+                if replica is not None:
+                    told.replica_behind.set(replica.behind_s)
                 await asyncio.sleep(SAMPLED_EVERY_S)
 
         task = asyncio.create_task(sample())
@@ -107,6 +116,8 @@ def application(settings: Settings) -> Starlette:
     slots = Slots("requests are being answered", settings.max_in_flight, settings.max_in_flight_per_client)
     allowance = Allowance(settings.rate_limit_of_process) if settings.rate_limit_of_process else None
     feed = Feed()
+    read_url = settings.database_read_url
+    replica = None if read_url is None else Replica(feed, read_url, settings.replica_behind_most_s)
     live = Live(feed)
     live_candles = LiveCandles(live)
     kept = Kept(feed, settings.answer_cache_mb << 20, KEPT_PATHS)

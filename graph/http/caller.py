@@ -69,9 +69,9 @@ def _digest(secret: str) -> str:
 
 def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Context:
     """The application's resources, with what the caller may do; by default who `admission.Known` found."""
-    context: Context = connection.app.state.context
     caller = caller or connection.scope["caller"]
-    return context.of(
+    return Context(
+        connection.app.state.resources,
         caller.name,
         may_read=caller.may_read,
         may_fetch=caller.may_fetch,

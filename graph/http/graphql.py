@@ -100,7 +100,7 @@ class GraphQLEndpoint:
                 return await self._subscribed(request, context, prepared, takes_events=takes_events(accept))
             question = prepared.document.selections, prepared.operation, prepared.variables, context.now()
             stays = freshness.is_only_of_what_is_stored(*question)
-            answers.keep(request.scope, wanted=stays)
+            answers.keep(request.scope, wanted=stays and context.is_current)
             if is_post:
                 context.spend(prepared.cost)
                 return await self._answered(request, context, prepared, sent, media, {})

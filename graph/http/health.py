@@ -23,11 +23,11 @@ async def health(request: Request) -> Response:
     context = context_of(request)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            records = await tickers.every(context.db)
+            records = await tickers.every(context.resources.primary)
     except (DatabaseError, TimeoutError) as error:
         return _unavailable(database=_why(error), tickers=[])
     now = context.now()
-    found = [Ticker.of(record, now, context.stale_after_s) for record in records]
+    found = [Ticker.of(record, now, context.resources.stale_after_s) for record in records]
     return _json(200, {"status": "ok", "database": "ok", "tickers": [_freshness(ticker) for ticker in found]})
 
 
@@ -40,7 +40,7 @@ async def ready(request: Request) -> Response:
     """`GET /health/ready`: 200 where requests can be answered; 503 where the database is away or not migrated as this needs."""
     try:
         async with asyncio.timeout(PATIENCE_S):
-            stands_at = await version.revision(context_of(request).db)
+            stands_at = await version.revision(context_of(request).resources.primary)
     except (DatabaseError, TimeoutError) as error:
         return _unavailable(reason=_why(error))
     # A newer one is right, too: while a release is rolled out, the old one goes on.

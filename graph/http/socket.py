@@ -137,7 +137,7 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
                     if asked.is_subscription:
                         subscribed: Subscribed = await schema.begin(asked, self.context)
                         return subscribed
-                    result = await schema.answer(asked, self.context)
+                    result = await schema.answer(asked, self.context.again())
                     await operation.send_next(result)
                     await operation.send_operation_message({"id": operation.id, "type": "complete"})
                     return None

@@ -7,36 +7,60 @@ from functools import cached_property
 import strawberry
 from strawberry.dataloader import DataLoader
 
-from db.pool import Database, Record
+from db.pool import Database, Executor, Record
 from db.queries import gaps
 from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
 from graph.engine.live import Live
 from graph.engine.live_candles import LiveCandles
+from graph.engine.replica import Replica
 from graph.errors import ForbiddenError
 
 
 @dataclass(frozen=True)
-class Context:
-    """The resources of the API, and what this request's sender may do."""
+class Resources:
+    """What the API answers with."""
 
-    db: Database
+    primary: Database
+    replica: Replica | None
     collecting: Collecting
     stale_after_s: int
     live: Live
     live_candles: LiveCandles
-    allowance: Allowance | None = None
+    allowance: Allowance | None
     """Of all callers; None where each may ask as much as it likes."""
-    caller: str = ""
-    may_read: bool = True
-    may_fetch: bool = True
-    last_event_id: str | None = None
-    """Of a client that comes back to a stream of events."""
 
-    def of(self, caller: str, *, may_read: bool, may_fetch: bool, last_event_id: str | None = None) -> "Context":
-        """The same resources for one request."""
-        resources = self.db, self.collecting, self.stale_after_s, self.live, self.live_candles, self.allowance
-        return Context(*resources, caller, may_read, may_fetch, last_event_id)
+
+class Context:
+    """The resources of the API for one answer, and what may do who asks for it."""
+
+    def __init__(
+        self, resources: Resources, caller: str, *, may_read: bool, may_fetch: bool, last_event_id: str | None = None
+    ) -> None:
+        """`last_event_id`: of a client that comes back to a stream of events."""
+        self.resources = resources
+        self.caller = caller
+        self.may_read = may_read
+        self.may_fetch = may_fetch
+        self.last_event_id = last_event_id
+        self.db: Executor
+        """To read from."""
+        self.is_current: bool
+        """Whether what is read holds every commit that was heard of; else it may lack those of the last seconds."""
+        if resources.replica is None:
+            self.db, self.is_current = resources.primary, True
+        else:
+            self.db, self.is_current = resources.replica.reader(resources.primary)
+
+    def again(self) -> "Context":
+        """For another answer to the same."""
+        return Context(
+            self.resources,
+            self.caller,
+            may_read=self.may_read,
+            may_fetch=self.may_fetch,
+            last_event_id=self.last_event_id,
+        )
 
     @cached_property
     def last_gaps(self) -> DataLoader[str, Record | None]:
@@ -57,8 +81,8 @@ class Context:
 
         Raises RateLimitedError where the sender has not so much left, TooComplexError where it never has.
         """
-        if self.allowance is not None:
-            self.allowance.spend(self.caller, cost, paid)
+        if self.resources.allowance is not None:
+            self.resources.allowance.spend(self.caller, cost, paid)
 
     def require_fetching(self) -> None:
         """Raises ForbiddenError where the request does not bring the ADMIN_TOKEN that is set."""

@@ -44,5 +44,5 @@ class Mutation:
     ) -> FetchReceipt:
         info.context.require_fetching()
         names = arguments.tickers(arguments.given(tickers) or [])
-        await require_tracked(info.context.db, names)
-        return FetchReceipt.of(await info.context.collecting.request(times.minute_of(info.context.now()), names))
+        await require_tracked(info.context.resources.primary, names)
+        return FetchReceipt.of(await info.context.resources.collecting.request(times.minute_of(info.context.now()), names))

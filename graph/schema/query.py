@@ -37,13 +37,13 @@ class Query:
 
     @strawberry.field(description="Every known ticker, by name.")
     async def tickers(self, info: Info) -> list[Ticker]:
-        now, stale_after_s = info.context.now(), info.context.stale_after_s
+        now, stale_after_s = info.context.now(), info.context.resources.stale_after_s
         return [Ticker.of(record, now, stale_after_s) for record in await tickers.every(info.context.db)]
 
     @strawberry.field(description="One ticker; null where the name is not known.")
     async def ticker(self, info: Info, name: Name) -> Ticker | None:
         record = await tickers.one(info.context.db, arguments.ticker(name))
-        return None if record is None else Ticker.of(record, info.context.now(), info.context.stale_after_s)
+        return None if record is None else Ticker.of(record, info.context.now(), info.context.resources.stale_after_s)
 
     @strawberry.field(description="The newest price of a ticker; null where it is known but has none yet.")
     async def latest(self, info: Info, ticker: Name) -> Price | None:

@@ -116,16 +116,17 @@ class Subscription:
         interval: Annotated[Interval, strawberry.argument(description="How long the candle is.")],
     ) -> AsyncGenerator[Candle, None]:
         name = arguments.ticker(ticker)
-        await require_known(info.context.db, [name])
+        resources = info.context.resources
+        await require_known(resources.primary, [name])
         followed = Followed(name, interval.kept, Candle.shape(info, with_empty=False))
-        return cast(AsyncGenerator[Candle, None], info.context.live_candles.subscribe(info.context.db, followed))
+        return cast(AsyncGenerator[Candle, None], resources.live_candles.subscribe(resources.primary, followed))
 
 
 async def _told(info: Info, tickers: list[str] | None, after: str | None, kinds: tuple[str, ...]) -> AsyncGenerator[Any, None]:
-    db, asked = info.context.db, arguments.given(tickers)
+    resources, asked = info.context.resources, arguments.given(tickers)
     names = None if asked is None else arguments.tickers(asked)
-    await require_known(db, names or ())
+    await require_known(resources.primary, names or ())
     raw = info._raw_info  # noqa: SLF001  Strawberry's way to graphql-core
     shapes = tuple((kind, whole_shape_of(raw, *_KINDS[kind])) for kind in kinds)
     question = Question(None if names is None else frozenset(names), shapes)
-    return await info.context.live.subscribe(db, question, arguments.event_id(info.context.last_event_id or after))
+    return await resources.live.subscribe(resources.primary, question, arguments.event_id(info.context.last_event_id or after))

@@ -16,7 +16,7 @@ from db.pool import Database
 from graph.engine.live import Live
 from graph.http.application import application
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
-from graph.schema.context import Context
+from graph.schema.context import Resources
 from graph.settings import Settings
 from tests.waiting import until
 
@@ -84,8 +84,8 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         async with aiohttp.ClientSession() as session:
-            context: Context | None = getattr(getattr(app, "state", None), "context", None)
-            yield Api(f"http://127.0.0.1:{port}", session, context.live if context is not None else None)
+            resources: Resources | None = getattr(getattr(app, "state", None), "resources", None)
+            yield Api(f"http://127.0.0.1:{port}", session, resources.live if resources is not None else None)
     finally:
         server.should_exit = True
         await running

@@ -111,8 +111,8 @@ async def day(context: Context, query: models.DayQuery) -> Rows:
 async def fetch(context: Context, query: models.FetchQuery) -> Body:
     """Asks the workers for the prices of the current minute."""
     context.require_fetching()
-    await require_tracked(context.db, query.ticker)
-    receipt = await context.collecting.request(times.minute_of(context.now()), query.ticker)
+    await require_tracked(context.resources.primary, query.ticker)
+    receipt = await context.resources.collecting.request(times.minute_of(context.now()), query.ticker)
     return Body(asdict(receipt), status=HTTPStatus.ACCEPTED)
 
 
@@ -180,10 +180,10 @@ class Endpoint:
         answered = await self.answer(context, validated(self.query, request.query_params))
         if isinstance(answered, Body):
             if isinstance(answered.content, str):
-                answers.keep(request.scope)
+                answers.keep(request.scope, wanted=context.is_current)
             return _json(answered.content, answered.status)
         # Of an open window the coverage changes with the clock.
-        answers.keep(request.scope, wanted=answered.high <= times.minute_of(context.now()))
+        answers.keep(request.scope, wanted=context.is_current and answered.high <= times.minute_of(context.now()))
         covered = await coverage.count(context.db, answered.ticker, answered.low, answered.high, context.now())
         headers = {"X-Coverage": f"{covered.stored}/{covered.expected}"}
         if answered.onward:

@@ -1,0 +1,160 @@
+"""Answers read from a real streaming replica: never too old, never kept where they lack something, and never missing."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+
+from db import embedded, migrate
+from db.embedded import Server
+from db.pool import Database, open_database
+from graph import metrics
+from graph.settings import Settings
+from tests import replicas
+from tests.graph.conftest import Api, serving
+from tests.graph.test_live import listening
+from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
+
+BEHIND_MOST_S = 4.0
+LATEST = '{ latest(ticker: "btc_usd") { ts } }'
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A primary that somebody writes to, and its replica."""
+
+    primary: Server
+    replica: Server
+    db: Database
+
+
+@pytest.fixture
+def primary(tmp_path: Path) -> Iterator[Server]:
+    with embedded.postgres(tmp_path / "primary", durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+async def pair(primary: Server, tmp_path: Path) -> AsyncIterator[Pair]:
+    await asyncio.to_thread(migrate.upgrade, primary.url)
+    await asyncio.to_thread(replicas.copied, primary, tmp_path)
+    with replicas.following(tmp_path) as replica:
+        async with open_database(primary.url, application_name="tests") as db:
+            await track(db, "btc_usd")
+            await store(db, [row("btc_usd", MINUTE)])
+            yield Pair(primary, replica, db)
+
+
+def _reading(pair: Pair, **settings: Any) -> contextlib.AbstractAsyncContextManager[Api]:
+    urls: Any = {"database_url": pair.primary.url, "database_read_url": pair.replica.url}
+    return serving(Settings(**{"replica_behind_most_s": BEHIND_MOST_S, **urls, **settings}))
+
+
+def _read_by(server: str) -> float:
+    return float(metrics.read_by.labels(server)._value.get())
+
+
+async def _latest(api: Api, number: int) -> int:
+    """The newest minute, asked for in another way each time."""
+    match number % 3:
+        case 0:
+            ts = (await api.data(LATEST))["latest"]["ts"]
+        case 1:
+            async with api.session.get(f"{api.url}/prices/last?ticker=btc_usd") as response:
+                ts = (await response.json())["ts"]
+        case _:
+            async with api.session.get(f"{api.url}/graphql", params={"query": LATEST}) as response:
+                ts = (await response.json())["data"]["latest"]["ts"]
+    return int(ts)
+
+
+async def _is_read(api: Api, server: str) -> bool:
+    before = _read_by(server)
+    await api.data("{ tickers { name ageS } }")
+    return _read_by(server) == before + 1
+
+
+async def _replay(pair: Pair, verb: str) -> None:
+    connection = await asyncpg.connect(pair.replica.url)
+    await connection.execute(f"SELECT pg_wal_replay_{verb}()")
+    await connection.close()
+
+
+async def test_an_answer_is_never_older_than_the_bound_and_is_kept_only_where_it_lacks_nothing(pair: Pair) -> None:
+    async with _reading(pair) as api:
+        await until(lambda: _is_read(api, "replica"))
+        await until(lambda: _is(api, MINUTE))
+        await _replay(pair, "pause")
+        await store(pair.db, [row("btc_usd", MINUTE + 60)])
+        stored_at = time.monotonic()
+        old = 0
+        for number in itertools.count():
+            asked_at = time.monotonic()
+            if await _latest(api, number) == MINUTE + 60:
+                break
+            assert asked_at < stored_at + BEHIND_MOST_S
+            old += 1
+        assert old, "the replica is behind, and is read"
+        await until(lambda: _is_read(api, "primary"))
+        for number in range(6):
+            assert await _latest(api, number) == MINUTE + 60
+        await _replay(pair, "resume")
+        await until(lambda: _is_read(api, "replica"))
+        for number in range(6):
+            assert await _latest(api, number) == MINUTE + 60
+
+
+async def _is(api: Api, minute: int) -> bool:
+    return await _latest(api, 0) == minute
+
+
+async def test_a_replica_that_is_killed_is_not_missed(pair: Pair) -> None:
+    async with _reading(pair, answer_cache_mb=0) as api:
+        await until(lambda: _is_read(api, "replica"))
+        asking = [asyncio.create_task(_ask_until(api, MINUTE + 60)) for _ in range(4)]
+        await asyncio.sleep(0)
+        pair.replica.process.kill()
+        await until(lambda: _is_read(api, "primary"))
+        await store(pair.db, [row("btc_usd", MINUTE + 60)])
+        assert await asyncio.gather(*asking)
+
+
+async def _ask_until(api: Api, minute: int) -> int:
+    """Fails where a question gets no answer; how many there were."""
+    for number in itertools.count():
+        if await _latest(api, number) == minute:
+            return number + 1
+    raise AssertionError
+
+
+async def test_subscriptions_are_told_by_the_primary(pair: Pair) -> None:
+    async with _reading(pair) as api:
+        await until(lambda: _is_read(api, "replica"))
+        await _replay(pair, "pause")
+        async with listening(api, "subscription { priceAdded(after: 0) { ts } }") as told:
+            assert await told.events(1) == [{"ts": MINUTE}]
+            await store(pair.db, [row("btc_usd", MINUTE + 60)])
+            assert await told.events(1) == [{"ts": MINUTE + 60}]
+
+
+async def test_a_server_of_another_history_is_never_read(primary: Server, dsn: str) -> None:
+    await asyncio.to_thread(migrate.upgrade, primary.url)
+    async with open_database(primary.url, application_name="tests") as db, open_database(dsn, application_name="tests") as other:
+        await track(db, "btc_usd")
+        await track(other, "btc_usd")
+        await store(db, [row("btc_usd", MINUTE)])
+        await store(other, [row("btc_usd", MINUTE + 60 * number, "7") for number in range(9)])
+        async with serving(Settings(database_url=primary.url, database_read_url=dsn)) as api:
+            before = _read_by("replica")
+            for number in range(20):
+                assert await _latest(api, number) == MINUTE
+                await asyncio.sleep(0.05)
+            assert _read_by("replica") == before
