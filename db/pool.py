@@ -1,7 +1,7 @@
 """Connections to PostgreSQL: one pool a process, whose errors are the package's own."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Final, Literal, Protocol
 
@@ -168,7 +168,7 @@ async def open_database(
     application_name: str,
     statement_timeout_s: float | None = None,
     connections: int = 10,
-    accept: Callable[[Any], Awaitable[None]] | None = None,
+    accept: Callable[[Any], Coroutine[Any, Any, None]] | None = None,
 ) -> AsyncIterator[Database]:
     """A Database that connects when it is first used, so that a process starts without its database.
 

@@ -1,7 +1,9 @@
-"""Drills: what an operator hopes never to need, done for real. `make drill-restore` and `drill-upgrade` print figures."""
+"""Drills: what an operator hopes never to need, done for real. `make drill-…` prints the figures."""
 
 import asyncio
+import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import asyncpg
@@ -15,7 +17,8 @@ from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import open_outbox
 from ingest.settings import Settings
-from ingest.simulator.server import Simulator
+from ingest.simulator.server import Simulator, serving
+from tests.chaos.stand import TICKERS, Stack, standing
 from tests.e2e.test_verbs import run
 from tests.stored import row, store, track
 
@@ -137,3 +140,66 @@ async def test_upgrade_while_others_read_and_write(empty_dsn: str, revision: str
         building = await candles.still_to_build(db)
         for name in NAMES:
             assert await candles.different(db, name, building.get(name, 0)) == []
+
+
+GONE_MINUTES = 30
+
+
+async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> None:
+    simulator = Simulator()
+    begin = minute = int(time.time()) // 60 * 60 - 60 * (GONE_MINUTES + 20)
+    simulator.clock.set(at=begin + 2)
+    draw = random.Random(0)  # noqa: S311  nothing is drawn
+    async with serving(simulator) as rpc_url, standing(tmp_path, simulator, rpc_url, {}, draw) as stand:
+        lost = stand.stack
+
+        async def collected(by: Stack) -> None:
+            """Each ticker's price of the minute is stored."""
+            simulator.clock.set(at=minute + 2)
+            await by.publish(minute)
+            assert await by.until(is_stored, 20)
+
+        async def is_stored() -> bool:
+            return await stand.stored(minute) == set(TICKERS)
+
+        async def others_are_stored() -> bool:
+            return await stand.stored(minute) >= set(TICKERS[1:])
+
+        async def nothing_is_open() -> bool:
+            async with stand.sql() as connection:
+                return not await connection.fetchval("SELECT EXISTS (SELECT FROM gap WHERE filled_at IS NULL)")
+
+        await lost.start_worker()
+        for _ in range(3):
+            await collected(lost)
+            minute += 60
+        simulator.clock.set(at=minute + 2)
+        simulator.fail("hang", index=TICKERS[0], method="get_index_price")
+        await lost.publish(minute)
+        assert await lost.until(others_are_stored, 20)
+        await lost.kill_worker()
+        simulator.heal()
+        print(f"\nthe host is lost with {len(await stand.stored(minute))} of {len(TICKERS)} prices of its minute stored")
+
+        minute += 60 * GONE_MINUTES
+        simulator.clock.set(at=minute + 2)
+        (tmp_path / "elsewhere").mkdir()
+        other = Stack("elsewhere", tmp_path / "elsewhere", lost.settings, lost.valkey)
+        try:
+            began = time.perf_counter()
+            await other.start_worker()
+            await collected(other)
+            took = time.perf_counter() - began
+            print(f"{GONE_MINUTES} minutes later another starts: its first minute is stored after {took:.1f} s")
+            while await stand.walked() < minute or not await nothing_is_open():
+                assert time.perf_counter() < began + 60
+                minute += 60
+                await collected(other)
+            print(f"everything before is explained after {time.perf_counter() - began:.1f} s")
+        finally:
+            await other.stop_worker()
+        async with stand.sql() as connection:
+            found = await connection.fetch("SELECT source FROM price WHERE ts BETWEEN $1 AND $2", begin, minute)
+            sources = Counter(row["source"] for row in found)
+        print(f"{(minute - begin) // 60 + 1} minutes of {len(TICKERS)} tickers: {dict(sources)}")
+        assert sources.total() == ((minute - begin) // 60 + 1) * len(TICKERS)

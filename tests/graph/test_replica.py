@@ -8,14 +8,15 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
+from prometheus_client import REGISTRY
 
 from db import embedded, migrate
 from db.embedded import Server
 from db.pool import Database, open_database
-from graph import metrics
 from graph.settings import Settings
 from tests import replicas
 from tests.graph.conftest import Api, serving
@@ -59,7 +60,7 @@ def _reading(pair: Pair, **settings: Any) -> contextlib.AbstractAsyncContextMana
 
 
 def _read_by(server: str) -> float:
-    return float(metrics.read_by.labels(server)._value.get())
+    return REGISTRY.get_sample_value("tickgraph_read_by_total", {"server": server}) or 0.0
 
 
 async def _latest(api: Api, number: int) -> int:
@@ -77,9 +78,11 @@ async def _latest(api: Api, number: int) -> int:
 
 
 async def _is_read(api: Api, server: str) -> bool:
-    before = _read_by(server)
+    """Whether an answer is read there and nowhere else."""
+    before = _read_by("replica"), _read_by("primary")
     await api.data("{ tickers { name ageS } }")
-    return _read_by(server) == before + 1
+    grown = {"replica": _read_by("replica") > before[0], "primary": _read_by("primary") > before[1]}
+    return [name for name, has_grown in grown.items() if has_grown] == [server]
 
 
 async def _replay(pair: Pair, verb: str) -> None:
@@ -145,9 +148,49 @@ async def test_subscriptions_are_told_by_the_primary(pair: Pair) -> None:
             assert await told.events(1) == [{"ts": MINUTE + 60}]
 
 
+@contextlib.asynccontextmanager
+async def _first_to_one_then_to_another(one: str, other: str) -> AsyncIterator[str]:
+    """The address of a proxy that passes its first connection on to one server, and the others to another."""
+    ports = itertools.chain([urlsplit(one).port], itertools.repeat(urlsplit(other).port))
+
+    async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", next(ports))
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(pipe(there, writer))
+            tasks.create_task(pipe(reader, back))
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
+        yield one.replace(str(urlsplit(one).port), str(server.sockets[0].getsockname()[1]))
+
+
+async def test_several_servers_behind_one_address_are_not_read(pair: Pair) -> None:
+    async with (
+        _first_to_one_then_to_another(pair.replica.url, pair.primary.url) as url,
+        serving(Settings(database_url=pair.primary.url, database_read_url=url)) as api,
+    ):
+        await until(lambda: _falls_back(api))
+
+
+async def _falls_back(api: Api) -> bool:
+    """Whether an answer that the replica should give is read from the primary."""
+    before = _read_by("replica"), _read_by("primary")
+    await api.data("{ tickers { name ageS } }")
+    return (_read_by("replica"), _read_by("primary")) == (before[0] + 1, before[1] + 1)
+
+
 async def test_a_server_of_another_history_is_never_read(primary: Server, dsn: str) -> None:
     await asyncio.to_thread(migrate.upgrade, primary.url)
-    async with open_database(primary.url, application_name="tests") as db, open_database(dsn, application_name="tests") as other:
+    async with (
+        open_database(primary.url, application_name="tests") as db,
+        open_database(dsn, application_name="tests") as other,
+    ):
         await track(db, "btc_usd")
         await track(other, "btc_usd")
         await store(db, [row("btc_usd", MINUTE)])
