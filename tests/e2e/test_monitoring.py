@@ -228,11 +228,11 @@ class Scene:
 
 
 @contextlib.asynccontextmanager
-async def _scene(dsn: str, redis_url: str, rpc_url: str, folder: Path) -> AsyncIterator[Scene]:
+async def _scene(dsn: str, redis_url: str, rpc_url: str, folder: Path, **settings: Any) -> AsyncIterator[Scene]:
     api_port, worker_port = free_port(), free_port()
     broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
     async with (
-        api_process(dsn, folder, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0") as stand,
+        api_process(dsn, folder, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0", **settings) as stand,
         contextlib.AsyncExitStack() as worker,
         open_outbox(redis_url, 1_000) as outbox,
     ):
@@ -242,7 +242,7 @@ async def _scene(dsn: str, redis_url: str, rpc_url: str, folder: Path) -> AsyncI
 
 
 OF_PRICES = {"ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen", "ClockIsWrong", "PricesComeLate"}
-OF_SERVICE = {"PricesWait", "AnswersFail", "AnswersAreSlow", "EventsComeLate", "MistakeOfOurs", "ProcessGone"}
+OF_SERVICE = {"PricesWait", "AnswersFail", "AnswersAreSlow", "EventsComeLate", "MistakeOfOurs", "ProcessGone", "ReplicaBehind"}
 
 
 def test_every_alert_is_made_to_fire() -> None:
@@ -277,7 +277,8 @@ async def test_alerts_of_the_service_fire_by_their_causes(
 ) -> None:
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", since=now)
-    async with _scene(dsn, redis_url, rpc_url, tmp_path) as scene:
+    gone = f"postgresql://127.0.0.1:{free_port()}/gone"
+    async with _scene(dsn, redis_url, rpc_url, tmp_path, DATABASE_READ_URL=gone) as scene:
         api = scene.api
         async with _asked(api):
             await until(lambda: db.fetchval("SELECT count(*) > 0 FROM price"))
@@ -294,7 +295,7 @@ async def test_alerts_of_the_service_fire_by_their_causes(
                 asked = [asyncio.create_task(api.ask('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
                 await asyncio.sleep(3)  # so slow that it is an alert
         await asyncio.gather(*asked)
-        await scene.fires("AnswersAreSlow", "EventsComeLate")
+        await scene.fires("AnswersAreSlow", "EventsComeLate", "ReplicaBehind")
         # The API meets what nobody thought of.
         await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
         for _ in range(3):
