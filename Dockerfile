@@ -9,9 +9,11 @@ WORKDIR /app
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tickgraph
 
 FROM base AS packages
+# requirements-traces.lock for an image that can trace.
+ARG LOCK=requirements.lock
 RUN python3 -m venv /venv
-COPY requirements.lock ./
-RUN pip install --quiet --require-hashes -r requirements.lock && python -m compileall -q /venv
+COPY requirements.lock requirements-traces.lock ./
+RUN pip install --quiet --require-hashes -r $LOCK && python -m compileall -q /venv
 
 FROM packages AS packages-local
 COPY requirements-local.lock ./

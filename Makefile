@@ -142,10 +142,11 @@ audit: $(DEV)  ## look the locked versions up for known weaknesses, and write wh
 	@pip-audit --require-hashes --disable-pip -r requirements.lock --format cyclonedx-json --output sbom.json
 
 LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock"
-lock: $(DEV)  ## resolve the newest versions into the lock files: the image's, `make up`'s, the tests'
+lock: $(DEV)  ## resolve the newest versions into the lock files: the image's, `make up`'s, with traces, the tests'
 	@$(LOCK) --upgrade pyproject.toml -o requirements.lock
 	@$(LOCK) --upgrade pyproject.toml --group local -c requirements.lock -o requirements-local.lock
-	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements-local.lock -o requirements-dev.lock
+	@$(LOCK) --upgrade pyproject.toml --group traces -c requirements.lock -o requirements-traces.lock
+	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements-local.lock -c requirements-traces.lock -o requirements-dev.lock
 	@$(LOCK) --upgrade tests/clients/python/requirements.in -o tests/clients/python/requirements.lock
 
 $(RUN): requirements-local.lock

@@ -2,12 +2,13 @@
 
 import gc
 
-from db import log
+from db import log, tracing
 from graph.http.application import application
 from graph.settings import Settings
 
 settings = Settings.read()
 log.configure(settings, "api")
+tracing.begin("tickgraph api")
 settings.required_dsn()
 app = application(settings)
 

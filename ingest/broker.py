@@ -4,9 +4,9 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, Callbacks, Retries, ShutdownNotifications, TimeLimit
 from periodiq import PeriodiqMiddleware
 
-from db import log
+from db import log, tracing
 from db.queues import Actor, Queue
-from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, Metrics, ScheduledMinute
+from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, Metrics, ScheduledMinute, Traces
 from ingest.settings import Settings
 
 settings = Settings.read()
@@ -16,6 +16,7 @@ lifetimes = Lifetimes(settings)
 broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
     url=settings.required_broker(),
     middleware=[
+        *([Traces()] if tracing.begin("tickgraph worker") else []),
         AgeLimit(),
         TimeLimit(),
         ShutdownNotifications(),

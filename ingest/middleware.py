@@ -15,9 +15,10 @@ from datetime import datetime
 import dramatiq
 import redis.asyncio
 from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
+from dramatiq.broker import MessageProxy
 from dramatiq.middleware import AsyncIO
 
-from db import metrics, times
+from db import metrics, times, tracing
 from db.pool import Database, open_database
 from ingest.deribit.client import open_deribit
 from ingest.jobs.watchlist import Watchlist
@@ -116,6 +117,33 @@ class Metrics(dramatiq.Middleware):
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         metrics.leave()
+
+
+class Traces(dramatiq.Middleware):
+    """Each message's span lies below the one of who sent it, in whichever process that was."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, contextlib.ExitStack] = {}
+
+    def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[None], delay: int | None) -> None:
+        with tracing.span(f"send {message.actor_name}", "PRODUCER"):
+            message.options.update(tracing.carrier())
+
+    def before_process_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
+        span = tracing.span(message.actor_name, "CONSUMER", message.options.get(tracing.CARRIER))
+        self._spans[message.message_id] = contextlib.ExitStack()
+        self._spans[message.message_id].enter_context(span)
+
+    def after_process_message(
+        self, broker: dramatiq.Broker, message: MessageProxy, *, result: object = None, exception: BaseException | None = None
+    ) -> None:
+        self._spans.pop(message.message_id).__exit__(type(exception) if exception else None, exception, None)
+
+    def after_skip_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
+        self.after_process_message(broker, message)
+
+    def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
+        tracing.end()
 
 
 def heartbeat_key() -> str:

@@ -10,6 +10,7 @@ from dramatiq.brokers.redis import RedisBroker
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from db import tracing
 from db.queues import Actor, Queue
 from graph.errors import UnavailableError
 
@@ -64,7 +65,7 @@ class Collecting:
                     actor_name=Actor.COLLECT,
                     args=(),
                     kwargs={"minute": minute} | ({"only": tickers} if tickers else {}),
-                    options={},
+                    options=tracing.carrier(),
                 )
             )
         except redis.RedisError:

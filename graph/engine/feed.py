@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from db import listening
+from db import listening, tracing
 from db.errors import DatabaseError
 from db.listening import SILENCE_S
 
@@ -44,7 +44,8 @@ class Feed:
     @asynccontextmanager
     async def heard(self, dsn: str) -> AsyncIterator[None]:
         """Listens as long as the block runs; a connection that is lost is made again."""
-        task = asyncio.create_task(self._listen(dsn))
+        with tracing.unseen():
+            task = asyncio.create_task(self._listen(dsn))
         try:
             yield
         finally:

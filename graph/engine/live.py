@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeVar, cast
 
+from db import tracing
 from db.errors import DatabaseError
 from db.pool import Database, Record
 from db.queries import events, version
@@ -72,7 +73,8 @@ class Live:
     @asynccontextmanager
     async def followed(self, db: Database) -> AsyncIterator[None]:
         """Follows commits as long as the block runs."""
-        task = asyncio.create_task(self._follow(db))
+        with tracing.unseen():
+            task = asyncio.create_task(self._follow(db))
         try:
             yield
         finally:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeVar
 
+from db import tracing
 from db.errors import DatabaseError, DatabaseUnavailableError
 from db.pool import Database, Executor, Record, connect, open_database, own_errors
 from db.queries import version
@@ -66,7 +67,8 @@ class Replica:
             self._dsn, application_name="tickgraph api", statement_timeout_s=statement_timeout_s, accept=self._accept
         )
         async with opened as self._database:
-            task = asyncio.create_task(self._follow(primary))
+            with tracing.unseen():
+                task = asyncio.create_task(self._follow(primary))
             try:
                 yield
             finally:

@@ -1,6 +1,7 @@
 """The application as data: routes, middleware, lifespan."""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
 from functools import cache
@@ -14,7 +15,7 @@ from starlette.routing import Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-from db import metrics
+from db import metrics, tracing
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from graph import metrics as told
@@ -63,6 +64,15 @@ def _cross_origin(settings: Settings) -> Middleware:
         allow_headers=["*"],  # nothing is told by cookies, so there is nothing to protect
         expose_headers=["ETag", "Link", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Coverage", "X-Request-ID"],
     )
+
+
+def _traced() -> list[Middleware]:
+    if not tracing.are_wanted():
+        return []
+    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware  # noqa: PLC0415  not where nobody wants it
+
+    unseen = os.environ.get("OTEL_PYTHON_EXCLUDED_URLS", "/health")
+    return [Middleware(OpenTelemetryMiddleware, excluded_urls=unseen, exclude_spans=["receive", "send"])]
 
 
 def application(settings: Settings) -> Starlette:
@@ -145,6 +155,7 @@ def application(settings: Settings) -> Starlette:
             Mount("/static", StaticFiles(directory=STATIC)),
         ],
         middleware=[
+            *_traced(),
             *([Middleware(Shortcut, kept=kept)] if settings.answer_cache_mb and is_open else ()),
             *(
                 [Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))]

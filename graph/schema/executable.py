@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
@@ -13,7 +13,9 @@ import strawberry
 from graphql import (
     ExecutionResult,
     GraphQLError,
+    GraphQLResolveInfo,
     GraphQLSyntaxError,
+    MiddlewareManager,
     NoSchemaIntrospectionCustomRule,
     OperationDefinitionNode,
     OperationType,
@@ -25,6 +27,7 @@ from graphql import (
 from strawberry.schema.config import StrawberryConfig
 from structlog.contextvars import get_contextvars
 
+from db import tracing
 from graph import metrics
 from graph.engine import limits
 from graph.engine.documents import Document, Documents, InvalidError
@@ -103,6 +106,7 @@ class Schema(strawberry.Schema):
         self._suggests = introspection
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self._names = metrics.Names()
+        self._middleware = MiddlewareManager(_traced) if tracing.are_wanted() else None
         self._big = asyncio.Semaphore(BIG_AT_ONCE)
         self.digest = sha256(self.as_str().encode()).hexdigest()
         self.documents = Documents(lambda document: validate(self._schema, document, rules))
@@ -161,6 +165,7 @@ class Schema(strawberry.Schema):
             operation_name=asked.operation_name,
             context_value=context,
             executor_class=Executor,
+            middleware=self._middleware,
         )
         result = await answered if isawaitable(answered) else answered
         if result.errors:
@@ -177,6 +182,19 @@ class Schema(strawberry.Schema):
                 if isinstance(error, GraphQLError):
                     error.message = re.sub(r" Did you mean .*", "", error.message, flags=re.DOTALL)
         return RefusedError(*errors, code=code)
+
+
+def _traced(resolve: Callable[..., Any], source: Any, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
+    """A field that takes its time gets a span."""
+    result = resolve(source, info, **arguments)
+    if not isawaitable(result):
+        return result
+
+    async def resolved() -> Any:
+        with tracing.span(f"{info.parent_type.name}.{info.field_name}"):
+            return await result
+
+    return resolved()
 
 
 def _of(error: ApiError) -> GraphQLError:

@@ -7,7 +7,7 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db import log, metrics
+from db import log, metrics, tracing
 from ingest.commands.arguments import Verbs, verb
 from ingest.middleware import HEARTBEAT_KEPT_S, heartbeat_key
 from ingest.settings import Settings
@@ -54,6 +54,7 @@ def _schedule(_options: argparse.Namespace) -> int:
     settings = Settings.read()
     settings.required_broker()
     log.configure(settings, "scheduler")
+    tracing.begin("tickgraph scheduler")
     sys.argv = ["periodiq", *WORKER]
     try:
         periodiq.entrypoint()
