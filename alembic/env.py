@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from db import pool, tables
+from db import embedded, log, pool, tables
 from db.settings import Settings
 
 MIGRATORS_LOCK = 7235422
@@ -32,5 +32,9 @@ if context.is_offline_mode():
     context.configure(dialect_name="postgresql", target_metadata=tables.metadata, literal_binds=True)
     with context.begin_transaction():
         context.run_migrations()
-else:
-    asyncio.run(run(context.config.attributes.get("dsn") or Settings.read().required_dsn()))
+elif (dsn := context.config.attributes.get("dsn")) is not None:
+    asyncio.run(run(dsn))
+else:  # by Alembic's own command
+    settings = Settings.read()
+    log.configure(settings, "alembic")
+    asyncio.run(run(embedded.dsn_of(settings)))

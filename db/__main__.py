@@ -70,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
     export.add_argument("--output", type=Path, help="the file; standard output where left out")
     back_up = verbs.add_parser("backup", help="write the whole database into a file, in the custom format of pg_dump")
     back_up.add_argument("--output", type=Path, help="the file; left out: tickgraph-TIME.dump in this folder")
-    restore = verbs.add_parser("restore", help="restore a backup into an empty database, all of it or nothing")
+    restore = verbs.add_parser("restore", help="restore a backup into an empty database, or DATA_DIR, all of it or nothing")
     restore.add_argument("file", type=Path, help="what `backup` wrote")
     verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
             case "backup":
                 return asyncio.run(_back_up(embedded.dsn_of(settings), options.output))
             case "restore":
-                return asyncio.run(_restore(embedded.dsn_of(settings), options.file))
+                return _restore_somewhere(settings, options.file)
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
@@ -217,24 +217,38 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
 
 async def _back_up(dsn: str, output: Path | None) -> int:
     file = output or Path(f"tickgraph-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump")
+    if file.exists():
+        raise ServerError(f"{file} is there already: name another file, or move it away")
     try:
         server = await backup.major(dsn)
     except DatabaseUnavailableError as error:
         raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error
     await asyncio.to_thread(backup.back_up, dsn, server, file)
-    sys.stderr.write(f"{file}: {file.stat().st_size / 2**20:.1f} MB of {without_password(dsn)}\n")
+    sys.stderr.write(f"{file}: {file.stat().st_size / 1_000:,.0f} kB of {without_password(dsn)}\n")
     return 0
+
+
+def _restore_somewhere(settings: Settings, file: Path) -> int:
+    if not file.exists():
+        raise ServerError(f"{file} is not there")
+    dsn = settings.dsn or embedded.running_dsn(settings)
+    with contextlib.ExitStack() as servers:
+        if dsn is None:
+            servers.enter_context(embedded.held(settings.data_dir))
+            dsn = servers.enter_context(embedded.postgres(settings.data_dir / "postgres")).url
+        return asyncio.run(_restore(dsn, file))
 
 
 async def _restore(dsn: str, file: Path) -> int:
     try:
         server = await backup.major(dsn)
-        is_empty = await backup.is_empty(dsn)
+        is_empty = await backup.clear(dsn)
     except DatabaseUnavailableError as error:
         raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error
     if not is_empty:
         raise ServerError(
-            f"{without_password(dsn)} has tables: restore into an empty database, and point DATABASE_URL at it then"
+            f"{without_password(dsn)} holds something: restore into an empty database, and point DATABASE_URL at it then, "
+            "or into a new DATA_DIR"
         )
     await asyncio.to_thread(backup.restore, file, dsn, server)
     await asyncio.to_thread(migrate.upgrade, dsn)

@@ -1,5 +1,6 @@
 """Backups with PostgreSQL's own programs: one file, and a check that it fits before anything is restored."""
 
+import asyncio
 import contextlib
 import re
 import shutil
@@ -9,14 +10,17 @@ from typing import Final
 
 import asyncpg
 
-from db import embedded
+from db import embedded, migrate, tables
 from db.errors import ServerError
 from db.pool import connect
 from db.settings import without_password
 
 _MAJOR: Final = re.compile(r"(\d+)(?:\.\d+|\w+)")
 _DUMPED_FROM: Final = re.compile(r"^;\s+Dumped from database version: (\d+)", re.MULTILINE)
-IS_EMPTY: Final = "SELECT NOT EXISTS (SELECT FROM pg_tables WHERE schemaname = 'public')"
+TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+HOLDS_NOTHING: Final = "SELECT NOT EXISTS (SELECT FROM ticker) AND NOT EXISTS (SELECT FROM price)"
+ALEMBIC: Final = "alembic_version"
+DROP_ALEMBIC: Final = f"DROP TABLE {ALEMBIC}"
 
 
 async def major(dsn: str) -> int:
@@ -28,11 +32,16 @@ async def major(dsn: str) -> int:
         await connection.close()
 
 
-async def is_empty(dsn: str) -> bool:
-    """Whether the database has no table."""
+async def clear(dsn: str) -> bool:
+    """Makes room in a database that was migrated and holds nothing yet; whether it has no table now."""
     connection: asyncpg.Connection = await connect(dsn)
     try:
-        return bool(await connection.fetchval(IS_EMPTY))
+        there = {row["tablename"] for row in await connection.fetch(TABLES)}
+        if there == {*tables.metadata.tables, ALEMBIC} and await connection.fetchval(HOLDS_NOTHING):
+            await asyncio.to_thread(migrate.take_away, dsn)
+            await connection.execute(DROP_ALEMBIC)
+            return True
+        return not there
     finally:
         await connection.close()
 
@@ -48,8 +57,6 @@ def back_up(dsn: str, server: int, file: Path) -> None:
 
 def restore(file: Path, dsn: str, server: int) -> None:
     """Restores a backup into an empty database, all of it or nothing. Raises ServerError, at once where it cannot be."""
-    if not file.exists():
-        raise ServerError(f"{file} is not there")
     program = _program("pg_restore", server)
     listed = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  our own words
     if listed.returncode:

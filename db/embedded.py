@@ -155,8 +155,19 @@ def dsn_of(settings: Settings) -> str:
 
     Ends the process with a line that says what to set where there is none.
     """
+    found = settings.dsn or running_dsn(settings)
+    if found is None:
+        raise SystemExit(
+            f"DATABASE_URL is not set, and no server of ours runs in DATA_DIR={settings.data_dir}: set it to "
+            "postgresql://user:password@host:5432/name, or start everything with `make up`"
+        )
+    return found
+
+
+def running_dsn(settings: Settings) -> str | None:
+    """The address of the embedded server that runs in DATA_DIR, or in its demo; else None."""
     running = (running_url(folder / "postgres") for folder in (settings.data_dir, settings.data_dir / DEMO))
-    return settings.dsn or next((url for url in running if url is not None), None) or settings.required_dsn()
+    return next((url for url in running if url is not None), None)
 
 
 def redis_of(settings: Settings) -> str | None:

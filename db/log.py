@@ -20,7 +20,7 @@ _OBEYED = {
     for code in (*range(9), *range(11, 32), *range(127, 160), *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 }
 
-QUIET = ("asyncio", "aiohttp.access", "sqlalchemy")
+QUIET = ("asyncio", "aiohttp.access", "alembic.runtime.plugins", "sqlalchemy")
 """Loggers of libraries that are heard from WARNING on, whatever LOG_LEVEL says."""
 
 

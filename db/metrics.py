@@ -1,5 +1,6 @@
 """Metrics for Prometheus, on a port of their own, and which release tells them."""
 
+import errno
 import logging
 import os
 import platform
@@ -42,7 +43,10 @@ def serve(host: str, port: int | None) -> None:
     try:
         start_http_server(port, host, registry)
     except OSError as error:
-        log.info("metrics are served by another process on port %d: %s", port, error)
+        if os.environ.get(FOLDER) and error.errno == errno.EADDRINUSE:
+            log.info("port %d is taken: one of the other processes serves the metrics of all, if it is no stranger", port)
+        else:
+            log.warning("metrics are not served on port %d: %s; set another port", port, error.strerror)
 
 
 def leave() -> None:

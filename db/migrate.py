@@ -31,3 +31,8 @@ def upgrade(dsn: str, revision: str = "head") -> None:
     Raises DatabaseUnavailableError where the address is wrong or the server away.
     """
     command.upgrade(config(dsn), revision)
+
+
+def take_away(dsn: str) -> None:
+    """Migrates down until nothing is left but Alembic's own table. Raises like `upgrade`."""
+    command.downgrade(config(dsn), "base")

@@ -78,7 +78,8 @@ def own_errors() -> Iterator[None]:
     except asyncpg.UndefinedTableError as error:
         raise NotMigratedError(f"{error}: run `python -m db migrate`") from error
     except _UNAVAILABLE as error:
-        raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
+        said = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "it says no more")
+        raise DatabaseUnavailableError(f"{type(error).__name__}: {said}") from error
     except asyncpg.PostgresError as error:
         # By its SQLSTATE: exception classes do not tell data apart from servers.
         if (error.sqlstate or "")[:2] in _ROW_REFUSED:

@@ -63,7 +63,10 @@ def run(command: Sequence[str], servers: Mapping[str, subprocess.Popen[bytes]]) 
                 if ended and child.poll() is None:
                     sys.stderr.write(f"{' and '.join(ended)} ended unexpectedly, so everything stops\n")
                     stop(child, signal.SIGTERM)
-                    sys.stderr.write(f"stopped, because {' and '.join(ended)} ended; its log is in DATA_DIR\n")
+                    sys.stderr.write(
+                        f"stopped, because {' and '.join(ended)} ended: its log in {os.environ.get('DATA_DIR', 'DATA_DIR')} "
+                        "says why. Start everything again; what was missed is filled\n"
+                    )
                     return 1
         return child.returncode
 

@@ -133,15 +133,20 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _check(settings: Settings) -> int:
-    try:
-        with socket.create_server((settings.host, settings.port), reuse_port=False):
-            return 0
-    except OSError as error:
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-        sys.stderr.write(
-            f"PORT={settings.port} on HOST={settings.host} cannot be used: {reason}; set PORT or HOST to another\n"
-        )
-        return 1
+    places = [("PORT", settings.port, "HOST", settings.host)]
+    if settings.api_metrics_port:
+        places.append(("API_METRICS_PORT", settings.api_metrics_port, "METRICS_HOST", settings.metrics_host))
+    wrong = 0
+    for port_name, port, host_name, host in places:
+        try:
+            socket.create_server((host, port), reuse_port=False).close()
+        except OSError as error:
+            reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+            sys.stderr.write(
+                f"{port_name}={port} on {host_name}={host} cannot be used: {reason}; set {port_name} or {host_name} to another\n"
+            )
+            wrong = 1
+    return wrong
 
 
 if __name__ == "__main__":

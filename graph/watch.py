@@ -117,6 +117,8 @@ class Watch:
 
 async def as_lines(watch: Watch, tickers: Sequence[str], after: str | None) -> None:
     """Prints each price as a line of JSON."""
+    if sys.stdout.isatty():
+        sys.stderr.write("waiting for the next minute\n")
     async for event in watch.events(tickers or None, after):
         sys.stdout.write(orjson.dumps(event).decode() + "\n")
         sys.stdout.flush()

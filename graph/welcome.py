@@ -1,20 +1,22 @@
-"""What `make up` tells: where things are, and then the first price of each ticker, read through the API like any client.
+"""What `make up` tells: where things are, once the API answers, and then the first price of each ticker.
 
 Run by itself (`python -m graph.welcome`): it must not load the schema once more while API and worker are starting.
 """
 
 import asyncio
+import contextlib
 import sys
 import time
-from typing import Any
 
 import aiohttp
 
 from db import embedded, times
+from db.errors import DatabaseError
+from db.pool import Database, Record, open_database
+from db.queries import tickers
 from db.settings import without_password
 from graph.settings import Settings
 
-QUERY = "{ tickers { name tracked latest { ts price } } }"
 PATIENCE_S = 20.0
 HURRIED_S = 5.0
 LOOK_EVERY_S = 0.2
@@ -45,20 +47,20 @@ async def welcome(settings: Settings) -> int:
     # What was stored long before is no sign that collecting works; a price of the minute before may be from this run.
     since = times.minute_of(time.time()) - times.MINUTE
     deadline = time.monotonic() + PATIENCE_S
-    async with aiohttp.ClientSession() as session:
-        if await _tickers(session, settings, deadline) is None:
-            print(f"The API does not answer at {settings.url}: its lines above tell why", flush=True)
-            return 1
-        print(places(settings), flush=True)
-        shown: set[str] = set()
+    if not await _answers(settings, deadline):
+        print(f"The API does not answer at {settings.url}: its lines above tell why", flush=True)
+        return 1
+    print(places(settings), flush=True)
+    shown: set[str] = set()
+    # From the database, as `python -m graph latest` does: the API may want a key.
+    async with open_database(settings.required_dsn(), application_name="tickgraph welcome", connections=1) as db:
         while time.monotonic() < deadline:
-            tickers = await _tickers(session, settings, deadline) or []
-            for ticker in tickers:
-                latest = ticker["latest"]
-                if latest and latest["ts"] >= since and ticker["name"] not in shown:
+            found = await _tickers(db)
+            for ticker in found:
+                if ticker["ts"] is not None and ticker["ts"] >= since and ticker["name"] not in shown:
                     shown.add(ticker["name"])
-                    print(f"  {ticker['name']:<15}{latest['price']:>15}  {times.iso(latest['ts'])}", flush=True)
-            if tickers and shown >= {ticker["name"] for ticker in tickers if ticker["tracked"]}:
+                    print(f"  {ticker['name']:<15}{ticker['price']:>15f}  {times.iso(ticker['ts'])}", flush=True)
+            if found and shown >= {ticker["name"] for ticker in found if ticker["tracked"]}:
                 return 0
             hurried = time.monotonic() < deadline - PATIENCE_S + HURRIED_S
             await asyncio.sleep(LOOK_EVERY_S if hurried else SECOND_S)
@@ -66,15 +68,21 @@ async def welcome(settings: Settings) -> int:
     return 0
 
 
-async def _tickers(session: aiohttp.ClientSession, settings: Settings, deadline: float) -> list[dict[str, Any]] | None:
-    while time.monotonic() < deadline:
-        try:
-            async with session.post(f"{settings.url}/graphql", json={"query": QUERY}) as response:
-                tickers: list[dict[str, Any]] = (await response.json())["data"]["tickers"]
-                return tickers
-        except (aiohttp.ClientError, TypeError):
+async def _answers(settings: Settings, deadline: float) -> bool:
+    async with aiohttp.ClientSession() as session:
+        while time.monotonic() < deadline:
+            with contextlib.suppress(aiohttp.ClientError):
+                async with session.get(f"{settings.url}/health/live") as response:
+                    return response.ok
             await asyncio.sleep(LOOK_EVERY_S)
-    return None
+    return False
+
+
+async def _tickers(db: Database) -> list[Record]:
+    try:
+        return await tickers.every(db)
+    except DatabaseError:
+        return []  # the API's lines tell why
 
 
 if __name__ == "__main__":

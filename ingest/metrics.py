@@ -13,6 +13,9 @@ call_seconds = Histogram("tickgraph_exchange_call_seconds", "Seconds that calls 
 clock_skew_seconds = Gauge(
     "tickgraph_clock_skew_seconds", "The local clock minus the exchange's.", multiprocess_mode="mostrecent"
 )
+unknown = Gauge(
+    "tickgraph_unknown_tickers", "Names in TICKERS that the exchange does not know.", multiprocess_mode="mostrecent"
+)
 last_price = Gauge(
     "tickgraph_last_price_timestamp_seconds", "The newest minute stored.", ("ticker",), multiprocess_mode="mostrecent"
 )

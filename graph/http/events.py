@@ -16,6 +16,7 @@ from graph.engine.topics import LeavingError
 from graph.errors import ApiError
 from graph.http.admission import Slots
 from graph.http.caller import address_of
+from graph.http.middleware import STREAM
 from graph.http.negotiation import EVENTS
 from graph.schema.executable import END, RefusedError, Subscribed
 
@@ -50,6 +51,7 @@ class Stream(Response):
         self._is_quiet = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["kind"] = STREAM
         request: ExitStack = scope["slot"]
         with self._connections.taken(address_of(scope)):
             request.close()

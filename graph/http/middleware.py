@@ -86,16 +86,19 @@ class Compressed(GZipMiddleware):
 
 KINDS = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}
 """What requests are counted as, by the first part of their path; anything else is a page."""
+STREAM = "stream"
+"""What an answer that goes on is counted as."""
 
 
 def told(scope: Scope, request_id: str, status: int, size: int, began: float) -> None:
     """Counts a request that `began` at that reading of the performance counter, and writes its line of the log."""
     first, _, rest = scope["path"][1:].partition("/")
-    kind = KINDS.get(rest.partition("/")[0] if first == "v1" else first, "page")
+    kind = scope.get("kind") or KINDS.get(rest.partition("/")[0] if first == "v1" else first, "page")
     metrics.requests.labels(kind, status).inc()
-    metrics.request_seconds.labels(kind).observe(time.perf_counter() - began)
+    if kind != STREAM:  # which lasts as long as its client likes
+        metrics.request_seconds.labels(kind).observe(time.perf_counter() - began)
     if log.isEnabledFor(logging.INFO):
-        took = {"status": status, "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
+        took = {"status": int(status), "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
         log.info("%s %s", scope["method"], shown(scope["path"]), extra={"request_id": request_id, **took})
 
 

@@ -1,10 +1,17 @@
 """Arguments that several verbs take, checked; and what a verb is."""
 
 import argparse
+import sys
 from collections.abc import Callable
+from typing import Final
+
+from rich.console import Console
 
 from db import times
 from ingest.settings import index_name
+
+UNCUT: Final = 1_000
+"""Characters."""
 
 Verbs = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 
@@ -22,6 +29,11 @@ def verb(
     )
     parser.set_defaults(run=run)
     return parser
+
+
+def console() -> Console:
+    """The terminal; for a pipe or a file nothing is cut."""
+    return Console(width=None if sys.stdout.isatty() else UNCUT)
 
 
 def ticker(text: str) -> str:

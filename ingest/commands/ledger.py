@@ -7,14 +7,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from rich.console import Console
 from rich.table import Table
 
 from db import embedded, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
-from ingest.commands.arguments import Verbs, instant, ticker, verb
+from ingest.commands.arguments import Verbs, console, instant, ticker, verb
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError
 from ingest.jobs.backfill import fill
@@ -84,7 +83,7 @@ async def _gaps(options: argparse.Namespace, settings: Settings, db: Database) -
             minutes = (row["high"] - row["low"]) // times.MINUTE
             state = row["state"].lower().replace("_", " ")
             table.add_row(name, times.iso(row["low"]), times.iso(row["high"]), f"{minutes:,}", row["reason"], state)
-    Console().print(table if table.row_count else "no gaps")
+    console().print(table if table.row_count else "no gaps")
     return 0
 
 

@@ -18,7 +18,7 @@ from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
 from db.settings import without_password
-from ingest.commands.arguments import Verbs, verb
+from ingest.commands.arguments import Verbs, console, verb
 from ingest.errors import OutboxError
 from ingest.middleware import HEARTBEATS
 from ingest.outbox import Report, open_outbox
@@ -45,6 +45,7 @@ class Status:
     """How everything is."""
 
     at: int
+    database_at: str = ""
     database: str = "ok"
     redis: str = "ok"
     workers: int | None = None
@@ -54,11 +55,17 @@ class Status:
     rejects: int | None = None
     clock_skew_s: float | None = None
     tickers: list[TickerStatus] = field(default_factory=list)
+    not_collected: list[str] = field(default_factory=list)
+    """Of TICKERS."""
 
     @property
     def well(self) -> bool:
-        """Whether nothing is stale and nothing is away."""
-        return (self.database, self.redis) == ("ok", "ok") and not any(ticker.stale for ticker in self.tickers)
+        """Whether nothing is stale, nothing is away, and all of TICKERS is collected."""
+        return (
+            (self.database, self.redis) == ("ok", "ok")
+            and not any(ticker.stale for ticker in self.tickers)
+            and not self.not_collected
+        )
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -67,7 +74,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         verbs,
         "status",
         _run,
-        "say how everything is; exit with 1 when something is stale or away",
+        "say how everything is; exit with 1 when something is stale, away or not collected",
         "status --json | jq '.tickers[] | select(.stale)'",
     )
     told.add_argument("--json", action="store_true", help="as one JSON object")
@@ -79,7 +86,7 @@ def _run(options: argparse.Namespace) -> int:
     if options.json:
         sys.stdout.write(orjson.dumps(asdict(status) | {"ok": status.well}, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        show(status, settings.outbox_most, Console())
+        show(status, settings.outbox_most, console())
     return 0 if status.well else 1
 
 
@@ -100,19 +107,22 @@ async def gather(settings: Settings) -> Status:
                 status.redis = f"away: {error}"
     async with AsyncExitStack() as stack:
         dsn = embedded.dsn_of(settings)
+        status.database_at = without_password(dsn)
         db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph status", statement_timeout_s=10))
         try:
             status.tickers = await _tickers(db, status.at, settings.stale_after_s, said.errors)
+            tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
+            status.not_collected = [name for name in settings.tickers if name not in tracked]
             status.rejects = await rejects.count(db)
         except DatabaseError as error:
-            status.database = f"{without_password(dsn)} is away: {error}"
+            status.database = f"away: {error}"
     return status
 
 
 def show(status: Status, outbox_most: int, console: Console) -> None:
     """A few lines and a table."""
     console.print(f"Tickgraph at {times.iso(status.at)}", highlight=False)
-    _line(console, "PostgreSQL", status.database, bad=status.database != "ok")
+    _line(console, "PostgreSQL", f"{status.database}, {status.database_at}", bad=status.database != "ok")
     _line(console, "Redis", status.redis, bad=status.redis != "ok")
     if status.workers is not None:
         _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)
@@ -125,6 +135,8 @@ def show(status: Status, outbox_most: int, console: Console) -> None:
         _line(console, "clock", f"{abs(status.clock_skew_s):.3f} s {side} Deribit's", bad=abs(status.clock_skew_s) >= 1)
     if status.tickers:
         console.print(_table(status.tickers))
+    for name in status.not_collected:
+        _line(console, name, "is in TICKERS and not collected: the worker's log tells why", bad=True)
     for ticker in status.tickers:
         if ticker.last_error:
             console.print(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from db import times
 from db.pool import Database
 from db.queries import tracking, writing
+from ingest import metrics
 from ingest.errors import SourceError
 from ingest.source import Source
 
@@ -31,6 +32,7 @@ class Watchlist:
         async with self._looking_up:
             if self._asked is None:
                 self._asked = await self._known(source)
+                self._tell()
                 self._begins_at = _now(minute, source)
             return list(self._asked)
 
@@ -57,7 +59,11 @@ class Watchlist:
             async with writing.turn(db) as connection:
                 await tracking.take_back(connection, ticker, minute)
             self._asked.remove(ticker)
+            self._tell()
         log.error("TICKERS: %s is unknown to the exchange and is not asked for any more", ticker)
+
+    def _tell(self) -> None:
+        metrics.unknown.set(len(self._wanted) - len(self._asked or ()))
 
     async def _known(self, source: Source) -> list[str]:
         try:

@@ -125,6 +125,7 @@ async def _worker(dsn: str, redis_url: str, rpc_url: str, port: int) -> AsyncIte
         "REDIS_URL": redis_url,
         "DERIBIT_RPC_URL": rpc_url,
         "WORKER_METRICS_PORT": str(port),
+        "TICKERS": "btc_usd,eth_usd,no_such",
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ingest", "work"), cwd=ROOT, env=os.environ | env, stderr=asyncio.subprocess.DEVNULL
@@ -241,7 +242,15 @@ async def _scene(dsn: str, redis_url: str, rpc_url: str, folder: Path, **setting
             yield Scene(stand, watching, outbox, broker, worker)
 
 
-OF_PRICES = {"ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen", "ClockIsWrong", "PricesComeLate"}
+OF_PRICES = {
+    "ExchangeFails",
+    "PriceStale",
+    "CollectingStands",
+    "GapsStayOpen",
+    "ClockIsWrong",
+    "PricesComeLate",
+    "TickerUnknown",
+}
 OF_SERVICE = {"PricesWait", "AnswersFail", "AnswersAreSlow", "EventsComeLate", "MistakeOfOurs", "ProcessGone", "ReplicaBehind"}
 
 
@@ -268,7 +277,7 @@ async def test_alerts_of_prices_fire_by_their_causes(
         scene.send(Queue.COLLECT, Actor.COLLECT)
         await until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
         scene.send(Queue.RECONCILE, Actor.RECONCILE)
-        await scene.fires("ClockIsWrong", "PricesComeLate")
+        await scene.fires("ClockIsWrong", "PricesComeLate", "TickerUnknown")
     assert scene.fired == OF_PRICES
 
 
