@@ -142,9 +142,8 @@ def _check(settings: Settings) -> int:
             socket.create_server((host, port), reuse_port=False).close()
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            sys.stderr.write(
-                f"{port_name}={port} on {host_name}={host} cannot be used: {reason}; set {port_name} or {host_name} to another\n"
-            )
+            place = f"{port_name}={port} on {host_name}={host}"
+            sys.stderr.write(f"{place} cannot be used: {reason}; set {port_name} or {host_name} to another\n")
             wrong = 1
     return wrong
 

@@ -115,14 +115,19 @@ async def gather(settings: Settings) -> Status:
             status.not_collected = [name for name in settings.tickers if name not in tracked]
             status.rejects = await rejects.count(db)
         except DatabaseError as error:
-            status.database = f"away: {error}"
+            status.database = f"{status.database_at} is away: {error}"
     return status
 
 
 def show(status: Status, outbox_most: int, console: Console) -> None:
     """A few lines and a table."""
     console.print(f"Tickgraph at {times.iso(status.at)}", highlight=False)
-    _line(console, "PostgreSQL", f"{status.database}, {status.database_at}", bad=status.database != "ok")
+    _line(
+        console,
+        "PostgreSQL",
+        f"ok: {status.database_at}" if status.database == "ok" else status.database,
+        bad=status.database != "ok",
+    )
     _line(console, "Redis", status.redis, bad=status.redis != "ok")
     if status.workers is not None:
         _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from db import embedded, migrate
-from db.pool import open_database
+from db.pool import Database, open_database
 from db.queries import candles, coverage, version
 from ingest.deribit.client import open_deribit
 from ingest.jobs.reconcile import reconcile
@@ -51,7 +51,7 @@ async def test_restore_into_another_server_and_catch_up(
         assert status == 0, said
         print(f"restored in {time.perf_counter() - began:.1f} s")
         assert (await run(tmp_path, "db", "restore", str(file), DATABASE_URL=server.url))[2].endswith(
-            "restore into an empty database, and point DATABASE_URL at it then\n"
+            "restore into an empty database, and point DATABASE_URL at it then, or into a new DATA_DIR\n"
         )
         simulator.clock.set(at=back_at + 2)
         async with (
@@ -75,11 +75,35 @@ async def test_restore_into_another_server_and_catch_up(
 async def test_what_is_no_backup_is_refused(dsn: str, empty_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "no.dump"
     file.write_text("nothing")
-    for target, words in ((empty_dsn, "is no backup"), (dsn, "has tables")):
+    async with open_database(dsn, application_name="drill") as db:
+        await track(db, "btc_usd")
+    for target, words in ((empty_dsn, "is no backup"), (dsn, "holds something")):
         status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=target)
         assert (status, words in said) == (1, True), said
     status, _, said = await run(tmp_path, "db", "restore", "nowhere.dump", DATABASE_URL=empty_dsn)
     assert (status, said) == (1, "nowhere.dump is not there\n")
+
+
+async def test_restore_into_what_make_up_begins_with(dsn: str, db: Database, empty_dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "prices.dump"
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", DAY)])
+    status, _, said = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
+    assert status == 0, said
+    status, _, said = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
+    assert (status, "is there already" in said) == (1, True), said
+    # A database that is migrated and empty, as one where something was started once.
+    await asyncio.to_thread(migrate.upgrade, empty_dsn)
+    status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
+    assert status == 0, said
+    async with open_database(empty_dsn, application_name="drill") as other:
+        assert await other.fetchval("SELECT price FROM price") == 100
+    # A DATA_DIR that is not there yet, which `make up` takes over then.
+    status, _, said = await run(tmp_path, "db", "restore", str(file))
+    assert status == 0, said
+    with embedded.postgres(tmp_path / "data" / "postgres") as server:
+        async with open_database(server.url, application_name="drill") as restored:
+            assert await restored.fetchval("SELECT price FROM price") == 100
 
 
 FILL = """

@@ -171,10 +171,30 @@ async def test_status_tells_how_everything_is(env: dict[str, str], db: Database,
     status, out, _ = await _ingest(env, "status", "--json")
     found = json.loads(out)
     assert (found["ok"], found["outbox"], found["workers"]) == (False, 1, 0)
+    assert found["not_collected"] == []
     assert [(one["ticker"], one["stale"], one["gaps_open"], one["gaps_given_up"]) for one in found["tickers"]] == [
         ("btc_usd", False, 0, 0),
         ("eth_usd", True, 1, 1),
     ]
+
+
+async def test_a_name_that_is_not_collected_is_not_well(env: dict[str, str], db: Database) -> None:
+    now = times.minute_of(time.time())
+    await track(db, "btc_usd", since=now)
+    await store(db, [row("btc_usd", now)])
+    assert (await _ingest(env | {"TICKERS": "btc_usd"}, "status"))[0] == 0
+    status, out, _ = await _ingest(env | {"TICKERS": "btc_usd,xpr_usd"}, "status")
+    assert (status, "xpr_usd     is in TICKERS and not collected" in out) == (1, True), out
+
+
+async def test_what_is_not_read_by_a_person_is_not_cut(env: dict[str, str], db: Database) -> None:
+    now = times.minute_of(time.time())
+    await track(db, "btc_usd", since=now - 600)
+    async with writing.turn(db) as connection:
+        await gaps.open_(connection, {("btc_usd", now - 540): Reason.TIMEOUT})
+    out = (await _ingest(env | {"COLUMNS": "40"}, "gaps"))[1]
+    assert times.iso(now - 540) in out
+    assert "…" not in out
 
 
 async def test_status_says_which_server_is_away_and_tells_the_rest(env: dict[str, str], db: Database, servers: Servers) -> None:

@@ -105,6 +105,13 @@ async def test_what_is_in_the_way_is_one_line_that_names_the_setting(up: Start) 
         assert (await _ask(first, "{ tickers { name } }"))["tickers"], "the first one goes on"
 
 
+async def test_where_reading_needs_a_key_it_tells_the_same(up: Start) -> None:
+    async with up(API_KEYS="0" * 64) as run:
+        await _until_prices(run)
+        assert "Tickgraph is up" in run.said
+        assert "Traceback" not in run.said
+
+
 async def test_without_an_exchange_it_says_so_and_stays(up: Start) -> None:
     async with up(DERIBIT_RPC_URL="http://127.0.0.1:1/api/v2") as run:
         await run.until_said("no connection to DERIBIT_RPC_URL=http://127.0.0.1:1/api/v2")

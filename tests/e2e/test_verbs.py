@@ -72,7 +72,7 @@ async def test_psql_reaches_the_database_that_is_set(tmp_path: Path, dsn: str) -
     assert (status, out) == (0, "42\n"), said
     status, _, said = await run(tmp_path, "db", "psql")
     assert status == 1
-    assert said.startswith("DATABASE_URL is not set: set it to postgresql://")
+    assert said.startswith("DATABASE_URL is not set, and no server of ours runs in DATA_DIR=")
 
 
 async def test_stop_ends_what_runs_on_the_folder(tmp_path: Path) -> None:
@@ -81,9 +81,15 @@ async def test_stop_ends_what_runs_on_the_folder(tmp_path: Path) -> None:
     assert "nothing runs" in said
     running = asyncio.create_task(run(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
     await until((tmp_path / "up").exists)
-    for words in (("db", "psql", "--", "-c", "SELECT 1"), ("graph", "latest"), ("db", "migrate")):
+    for words in (
+        ("db", "psql", "--", "-c", "SELECT 1"),
+        ("graph", "latest"),
+        ("db", "migrate"),
+        ("alembic", "-c", str(ROOT / "alembic.ini"), "downgrade", "-1"),
+    ):
         status, _, said = await run(tmp_path, *words)
         assert status == 0, said
+    assert "Running downgrade" in said
     status, _, said = await run(tmp_path, "db", "stop")
     assert (status, said) == (0, f"stopped what ran in {tmp_path / 'data'}\n")
     assert (await running)[0] != 0

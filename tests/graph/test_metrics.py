@@ -69,6 +69,21 @@ async def test_answers_kept_and_subscriptions_are_told(dsn: str, db: Database, t
             await until(is_told)
 
 
+async def test_a_stream_of_events_is_no_slow_request(dsn: str, db: Database, tmp_path: Path) -> None:
+    await track(db, "btc_usd")
+    port = free_port()
+    body = {"query": "subscription { priceAdded { id } }"}
+    async with api_process(dsn, tmp_path, API_METRICS_PORT=str(port)) as stand:
+        async with stand.session.post(f"{stand.url}/graphql", json=body, headers={"Accept": "text/event-stream"}) as events:
+            assert await events.content.readline() == b"retry: 1000\n"
+
+        async def is_counted() -> bool:
+            return (await scraped(stand, port)).get("tickgraph_requests_total{kind=stream,status=200}") == 1
+
+        await until(is_counted)
+        assert not any("request_seconds" in name and "kind=stream" in name for name in await scraped(stand, port))
+
+
 def test_nobody_makes_new_series_without_end() -> None:
     names = Names()
     assert [names.of(f"n{number}") for number in range(OPERATIONS_MOST)] == [f"n{number}" for number in range(OPERATIONS_MOST)]
