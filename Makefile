@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade drill-replica drill-worker-host pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade drill-replica drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -88,6 +88,9 @@ drill-replica: $(DEV)  ## the drill: a replica under load lags, is killed and co
 
 drill-worker-host: $(DEV)  ## the drill: the only worker's host is lost in the middle of a minute, another takes over
 	@pytest -q -s tests/e2e/test_drills.py -k worker_host
+
+check-image: $(DEV)  ## build the image and the compose project, and look at them: user, layers, size, first price, draining, restore
+	@pytest -q -s tests/e2e/test_image.py
 
 pictures: $(DEV)  ## make the README's pictures anew (ARGS="/tmp/pictures" for every state instead)
 	@python -m tests.pictures $(or $(ARGS),docs --readme)

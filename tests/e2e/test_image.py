@@ -1,0 +1,148 @@
+"""The image as it is shipped, and the compose file, on a real Docker: `make check-image` prints the figures."""
+
+import asyncio
+import contextlib
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.conftest import ROOT
+from tests.e2e.conftest import free_port
+from tests.waiting import until
+
+SECRET = uuid.uuid4().hex
+"""Stands in files that must not reach the image."""
+NOT_SHIPPED = (".env", ".git/config", ".tickgraph/postgres/password", "id_rsa")
+DRAINED_WITHIN_S = 10.0
+
+
+def _docker_answers() -> bool:
+    program = shutil.which("docker")
+    return program is not None and subprocess.run([program, "version"], capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not _docker_answers(), reason="Docker is not here")]
+
+
+def docker(*words: str, **env: str) -> str:
+    """What a command of Docker's prints; fails with what it complains of."""
+    done = subprocess.run(["docker", *words], cwd=ROOT, env=os.environ | env, capture_output=True, text=True, check=False)  # noqa: S603, S607
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image, built in a folder where somebody works: with settings, data and keys in it."""
+    folder = tmp_path_factory.mktemp("work") / "tickgraph"
+    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
+    for name in filter(None, tracked.stdout.split("\0")):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, folder / name)
+    for name in NOT_SHIPPED:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(SECRET)
+    tag = f"tickgraph-check:{uuid.uuid4().hex[:8]}"
+    docker("build", "-q", "--target", "app", "-t", tag, str(folder))
+    yield tag
+    docker("image", "rm", "-f", tag)
+
+
+def test_it_runs_as_nobody_of_importance_and_writes_nothing(image: str) -> None:
+    assert docker("run", "--rm", "--read-only", "--cap-drop=ALL", image, "id", "-u") == "10001"
+    written = docker("run", "--rm", "--read-only", "--cap-drop=ALL", image, "python", "-m", "graph", "schema")
+    assert written.splitlines() == (ROOT / "graph" / "schema.graphql").read_text().splitlines()
+    found = docker("run", "--rm", "--entrypoint", "sh", image, "-c", "find /app /venv -writable -not -type l | head")
+    assert found == "", "its own user cannot change what it runs"
+
+
+def test_no_secret_is_in_a_layer_and_its_size_is_told(image: str, tmp_path: Path) -> None:
+    docker("save", "-o", str(tmp_path / "image.tar"), image)
+    assert SECRET not in docker("history", "--no-trunc", image)
+    with tarfile.open(tmp_path / "image.tar") as saved:
+        saved.extractall(tmp_path / "image", filter="data")
+    layers = [path for path in (tmp_path / "image").rglob("*") if path.is_file()]
+    for layer in layers:
+        assert SECRET.encode() not in layer.read_bytes(), layer
+    named = {Path(name).name for layer in layers if tarfile.is_tarfile(layer) for name in tarfile.open(layer).getnames()}
+    assert not named & {".env", "id_rsa", "tests"}
+    megabytes = int(docker("image", "inspect", "-f", "{{.Size}}", image)) / 1e6
+    base = int(docker("image", "inspect", "-f", "{{.Size}}", "python:3.13-slim")) / 1e6
+    print(f"\nthe image has {megabytes:.0f} MB, {base:.0f} MB of them the base's")
+
+
+@contextlib.asynccontextmanager
+async def composed() -> AsyncIterator[tuple[dict[str, str], str]]:
+    """The compose file with the simulated exchange, as a project of its own: its environment, and where its API is."""
+    port = free_port()
+    env = {
+        "COMPOSE_PROJECT_NAME": f"tickgraph-check-{uuid.uuid4().hex[:8]}",
+        "COMPOSE_PROFILES": "demo",
+        "DERIBIT_RPC_URL": "http://simulator:8090/api/v2",
+        "PUBLISH_PORT": str(port),
+    }
+    try:
+        await asyncio.to_thread(docker, "compose", "up", "--build", "-d", "--wait", **env)
+        yield env, f"http://127.0.0.1:{port}"
+    finally:
+        await asyncio.to_thread(docker, "compose", "down", "-v", "-t", "5", **env)
+
+
+async def test_from_nothing_to_the_first_price_restored_and_drained(tmp_path: Path) -> None:
+    began = time.perf_counter()
+    async with composed() as (env, url), aiohttp.ClientSession() as session:
+
+        async def has_price() -> bool:
+            async with session.get(f"{url}/prices/last?ticker=btc_usd") as response:
+                return response.status == 200
+
+        await until(has_price, patience_s=90)
+        print(f"\nfrom `docker compose up --build` to the first price: {time.perf_counter() - began:.0f} s")
+        dump = tmp_path / "tickgraph.dump"
+        with dump.open("wb") as out:
+            words = ["docker", "compose", "exec", "-T", "db", "pg_dump", "-U", "tickgraph", "--format=custom", "tickgraph"]
+            subprocess.run(words, cwd=ROOT, env=os.environ | env, stdout=out, check=True)  # noqa: S603
+        async with session.post(
+            f"{url}/graphql",
+            json={"query": "subscription { priceAdded { id } }"},
+            headers={"Accept": "text/event-stream"},
+        ) as listening:
+            assert await listening.content.readline() == b"retry: 1000\n"
+            for service in ("api", "worker", "scheduler"):
+                began = time.perf_counter()
+                await asyncio.to_thread(docker, "compose", "stop", service, **env)
+                took = time.perf_counter() - began
+                container = docker("compose", "ps", "-aq", service, **env)
+                status = docker("inspect", "-f", "{{.State.ExitCode}}", container)
+                print(f"{service} has drained in {took:.1f} s")
+                assert (status, took < DRAINED_WITHIN_S) == ("0", True)
+    async with _empty_database(env):
+        with dump.open("rb") as stored:
+            words = ["docker", "compose", "exec", "-T", "db", "pg_restore", "-U", "tickgraph", "-d", "tickgraph"]
+            options = ["--no-owner", "--single-transaction", "--exit-on-error"]
+            subprocess.run([*words, *options], cwd=ROOT, env=os.environ | env, stdin=stored, check=True)  # noqa: S603
+        await asyncio.to_thread(docker, "compose", "up", "-d", "--wait", **env)
+        await until(lambda: _answers(url, "/prices/last?ticker=btc_usd"))
+
+
+async def _answers(url: str, path: str) -> bool:
+    async with aiohttp.ClientSession() as session, session.get(url + path) as response:
+        return response.status == 200
+
+
+@contextlib.asynccontextmanager
+async def _empty_database(env: dict[str, str]) -> AsyncIterator[None]:
+    """PostgreSQL alone, on an empty volume."""
+    try:
+        await asyncio.to_thread(docker, "compose", "up", "-d", "--wait", "db", **env)
+        yield
+    finally:
+        await asyncio.to_thread(docker, "compose", "down", "-v", "-t", "5", **env)
