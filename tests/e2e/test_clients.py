@@ -163,6 +163,16 @@ async def test_types_are_generated_that_a_strict_compiler_holds_clients_to(api: 
     await _succeeds(commands / "tsc", "--project", "tsconfig.json")
 
 
+async def test_dashboards_are_what_grafanas_schema_allows() -> None:
+    generated = CLIENTS / "generated" / "dashboards.ts"
+    generated.parent.mkdir(exist_ok=True)
+    boards = (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json")
+    written = [f"export const {board.stem}: Board = {board.read_text()};" for board in sorted(boards)]
+    assert len(written) == 2
+    generated.write_text("\n".join(["import type { Board } from '../grafana.js';", *written]))
+    await _succeeds(CLIENTS / "node_modules" / ".bin" / "tsc", "--project", "tsconfig.grafana.json")
+
+
 async def _succeeds(command: Path, *words: str, folder: Path = CLIENTS, **env: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *(str(command), *words),

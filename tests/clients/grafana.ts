@@ -1,0 +1,23 @@
+// What Grafana's own schema says of a dashboard, its panels, their options and queries; strings in the place of enums.
+import type { Dashboard, DataSourceRef, FieldConfigSource, Panel } from '@grafana/schema';
+import type { Options as StatOptions } from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
+import type { Options as TimeSeriesOptions } from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
+
+type Plain<T> = T extends string ? `${T}` : T extends object ? { [Key in keyof T]: Plain<T[Key]> } : T;
+
+type Query = { refId: string; expr: string; legendFormat?: string; instant?: boolean };
+
+type Drawn<Type extends string, Options> = Omit<Plain<Panel>, 'type' | 'options' | 'targets' | 'fieldConfig' | 'datasource'> & {
+  type: Type;
+  datasource: Required<Pick<DataSourceRef, 'type' | 'uid'>>;
+  options: Plain<Options>;
+  fieldConfig: Plain<FieldConfigSource>;
+  targets: Query[];
+};
+
+export type Board = Omit<Plain<Dashboard>, 'panels'> & {
+  panels: (Drawn<'timeseries', Partial<TimeSeriesOptions>> | Drawn<'stat', Partial<StatOptions>>)[];
+};
+
+// @ts-expect-error so that this is known to refuse something
+export const refused: Plain<Partial<TimeSeriesOptions>> = { legend: { showLegend: true, displayMode: 'tabel', placement: 'right', calcs: [] } };
