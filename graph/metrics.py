@@ -15,6 +15,12 @@ request_seconds = Histogram(
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
 operations = Counter("tickgraph_operations", "GraphQL operations answered, by name.", ("operation", "outcome"))
+operation_seconds = Histogram(
+    "tickgraph_operation_seconds",
+    "Seconds that executing GraphQL operations took, by name.",
+    ("operation",),
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
+)
 cost = Histogram(
     "tickgraph_operation_cost", "Cost of GraphQL operations.", buckets=(1, 10, 100, 1_000, 10_000, 100_000, 500_000)
 )

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import re
+import time
 from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
@@ -157,6 +158,7 @@ class Schema(strawberry.Schema):
         return Subscribed(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
 
     async def _executed(self, asked: Prepared, context: Context) -> ExecutionResult:
+        began, name = time.perf_counter(), self._names.of(asked.name)
         # Without the hooks of Strawberry's extensions, of which we have none: they cost as much as a small query.
         answered = execute(
             self._schema,
@@ -173,7 +175,8 @@ class Schema(strawberry.Schema):
                 raise self._refused(*result.errors, code="BAD_USER_INPUT")  # variables that do not fit
             result.errors = [coded(error) for error in result.errors]
             _count(result.errors)
-        metrics.operations.labels(self._names.of(asked.name), "error" if result.errors else "ok").inc()
+        metrics.operations.labels(name, "error" if result.errors else "ok").inc()
+        metrics.operation_seconds.labels(name).observe(time.perf_counter() - began)
         return result
 
     def _refused(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> RefusedError:

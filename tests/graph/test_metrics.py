@@ -46,6 +46,7 @@ async def test_requests_are_counted_over_all_processes(dsn: str, db: Database, t
     assert told["tickgraph_requests_total{kind=graphql,status=200}"] == 21
     assert told["tickgraph_requests_total{kind=rest,status=404}"] == 1
     assert told["tickgraph_operations_total{operation=Some,outcome=ok}"] == 20
+    assert told["tickgraph_operation_seconds_count{operation=Some}"] == 20
     assert told["tickgraph_lists_total{way=postgresql}"] == 20
     assert told["tickgraph_lists_total{way=objects}"] == 20
     assert told["tickgraph_refusals_total{code=GRAPHQL_VALIDATION_FAILED}"] == 1
