@@ -122,6 +122,21 @@ def test_every_verb_is_listed(package: str) -> None:
     assert verbs == set(re.findall(rf"^\| `python -m {package} ([a-z-]+)", README, re.MULTILINE))
 
 
+def _anchors(page: Path) -> set[str]:
+    """Of a page's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]), ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, anchor = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not anchor or anchor in _anchors(target), link
+
+
 def test_every_make_verb_of_the_readme_exists() -> None:
     makefile = (ROOT / "Makefile").read_text()
     to_come = {"monitoring", "down-monitoring"}
