@@ -73,14 +73,14 @@ day: $(DEV)  ## a day of 200 tickers through everything, as fast as it goes (ARG
 backup: $(RUN)  ## write the whole database into a file (ARGS="--output FILE")
 	@python -m db backup $(ARGS)
 
-restore: $(RUN)  ## restore a backup into the empty database that DATABASE_URL names: FILE=…
+restore: $(RUN)  ## restore a backup into the empty database that DATABASE_URL names, or into a new DATA_DIR: FILE=…
 	@test -n "$(FILE)" || { echo 'say which: make restore FILE=tickgraph-….dump'; exit 1; }
 	@python -m db restore $(FILE)
 
 drill-restore: $(DEV)  ## the drill: collect, back up, lose everything, restore elsewhere, catch up; with its figures
 	@pytest -q -s tests/e2e/test_drills.py -k restore
 
-drill-upgrade: $(DEV)  ## the drill: a filled database of each release goes up while it is read and written
+drill-upgrade: $(DEV)  ## the drill: a filled database of each earlier schema goes up while it is read and written
 	@pytest -q -s tests/e2e/test_drills.py -k upgrade
 
 drill-replica: $(DEV)  ## the drill: a replica under load lags, is killed and comes back; nobody gets an old answer or none

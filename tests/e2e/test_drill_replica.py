@@ -7,10 +7,12 @@ import itertools
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import asyncpg
+import psutil
 import pytest
 
 from db import embedded, migrate
@@ -38,6 +40,8 @@ class Load:
     committed: list[tuple[float, int]] = field(default_factory=list)
     """When each minute was committed, by the monotonic clock."""
     answers: int = 0
+    slowest_s: float = 0.0
+    """Of the answers since it was last told."""
     lacked_s: float = 0.0
     """For how long before a question something had been committed that its answer lacked, at most."""
 
@@ -56,6 +60,7 @@ class Load:
             async with self.stand.session.post(f"{self.stand.url}/graphql", json=query) as response:
                 ts = (await response.json())["data"]["latest"]["ts"]
             self.answers += 1
+            self.slowest_s = max(self.slowest_s, time.monotonic() - asked_at)
             lacks = bisect.bisect_right(self.committed, ts, key=lambda one: one[1])
             if lacks < len(self.committed):
                 self.lacked_s = max(self.lacked_s, asked_at - self.committed[lacks][0])
@@ -67,18 +72,33 @@ class Load:
             found = re.findall(r'tickgraph_read_by_total{server="(\w+)"} (\S+)', await response.text())
         return Counter({name: int(float(count)) for name, count in found})
 
-    async def comes_from(self, server: str, event: str) -> None:
+    async def comes_from(self, server: str, event: str, alone_s: float = ALONE_S) -> None:
         """Waits until all answers of some seconds are read from one server."""
         began = changed = time.monotonic()
         last = await self.read_by()
-        while time.monotonic() < changed + ALONE_S:
+        while time.monotonic() < changed + alone_s:
             assert time.monotonic() < began + PATIENCE_S
             await asyncio.sleep(0.1)
             now = await self.read_by()
             if any(now[other] > last[other] for other in now if other != server):
                 changed = time.monotonic()
             last = now
-        print(f"{event}: read from the {server} after {changed - began:.1f} s")
+        print(f"{event}: read from the {server} after {changed - began:.1f} s, the slowest answer took {self.slowest_s:.2f} s")
+        self.slowest_s = 0.0
+
+
+@contextlib.contextmanager
+def _stopped(pid: int) -> Iterator[None]:
+    """A server none of whose processes does anything."""
+    server = psutil.Process(pid)
+    processes = [server, *server.children(recursive=True)]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 async def test_a_replica_lags_is_killed_and_comes_back_under_load(tmp_path: Path) -> None:
@@ -111,6 +131,9 @@ async def test_a_replica_lags_is_killed_and_comes_back_under_load(tmp_path: Path
             await load.comes_from("primary", "it stands still")
             await connection.execute("SELECT pg_wal_replay_resume()")
             await connection.close()
+            await load.comes_from("replica", "it goes on")
+            with _stopped(replica.process.pid):
+                await load.comes_from("primary", "it hangs", alone_s=12)
             await load.comes_from("replica", "it goes on")
             replica.process.kill()
             await load.comes_from("primary", "it was killed")
