@@ -18,6 +18,9 @@ def migrate(connection: Connection) -> None:
     with context.begin_transaction():
         # Taken inside the transaction that migrates: whoever waited here finds the work done.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATORS_LOCK})"))
+        guard = context.config.attributes.get("guard")
+        if guard is not None:
+            guard(connection)
         context.run_migrations()
 
 

@@ -231,27 +231,26 @@ async def _back_up(dsn: str, output: Path | None) -> int:
 def _restore_somewhere(settings: Settings, file: Path) -> int:
     if not file.exists():
         raise ServerError(f"{file} is not there")
-    dsn = settings.dsn or embedded.running_dsn(settings)
+    folder = settings.data_dir / "postgres"
+    dsn = settings.dsn or embedded.running_url(folder)
     with contextlib.ExitStack() as servers:
         if dsn is None:
             servers.enter_context(embedded.held(settings.data_dir))
-            dsn = servers.enter_context(embedded.postgres(settings.data_dir / "postgres")).url
+            dsn = servers.enter_context(embedded.postgres(folder)).url
         return asyncio.run(_restore(dsn, file))
 
 
 async def _restore(dsn: str, file: Path) -> int:
     try:
         server = await backup.major(dsn)
-        is_empty = await backup.clear(dsn)
+        await asyncio.to_thread(backup.require_fitting, file, dsn, server)
+        await backup.clear(dsn)
     except DatabaseUnavailableError as error:
         raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error
-    if not is_empty:
-        raise ServerError(
-            f"{without_password(dsn)} holds something: restore into an empty database, and point DATABASE_URL at it then, "
-            "or into a new DATA_DIR"
-        )
-    await asyncio.to_thread(backup.restore, file, dsn, server)
-    await asyncio.to_thread(migrate.upgrade, dsn)
+    try:
+        await asyncio.to_thread(backup.restore, file, dsn, server)
+    finally:  # where it failed, it is as empty as it was
+        await asyncio.to_thread(migrate.upgrade, dsn)
     sys.stderr.write(
         f"{file} is restored into {without_password(dsn)}; what was missed since is caught up by the next worker\n"
     )

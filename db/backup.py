@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import functools
 import re
 import shutil
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 from typing import Final
 
 import asyncpg
+from alembic.util.exc import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
 from db import embedded, migrate, tables
 from db.errors import ServerError
@@ -18,9 +22,10 @@ from db.settings import without_password
 _MAJOR: Final = re.compile(r"(\d+)(?:\.\d+|\w+)")
 _DUMPED_FROM: Final = re.compile(r"^;\s+Dumped from database version: (\d+)", re.MULTILINE)
 TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
-HOLDS_NOTHING: Final = "SELECT NOT EXISTS (SELECT FROM ticker) AND NOT EXISTS (SELECT FROM price)"
 ALEMBIC: Final = "alembic_version"
 DROP_ALEMBIC: Final = f"DROP TABLE {ALEMBIC}"
+LOCK_ALL: Final = f"LOCK TABLE {', '.join(tables.metadata.tables)} IN ACCESS EXCLUSIVE MODE"
+HOLDS_SOMETHING: Final = " UNION ALL ".join(f"(SELECT 1 FROM {name} LIMIT 1)" for name in ("ticker", "price", "reject"))  # noqa: S608
 
 
 async def major(dsn: str) -> int:
@@ -32,18 +37,33 @@ async def major(dsn: str) -> int:
         await connection.close()
 
 
-async def clear(dsn: str) -> bool:
-    """Makes room in a database that was migrated and holds nothing yet; whether it has no table now."""
+async def clear(dsn: str) -> None:
+    """Makes room in a database that was migrated and holds nothing yet. Raises ServerError where it holds something."""
     connection: asyncpg.Connection = await connect(dsn)
     try:
         there = {row["tablename"] for row in await connection.fetch(TABLES)}
-        if there == {*tables.metadata.tables, ALEMBIC} and await connection.fetchval(HOLDS_NOTHING):
-            await asyncio.to_thread(migrate.take_away, dsn)
+        if there == {*tables.metadata.tables, ALEMBIC}:
+            await asyncio.to_thread(migrate.take_away, dsn, functools.partial(_require_nothing, dsn))
             await connection.execute(DROP_ALEMBIC)
-            return True
-        return not there
+        elif there:
+            raise _holds_something(dsn)
+    except (SQLAlchemyError, CommandError) as error:
+        raise ServerError(f"{without_password(dsn)}: {str(error).partition(chr(10))[0]}") from error
     finally:
         await connection.close()
+
+
+def _require_nothing(dsn: str, connection: Connection) -> None:
+    connection.execute(text(LOCK_ALL))  # whoever stores something now has done so, or never will
+    if connection.execute(text(HOLDS_SOMETHING)).first() is not None:
+        raise _holds_something(dsn)
+
+
+def _holds_something(dsn: str) -> ServerError:
+    return ServerError(
+        f"{without_password(dsn)} holds something: restore into an empty database, and point DATABASE_URL at it then, "
+        "or into a new DATA_DIR"
+    )
 
 
 def back_up(dsn: str, server: int, file: Path) -> None:
@@ -55,8 +75,8 @@ def back_up(dsn: str, server: int, file: Path) -> None:
     partial.rename(file)
 
 
-def restore(file: Path, dsn: str, server: int) -> None:
-    """Restores a backup into an empty database, all of it or nothing. Raises ServerError, at once where it cannot be."""
+def require_fitting(file: Path, dsn: str, server: int) -> None:
+    """Raises ServerError where the file is no backup, or one that the server is too old for."""
     program = _program("pg_restore", server)
     listed = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  our own words
     if listed.returncode:
@@ -67,8 +87,12 @@ def restore(file: Path, dsn: str, server: int) -> None:
             f"{file} comes from PostgreSQL {came_from[1]}, and {without_password(dsn)} is {server}: "
             "restore into the same or a newer one"
         )
+
+
+def restore(file: Path, dsn: str, server: int) -> None:
+    """Restores a backup into an empty database, all of it or nothing. Raises ServerError."""
     options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
-    _run(dsn, [program, *options, f"--dbname={dsn}", str(file)])
+    _run(dsn, [_program("pg_restore", server), *options, f"--dbname={dsn}", str(file)])
 
 
 def _program(name: str, server: int) -> str:

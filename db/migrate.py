@@ -1,11 +1,13 @@
 """Alembic, called from Python: the same migrations that `alembic upgrade head` runs."""
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
 INI = Path(__file__).parent.parent / "alembic.ini"
 
@@ -33,6 +35,8 @@ def upgrade(dsn: str, revision: str = "head") -> None:
     command.upgrade(config(dsn), revision)
 
 
-def take_away(dsn: str) -> None:
-    """Migrates down until nothing is left but Alembic's own table. Raises like `upgrade`."""
-    command.downgrade(config(dsn), "base")
+def take_away(dsn: str, guard: Callable[[Connection], None]) -> None:
+    """Migrates down until nothing is left but Alembic's own table, unless `guard` raises: in the same transaction, before."""
+    configuration = config(dsn)
+    configuration.attributes["guard"] = guard
+    command.downgrade(configuration, "base")

@@ -132,6 +132,10 @@ class Database:
         """Connections that somebody has now."""
         return self._pool.get_size() - self._pool.get_idle_size()
 
+    def terminate(self) -> None:
+        """Ends every connection at once: whoever waits for one gets DatabaseUnavailableError, now and later."""
+        self._pool.terminate()
+
     async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
         with own_errors():
             async with _Lease(self._pool, self._free) as connection:

@@ -18,6 +18,7 @@ DEFAULTS: Final = {
     "OTEL_EXPORTER_OTLP_TIMEOUT": "3",  # seconds: a collector that hangs keeps no process from ending
     "OTEL_PROPAGATORS": "tracecontext",
 }
+FLUSHED_MS: Final = 3_000
 CARRIER: Final = "trace"
 """The option of a message that holds the context of who sent it."""
 
@@ -44,8 +45,10 @@ def begin(service: str) -> bool:
             "`pip install -r requirements-traces.lock`, or set OTEL_SDK_DISABLED=true"
         ) from None
     if isinstance(get_tracer_provider(), ProxyTracerProvider):  # else `opentelemetry-instrument` has done it
-        for name, value in {**DEFAULTS, "OTEL_SERVICE_NAME": service}.items():
+        for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
+        if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
+            os.environ.setdefault("OTEL_SERVICE_NAME", service)
         auto_instrumentation.initialize(swallow_exceptions=False)
     return True
 
@@ -83,9 +86,11 @@ def unseen() -> AbstractContextManager[None]:
 
 
 def end() -> None:
-    """Sends what was not sent yet, for processes that end without Python's usual leave."""
+    """Sends what was not sent yet, within some seconds, for processes that end without Python's usual leave."""
+    if not are_wanted():
+        return
     from opentelemetry import trace  # noqa: PLC0415
 
     provider = trace.get_tracer_provider()
     if hasattr(provider, "force_flush"):
-        provider.force_flush()
+        provider.force_flush(FLUSHED_MS)

@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import contextlib
 import hashlib
 import http.client
 import os
@@ -136,15 +137,16 @@ def _check(settings: Settings) -> int:
     places = [("PORT", settings.port, "HOST", settings.host)]
     if settings.api_metrics_port:
         places.append(("API_METRICS_PORT", settings.api_metrics_port, "METRICS_HOST", settings.metrics_host))
-    wrong = 0
+    wrong, taken = 0, contextlib.ExitStack()
     for port_name, port, host_name, host in places:
         try:
-            socket.create_server((host, port), reuse_port=False).close()
+            taken.enter_context(socket.create_server((host, port), reuse_port=False))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
             place = f"{port_name}={port} on {host_name}={host}"
             sys.stderr.write(f"{place} cannot be used: {reason}; set {port_name} or {host_name} to another\n")
             wrong = 1
+    taken.close()
     return wrong
 
 

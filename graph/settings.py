@@ -50,7 +50,7 @@ class Settings(settings.Settings):
         "behind an address. Not set: the database itself",
     )
     replica_behind_most_s: float = Field(
-        5.0, ge=2, description="an answer holds everything that was committed this many seconds before it was asked for"
+        5.0, ge=4, description="an answer holds everything that was committed this many seconds before it was asked for"
     )
 
     api_keys: Annotated[tuple[Digest, ...], NoDecode, BeforeValidator(_split)] = Field(

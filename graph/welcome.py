@@ -69,9 +69,9 @@ async def welcome(settings: Settings) -> int:
 
 
 async def _answers(settings: Settings, deadline: float) -> bool:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(SECOND_S)) as session:
         while time.monotonic() < deadline:
-            with contextlib.suppress(aiohttp.ClientError):
+            with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                 async with session.get(f"{settings.url}/health/live") as response:
                     return response.ok
             await asyncio.sleep(LOOK_EVERY_S)

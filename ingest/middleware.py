@@ -137,7 +137,9 @@ class Traces(dramatiq.Middleware):
     def after_process_message(
         self, broker: dramatiq.Broker, message: MessageProxy, *, result: object = None, exception: BaseException | None = None
     ) -> None:
-        self._spans.pop(message.message_id).__exit__(type(exception) if exception else None, exception, None)
+        span = self._spans.pop(message.message_id, None)
+        if span is not None:
+            span.__exit__(type(exception) if exception else None, exception, None)
 
     def after_skip_message(self, broker: dramatiq.Broker, message: MessageProxy) -> None:
         self.after_process_message(broker, message)

@@ -31,12 +31,16 @@ async def revision(db: Executor) -> str | None:
 _PRICE_OF_ID: Final = "SELECT price::text FROM price WHERE id = "
 
 NEWEST: Final = f"""
-SELECT ({CURRENT}) AS version, ({REVISION}) AS revision, id, ({_PRICE_OF_ID} newest.id) AS price
+SELECT ({CURRENT}) AS version, ({REVISION}) AS revision, id, ({_PRICE_OF_ID} newest.id) AS price,
+       pg_current_wal_flush_lsn()::text AS position
   FROM (SELECT max(id) AS id FROM price) AS newest
 """  # noqa: S608  constants of ours
 
-HOLDS: Final = f"""
-SELECT ({CURRENT}) >= $1 AND ({REVISION}) >= $2 AND ($3::bigint IS NULL OR ({_PRICE_OF_ID} $3) = $4)
+HELD: Final = f"""
+SELECT pg_is_in_recovery() AS follows,
+       coalesce(pg_last_wal_replay_lsn() >= $5::text::pg_lsn, false)
+       AND ({CURRENT}) >= $1 AND ({REVISION}) >= $2
+       AND ($3::bigint IS NULL OR coalesce(({_PRICE_OF_ID} $3) = $4, false)) AS holds
 """
 
 
@@ -48,19 +52,31 @@ class Newest:
     revision: str
     id: int | None
     price: str | None
-    """The newest price, every column of it."""
+    """The newest price, every column of it: of another history it would be another."""
+    position: str
+    """In the log (WAL), for commits that draw no id."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a server says of itself."""
+
+    follows: bool
+    """Whether it is a streaming replica."""
+    holds: bool
 
 
 async def newest(db: Executor) -> Newest:
-    """What was committed last."""
+    """What was committed last. On the primary."""
     (row,) = await db.fetch(NEWEST)
     return Newest(**row)
 
 
-async def holds(db: Executor, newest: Newest) -> bool:
-    """Whether a server that follows another holds what that one held, and is of the same history and schema."""
-    found: bool | None = await db.fetchval(HOLDS, newest.version, newest.revision, newest.id, newest.price)
-    return bool(found)
+async def held(db: Executor, newest: Newest) -> Held:
+    """Whether a server follows another, and holds what that one held."""
+    asked = newest.version, newest.revision, newest.id, newest.price, newest.position
+    (row,) = await db.fetch(HELD, *asked)
+    return Held(**row)
 
 
 SERVER: Final = "SELECT pg_postmaster_start_time()::text"

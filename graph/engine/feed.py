@@ -38,7 +38,12 @@ class Feed:
         while self._count <= count:
             waiting = asyncio.get_running_loop().create_future()
             self._waiting.append(waiting)
-            await waiting
+            try:
+                await waiting
+            except asyncio.CancelledError:
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+                raise
         return self._count
 
     @asynccontextmanager

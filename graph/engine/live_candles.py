@@ -8,6 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+from db import tracing
 from db.pool import Database
 from db.queries import candles
 from db.queries.candles import Interval
@@ -90,7 +91,8 @@ class LiveCandles:
         topic = self._topics.get(followed)
         if topic is None:
             topic = self._topics[followed] = _Candles()
-            topic.following = asyncio.create_task(self._follow(db, followed, topic))
+            with tracing.unseen():  # it is for all who come
+                topic.following = asyncio.create_task(self._follow(db, followed, topic))
         if self._is_leaving:
             topic.end()
         topic.subscribers += 1

@@ -96,6 +96,7 @@ def application(settings: Settings) -> Starlette:
             yield {LEAVE: leave}
         collecting.close()
         metrics.leave()
+        await asyncio.to_thread(tracing.end)
 
     @asynccontextmanager
     async def sampled(db: Database) -> AsyncIterator[None]:

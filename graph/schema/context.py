@@ -43,14 +43,21 @@ class Context:
         self.may_read = may_read
         self.may_fetch = may_fetch
         self.last_event_id = last_event_id
-        self.db: Executor
+
+    @property
+    def db(self) -> Executor:
         """To read from."""
-        self.is_current: bool
+        return self._reader[0]
+
+    @property
+    def is_current(self) -> bool:
         """Whether what is read holds every commit that was heard of; else it may lack those of the last seconds."""
-        if resources.replica is None:
-            self.db, self.is_current = resources.primary, True
-        else:
-            self.db, self.is_current = resources.replica.reader(resources.primary)
+        return self._reader[1]
+
+    @cached_property
+    def _reader(self) -> tuple[Executor, bool]:
+        replica, primary = self.resources.replica, self.resources.primary
+        return (primary, True) if replica is None else replica.reader(primary)
 
     def again(self) -> "Context":
         """For another answer to the same."""

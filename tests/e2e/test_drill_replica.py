@@ -25,7 +25,7 @@ from tests.stored import row, store, track
 pytestmark = pytest.mark.slow
 
 NAMES = ("btc_usd", "eth_usd", "sol_usd")
-BEHIND_MOST_S = 3.0
+BEHIND_MOST_S = 4.0
 ASKING = 8
 ALONE_S = 2.0
 PATIENCE_S = 60.0

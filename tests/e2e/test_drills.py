@@ -9,7 +9,8 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from db import embedded, migrate
+from db import backup, embedded, migrate
+from db.errors import ServerError
 from db.pool import Database, open_database
 from db.queries import candles, coverage, version
 from ingest.deribit.client import open_deribit
@@ -21,6 +22,7 @@ from ingest.simulator.server import Simulator, serving
 from tests.chaos.stand import TICKERS, Stack, standing
 from tests.e2e.test_verbs import run
 from tests.stored import row, store, track
+from tests.waiting import until
 
 pytestmark = pytest.mark.slow
 
@@ -75,11 +77,10 @@ async def test_restore_into_another_server_and_catch_up(
 async def test_what_is_no_backup_is_refused(dsn: str, empty_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "no.dump"
     file.write_text("nothing")
+    status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
+    assert (status, "is no backup" in said) == (1, True), said
     async with open_database(dsn, application_name="drill") as db:
-        await track(db, "btc_usd")
-    for target, words in ((empty_dsn, "is no backup"), (dsn, "holds something")):
-        status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=target)
-        assert (status, words in said) == (1, True), said
+        assert await db.fetchval("SELECT count(*) FROM price") == 0, "nothing was taken away"
     status, _, said = await run(tmp_path, "db", "restore", "nowhere.dump", DATABASE_URL=empty_dsn)
     assert (status, said) == (1, "nowhere.dump is not there\n")
 
@@ -92,6 +93,8 @@ async def test_restore_into_what_make_up_begins_with(dsn: str, db: Database, emp
     assert status == 0, said
     status, _, said = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
     assert (status, "is there already" in said) == (1, True), said
+    status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
+    assert (status, "holds something" in said) == (1, True), said
     # A database that is migrated and empty, as one where something was started once.
     await asyncio.to_thread(migrate.upgrade, empty_dsn)
     status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
@@ -104,6 +107,20 @@ async def test_restore_into_what_make_up_begins_with(dsn: str, db: Database, emp
     with embedded.postgres(tmp_path / "data" / "postgres") as server:
         async with open_database(server.url, application_name="drill") as restored:
             assert await restored.fetchval("SELECT price FROM price") == 100
+
+
+async def test_restoring_takes_nothing_away_that_is_stored_in_the_same_moment(dsn: str, db: Database) -> None:
+    writer = await asyncpg.connect(dsn)
+    stored = writer.transaction()
+    await stored.start()
+    await writer.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
+    clearing = asyncio.create_task(backup.clear(dsn))
+    await until(lambda: db.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"))
+    await stored.commit()
+    with pytest.raises(ServerError, match="holds something"):
+        await clearing
+    assert await db.fetchval("SELECT name FROM ticker") == "btc_usd"
+    await writer.close()
 
 
 FILL = """
