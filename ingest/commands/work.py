@@ -1,6 +1,7 @@
 """`python -m ingest check`, `work`, `schedule` and `healthy`: the processes, and whether they run."""
 
 import argparse
+import signal
 import sys
 
 import dramatiq.cli
@@ -55,11 +56,14 @@ def _schedule(_options: argparse.Namespace) -> int:
     settings.required_broker()
     log.configure(settings, "scheduler")
     tracing.begin("tickgraph scheduler")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # periodiq leaves that to the system, and nothing would be sent
     sys.argv = ["periodiq", *WORKER]
     try:
         periodiq.entrypoint()
     except SystemExit as ended:
         return int(ended.code or 0)
+    finally:
+        tracing.end()
     return 0
 
 
