@@ -48,14 +48,19 @@ def said(*words: str, **env: Any) -> str:
     return docker(*words, **env).decode().strip()
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The image, built in a folder where somebody works: with settings, data and keys in it."""
-    folder = tmp_path_factory.mktemp("work") / "tickgraph"
+def copied(folder: Path) -> Path:
+    """What a clone of this would have in it, in a folder of its own."""
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)  # noqa: S607
     for name in filter(None, tracked.stdout.split("\0")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The image, built in a folder where somebody works: with settings, data and keys in it."""
+    folder = copied(tmp_path_factory.mktemp("work") / "tickgraph")
     for name in NOT_SHIPPED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(SECRET)
@@ -93,10 +98,11 @@ def test_no_secret_is_in_a_layer_and_its_size_is_told(image: str, tmp_path: Path
 
 
 @contextlib.asynccontextmanager
-async def composed() -> AsyncIterator[tuple[dict[str, Any], str]]:
+async def composed(folder: Path) -> AsyncIterator[tuple[dict[str, Any], str]]:
     """The compose file with the simulated exchange, as a project of its own: its environment, and where its API is."""
     port = free_port()
     env: dict[str, Any] = {
+        "COMPOSE_FILE": str(copied(folder) / "docker-compose.yml"),  # no .env beside it
         "COMPOSE_PROJECT_NAME": f"tickgraph-check-{uuid.uuid4().hex[:8]}",
         "COMPOSE_PROFILES": "demo",
         "DERIBIT_RPC_URL": "http://simulator:8090/api/v2",
@@ -109,9 +115,9 @@ async def composed() -> AsyncIterator[tuple[dict[str, Any], str]]:
         await asyncio.to_thread(docker, "compose", "down", "-v", "-t", "5", **env)
 
 
-async def test_from_nothing_to_the_first_price_restored_and_drained() -> None:
+async def test_from_nothing_to_the_first_price_restored_and_drained(tmp_path: Path) -> None:
     began = time.perf_counter()
-    async with composed() as (env, url), aiohttp.ClientSession() as session:
+    async with composed(tmp_path / "tickgraph") as (env, url), aiohttp.ClientSession() as session:
 
         async def has_price() -> bool:
             async with session.get(f"{url}/prices/last?ticker=btc_usd") as response:
