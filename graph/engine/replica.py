@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import asyncpg
 
@@ -131,7 +131,7 @@ class Replica:
             name = "tickgraph api"
             opened = open_database(self._dsn, application_name=name, statement_timeout_s=statement_timeout_s, accept=accept)
             async with opened as database:
-                looking = asyncio.create_task(self._look(primary, connection, database))
+                looking = asyncio.create_task(self._look(primary, connection, database, ended))
                 first: list[asyncio.Future[Any]] = [looking, ended]
                 try:
                     await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
@@ -139,10 +139,8 @@ class Replica:
                     self._database = None
                     looking.cancel()
                     database.terminate()  # whoever waits for it goes on with the primary
-                    await asyncio.wait([looking])
-            if ended.done():
-                raise ended.result()
-            await looking
+                    (failed,) = await asyncio.gather(looking, return_exceptions=True)
+            raise ended.result() if ended.done() else failed
         finally:
             connection.terminate()
 
@@ -151,7 +149,9 @@ class Replica:
         if not ended.done():
             ended.set_result(why)
 
-    async def _look(self, primary: Database, connection: asyncpg.Connection, database: Database) -> None:
+    async def _look(
+        self, primary: Database, connection: asyncpg.Connection, database: Database, ended: "asyncio.Future[Exception]"
+    ) -> NoReturn:
         """Finds out again and again what the replica holds. Raises DatabaseError where it is away, or MistakenError."""
         marks: deque[_Mark] = deque()
         while True:
@@ -159,7 +159,7 @@ class Replica:
                 with suppress(DatabaseError):  # the primary's: what is known of the replica gets older
                     at, heard = time.monotonic(), self._feed.count
                     marks.append(_Mark(await version.newest(primary), at, heard))
-            if marks and await _holds(connection, marks[0].newest):
+            if marks and await _holds(connection, marks[0].newest) and not ended.done():
                 self._level_at, self._level_with = marks[0].at, marks[0].heard
                 self._database = database
                 marks.popleft()
