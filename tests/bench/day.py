@@ -51,8 +51,8 @@ def _worker(env: dict[str, str]) -> Iterator[psutil.Process]:
 
 
 def _megabytes(process: psutil.Process) -> float:
-    """With those it started."""
-    return sum(one.memory_info().rss for one in (process, *process.children(recursive=True))) / 2**20
+    """Of its own (USS), and of those it started: what PostgreSQL's processes share is not counted once for each."""
+    return sum(one.memory_full_info().uss for one in (process, *process.children(recursive=True))) / 2**20
 
 
 async def _count(url: str, told: list[int]) -> None:
