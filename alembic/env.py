@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from db import embedded, log, pool, tables
+from db import log, pool, running, tables
 from db.settings import Settings
 
 MIGRATORS_LOCK = 7235422
@@ -40,4 +40,4 @@ elif (dsn := context.config.attributes.get("dsn")) is not None:
 else:  # by Alembic's own command
     settings = Settings.read()
     log.configure(settings, "alembic")
-    asyncio.run(run(embedded.dsn_of(settings)))
+    asyncio.run(run(running.dsn_of(settings)))

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import backup, embedded, log, migrate, pool, processes, times
+from db import backup, embedded, log, migrate, pool, processes, running, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
 from db.queries import candles, exporting, retention, tickers
 from db.queries.exporting import Form
@@ -79,15 +79,15 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
     try:
         match options.verb:
             case "migrate":
-                return _migrate(embedded.dsn_of(settings), settings.dsn_setting)
+                return _migrate(running.dsn_of(settings), settings.dsn_setting)
             case "psql":
                 return _psql(settings, processes.after_dashes(options.command))
             case "verify-candles":
-                return asyncio.run(_verify_candles(embedded.dsn_of(settings), options.tickers))
+                return asyncio.run(_verify_candles(running.dsn_of(settings), options.tickers))
             case "export":
-                return asyncio.run(_export(embedded.dsn_of(settings), options))
+                return asyncio.run(_export(running.dsn_of(settings), options))
             case "backup":
-                return asyncio.run(_back_up(embedded.dsn_of(settings), options.output))
+                return asyncio.run(_back_up(running.dsn_of(settings), options.output))
             case "restore":
                 return _restore_somewhere(settings, options.file)
             case "stop":
@@ -157,7 +157,7 @@ def _refuse_silent_redis(url: str) -> None:
 
 
 def _psql(settings: Settings, words: Sequence[str]) -> int:
-    dsn = embedded.dsn_of(settings)
+    dsn = running.dsn_of(settings)
     program = shutil.which("psql") or str(embedded.postgres_program("psql"))
     os.execv(program, [program, dsn, *words])  # noqa: S606  that is what was asked for
 
@@ -232,7 +232,7 @@ def _restore_somewhere(settings: Settings, file: Path) -> int:
     if not file.exists():
         raise ServerError(f"{file} is not there")
     folder = settings.data_dir / "postgres"
-    dsn = settings.dsn or embedded.running_url(folder)
+    dsn = settings.dsn or running.postgres(folder)
     with contextlib.ExitStack() as servers:
         if dsn is None:
             servers.enter_context(embedded.held(settings.data_dir))
@@ -258,13 +258,13 @@ async def _restore(dsn: str, file: Path) -> int:
 
 
 def _stop(*folders: Path) -> int:
-    running = {folder: pid for folder in folders if folder.exists() and (pid := embedded.holder(folder)) is not None}
-    if not running:
+    held = {folder: pid for folder in folders if folder.exists() and (pid := running.holder(folder)) is not None}
+    if not held:
         sys.stderr.write(f"nothing runs in DATA_DIR={folders[0]}\n")
-    for folder, pid in running.items():
+    for folder, pid in held.items():
         os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOPPED_WITHIN_S
-        while embedded.holder(folder) is not None:
+        while running.holder(folder) is not None:
             if time.monotonic() > deadline:
                 raise ServerError(f"process {pid} does not stop within {STOPPED_WITHIN_S:.0f} s: end it with `kill -9 {pid}`")
             time.sleep(0.05)

@@ -25,7 +25,6 @@ import redis
 
 from db import processes
 from db.errors import ServerError
-from db.settings import Settings
 
 START_TIMEOUT_S = 30.0
 DEMO = "demo"
@@ -97,7 +96,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
         _init(folder, data, durable=durable)
     _refuse_other_version(data)
     _wait_until(
-        lambda: not _runs(data),
+        lambda: not runs(data),
         f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder",
     )
     port = port or free_port()
@@ -106,7 +105,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
         *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),
         *(() if durable else _NOT_DURABLE),
     ]
-    url = _url(folder, port)
+    url = postgres_url(folder, port)
     log = folder / "postgres.log"
     with _logged(log) as output:
         process = processes.start(command, orphaned="INT", own_session=True, prefix=_as_nobody(), stdout=output)
@@ -130,75 +129,24 @@ def valkey(folder: Path, *, port: int | None = None) -> Iterator[Server]:
         'appendonly yes\nmaxmemory-policy noeviction\nsave ""\n'
     )
     configuration.chmod(0o600)
-    url = _valkey_url(port, folder)
+    url = valkey_url(folder, port)
     log = folder / "valkey.log"
     with _logged(log) as output:
         process = processes.start([str(_valkey_program()), str(configuration)], own_session=True, stdout=output)
     try:
-        _wait_until(lambda: _answers(url), f"Valkey did not start, see {log}", process)
+        _wait_until(lambda: answers(url), f"Valkey did not start, see {log}", process)
         yield Server("Valkey", url, process)
     finally:
         processes.stop(process, signal.SIGTERM)
 
 
-def running_url(folder: Path) -> str | None:
-    """The address of the PostgreSQL that runs on the data in `folder`, None where none does."""
-    data = (folder / "data").absolute()
-    if not _runs(data):
-        return None
-    port = (data / "postmaster.pid").read_text().splitlines()[3]
-    return _url(folder, int(port))
-
-
-def dsn_of(settings: Settings) -> str:
-    """PostgreSQL's address: the one that is set, or that of the embedded server that runs in DATA_DIR, or in its demo.
-
-    Ends the process with a line that says what to set where there is none.
-    """
-    found = settings.dsn or running_dsn(settings)
-    if found is None:
-        raise SystemExit(
-            f"DATABASE_URL is not set, and no server of ours runs in DATA_DIR={settings.data_dir}: set it to "
-            "postgresql://user:password@host:5432/name, or start everything with `make up`"
-        )
-    return found
-
-
-def running_dsn(settings: Settings) -> str | None:
-    """The address of the embedded server that runs in DATA_DIR, or in its demo; else None."""
-    running = (running_url(folder / "postgres") for folder in (settings.data_dir, settings.data_dir / DEMO))
-    return next((url for url in running if url is not None), None)
-
-
-def redis_of(settings: Settings) -> str | None:
-    """Redis' address: the one that is set, or that of the embedded server that runs in DATA_DIR, or in its demo; else None."""
-    running = (_running_valkey(folder / "valkey") for folder in (settings.data_dir, settings.data_dir / DEMO))
-    return settings.redis or settings.broker or next((url for url in running if url is not None), None)
-
-
-def _running_valkey(folder: Path) -> str | None:
-    try:
-        words = (folder / "valkey.conf").read_text().split()
-    except OSError:
-        return None
-    url = _valkey_url(int(words[words.index("port") + 1]), folder)
-    return url if _answers(url) else None
-
-
-def holder(folder: Path) -> int | None:
-    """The process that holds the data folder, None where none does."""
-    try:
-        with held(folder):
-            return None
-    except ServerError:
-        return int((folder / "lock").read_text())
-
-
-def _url(folder: Path, port: int) -> str:
+def postgres_url(folder: Path, port: int) -> str:
+    """The address of the PostgreSQL on the data in `folder` that listens on `port`."""
     return f"postgresql://tickgraph:{_password(folder)}@127.0.0.1:{port}/tickgraph"
 
 
-def _valkey_url(port: int, folder: Path) -> str:
+def valkey_url(folder: Path, port: int) -> str:
+    """The same of Valkey."""
     return f"redis://:{_password(folder)}@127.0.0.1:{port}/0"
 
 
@@ -266,7 +214,7 @@ def free_port() -> int:
         return port
 
 
-def _runs(data: Path) -> bool:
+def runs(data: Path) -> bool:
     """Whether a server killed together with its parent is still busy shutting down."""
     try:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
@@ -304,7 +252,8 @@ def _create_database(port: int, password: str) -> None:
     )
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Whether a Redis or Valkey does."""
     try:
         with redis.Redis.from_url(url) as client:
             return bool(client.ping())

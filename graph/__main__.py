@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from db import embedded, log, metrics, times
+from db import log, metrics, running, times
 from db.errors import DatabaseError
 from db.pool import open_database
 from db.queries import prices, tickers
@@ -112,7 +112,7 @@ def _healthy(settings: Settings) -> int:
 
 
 async def _latest(settings: Settings, names: Sequence[str]) -> int:
-    async with open_database(embedded.dsn_of(settings), application_name="tickgraph latest") as db:
+    async with open_database(running.dsn_of(settings), application_name="tickgraph latest") as db:
         try:
             wanted = arguments.tickers(names) or await tickers.tracked(db)
             records = await prices.latest_of_each(db, wanted)

@@ -10,7 +10,7 @@ import time
 
 import aiohttp
 
-from db import embedded, times
+from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, Record, open_database
 from db.queries import tickers
@@ -39,7 +39,7 @@ def places(settings: Settings) -> str:
 def _psql_address(settings: Settings) -> str:
     """The embedded server's whole address, for there is no other way to learn it; another's without its password."""
     dsn = settings.required_dsn()
-    return dsn if dsn == embedded.running_url(settings.data_dir / "postgres") else without_password(dsn)
+    return dsn if dsn == running.postgres(settings.data_dir / "postgres") else without_password(dsn)
 
 
 async def welcome(settings: Settings) -> int:

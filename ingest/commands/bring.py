@@ -18,7 +18,7 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from db import embedded, times
+from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, connect, open_database
 from db.queries import foreign
@@ -95,7 +95,7 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
         origin = await stack.enter_async_context(_table(options) if options.file is None else _file(options))
         db: Database | None = None
         if not options.dry_run:
-            dsn = embedded.dsn_of(settings)
+            dsn = running.dsn_of(settings)
             db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph import", connections=1))
         refused = stack.enter_context(_refusals(options.rejects))
         console.print(origin.said, highlight=False, markup=False, soft_wrap=True)

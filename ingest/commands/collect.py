@@ -5,7 +5,7 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
-from db import embedded, log, times
+from db import log, running, times
 from db.pool import open_database
 from ingest.commands.arguments import Verbs, minute, verb
 from ingest.deribit.client import open_deribit
@@ -35,8 +35,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 async def _collect(settings: Settings, minute: int) -> Collected:
-    redis_url = embedded.redis_of(settings)
-    database = open_database(embedded.dsn_of(settings), application_name="tickgraph collect")
+    redis_url = running.redis_of(settings)
+    database = open_database(running.dsn_of(settings), application_name="tickgraph collect")
     async with AsyncExitStack() as stack:
         outbox = None
         if redis_url is not None:

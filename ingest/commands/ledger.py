@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 
 from rich.table import Table
 
-from db import embedded, times
+from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
@@ -55,7 +55,7 @@ def _with(work: Work) -> Callable[[argparse.Namespace], int]:
     """The work with a database around it; 1 where a server is away."""
 
     async def opened(options: argparse.Namespace, settings: Settings) -> int:
-        async with open_database(embedded.dsn_of(settings), application_name=f"tickgraph {options.verb}") as db:
+        async with open_database(running.dsn_of(settings), application_name=f"tickgraph {options.verb}") as db:
             return await work(options, settings, db)
 
     def run(options: argparse.Namespace) -> int:
@@ -109,7 +109,7 @@ async def _backfill(options: argparse.Namespace, settings: Settings, db: Databas
 @asynccontextmanager
 async def _outbox_and_exchange(settings: Settings) -> AsyncIterator[tuple[Outbox, Deribit]]:
     """Both opened, and the exchange's time known."""
-    redis_url = embedded.redis_of(settings) or settings.required_redis()
+    redis_url = running.redis_of(settings) or settings.required_redis()
     async with open_outbox(redis_url, settings.outbox_most) as outbox, open_deribit(settings) as source:
         await source.names()  # its answer tells the time
         yield outbox, source

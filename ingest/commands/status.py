@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from db import embedded, times
+from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
@@ -94,7 +94,7 @@ async def gather(settings: Settings) -> Status:
     """Asks both servers; what is away is said, and the rest told all the same."""
     status = Status(at=int(time.time()))
     said = Report()
-    redis_url = embedded.redis_of(settings)
+    redis_url = running.redis_of(settings)
     if redis_url is None:
         status.redis = "REDIS_URL is not set, and no embedded server runs here"
     else:
@@ -106,7 +106,7 @@ async def gather(settings: Settings) -> Status:
             except (OutboxError, redis.RedisError) as error:
                 status.redis = f"away: {error}"
     async with AsyncExitStack() as stack:
-        dsn = embedded.dsn_of(settings)
+        dsn = running.dsn_of(settings)
         status.database_at = without_password(dsn)
         db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph status", statement_timeout_s=10))
         try:

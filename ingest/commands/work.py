@@ -8,7 +8,7 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db import embedded, log, metrics, tracing
+from db import log, metrics, running, tracing
 from ingest.commands.arguments import Verbs, verb
 from ingest.middleware import HEARTBEAT_KEPT_S, heartbeat_key
 from ingest.settings import Settings
@@ -70,7 +70,7 @@ def _schedule(_options: argparse.Namespace) -> int:
 def _healthy(options: argparse.Namespace) -> int:
     settings = Settings.read()
     try:
-        address = settings.broker or embedded.redis_of(settings) or settings.required_broker()
+        address = settings.broker or running.redis_of(settings) or settings.required_broker()
         with redis.Redis.from_url(address, socket_timeout=2, socket_connect_timeout=2) as client:
             client.ping()
             beats = bool(client.exists(heartbeat_key()))
