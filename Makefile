@@ -32,7 +32,7 @@ test: $(DEV)  ## run the tests (real servers, under five minutes)
 
 test-all: $(DEV) clients  ## run all tests: those with real clients, a browser and scale, too
 	@pytest -n 2
-	@ANSWER_CACHE_MB=0 pytest -n 2 -m "not slow" -k "not test_fuzz and not schemathesis and not test_replica" tests/graph
+	@ANSWER_CACHE_MB=0 pytest -n 2 -m "not slow" -k "not test_fuzz and not schemathesis" tests/graph
 
 clients: tests/clients/node_modules tests/clients/python/.venv  ## install the clients that the tests run, Node.js' and Python's
 

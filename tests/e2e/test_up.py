@@ -105,13 +105,6 @@ async def test_what_is_in_the_way_is_one_line_that_names_the_setting(up: Start) 
         assert (await _ask(first, "{ tickers { name } }"))["tickers"], "the first one goes on"
 
 
-async def test_where_reading_needs_a_key_it_tells_the_same(up: Start) -> None:
-    async with up(API_KEYS="0" * 64) as run:
-        await _until_prices(run)
-        assert "Tickgraph is up" in run.said
-        assert "Traceback" not in run.said
-
-
 async def test_without_an_exchange_it_says_so_and_stays(up: Start) -> None:
     async with up(DERIBIT_RPC_URL="http://127.0.0.1:1/api/v2") as run:
         await run.until_said("no connection to DERIBIT_RPC_URL=http://127.0.0.1:1/api/v2")
@@ -120,9 +113,10 @@ async def test_without_an_exchange_it_says_so_and_stays(up: Start) -> None:
         assert "Traceback" not in run.said, run.said
 
 
-async def test_demo_needs_no_network_and_keeps_data_of_its_own(up: Start) -> None:
-    async with up("demo", DERIBIT_RPC_URL="http://127.0.0.1:1") as run:
+async def test_demo_needs_no_network_and_keeps_data_of_its_own_and_tells_the_same_where_reading_needs_a_key(up: Start) -> None:
+    async with up("demo", DERIBIT_RPC_URL="http://127.0.0.1:1", API_KEYS="0" * 64) as run:
         await _until_prices(run)
+        assert "Traceback" not in run.said
         assert "/data/demo\n" in run.said
         run.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(run.process.wait(), 10)

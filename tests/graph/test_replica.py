@@ -25,6 +25,8 @@ from tests.graph.test_live import listening
 from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
 
+pytestmark = pytest.mark.slow
+
 BEHIND_MOST_S = 4.0
 LATEST = '{ latest(ticker: "btc_usd") { ts } }'
 
