@@ -70,6 +70,7 @@ async def test_up_tells_where_things_are_and_the_price_is_what_the_exchange_serv
         assert "Traceback" not in run.said, run.said
 
 
+@pytest.mark.slow
 async def test_killed_from_above_it_leaves_no_process_and_starts_again_by_itself(up: Start) -> None:
     async with up() as run:
         await _until_prices(run)

@@ -66,6 +66,7 @@ async def test_examples_of_the_document_are_accepted(api: Api, db: Database) -> 
 GRAPHQL = ("--exclude-checks", "positive_data_acceptance,not_a_server_error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("schema", "options"), [("openapi.json", ()), ("graphql", GRAPHQL)])
 async def test_schemathesis_finds_nothing(
     dsn: str, redis_url: str, db: Database, tmp_path: Path, schema: str, options: tuple[str, ...]
