@@ -3,6 +3,8 @@
 import asyncio
 
 from alembic import context
+from alembic.operations.ops import MigrationScript
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
@@ -13,8 +15,20 @@ from db.settings import Settings
 MIGRATORS_LOCK = 7235422
 
 
+def number(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
+    """Gives a new revision the number after the newest, as all of them have: their order is seen in the folder."""
+    head = ScriptDirectory.from_config(context.config).get_current_head()
+    for script in directives:
+        script.rev_id = f"{int(head or 0) + 1:04}"
+
+
 def migrate(connection: Connection) -> None:
-    context.configure(connection=connection, target_metadata=tables.metadata, compare_server_default=False)
+    context.configure(
+        connection=connection,
+        target_metadata=tables.metadata,
+        compare_server_default=False,
+        process_revision_directives=number,
+    )
     with context.begin_transaction():
         # Taken inside the transaction that migrates: whoever waited here finds the work done.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATORS_LOCK})"))

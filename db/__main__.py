@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import backup, embedded, log, migrate, pool, processes, running, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
-from db.queries import candles, exporting, retention, tickers
+from db.queries import candles, clock, exporting, retention, tickers, writing
 from db.queries.exporting import Form
 from db.settings import Settings, without_password
 
@@ -37,6 +37,7 @@ EXAMPLES = """examples:
   python -m db export btc_usd --output btc_usd.csv # its whole history, as `python -m ingest import` takes it again
   python -m db backup                              # into a file of this folder, named by the time
   python -m db restore tickgraph-20261121T220000Z.dump
+  python -m db forget --before 2025-01-01          # what would go; with --yes it goes
   python -m db stop                                # what `make up` started in this folder
 """
 
@@ -72,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
     back_up.add_argument("--output", type=Path, help="the file; left out: tickgraph-TIME.dump in this folder")
     restore = verbs.add_parser("restore", help="restore a backup into an empty database, or DATA_DIR, all of it or nothing")
     restore.add_argument("file", type=Path, help="what `backup` wrote")
+    forget = verbs.add_parser(
+        "forget",
+        help="forget minutes by hand: what RETENTION_DAYS refuses to do by itself, or take back a horizon of the future",
+        epilog="example:\n  python -m db forget --before 2025-01-01 --yes",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    what = forget.add_mutually_exclusive_group(required=True)
+    what.add_argument("--before", type=times.parse, help="UNIX seconds or ISO 8601: the UTC day of it is the first one kept")
+    what.add_argument("--reset", action="store_true", help="horizons that a wrong clock set into the future go back")
+    forget.add_argument("--yes", action="store_true", help="do it: without it only what would be forgotten is shown")
     verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
     settings = Settings.read()
@@ -90,6 +101,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
                 return asyncio.run(_back_up(running.dsn_of(settings), options.output))
             case "restore":
                 return _restore_somewhere(settings, options.file)
+            case "forget":
+                return asyncio.run(_forget(running.dsn_of(settings), options))
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
@@ -157,9 +170,9 @@ def _refuse_silent_redis(url: str) -> None:
 
 
 def _psql(settings: Settings, words: Sequence[str]) -> int:
-    dsn = running.dsn_of(settings)
+    dsn, environment = backup.for_libpq(running.dsn_of(settings))
     program = shutil.which("psql") or str(embedded.postgres_program("psql"))
-    os.execv(program, [program, dsn, *words])  # noqa: S606  that is what was asked for
+    os.execve(program, [program, dsn, *words], environment)  # noqa: S606  that is what was asked for
 
 
 async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
@@ -168,7 +181,7 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
         async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
             await _require_known(db, names)
             building = await candles.still_to_build(db) | await retention.horizons(db)
-            for name in names or [row["name"] for row in await tickers.every(db)]:
+            for name in names or [row["name"] for row in await tickers.every(db, time.time())]:
                 found = await candles.different(db, name, building.get(name, times.FIRST))
                 wrong += len(found)
                 for span, ts in found[:SHOWN]:
@@ -183,6 +196,52 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
 async def _require_known(db: pool.Database, names: Sequence[str]) -> None:
     for name in set(names) - await tickers.known(db, names):
         raise ServerError(f"{name} is not known: `python -m ingest status` lists those that are")
+
+
+async def _forget(dsn: str, options: argparse.Namespace) -> int:
+    try:
+        async with pool.open_database(
+            dsn, application_name="tickgraph forget", statement_timeout_s=pool.WRITER_TIMEOUT_S, connections=1
+        ) as db:
+            now = min(int(time.time()), int(await clock.now(db)))
+            return await (
+                _reset_horizons(db, now) if options.reset else _forget_before(db, options.before, now, yes=options.yes)
+            )
+    except DatabaseError as error:
+        raise ServerError(str(error)) from error
+
+
+async def _reset_horizons(db: pool.Database, now: int) -> int:
+    async with writing.turn(db) as connection:
+        moved = await retention.reset(connection, now)
+    for name, horizon in moved.items():
+        print(f"{name}: what is expected begins with {times.iso(horizon)}")
+    print(f"{len(moved)} horizons were taken back; what is missing since then is looked for by the next worker")
+    return 0
+
+
+async def _forget_before(db: pool.Database, before: int, now: int, *, yes: bool) -> int:
+    horizon = before // times.DAY * times.DAY
+    due = await retention.steps(db, horizon, now)
+    for row in due:
+        print(f"{row['name']}: minutes before {times.iso(row['to_ts'])}, {row['step'] // times.DAY} days")
+    if not due:
+        print("nothing to forget: no minute is older, or its candles are still to be built")
+        return 0
+    if not yes:
+        sys.stderr.write("nothing was forgotten: minutes that are forgotten never come back; say --yes to do it\n")
+        return 1
+    async with writing.turn(db) as connection:
+        await retention.move(connection, horizon, now, times.END)
+    forgotten = 0
+    for row in await retention.behind(db, now):
+        found = retention.AT_ONCE
+        while found >= retention.AT_ONCE:
+            async with writing.turn(db) as connection:
+                found = await retention.forget(connection, row["name"], row["horizon"])
+            forgotten += found
+    print(f"{forgotten:,} rows of minutes and gaps are forgotten; hours and days stay, as candles")
+    return 0
 
 
 async def _export(dsn: str, options: argparse.Namespace) -> int:
@@ -201,9 +260,11 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
             )
             with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, shown:
                 task = shown.add_task(options.ticker, total=high - low)
-                async for done, written in exporting.slices(db, options.format, options.ticker, options.start, options.end):
-                    out.write(written)
-                    shown.update(task, completed=done - low)
+                slices = exporting.slices(db, options.format, options.ticker, options.start, options.end)
+                async with contextlib.aclosing(slices):
+                    async for done, written in slices:
+                        out.write(written)
+                        shown.update(task, completed=done - low)
     except BrokenPipeError:  # whoever read it has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import functools
+import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
+from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 from alembic.util.exc import CommandError
@@ -26,6 +28,19 @@ ALEMBIC: Final = "alembic_version"
 DROP_ALEMBIC: Final = f"DROP TABLE {ALEMBIC}"
 LOCK_ALL: Final = f"LOCK TABLE {', '.join(tables.metadata.tables)} IN ACCESS EXCLUSIVE MODE"
 HOLDS_SOMETHING: Final = " UNION ALL ".join(f"(SELECT 1 FROM {name} LIMIT 1)" for name in ("ticker", "price", "reject"))  # noqa: S608
+
+
+def for_libpq(dsn: str) -> tuple[str, dict[str, str]]:
+    """The address without its password, and an environment that has it: the command line is shown to every local user."""
+    parts = urlsplit(dsn)
+    query = parse_qsl(parts.query, keep_blank_values=True)
+    passwords = [value for name, value in query if name == "password"]
+    userinfo, at, host = parts.netloc.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    if password:
+        passwords.append(unquote(password))
+    bare = parts._replace(netloc=f"{user}{at}{host}", query=urlencode([one for one in query if one[0] != "password"]))
+    return urlunsplit(bare), os.environ | ({"PGPASSWORD": passwords[0]} if passwords else {})
 
 
 async def major(dsn: str) -> int:
@@ -71,7 +86,8 @@ def back_up(dsn: str, server: int, file: Path) -> None:
     program = _program("pg_dump", server)
     partial = file.with_name(f"{file.name}.partial")
     # Renamed at the end, so that half a backup is never taken for one.
-    _run(dsn, [program, "--format=custom", "--no-owner", "--no-privileges", f"--file={partial}", dsn])
+    address, environment = for_libpq(dsn)
+    _run([program, "--format=custom", "--no-owner", "--no-privileges", f"--file={partial}", address], environment)
     partial.rename(file)
 
 
@@ -92,7 +108,8 @@ def require_fitting(file: Path, dsn: str, server: int) -> None:
 def restore(file: Path, dsn: str, server: int) -> None:
     """Restores a backup into an empty database, all of it or nothing. Raises ServerError."""
     options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
-    _run(dsn, [_program("pg_restore", server), *options, f"--dbname={dsn}", str(file)])
+    address, environment = for_libpq(dsn)
+    _run([_program("pg_restore", server), *options, f"--dbname={address}", str(file)], environment)
 
 
 def _program(name: str, server: int) -> str:
@@ -112,8 +129,7 @@ def _program(name: str, server: int) -> str:
     return fitting[0]
 
 
-def _run(dsn: str, words: list[str]) -> None:
-    done = subprocess.run(words, capture_output=True, text=True, check=False)  # noqa: S603  likewise
+def _run(words: list[str], environment: dict[str, str]) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  likewise
     if done.returncode:
-        said = done.stderr.strip().replace(dsn, without_password(dsn))
-        raise ServerError(f"{Path(words[0]).name}: {said}")
+        raise ServerError(f"{Path(words[0]).name}: {done.stderr.strip()}")

@@ -124,11 +124,12 @@ def valkey(folder: Path, *, port: int | None = None) -> Iterator[Server]:
     port = port or free_port()
     password = _password(folder)
     configuration = folder / "valkey.conf"
+    configuration.unlink(missing_ok=True)
+    configuration.touch(mode=0o600)
     configuration.write_text(
         f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quoted(folder.absolute())}\n"
         'appendonly yes\nmaxmemory-policy noeviction\nsave ""\n'
     )
-    configuration.chmod(0o600)
     url = valkey_url(folder, port)
     log = folder / "valkey.log"
     with _logged(log) as output:
@@ -263,6 +264,8 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def _logged(file: Path) -> Iterator[int]:
+    file.touch(mode=0o600)
+    file.chmod(0o600)  # one of an older release
     with file.open("ab") as log:
         yield log.fileno()
 

@@ -1,6 +1,7 @@
 """What can go wrong below the two edges.
 
 DatabaseError
+├── PoolExhaustedError         this process has no connection left for the statement
 ├── DatabaseUnavailableError   the server cannot be reached, or does not answer
 │   └── NotMigratedError       its tables are not there yet
 ├── StatementTimeoutError      the server gave up on a statement
@@ -15,6 +16,10 @@ class DatabaseError(Exception):
 
 class DatabaseUnavailableError(DatabaseError):
     """Raised when no connection can be had or the one in use was lost. Worth trying again."""
+
+
+class PoolExhaustedError(DatabaseError):
+    """Raised when every connection of the pool is in use for too long. The server is there; the process is overloaded."""
 
 
 class NotMigratedError(DatabaseUnavailableError):

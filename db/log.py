@@ -1,12 +1,12 @@
 """One way of logging for every process: its own lines and those of its libraries, for a terminal or as JSON."""
 
 import logging
-import logging.handlers
 import sys
 from pathlib import Path
 from typing import Any
 
 import structlog
+from concurrent_log_handler import ConcurrentRotatingFileHandler
 from structlog.typing import EventDict, Processor, WrappedLogger
 
 from db.settings import Settings, without_password
@@ -43,8 +43,9 @@ def configure(settings: Settings, process: str) -> None:
     handlers[0].setFormatter(_formatter(settings.log_format, shared, colors=sys.stderr.isatty()))
     if settings.log_file is not None:
         _require_writable(settings.log_file)
-        file = logging.handlers.RotatingFileHandler(
-            settings.log_file, maxBytes=FILE_BYTES, backupCount=FILES_KEPT, delay=True, encoding="utf-8"
+        # Of several processes: the standard library's would rotate the file away under the others, and lose their lines.
+        file = ConcurrentRotatingFileHandler(
+            str(settings.log_file), maxBytes=FILE_BYTES, backupCount=FILES_KEPT, encoding="utf-8"
         )
         file.setFormatter(_formatter(settings.log_format, shared, colors=False))
         handlers.append(file)
@@ -74,10 +75,9 @@ def _formatter(form: str, shared: list[Processor], *, colors: bool) -> logging.F
     if form == "json":
         render = [structlog.processors.format_exc_info, _struck_out, structlog.processors.JSONRenderer(default=str)]
     else:
-        console = structlog.dev.ConsoleRenderer(
-            colors=colors, pad_event_to=0, exception_formatter=structlog.dev.plain_traceback
-        )
-        render = [_short_time, _struck_out, _escaped, console]
+        console = structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
+        # The traceback becomes text first: it shows what strangers sent, too.
+        render = [_short_time, structlog.processors.format_exc_info, _struck_out, _escaped, console]
     return structlog.stdlib.ProcessorFormatter(
         processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render], foreign_pre_chain=shared
     )

@@ -27,6 +27,19 @@ def head() -> str:
     return found
 
 
+@cache
+def _known() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(Config(INI)).walk_revisions())
+
+
+def serves(revision: str | None) -> bool:
+    """Whether a database at the revision is one for this release: at its newest, or at one of a later release.
+
+    Revisions have no order of their own: one that is not known here can only be a later release's, which is being rolled out.
+    """
+    return revision is not None and (revision == head() or revision not in _known())
+
+
 def upgrade(dsn: str, revision: str = "head") -> None:
     """Migrates up to `revision`. Any number of processes may do so at once.
 

@@ -8,7 +8,14 @@ from typing import Any, Final, Literal, Protocol
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
-from db.errors import DatabaseError, DatabaseUnavailableError, NotMigratedError, RowRefusedError, StatementTimeoutError
+from db.errors import (
+    DatabaseError,
+    DatabaseUnavailableError,
+    NotMigratedError,
+    PoolExhaustedError,
+    RowRefusedError,
+    StatementTimeoutError,
+)
 
 Record = asyncpg.Record
 
@@ -17,15 +24,23 @@ ACQUIRE_TIMEOUT_S = 2.0
 GRACE_S = 0.5
 """How much longer than the server's own statement timeout we wait for a server that says nothing any more."""
 
+WRITER_TIMEOUT_S: Final = 60.0
+"""For one statement of a writer, the wait for the writers' lock included."""
+
 SESSION: Final = {
     "jit": "off",  # compiling takes longer than our queries
     "work_mem": "16MB",  # so that minutes are grouped without being sorted
+    # A process that is paused, or whose host is lost, gives the writers' lock back: the server ends its session.
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_user_timeout": "15s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
 }
 
 _UNAVAILABLE = (
     OSError,
     TimeoutError,
-    asyncpg.InterfaceError,
     asyncpg.InternalClientError,  # a connection whose server said goodbye while it lay idle
     asyncpg.PostgresConnectionError,
     asyncpg.CannotConnectNowError,
@@ -39,6 +54,9 @@ _UNAVAILABLE = (
     asyncpg.InvalidAuthorizationSpecificationError,
 )
 _ROW_REFUSED = ("22", "23")
+_LOST = ("08", "25006", "53", "57P")
+"""SQLSTATEs, or how they begin, after which a connection is not used again: it may keep what was wrong when it began, like a
+default of read-only transactions."""
 
 
 class Executor(Protocol):
@@ -77,6 +95,11 @@ def own_errors() -> Iterator[None]:
         raise StatementTimeoutError(str(error)) from error
     except asyncpg.UndefinedTableError as error:
         raise NotMigratedError(f"{error}: run `python -m db migrate`") from error
+    except asyncpg.InterfaceError as error:
+        # asyncpg has one class for a connection that is gone and for a mistake in how it is called.
+        if any(word in str(error) for word in ("closed", "closing", "released back", "terminated")):
+            raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
+        raise DatabaseError(f"{type(error).__name__}: {error}") from error
     except _UNAVAILABLE as error:
         said = str(error) or ("no answer in time" if isinstance(error, TimeoutError) else "it says no more")
         raise DatabaseUnavailableError(f"{type(error).__name__}: {said}") from error
@@ -88,7 +111,7 @@ def own_errors() -> Iterator[None]:
 
 
 class _Lease:
-    """A connection of the pool for the length of a block; who waits too long for one gets a TimeoutError."""
+    """A connection of the pool for the length of a block. Raises PoolExhaustedError where none is free for too long."""
 
     __slots__ = ("_connection", "_free", "_pool")
 
@@ -98,8 +121,11 @@ class _Lease:
 
     async def __aenter__(self) -> PoolConnectionProxy:
         if self._free.locked():
-            async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
-                await self._free.acquire()
+            try:
+                async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
+                    await self._free.acquire()
+            except TimeoutError:
+                raise PoolExhaustedError(f"no connection of the pool is free within {ACQUIRE_TIMEOUT_S:g} s") from None
         else:
             await self._free.acquire()
         try:
@@ -109,11 +135,20 @@ class _Lease:
             raise
         return self._connection
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
         try:
+            if _loses_connection(error):
+                self._connection.terminate()
             await self._pool.release(self._connection, timeout=ACQUIRE_TIMEOUT_S)
+        except BaseException:
+            self._connection.terminate()  # else the pool waits for it, and whoever acquires next waits for the pool
+            raise
         finally:
             self._free.release()
+
+
+def _loses_connection(error: BaseException | None) -> bool:
+    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_LOST)
 
 
 class Database:

@@ -7,7 +7,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 
 KILL_AFTER_S = 8.0
 
@@ -58,7 +58,7 @@ def run(command: Sequence[str], servers: Mapping[str, subprocess.Popen[bytes]]) 
         child = start(command, stdout=stdout)
         with _handing_on_signals(child):
             while child.poll() is None:
-                os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+                _wait_for_any({child.pid, *(server.pid for server in servers.values())})
                 ended = [name for name, server in servers.items() if server.poll() is not None]
                 if ended and child.poll() is None:
                     sys.stderr.write(f"{' and '.join(ended)} ended unexpectedly, so everything stops\n")
@@ -69,6 +69,13 @@ def run(command: Sequence[str], servers: Mapping[str, subprocess.Popen[bytes]]) 
                     )
                     return 1
         return child.returncode
+
+
+def _wait_for_any(own: Container[int]) -> None:
+    """Returns when a child has ended. As PID 1 of a container we get orphans as children, which nobody else would reap."""
+    ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)
+    if ended is not None and ended.si_pid not in own:
+        os.waitpid(ended.si_pid, 0)
 
 
 @contextlib.contextmanager

@@ -285,6 +285,26 @@ class Milestone(SQLModel, table=True):
     id: int = Field(sa_column=Column(BigInteger, nullable=False, comment="the data version then"))
 
 
+class Epoch(SQLModel, table=True):
+    """A stretch of ids that belongs to one history: a restore or a promoted replica begins the next one.
+
+    An id between `forked_at` and `first_id` was given in a history that is lost.
+    """
+
+    __table_args__ = (CheckConstraint("forked_at >= 0 AND forked_at < first_id", name="forked_at"),)
+
+    first_id: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="no id of the epoch is lower")
+    )
+    forked_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, comment="the last id before it that this history holds")
+    )
+    identity: str = Field(sa_column=Column(Text, nullable=False, comment="cluster, timeline and table that it was begun in"))
+    begun_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+
+
 class Reject(SQLModel, table=True):
     """What waited in the outbox and could not be stored: set aside, so that it blocks nothing."""
 

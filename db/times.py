@@ -35,7 +35,8 @@ def parse(value: object) -> int:
 
 def _parse_text(text: str) -> int:
     # Up to eight digits may be an ISO date without dashes, so only longer ones count as UNIX seconds.
-    if text.lstrip("-").isascii() and text.lstrip("-").isdigit() and len(text) > len("20240115"):
+    digits = text.removeprefix("-")
+    if digits.isascii() and digits.isdigit() and len(text) > len("20240115"):
         return _bounded(int(text[:20]), text)
     try:
         instant = datetime.fromisoformat(text)

@@ -9,6 +9,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Sequence
 
 import uvicorn
@@ -100,7 +101,7 @@ def _serve(settings: Settings) -> int:
 
 
 def _healthy(settings: Settings) -> int:
-    connection = http.client.HTTPConnection("127.0.0.1", settings.port, timeout=2.5)
+    connection = http.client.HTTPConnection(settings.reachable_host, settings.port, timeout=2.5)
     try:
         connection.request("GET", "/health")
         return 0 if connection.getresponse().status == http.HTTPStatus.OK else 1
@@ -115,7 +116,7 @@ async def _latest(settings: Settings, names: Sequence[str]) -> int:
     async with open_database(running.dsn_of(settings), application_name="tickgraph latest") as db:
         try:
             wanted = arguments.tickers(names) or await tickers.tracked(db)
-            records = await prices.latest_of_each(db, wanted)
+            records = await prices.latest_of_each(db, wanted, time.time())
             await require_known(db, set(wanted) - {record["ticker"] for record in records})
         except (ApiError, DatabaseError) as error:
             sys.stderr.write(f"{told(error)}\n")

@@ -6,6 +6,7 @@ ApiError
 ├── BadInputError         BAD_USER_INPUT    422
 ├── RangeTooLargeError    RANGE_TOO_LARGE   422
 ├── ResumeTooOldError     RESUME_TOO_OLD    410
+├── HistoryChangedError   HISTORY_CHANGED   410
 ├── NotFoundError         NOT_FOUND         404   REST only: GraphQL answers null
 │   └── UnknownTickerError  UNKNOWN_TICKER  404
 ├── TooComplexError       QUERY_TOO_COMPLEX 400
@@ -71,6 +72,20 @@ class ResumeTooOldError(ApiError):
             f"after: what came right after {after} is forgotten; the oldest id to go on from is {oldest}. Read the prices in "
             "between with `prices` or `range`",
             oldest=str(oldest),
+        )
+
+
+class HistoryChangedError(ApiError):
+    """Raised when an id or a cursor belongs to a history that was lost by a restore or a failover."""
+
+    code = "HISTORY_CHANGED"
+    status = 410
+
+    def __init__(self, what: str, resume_from: int) -> None:
+        super().__init__(
+            f"{what} belongs to a history that a restore or a failover replaced. Drop everything with an id above "
+            f"{resume_from}, then resume with after: {resume_from}",
+            resumeFrom=str(resume_from),
         )
 
 

@@ -1,11 +1,20 @@
 """What Prometheus is told of the API."""
 
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from db.metrics import FOLDER
+
 OPERATIONS_MOST: Final = 100
-"""Names of operations that are counted apart, the first ones: anybody can send new ones."""
+"""Names of operations that are counted apart: anybody can send new ones."""
+UNUSED_S: Final = 600.0
+"""After so long a name's place may go to another."""
 
 requests = Counter("tickgraph_requests", "Requests answered, by what they asked and by status.", ("kind", "status"))
 request_seconds = Histogram(
@@ -34,6 +43,8 @@ told_seconds = Histogram(
     "Seconds from hearing of a commit until its events were handed to all who subscribed.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
+event_read_failures = Counter("tickgraph_event_read_failures", "Reads of events for subscriptions that failed.")
+saturated = Counter("tickgraph_saturated", "Requests refused because a limit of this process was reached.", ("limit",))
 cut = Counter("tickgraph_clients_cut", "Clients cut off because they took nothing.")
 read_by = Counter("tickgraph_read_by", "Answers read, by server; only where there is a replica.", ("server",))
 replica_behind = Gauge(
@@ -45,15 +56,28 @@ connections = Gauge("tickgraph_database_connections", "Connections to PostgreSQL
 
 
 class Names:
-    """The names of operations that are counted apart: the first so many; whoever sends more of them is counted as `other`."""
+    """The names of operations that are counted apart: so many at once; one that is unused gives its place to another."""
 
-    def __init__(self) -> None:
-        self._known: set[str] = set()
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self._used_at: OrderedDict[str, float] = OrderedDict()
 
     def of(self, name: str | None) -> str:
         """What an operation is counted as."""
         if name is None:
             return ""
-        if len(self._known) < OPERATIONS_MOST:
-            self._known.add(name)
-        return name if name in self._known else "other"
+        now = self._monotonic()
+        if name not in self._used_at and len(self._used_at) >= OPERATIONS_MOST:
+            oldest, used_at = next(iter(self._used_at.items()))
+            # Of several processes, a series cannot be removed again.
+            if now - used_at < UNUSED_S or os.environ.get(FOLDER):
+                return "other"
+            del self._used_at[oldest]
+            for outcome in ("ok", "error", "subscribed"):
+                with suppress(KeyError):
+                    operations.remove(oldest, outcome)
+            with suppress(KeyError):
+                operation_seconds.remove(oldest)
+        self._used_at[name] = now
+        self._used_at.move_to_end(name)
+        return name

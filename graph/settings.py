@@ -87,5 +87,10 @@ class Settings(settings.Settings):
     @property
     def url(self) -> str:
         """Where a person on this machine finds the API."""
-        host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host  # noqa: S104  compared, not bound
-        return f"http://{host}:{self.port}"
+        host = self.reachable_host
+        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
+    def reachable_host(self) -> str:
+        """The address by which this machine reaches what listens on HOST."""
+        return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  compared, not bound

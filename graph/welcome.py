@@ -80,7 +80,7 @@ async def _answers(settings: Settings, deadline: float) -> bool:
 
 async def _tickers(db: Database) -> list[Record]:
     try:
-        return await tickers.every(db)
+        return await tickers.every(db, time.time())
     except DatabaseError:
         return []  # the API's lines tell why
 

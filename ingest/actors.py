@@ -7,12 +7,12 @@ from periodiq import cron
 from db.errors import DatabaseError
 from db.queues import Actor, Queue
 from ingest.broker import broker, lifetimes, settings
-from ingest.errors import OutboxError
+from ingest.errors import JobsFailedError, OutboxError
 from ingest.jobs.collect import collect as collect_minute
 from ingest.jobs.reconcile import reconcile as reconcile_until
 
 EVERY_MINUTE = cron("* * * * *")
-EXPECTED = (DatabaseError, OutboxError, Shutdown)
+EXPECTED = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
 """Told in a line of our own, or none of our doing: no traceback."""
 
 
@@ -37,6 +37,7 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
         outbox=resources.outbox,
         only=only or (),
         max_retries=settings.http_max_retries,
+        minutes=resources.collects,
     )
 
 
@@ -62,4 +63,5 @@ async def reconcile(minute: int) -> None:
         outbox=resources.outbox,
         resume_days=settings.resume_days,
         retention_days=settings.retention_days,
+        minutes=resources.reconciles,
     )

@@ -1,20 +1,27 @@
 """The edge where the worker and the scheduler begin: `dramatiq ingest.broker:broker ingest.actors`. Opens nothing."""
 
-from dramatiq.brokers.redis import RedisBroker
+import logging
+
 from dramatiq.middleware import AgeLimit, Callbacks, Retries, ShutdownNotifications, TimeLimit
 from periodiq import PeriodiqMiddleware
 
 from db import log, tracing
 from db.queues import Actor, Queue
 from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, Metrics, ScheduledMinute, Traces
+from ingest.queue import QueueBroker
+from ingest.redis_state import RedisState
 from ingest.settings import Settings
 
 settings = Settings.read()
 log.configure(settings, "ingest")
+redis_state = RedisState()
+for handler in logging.getLogger().handlers:
+    handler.addFilter(redis_state)
 lifetimes = Lifetimes(settings)
 
-broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
+broker = QueueBroker(
     url=settings.required_broker(),
+    state=redis_state,
     middleware=[
         *([Traces()] if tracing.begin("tickgraph worker") else []),
         AgeLimit(),
@@ -25,7 +32,7 @@ broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it unt
         EndWithParent(),
         EventLoop(),
         lifetimes,
-        Heartbeat(settings.required_broker()),
+        Heartbeat(settings.required_redis(), settings.tickers, redis_state),
         Metrics(settings.metrics_host, settings.worker_metrics_port),
         # Never skips: a collect knows by itself what is too old, and skipping would hide it.
         PeriodiqMiddleware(skip_delay=float("inf")),
@@ -33,6 +40,4 @@ broker = RedisBroker(  # type: ignore[no-untyped-call]  # dramatiq leaves it unt
         # At a start, too: what waits is stored, and what was missed may still be filled from the finest chart.
         FirstMessages((Queue.RECONCILE, Actor.RECONCILE), (Queue.COLLECT, Actor.COLLECT)),
     ],
-    # Each command may look for messages of dead workers; by default one in a thousand does, which takes minutes.
-    maintenance_chance=1_000_000,
 )

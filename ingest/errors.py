@@ -7,6 +7,7 @@ CollectError                a minute got no price
 │   └── NeverError          not before somebody changes the configuration
 │       └── UnknownTickerError
 └── NotKeptError            the price was there, and nothing that could keep it
+JobsFailedError             some of the jobs of a minute failed, the others were done
 OutboxError                 the outbox did not do what it was asked
 └── OutboxFullError
 """
@@ -18,7 +19,8 @@ class CollectError(Exception):
     """Raised when a minute got no price. The message carries the evidence."""
 
     def __init__(self, message: str, reason: Reason) -> None:
-        super().__init__(message)
+        # Parts of it come from outside: half a surrogate pair could not be written anywhere.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.reason = reason
 
 
@@ -51,6 +53,10 @@ class NeverError(SourceError):
 
 class UnknownTickerError(NeverError):
     """Raised when the source does not know the ticker."""
+
+
+class JobsFailedError(Exception):
+    """Raised when jobs of a minute failed. Each failure was logged; the message names the jobs."""
 
 
 class OutboxError(Exception):

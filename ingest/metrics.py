@@ -25,6 +25,14 @@ oldest_gap = Gauge(
     "The oldest minute that is looked for; 0 where there is none.",
     multiprocess_mode="mostrecent",
 )
+job_failing = Gauge(
+    "tickgraph_job_failing", "1 where a job of the last minute failed, else 0.", ("job",), multiprocess_mode="mostrecent"
+)
+horizons_in_future = Gauge(
+    "tickgraph_horizons_in_future",
+    "Tickers whose horizon a wrong clock set into the future: nothing older is expected.",
+    multiprocess_mode="mostrecent",
+)
 outbox = Gauge("tickgraph_outbox_prices", "Prices that wait for PostgreSQL.", multiprocess_mode="mostrecent")
 outbox_oldest = Gauge(
     "tickgraph_outbox_oldest_timestamp_seconds",

@@ -4,32 +4,41 @@ import asyncio
 import concurrent.futures
 import contextlib
 import ctypes
+import json
+import logging
 import multiprocessing
 import os
 import signal
 import socket
+import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 import dramatiq
+import redis
 import redis.asyncio
 from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_loop_thread
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import AsyncIO
 
 from db import metrics, times, tracing
-from db.pool import Database, open_database
+from db.pool import WRITER_TIMEOUT_S, Database, open_database
+from ingest import redis_state
 from ingest.deribit.client import open_deribit
+from ingest.jobs.message_minutes import MessageMinutes
 from ingest.jobs.watchlist import Watchlist
-from ingest.outbox import Outbox, open_outbox
+from ingest.outbox import HEARTBEATS, Outbox, open_outbox
+from ingest.redis_state import RedisState
 from ingest.settings import Settings
 from ingest.source import Source
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_EVERY_S = 5
 HEARTBEAT_KEPT_S = 20
-HEARTBEATS = "tickgraph:worker:"
+
+log = logging.getLogger(__name__)
 
 
 class ScheduledMinute(dramatiq.Middleware):
@@ -79,30 +88,49 @@ class EventLoop(AsyncIO):
 
 
 class Heartbeat(dramatiq.Middleware):
-    """Says in Redis that this host's worker runs, from its event loop, for `python -m ingest healthy --worker`.
+    """Says in Redis that this worker process runs and what its TICKERS are, from its event loop.
 
-    dramatiq's own heartbeats do not tell: whoever sends a message beats, too. Stands after `EventLoop` in the list.
+    By this workers agree on what is tracked, and `python -m ingest healthy --worker` knows of them. (Dramatiq's own heartbeats
+    do not tell: whoever sends a message beats, too.) Stands after `EventLoop` in the list.
     """
 
-    def __init__(self, redis_url: str) -> None:
+    def __init__(self, redis_url: str, tickers: Sequence[str], state: RedisState) -> None:
         self._url = redis_url
+        self._tickers = json.dumps(list(tickers))
+        self._state = state
         self._beating: concurrent.futures.Future[None] | None = None
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         thread = get_event_loop_thread()
         if thread is not None:
             self._beating = asyncio.run_coroutine_threadsafe(self._beat(), thread.loop)
+        check = threading.Thread(target=self._check_settings, daemon=True)
+        check.start()  # in a thread: a worker starts without Redis
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         if self._beating is not None:
             self._beating.cancel()
 
     async def _beat(self) -> None:
-        async with redis.asyncio.Redis.from_url(self._url) as client:
-            while True:
-                with contextlib.suppress(redis.RedisError):  # the next beat tells when Redis is back
-                    await client.set(heartbeat_key(), 1, ex=HEARTBEAT_KEPT_S)
-                await asyncio.sleep(HEARTBEAT_EVERY_S)
+        key = f"{HEARTBEATS}{socket.gethostname()}:{os.getpid()}"
+        async with redis.asyncio.Redis.from_url(self._url, socket_timeout=2, socket_connect_timeout=2) as client:
+            try:
+                while True:
+                    try:
+                        await client.set(key, self._tickers, ex=HEARTBEAT_KEPT_S)
+                    except (redis.RedisError, OSError) as error:
+                        self._state.failed(error)
+                    else:
+                        self._state.works()
+                    await asyncio.sleep(HEARTBEAT_EVERY_S)
+            finally:
+                with contextlib.suppress(redis.RedisError, OSError):
+                    await client.delete(key)
+
+    def _check_settings(self) -> None:
+        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self._url, socket_timeout=2) as client:
+            for problem in redis_state.problems(client):
+                log.warning("REDIS_URL: %s", problem)
 
 
 class Metrics(dramatiq.Middleware):
@@ -148,9 +176,9 @@ class Traces(dramatiq.Middleware):
         tracing.end()
 
 
-def heartbeat_key() -> str:
-    """Where this host's workers beat."""
-    return f"{HEARTBEATS}{socket.gethostname()}"
+def beats_here(client: redis.Redis) -> bool:
+    """Whether a worker of this host said of late that it runs. Raises redis.RedisError."""
+    return next(iter(client.scan_iter(f"{HEARTBEATS}{socket.gethostname()}:*")), None) is not None
 
 
 @dataclass(frozen=True)
@@ -161,6 +189,8 @@ class Resources:
     outbox: Outbox
     source: Source
     watchlist: Watchlist
+    collects: MessageMinutes
+    reconciles: MessageMinutes
 
 
 class Lifetimes(dramatiq.Middleware):
@@ -174,18 +204,26 @@ class Lifetimes(dramatiq.Middleware):
         self._settings = settings
         self._stack = contextlib.AsyncExitStack()
         self._resources: Resources | None = None
+        self._opening = asyncio.Lock()
 
     async def resources(self) -> Resources:
-        """The resources, opened. Opening connects to nothing yet, so two first messages cannot race."""
-        if self._resources is None:
-            database = open_database(self._settings.required_dsn(), application_name="tickgraph worker")
-            outbox = open_outbox(self._settings.required_redis(), self._settings.outbox_most)
-            self._resources = Resources(
-                db=await self._stack.enter_async_context(database),
-                outbox=await self._stack.enter_async_context(outbox),
-                source=await self._stack.enter_async_context(open_deribit(self._settings)),
-                watchlist=Watchlist(self._settings.tickers),
-            )
+        """The resources, opened: once, whichever message comes first."""
+        async with self._opening:
+            if self._resources is None:
+                database = open_database(
+                    self._settings.required_dsn(), application_name="tickgraph worker", statement_timeout_s=WRITER_TIMEOUT_S
+                )
+                outbox = open_outbox(self._settings.required_redis(), self._settings.outbox_most)
+                async with contextlib.AsyncExitStack() as opened:
+                    self._resources = Resources(
+                        db=await opened.enter_async_context(database),
+                        outbox=await opened.enter_async_context(outbox),
+                        source=await opened.enter_async_context(open_deribit(self._settings)),
+                        watchlist=Watchlist(self._settings.tickers),
+                        collects=MessageMinutes(),
+                        reconciles=MessageMinutes(),
+                    )
+                    self._stack = opened.pop_all()
         return self._resources
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:

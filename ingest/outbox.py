@@ -7,7 +7,7 @@ what workers last said of themselves. Every method raises OutboxError where Redi
 import json
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,8 @@ from ingest.errors import OutboxError, OutboxFullError
 PRICES = "tickgraph:outbox"
 FAILURES = "tickgraph:failures"
 REPORT = "tickgraph:report"
+HEARTBEATS = "tickgraph:worker:"
+"""Each worker process has a key of its own: this, its host, a colon, its process id. The value is its TICKERS as JSON."""
 PATIENCE_S = 2.0
 
 # Only what was read: another worker may have removed it meanwhile, and a new price taken its name.
@@ -65,6 +67,8 @@ class Report:
     """Local clock minus the exchange's."""
     errors: dict[str, str] = field(default_factory=dict)
     """By ticker, the last failure and its minute."""
+    jobs: dict[str, tuple[int, str]] = field(default_factory=dict)
+    """By job, since when it fails (UNIX seconds), and why."""
 
 
 class Outbox:
@@ -165,6 +169,7 @@ class Outbox:
         """Leaves the report for whoever asks how things are."""
         said: dict[Any, str] = {} if report.clock_skew_s is None else {"clock": f"{report.clock_skew_s:.3f}"}
         said |= {f"error|{ticker}": message for ticker, message in report.errors.items()}
+        said |= {f"job|{name}": f"{since} {why}" for name, (since, why) in report.jobs.items()}
         if said:
             with _own_errors():
                 await self._client.hset(REPORT, mapping=said)
@@ -174,7 +179,34 @@ class Outbox:
         with _own_errors():
             said = {_text(name): _text(value) for name, value in (await self._client.hgetall(REPORT)).items()}
         errors = {name.removeprefix("error|"): message for name, message in said.items() if name.startswith("error|")}
-        return Report(float(said["clock"]) if "clock" in said else None, errors)
+        jobs = {}
+        for name, value in said.items():
+            since, _, why = value.partition(" ")
+            if name.startswith("job|") and since.isdecimal():
+                jobs[name.removeprefix("job|")] = int(since), why
+        return Report(float(said["clock"]) if "clock" in said else None, errors, jobs)
+
+    async def write_jobs(self, failed: Mapping[str, str], done: Iterable[str], now: int) -> None:
+        """Leaves which jobs failed and why, since when they do, and takes back what was said of those that were done."""
+        before = (await self.said()).jobs
+        jobs = {name: (before[name][0] if name in before else now, why) for name, why in failed.items()}
+        await self.say(Report(jobs=jobs))
+        names = [f"job|{name}" for name in done if name in before]
+        if names:
+            with _own_errors():
+                await self._client.hdel(REPORT, *names)
+
+    async def worker_tickers(self) -> dict[str, list[str]]:
+        """The TICKERS of each worker process that said of late that it runs, by `host:pid`."""
+        found = {}
+        with _own_errors():
+            async for key in self._client.scan_iter(f"{HEARTBEATS}*"):
+                value = await self._client.get(key)
+                with suppress(ValueError):
+                    names = json.loads(value or "null")
+                    if isinstance(names, list):
+                        found[_text(key).removeprefix(HEARTBEATS)] = [str(name) for name in names]
+        return found
 
 
 @asynccontextmanager

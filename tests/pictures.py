@@ -22,10 +22,11 @@ from playwright.async_api import Browser, async_playwright
 
 from db import embedded, migrate
 from db.pool import Database, open_database
-from db.queries import gaps, importing, prices, tracking, writing
+from db.queries import gaps, importing, prices, writing
 from db.tables import PriceRow, Reason, Source
 from graph.settings import Settings
 from tests.graph.conftest import serving
+from tests.stored import follow
 
 DAYS: Final = 3
 BEGINS: Final = {
@@ -53,7 +54,7 @@ async def fill(db: Database, now: int) -> None:
     """Some days of prices up to now; of one ticker some are missing, some were filled later, and some imported."""
     begin = now - DAYS * 86_400
     async with writing.turn(db) as connection:
-        await tracking.follow(connection, list(BEGINS), begin)
+        await follow(connection, list(BEGINS), begin)
     for seed, (name, price) in enumerate(BEGINS.items()):
         walk = _walk(price, DAYS * 1_440 + 1, seed)
         missing = set(range(len(walk) - 300, len(walk) - 282)) if name == "btc_usd" else set()

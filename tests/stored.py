@@ -6,8 +6,8 @@ from decimal import Decimal
 
 import asyncpg
 
-from db.pool import Database
-from db.queries import prices, tracking, writing
+from db.pool import Database, Executor
+from db.queries import prices, tickers, tracking, writing
 from db.tables import PriceRow, Source
 
 MINUTE = 1_705_318_800
@@ -22,10 +22,17 @@ def row(ticker: str, ts: int, price: str = "100", *, at_s: float | None = 1.0, s
     )
 
 
-async def track(db: Database, *tickers: str, since: int = MINUTE) -> None:
+async def follow(db: Executor, names: Iterable[str], minute: int) -> tuple[list[str], list[str]]:
+    """Makes the names the ones that are tracked, in a writer's turn; those whose period (began, ended)."""
+    wanted = list(names)
+    ended = await tracking.end(db, [name for name in await tickers.tracked(db) if name not in wanted], minute)
+    return list(await tracking.begin(db, dict.fromkeys(wanted, minute))), ended
+
+
+async def track(db: Database, *names: str, since: int = MINUTE) -> None:
     """Makes the tickers the ones that are tracked."""
     async with writing.turn(db) as connection:
-        await tracking.follow(connection, tickers, since)
+        await follow(connection, names, since)
 
 
 async def store(db: Database, rows: Iterable[PriceRow]) -> None:

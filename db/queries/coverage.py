@@ -5,11 +5,12 @@ from typing import Final
 
 from db import times
 from db.pool import Executor, Record
+from db.queries.retention import valid_horizon_sql
 
 # What lies in a period of tracking and not before the horizon is expected; stored beside it, it is extra.
-COUNT: Final = """
+COUNT: Final = f"""
 WITH period AS (
-    SELECT greatest(since, $2::bigint, horizon) AS low, least(coalesce(until, $3), $3::bigint) AS high
+    SELECT greatest(since, $2::bigint, {valid_horizon_sql}) AS low, least(coalesce(until, $3), $3::bigint) AS high
       FROM tracking JOIN ticker ON ticker.name = tracking.ticker
      WHERE ticker = $1
 ), expected AS (
@@ -24,7 +25,7 @@ WITH period AS (
 SELECT expected.minutes AS expected, stored.minutes AS stored, live, backfilled, imported,
        (SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) - stored.minutes AS extra
   FROM expected, stored
-"""
+"""  # noqa: S608  a constant of ours
 
 
 @dataclass(frozen=True)

@@ -106,20 +106,18 @@ async def oldest(db: Executor) -> int:
     return found
 
 
-_HOUR: Final = "extract(epoch FROM now())::bigint / 3600 * 3600"
-
-IS_NOTED: Final = f"""
-SELECT EXISTS (SELECT FROM milestone WHERE at = {_HOUR})
-"""  # noqa: S608  a constant of ours
+IS_NOTED: Final = """
+SELECT EXISTS (SELECT FROM milestone WHERE at = $1::bigint / 3600 * 3600)
+"""
 
 NOTE: Final = f"""
-INSERT INTO milestone (at, id) SELECT {_HOUR}, ({CURRENT}) ON CONFLICT (at) DO NOTHING
+INSERT INTO milestone (at, id) SELECT $1::bigint / 3600 * 3600, ({CURRENT}) ON CONFLICT (at) DO NOTHING
 """
 
 # The version of an hour may have been noted at its very end.
 MOVE_OLDEST: Final = """
 DELETE FROM milestone
- WHERE at < (SELECT max(at) FROM milestone WHERE at <= extract(epoch FROM now())::bigint - 3600 - $1::bigint)
+ WHERE at < (SELECT max(at) FROM milestone WHERE at <= $1::bigint - 3600 - $2::bigint)
 """
 
 FORGET: Final = """
@@ -128,14 +126,17 @@ DELETE FROM change
 """
 
 
-async def is_noted(db: Executor) -> bool:
+async def is_noted(db: Executor, now: int) -> bool:
     """Whether the version of this hour is noted."""
-    found: bool = await db.fetchval(IS_NOTED)
+    found: bool = await db.fetchval(IS_NOTED, now)
     return found
 
 
-async def forget(db: Transaction, keep_s: int) -> None:
-    """Notes the version of this hour, and forgets up to 10,000 changes older than `keep_s` seconds. Belongs into a turn."""
-    await db.execute(NOTE)
-    await db.execute(MOVE_OLDEST, keep_s)
+async def forget(db: Transaction, now: int, keep_s: int) -> None:
+    """Notes the version of this hour, and forgets up to 10,000 changes older than `keep_s` seconds. Belongs into a turn.
+
+    `now` is the earliest of the clocks that agree.
+    """
+    await db.execute(NOTE, now)
+    await db.execute(MOVE_OLDEST, now, keep_s)
     await db.execute(FORGET)

@@ -2,7 +2,7 @@
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from enum import StrEnum
 from typing import Final
 
@@ -51,13 +51,14 @@ async def extent(db: Executor, ticker: str, low: int, high: int) -> tuple[int, i
     return None if row is None or row["low"] is None else (row["low"], row["high"])
 
 
-async def slices(db: Executor, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[tuple[int, bytes]]:
+async def slices(db: Executor, form: Form, ticker: str, low: int, high: int) -> AsyncGenerator[tuple[int, bytes], None]:
     """The lines of [low, high), oldest first, each time with the end of what they cover. Raises DatabaseError."""
     if form is Form.CSV:
         yield low, (",".join(COLUMNS) + "\n").encode()
     start, end = await extent(db, ticker, low, high) or (high, high)
     borders = [start, *range((start // SLICE_S + 1) * SLICE_S, end, SLICE_S), end]
     written: asyncio.Task[str] | None = None
+    coming: asyncio.Task[str] | None = None
     try:
         # The next slice is written while the reader takes the last one.
         for begin, until in itertools.pairwise([*borders, end]):
@@ -66,8 +67,10 @@ async def slices(db: Executor, form: Form, ticker: str, low: int, high: int) -> 
                 yield begin, (await written).encode()
             written = coming
     finally:
-        if written is not None:
-            written.cancel()
+        tasks = [task for task in (written, coming) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _slice(db: Executor, form: Form, ticker: str, low: int, high: int) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from db.pool import Executor, Record
+from db.queries.retention import valid_horizon_sql
 from db.tables import Reason
 
 Minute = tuple[str, int]
@@ -18,7 +19,7 @@ SELECT name, coalesce(checked_until, min(since)) AS low
 
 # Expected is what lies in a period of tracking and not before the horizon. The OFFSET keeps looking for a price a probe for
 # each minute: joined, the planner reads the whole history, not knowing how few minutes there are.
-OPEN_MISSING: Final = """
+OPEN_MISSING: Final = f"""
 WITH walked AS (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS walked (ticker, low, high)
 ), missing AS (
@@ -27,7 +28,7 @@ WITH walked AS (
       JOIN ticker ON ticker.name = walked.ticker
       JOIN tracking ON tracking.ticker = walked.ticker
      CROSS JOIN LATERAL generate_series(
-           greatest(since, low, horizon), least(coalesce(until, high), high) - 60, 60) AS minute (ts)
+           greatest(since, low, {valid_horizon_sql}), least(coalesce(until, high), high) - 60, 60) AS minute (ts)
      WHERE NOT EXISTS (SELECT FROM price WHERE price.ticker = walked.ticker AND price.ts = minute.ts OFFSET 0)
 ), opened AS (
     INSERT INTO gap (ticker, ts, reason)
@@ -50,15 +51,15 @@ SELECT ticker, reason, count(*) AS minutes, min(ts) AS low, max(ts) + 60 AS high
   FROM opened
  GROUP BY ticker, reason
  ORDER BY ticker, low
-"""
+"""  # noqa: S608  a constant of ours
 
-OPEN: Final = """
+OPEN: Final = f"""
 WITH opened AS (
     INSERT INTO gap (ticker, ts, reason)
     SELECT failed.ticker, failed.ts, failed.reason
       FROM unnest($1::text[], $2::bigint[], $3::text[]) AS failed (ticker, ts, reason)
       JOIN ticker ON ticker.name = failed.ticker
-     WHERE failed.ts >= coalesce(horizon, 0)
+     WHERE failed.ts >= coalesce({valid_horizon_sql}, 0)
        AND EXISTS (SELECT FROM tracking
                     WHERE tracking.ticker = failed.ticker AND since <= failed.ts AND (until IS NULL OR failed.ts < until))
        AND NOT EXISTS (SELECT FROM price WHERE price.ticker = failed.ticker AND price.ts = failed.ts)
@@ -67,7 +68,7 @@ WITH opened AS (
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts, count)
 SELECT 'gap_opened', ticker, min(ts), max(ts) + 60, count(*) FROM opened GROUP BY ticker
-"""
+"""  # noqa: S608  a constant of ours
 
 # Evidence may come after the gap was opened: a collect that began late ends late.
 EXPLAIN: Final = """

@@ -5,6 +5,7 @@ from typing import Final
 
 from db.pool import Transaction
 from db.queries.prices import MANY
+from db.queries.retention import valid_horizon_sql
 
 COLUMNS: Final = ("ts", "price", "observed_at")
 
@@ -21,7 +22,7 @@ WITH stored AS (
       FROM staged
      WHERE NOT EXISTS (
            SELECT FROM price WHERE price.ticker = $1 AND price.ts = staged.ts AND price.ts BETWEEN $2 AND $3)
-       AND ts >= coalesce((SELECT horizon FROM ticker WHERE name = $1), 0)
+       AND ts >= coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)
     RETURNING id, ts
 ), filled AS (
     UPDATE gap SET filled_at = extract(epoch FROM now())::bigint
@@ -34,23 +35,27 @@ WITH stored AS (
      UNION ALL
     SELECT 'history', $1, min(ts), max(ts) + 60, count(*), min(id), max(id) FROM stored HAVING count(*) > {MANY}
 )
-SELECT count(*) FROM stored
+SELECT (SELECT count(*) FROM stored) AS stored,
+       (SELECT count(*) FROM staged
+         WHERE ts < coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)) AS forgotten
 """  # noqa: S608  a constant of ours
 
 Row = tuple[int, str, int | None]
 """Minute, price in plain notation, instant in microseconds: as `PriceRow` would have them."""
 
 
-async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> int:
-    """Stores the rows (one at least, each minute once) whose minute is not stored yet; how many those were.
+async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int, int]:
+    """Stores the rows (one at least, each minute once) whose minute is not stored yet and not before the horizon.
+
+    Returns how many were stored, and how many lie before the horizon.
 
     Raises RowRefusedError where one of them breaks a rule of the table.
     """
     await db.execute(STAGE)
     await db.copy_to_table("staged", source=_lines(rows), columns=COLUMNS, format="csv")
     minutes = [row[0] for row in rows]
-    stored: int = await db.fetchval(MERGE, ticker, min(minutes), max(minutes))
-    return stored
+    (row,) = await db.fetch(MERGE, ticker, min(minutes), max(minutes))
+    return row["stored"], row["forgotten"]
 
 
 async def _lines(rows: Sequence[Row]) -> AsyncIterator[bytes]:

@@ -11,25 +11,28 @@ from db.queries import shapes
 from db.queries.shapes import Column, Shape, Statement, instant
 from db.tables import PriceRow
 
-LATEST: Final = """
+has_begun_sql: Final = "ts <= greatest(extract(epoch FROM now())::bigint, {now}::bigint)"
+"""SQL: whether a minute has begun by the database's clock or by `{now}`. A row ahead of both never counts as the latest."""
+
+LATEST: Final = f"""
 SELECT id, ticker, ts, price, observed_at, source
   FROM price
- WHERE ticker = $1
+ WHERE ticker = $1 AND {has_begun_sql.format(now="$2")}
  ORDER BY ts DESC
  LIMIT 1
-"""
+"""  # noqa: S608  a constant of ours
 
-LATEST_OF_EACH: Final = """
+LATEST_OF_EACH: Final = f"""
 SELECT p.*
   FROM unnest($1::text[]) WITH ORDINALITY AS asked (ticker, place)
  CROSS JOIN LATERAL (
        SELECT id, ticker, ts, price, observed_at, source
          FROM price
-        WHERE price.ticker = asked.ticker
+        WHERE price.ticker = asked.ticker AND {has_begun_sql.format(now="$2")}
         ORDER BY ts DESC
         LIMIT 1) AS p
  ORDER BY asked.place
-"""
+"""  # noqa: S608  a constant of ours
 
 OLDEST_FIRST: Final = """
 SELECT id, ticker, ts, price, observed_at, source
@@ -116,14 +119,14 @@ SELECT id, ticker, ts, price, observed_at, source FROM stored
 """  # noqa: S608  a constant of ours
 
 
-async def latest(db: Executor, ticker: str) -> Record | None:
-    """The ticker's newest price, None where there is none."""
-    return await db.fetchrow(LATEST, ticker)
+async def latest(db: Executor, ticker: str, now: float) -> Record | None:
+    """The ticker's newest price of a minute that has begun by `now` or by the database's clock, None where there is none."""
+    return await db.fetchrow(LATEST, ticker, int(now))
 
 
-async def latest_of_each(db: Executor, tickers: Sequence[str]) -> list[Record]:
-    """The newest price of each ticker that has one, in the order asked for."""
-    return await db.fetch(LATEST_OF_EACH, list(tickers))
+async def latest_of_each(db: Executor, tickers: Sequence[str], now: float) -> list[Record]:
+    """Like `latest`, of each ticker that has one, in the order asked for."""
+    return await db.fetch(LATEST_OF_EACH, list(tickers), int(now))
 
 
 async def window(
@@ -170,10 +173,10 @@ async def window_text(db: Executor, shape: Shape, ticker: str, low: int, high: i
     return text
 
 
-async def latest_text(db: Executor, shape: Shape, ticker: str) -> str | None:
+async def latest_text(db: Executor, shape: Shape, ticker: str, now: float) -> str | None:
     """Like `latest`, as JSON."""
     statement = latest_statement(shape)
-    text: str | None = await db.fetchval(statement.sql, ticker, *statement.constants)
+    text: str | None = await db.fetchval(statement.sql, ticker, int(now), *statement.constants)
     return text
 
 
@@ -201,8 +204,8 @@ def window_statement(shape: Shape, *, newest_first: bool) -> Statement:
 
 @lru_cache(256)
 def latest_statement(shape: Shape) -> Statement:
-    """The statement of `latest_text`; after the ticker it takes the constants."""
-    return shapes.one(shape, 2, lambda text: f"SELECT {text} FROM ({LATEST}) AS price")  # noqa: S608  of the catalogue
+    """The statement of `latest_text`; after its two parameters it takes the constants."""
+    return shapes.one(shape, 3, lambda text: f"SELECT {text} FROM ({LATEST}) AS price")  # noqa: S608  of the catalogue
 
 
 async def count_in(db: Executor, ticker: str, low: int, high: int) -> int:

@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from db.pool import Executor, Record
+from db.queries.prices import has_begun_sql
 
-_WITH_LATEST: Final = """
+_WITH_LATEST: Final = f"""
 SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
        p.id, p.ticker, p.ts, p.price, p.observed_at, p.source
   FROM ticker AS t
@@ -18,14 +19,14 @@ SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
   LEFT JOIN LATERAL (
        SELECT id, ticker, ts, price, observed_at, source
          FROM price
-        WHERE price.ticker = t.name
+        WHERE price.ticker = t.name AND {has_begun_sql.format(now="$1")}
         ORDER BY ts DESC
         LIMIT 1) AS p ON true
-"""
+"""  # noqa: S608  a constant of ours
 
 ALL: Final = _WITH_LATEST + " ORDER BY t.name"
 
-ONE: Final = _WITH_LATEST + " WHERE t.name = $1"
+ONE: Final = _WITH_LATEST + " WHERE t.name = $2"
 
 KNOWN: Final = """
 SELECT name FROM ticker WHERE name = ANY ($1::text[])
@@ -40,14 +41,17 @@ SELECT ticker FROM tracking WHERE until IS NULL ORDER BY ticker
 """
 
 
-async def every(db: Executor) -> list[Record]:
-    """All known tickers by name, each with its last period of tracking and the columns of its newest price (or nulls)."""
-    return await db.fetch(ALL)
+async def every(db: Executor, now: float) -> list[Record]:
+    """All known tickers by name, each with its last period of tracking and the columns of its newest price (or nulls).
+
+    Minutes that have not begun by `now` (UNIX seconds), nor by the database's clock, do not count.
+    """
+    return await db.fetch(ALL, int(now))
 
 
-async def one(db: Executor, name: str) -> Record | None:
+async def one(db: Executor, name: str, now: float) -> Record | None:
     """One ticker like `every` gives them, None where the name is not known."""
-    return await db.fetchrow(ONE, name)
+    return await db.fetchrow(ONE, int(now), name)
 
 
 async def known(db: Executor, names: Sequence[str]) -> set[str]:

@@ -1,21 +1,21 @@
-"""Periods of tracking. Both functions belong into a writer's turn."""
+"""Periods of tracking. All functions belong into a writer's turn."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
-from db.pool import Executor
+from db.pool import Executor, Record
 from db.queries import tickers
 
 # A period that would end in the minute it began in never was one.
 FORGET_UNBEGUN: Final = """
 DELETE FROM tracking
- WHERE until IS NULL AND since >= $2 AND NOT ticker = ANY ($1::text[])
+ WHERE until IS NULL AND since >= $2 AND ticker = ANY ($1::text[])
 RETURNING ticker
 """
 
-END_OTHERS: Final = """
+END_PERIODS: Final = """
 UPDATE tracking SET until = $2
- WHERE until IS NULL AND NOT ticker = ANY ($1::text[])
+ WHERE until IS NULL AND ticker = ANY ($1::text[])
 RETURNING ticker
 """
 
@@ -24,14 +24,42 @@ RETURNING ticker
 BEGIN: Final = """
 WITH began AS (
     INSERT INTO tracking (ticker, since)
-    SELECT name, greatest($2::bigint, (SELECT max(until) FROM tracking WHERE ticker = name))
-      FROM unnest($1::text[]) AS name
+    SELECT name, greatest(first, (SELECT max(until) FROM tracking WHERE ticker = name))
+      FROM unnest($1::text[], $2::bigint[]) AS wanted (name, first)
      WHERE NOT EXISTS (SELECT FROM tracking WHERE ticker = name AND until IS NULL)
     RETURNING ticker, since
 ), rewound AS (
     UPDATE ticker SET checked_until = least(checked_until, since) FROM began WHERE name = ticker
 )
-SELECT ticker FROM began
+SELECT ticker, since FROM began
+"""
+
+# Live prices right before an open period, or a period that begins in the future, are a contradiction: the clock was wrong when
+# the period began. It begins with the first such price of the last day, or now where there is none; what lies a day further
+# back is found by the next call.
+REPAIR: Final = """
+WITH stray AS (
+    SELECT period.ticker, period.since, (
+           SELECT min(ts)
+             FROM price
+            WHERE price.ticker = period.ticker AND source = 'LIVE' AND ts < least(period.since, $1::bigint + 60)
+              AND ts >= greatest(
+                  least(period.since, $1) - 86400,
+                  (SELECT max(until) FROM tracking AS ended WHERE ended.ticker = period.ticker))) AS first
+      FROM tracking AS period
+     WHERE until IS NULL
+), moved AS (
+    UPDATE tracking SET since = coalesce(stray.first, $1)
+      FROM stray
+     WHERE tracking.ticker = stray.ticker AND tracking.since = stray.since
+       AND (stray.first IS NOT NULL OR stray.since > $1 + 60)
+    RETURNING tracking.ticker, tracking.since, stray.since AS before
+), rewound AS (
+    UPDATE ticker SET checked_until = least(checked_until, since) FROM moved WHERE name = ticker
+), announced AS (
+    INSERT INTO change (kind, ticker, from_ts) SELECT 'tracking', ticker, since FROM moved
+)
+SELECT ticker, before, since FROM moved ORDER BY ticker
 """
 
 # What is not expected is no gap.
@@ -66,18 +94,29 @@ DELETE FROM ticker
 """
 
 
-async def follow(db: Executor, names: Sequence[str], minute: int) -> tuple[list[str], list[str]]:
-    """Makes the open periods those of `names`, from `minute` on; returns the names that (began, ended)."""
+async def begin(db: Executor, since: Mapping[str, int]) -> dict[str, int]:
+    """Begins a period of each name that has no open one, with its minute; where those that began do so."""
+    await tickers.add(db, since)
+    began = {row["ticker"]: row["since"] for row in await db.fetch(BEGIN, list(since), list(since.values()))}
+    for name, minute in began.items():
+        await db.execute(TELL, [name], minute)
+    return began
+
+
+async def end(db: Executor, names: Sequence[str], minute: int) -> list[str]:
+    """Ends the open periods of the names with the minute; the names whose ended."""
     wanted = list(names)
     unbegun = [row["ticker"] for row in await db.fetch(FORGET_UNBEGUN, wanted, minute)]
-    ended = [row["ticker"] for row in await db.fetch(END_OTHERS, wanted, minute)]
-    await tickers.add(db, wanted)
-    began = [row["ticker"] for row in await db.fetch(BEGIN, wanted, minute)]
+    ended = [row["ticker"] for row in await db.fetch(END_PERIODS, wanted, minute)]
     if ended or unbegun:
         await db.execute(DROP_GAPS, ended + unbegun, minute)
-    if began or ended or unbegun:
-        await db.execute(TELL, began + ended + unbegun, minute)
-    return began, ended
+        await db.execute(TELL, ended + unbegun, minute)
+    return ended
+
+
+async def repair(db: Executor, now: int) -> list[Record]:
+    """Moves open periods that a wrong clock began too late, by the minute `now`: ticker, before, since."""
+    return await db.fetch(REPAIR, now)
 
 
 async def take_back(db: Executor, name: str, minute: int) -> None:

@@ -1,4 +1,4 @@
-"""The data version: two readers at the same one see the same."""
+"""The data version: two readers at the same one see the same. And the history that its ids belong to."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -27,20 +27,65 @@ async def revision(db: Executor) -> str | None:
     return found
 
 
-# A row as text: the same id with another price is another history.
-_PRICE_OF_ID: Final = "SELECT price::text FROM price WHERE id = "
+HISTORY: Final = f"""
+SELECT database_identity() AS identity, ({CURRENT}) AS version, epoch.first_id AS epoch, epoch.forked_at
+  FROM epoch ORDER BY first_id DESC LIMIT 1
+"""  # noqa: S608  a constant of ours
+
+# The fork that an id was lost at: it was given after the last id that the next epoch kept, and before that epoch began.
+FORK: Final = """
+SELECT min(forked_at) FROM epoch WHERE forked_at < $1 AND first_id > $1
+"""
+
+
+@dataclass(frozen=True)
+class History:
+    """What the primary says of the history of its ids."""
+
+    identity: str
+    """Of the cluster, its timeline and the table: another one after a restore or a failover."""
+    version: int
+    """The highest id committed."""
+    epoch: int
+    """The first id of the present epoch."""
+    forked_at: int
+    """The last id of before that this history holds."""
+
+
+async def history(db: Executor) -> History:
+    """On the primary."""
+    (row,) = await db.fetch(HISTORY)
+    return History(**row)
+
+
+async def fork_of(db: Executor, position: int) -> int | None:
+    """Where an id was given in a history that is lost, the last id that both have; None where it belongs to this one."""
+    found: int | None = await db.fetchval(FORK, position)
+    return found
+
+
+BEGIN_EPOCH: Final = "SELECT begin_epoch(database_identity())"
+
+
+async def begin_epoch(db: Executor) -> None:
+    """Makes all ids from now on ones that no lost history can have given. Belongs into a writer's turn."""
+    await db.execute(BEGIN_EPOCH)
+
+
+# The whole row as text: the same id with another column is another history.
+_ROW_OF_ID: Final = "SELECT found::text FROM price AS found WHERE found.id = "
 
 NEWEST: Final = f"""
-SELECT ({CURRENT}) AS version, ({REVISION}) AS revision, id, ({_PRICE_OF_ID} newest.id) AS price,
+SELECT ({CURRENT}) AS version, id, ({_ROW_OF_ID} newest.id) AS row,
        pg_current_wal_flush_lsn()::text AS position
   FROM (SELECT max(id) AS id FROM price) AS newest
 """  # noqa: S608  constants of ours
 
 HELD: Final = f"""
 SELECT pg_is_in_recovery() AS follows,
-       coalesce(pg_last_wal_replay_lsn() >= $5::text::pg_lsn, false)
-       AND ({CURRENT}) >= $1 AND ({REVISION}) >= $2
-       AND ($3::bigint IS NULL OR coalesce(({_PRICE_OF_ID} $3) = $4, false)) AS holds
+       coalesce(pg_last_wal_replay_lsn() >= $4::text::pg_lsn, false)
+       AND ({CURRENT}) >= $1
+       AND ($2::bigint IS NULL OR coalesce(({_ROW_OF_ID} $2) = $3, false)) AS holds
 """
 
 
@@ -49,12 +94,11 @@ class Newest:
     """By which another server can tell whether it holds all that this one did."""
 
     version: int
-    revision: str
     id: int | None
-    price: str | None
+    row: str | None
     """The newest price, every column of it: of another history it would be another."""
     position: str
-    """In the log (WAL), for commits that draw no id."""
+    """In the log (WAL), for commits that draw no id, migrations among them."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +118,7 @@ async def newest(db: Executor) -> Newest:
 
 async def held(db: Executor, newest: Newest) -> Held:
     """Whether a server follows another, and holds what that one held."""
-    asked = newest.version, newest.revision, newest.id, newest.price, newest.position
-    (row,) = await db.fetch(HELD, *asked)
+    (row,) = await db.fetch(HELD, newest.version, newest.id, newest.row, newest.position)
     return Held(**row)
 
 

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from db.pool import Database, Transaction
+from db.pool import Database, Executor, Record, Transaction
 
 CHANNEL: Final = "tickgraph"
 
@@ -15,6 +15,21 @@ SELECT pg_advisory_xact_lock(7235421)
 WAKE_LISTENERS: Final = """
 SELECT pg_notify('tickgraph', '')
 """
+
+
+HOLDER: Final = """
+SELECT activity.pid, coalesce(nullif(application_name, ''), '?') AS application,
+       coalesce(host(client_addr), 'local') AS address,
+       extract(epoch FROM clock_timestamp() - xact_start)::float8 AS held_s, coalesce(state, '?') AS state
+  FROM pg_locks JOIN pg_stat_activity AS activity ON activity.pid = pg_locks.pid
+ WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = 7235421 AND objsubid = 1
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+async def holder(db: Executor) -> Record | None:
+    """Who holds the writers' lock now, if anybody: pid, application, address, held_s (seconds), state (`active`, …)."""
+    return await db.fetchrow(HOLDER)
 
 
 @asynccontextmanager

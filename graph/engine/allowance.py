@@ -1,7 +1,9 @@
 """What each caller may spend, by the cost of what it asks for."""
 
+import asyncio
 import math
 import time
+from dataclasses import dataclass
 from typing import Final
 
 from cachetools import LRUCache
@@ -42,6 +44,18 @@ class Allowance:
             )
         self._whole_at[caller] = time.monotonic() + whole_in
 
+    async def reserve(self, caller: str, cost: int) -> int:
+        """Takes up to so much, as much as is there now; waits until that is something. How much it took."""
+        while (found := min(cost, self.left(caller))) < 1:  # noqa: ASYNC110  it comes back by the clock
+            await asyncio.sleep(max(0.05, self.whole_in_s(caller) - WINDOW_S + WINDOW_S / self.per_minute))
+        self.spend(caller, found)
+        return found
+
+    def give_back(self, caller: str, cost: int) -> None:
+        """For what was taken and not used."""
+        whole_in = self.whole_in_s(caller) - cost * WINDOW_S / self.per_minute
+        self._whole_at[caller] = time.monotonic() + max(0.0, whole_in)
+
     def left(self, caller: str) -> int:
         """What it may spend now."""
         return math.floor((1 - self.whole_in_s(caller) / WINDOW_S) * self.per_minute)
@@ -49,3 +63,19 @@ class Allowance:
     def whole_in_s(self, caller: str) -> float:
         """Seconds until all it spent has come back."""
         return max(0.0, self._whole_at.get(caller, 0.0) - time.monotonic())
+
+
+@dataclass(frozen=True)
+class CallerBudget:
+    """The allowance of one caller."""
+
+    allowance: Allowance
+    caller: str
+
+    async def reserve(self, cost: int) -> int:
+        """Like `Allowance.reserve`."""
+        return await self.allowance.reserve(self.caller, cost)
+
+    def give_back(self, cost: int) -> None:
+        """Like `Allowance.give_back`."""
+        self.allowance.give_back(self.caller, cost)

@@ -1,6 +1,7 @@
 """Asking the workers for prices now: a message by queue and actor name, through a broker opened at first use."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from graph.errors import UnavailableError
 
 PATIENCE_S = 1.0
 REMEMBERED_S = 120
+SENT_WITHIN_S = 3
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Collecting:
     def __init__(self, broker_url: str | None) -> None:
         self._url = broker_url
         self._broker: RedisBroker | None = None
-        self._doubtful: set[str] = set()
+        self._opening = threading.Lock()
 
     async def request(self, minute: int, tickers: Sequence[str]) -> Receipt:
         """Sends one collect message a minute for the same tickers; none means all that are tracked.
@@ -52,29 +54,27 @@ class Collecting:
 
     def _send(self, minute: int, tickers: list[str]) -> bool:
         broker = self._opened()
+        # Short until the message is sent: where that fails, or this process ends, the next request sends it again.
         mark = f"tickgraph:fetch:{minute}:{','.join(tickers)}"
-        if mark in self._doubtful:
-            broker.client.delete(mark)
-            self._doubtful.discard(mark)
-        try:
-            if not broker.client.set(mark, 1, nx=True, ex=REMEMBERED_S):
-                return False
-            broker.enqueue(
-                dramatiq.Message(
-                    queue_name=Queue.COLLECT,
-                    actor_name=Actor.COLLECT,
-                    args=(),
-                    kwargs={"minute": minute} | ({"only": tickers} if tickers else {}),
-                    options=tracing.carrier(),
-                )
+        if not broker.client.set(mark, 1, nx=True, ex=SENT_WITHIN_S):
+            return False
+        broker.enqueue(
+            dramatiq.Message(
+                queue_name=Queue.COLLECT,
+                actor_name=Actor.COLLECT,
+                args=(),
+                kwargs={"minute": minute} | ({"only": tickers} if tickers else {}),
+                options=tracing.carrier(),
             )
-        except redis.RedisError:
-            # Whether the mark stands and the message was sent is unknown: asked again, it is sent again, which does no harm.
-            self._doubtful.add(mark)
-            raise
+        )
+        broker.client.expire(mark, REMEMBERED_S)
         return True
 
     def _opened(self) -> RedisBroker:
+        with self._opening:
+            return self._broker or self._open()
+
+    def _open(self) -> RedisBroker:
         if self._broker is None:
             if self._url is None:
                 raise UnavailableError("Prices cannot be asked for here: REDIS_URL is not set.")

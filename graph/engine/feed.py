@@ -23,6 +23,7 @@ class Feed:
         self._count = 0
         self._heard_at = -SILENCE_S
         self._waiting: list[asyncio.Future[None]] = []
+        self._is_deaf = False
 
     @property
     def count(self) -> int:
@@ -62,11 +63,21 @@ class Feed:
             try:
                 await listening.listen(dsn, on_commit=self._committed, on_beat=self._beat, on_loss=self._lost)
             except DatabaseError as error:
-                log.debug("commits are not heard: %s", error)  # the answers say that the database is away
+                self._say(str(error))
             except Exception:
                 log.exception("commits are not heard")
             self._lost()
             await asyncio.sleep(AGAIN_S)
+
+    def invalidate(self) -> None:
+        """Counts as a commit: whatever was derived from the database before is not used again."""
+        self._committed()
+
+    def _say(self, why: str) -> None:
+        """Logs that commits are not heard, once."""
+        if not self._is_deaf:
+            log.warning("commits are not heard, so nothing is cached and events wait: %s; trying again", why)
+        self._is_deaf = True
 
     def _committed(self) -> None:
         self._count += 1
@@ -80,3 +91,6 @@ class Feed:
 
     def _beat(self) -> None:
         self._heard_at = time.monotonic()
+        if self._is_deaf:
+            self._is_deaf = False
+            log.info("commits are heard again")

@@ -14,14 +14,15 @@ from functools import cached_property
 from typing import Final, TypeVar, cast
 
 from db import tracing
-from db.errors import DatabaseError
+from db.errors import DatabaseUnavailableError, PoolExhaustedError
 from db.pool import Database, Record
 from db.queries import events, version
 from db.queries.shapes import Shape
 from graph import metrics
+from graph.engine.allowance import CallerBudget
 from graph.engine.feed import AGAIN_S, Feed
 from graph.engine.topics import AT_ONCE, Event, Topic
-from graph.errors import BadInputError, ResumeTooOldError
+from graph.errors import HistoryChangedError, ResumeTooOldError, UnavailableError
 
 CATCHING_UP: Final = 3
 """Pages that are read at once for those who come back."""
@@ -87,26 +88,43 @@ class Live:
         for topic in self._topics.values():
             topic.end()
 
-    async def subscribe(self, db: Database, question: Question, after: int | None) -> AsyncGenerator[Event, None]:
+    def restart(self, resume_from: int) -> None:
+        """Ends every subscription with HistoryChangedError: the database holds another history."""
+        topics, self._topics = self._topics, {}
+        self._position = None
+        for topic in topics.values():
+            topic.end(lambda: HistoryChangedError("What was received last", resume_from), at_once=True)
+
+    async def subscribe(
+        self, db: Database, question: Question, after: int | None, budget: CallerBudget | None = None
+    ) -> AsyncGenerator[Event, None]:
         """The events from now on, or those after an id.
 
-        Raises BadInputError or ResumeTooOldError where nobody can go on from there, or DatabaseError. The events themselves
-        raise ResumeTooOldError where they are forgotten while they are read, and LeavingError.
+        Events that are read from the database for this subscriber alone are charged to the `budget` as rows, and wait until it
+        has them. Raises HistoryChangedError or ResumeTooOldError where nobody can go on from there, or DatabaseError. The
+        events themselves raise these, too, and LeavingError.
         """
         position = await self.begun(db)
         if after is not None:
-            if after > position and after > await version.current(db):
-                raise BadInputError(f"after: nothing has the id {after} yet; send the last id that you were given")
+            current = await version.current(db)
+            if after > current:
+                raise HistoryChangedError(f"after: {after}, which no commit of this database has,", current)
+            fork = await version.fork_of(db, after)
+            if fork is not None:
+                raise HistoryChangedError(f"after: {after}", fork)
             _require_kept(after, await events.oldest(db))
             position = after
-        return self._told(db, question, position)
+        return self._told(db, question, position, budget)
 
-    async def _told(self, db: Database, question: Question, position: int) -> AsyncGenerator[Event, None]:
+    async def _told(
+        self, db: Database, question: Question, position: int, budget: CallerBudget | None
+    ) -> AsyncGenerator[Event, None]:
         await patiently(lambda: self.begun(db))
         with self.joined(question) as topic:
             while True:
+                topic.require_open()
                 if position < topic.begins:
-                    found, position = await self._missed(db, question, position, topic.begins)
+                    found, position = await self._missed(db, question, position, topic.begins, budget)
                 else:
                     found = await topic.further(position)
                     position = found[-1].position
@@ -136,7 +154,7 @@ class Live:
             yield topic
         finally:
             topic.subscribers -= 1
-            if not topic.subscribers:
+            if not topic.subscribers and self._topics.get(question) is topic:
                 del self._topics[question]
 
     async def _follow(self, db: Database) -> None:
@@ -150,38 +168,69 @@ class Live:
                     with metrics.told_seconds.time():
                         await self._tell(db, self._position)
                 except Exception:
-                    log.exception("what was stored could not be told")
+                    metrics.event_read_failures.inc()
+                    log.exception("events could not be read: every subscription ends, to come back")
+                    self._fail(list(self._topics))
 
     async def _tell(self, db: Database, position: int) -> None:
-        """Reads on, and puts what is new into each topic."""
+        """Reads on, and puts what is new into each topic; one that fails ends alone."""
         is_last = False
         while not is_last:
             page = await patiently(functools.partial(events.after, db, position, events.EVER))
+            if self._position != position:
+                return  # the history was replaced meanwhile
             position, is_last = page.reached, page.is_last
             self._position = position
             for question, topic in list(self._topics.items()):
-                found = list(question.written(page.events))
+                try:
+                    found = list(question.written(page.events))
+                except Exception:
+                    metrics.event_read_failures.inc()
+                    log.exception("the events of a subscription could not be written: it ends, to come back")
+                    self._fail([question])
+                    continue
                 if found:
                     topic.put(found)
                     await topic.wake()
                     await asyncio.sleep(0)
 
-    async def _missed(self, db: Database, question: Question, position: int, until: int) -> tuple[list[Event], int]:
+    def _fail(self, questions: Iterable[Question]) -> None:
+        for question in questions:
+            topic = self._topics.pop(question, None)
+            if topic is not None:
+                topic.end(
+                    lambda: UnavailableError("The events could not be read. Subscribe again with the last id as `after`.")
+                )
+
+    async def _missed(
+        self, db: Database, question: Question, position: int, until: int, budget: CallerBudget | None
+    ) -> tuple[list[Event], int]:
         """A page of what came after the position, and the position up to which it tells everything."""
         tickers = None if question.tickers is None else sorted(question.tickers)
-        async with self._catching_up:
-            page = await patiently(functools.partial(events.after, db, position, until, tickers, most=MISSED_AT_ONCE))
+        most = MISSED_AT_ONCE if budget is None else await budget.reserve(MISSED_AT_ONCE)
+        read = 0
+        try:
+            async with self._catching_up:
+                page = await patiently(functools.partial(events.after, db, position, until, tickers, most=most))
+            read = len(page.events)
+        finally:
+            if budget is not None:
+                budget.give_back(most - read)
         _require_kept(position, page.oldest)
         return list(question.written(page.events)), page.reached
 
 
 async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
-    """The answer, as soon as the database gives it."""
+    """The answer, as soon as the database is there to give it; any other error of the database is raised."""
+    failed = False
     while True:
         try:
             return await ask()
-        except DatabaseError as error:
-            log.debug("events wait for the database: %s", error)  # the answers say that it is away
+        except (DatabaseUnavailableError, PoolExhaustedError) as error:
+            metrics.event_read_failures.inc()
+            if not failed:
+                log.warning("events wait for the database: %s; trying again", error)
+            failed = True
             await asyncio.sleep(AGAIN_S)
 
 

@@ -1,6 +1,7 @@
 """The candle that is open, to whoever follows it: read once for all who ask the same, whenever it may have changed."""
 
 import asyncio
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -15,7 +16,7 @@ from db.queries.candles import Interval
 from db.queries.shapes import Shape
 from graph.engine.live import Live, Question, patiently
 from graph.engine.topics import Event, LeavingError, Topic
-from graph.errors import UnavailableError
+from graph.errors import HistoryChangedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,8 @@ class LiveCandles:
             await self._tell(db, followed, topic)
         except LeavingError:
             topic.end()
+        except HistoryChangedError as error:
+            topic.end(functools.partial(_itself, error), at_once=True)
         except Exception:
             log.exception("a candle could not be told")
             topic.end(lambda: UnavailableError("The candle cannot be told any more; subscribe again."))
@@ -140,6 +143,10 @@ class LiveCandles:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(interval.at_or_after(start + 1) - time.time()):
                         seen = (await stored.further(seen))[-1].position
+
+
+def _itself(error: Exception) -> Exception:
+    return error
 
 
 def _starts(interval: Interval, low: int, now: int) -> list[int]:

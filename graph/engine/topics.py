@@ -36,6 +36,7 @@ class Topic:
         self._events: deque[tuple[float, Event]] = deque()
         self._waiting: dict[asyncio.Future[None], None] = {}
         self._end: Callable[[], Exception] | None = None
+        self._ends_at_once = False
 
     def beyond(self, position: int) -> list[Event]:
         """The events after the position, in order."""
@@ -45,6 +46,11 @@ class Topic:
                 break
             found.append(event)
         return found[::-1]
+
+    def require_open(self) -> None:
+        """Raises what `end` was given where it ends at once."""
+        if self._end is not None and self._ends_at_once:
+            raise self._end()
 
     async def further(self, position: int) -> list[Event]:
         """The same, but waits until there are some. Raises what `end` was given where there are none and none will come."""
@@ -74,10 +80,11 @@ class Topic:
             if number % AT_ONCE == 0:
                 await asyncio.sleep(0)
 
-    def end(self, error: Callable[[], Exception] = LeavingError) -> None:
-        """Ends it for whoever has been told everything, once."""
+    def end(self, error: Callable[[], Exception] = LeavingError, *, at_once: bool = False) -> None:
+        """Ends it once: for whoever has been told everything, or `at_once` for those, too, who still catch up."""
         if self._end is None:
             self._end = error
+            self._ends_at_once = at_once
             for one in self._waiting:
                 if not one.done():
                     one.set_result(None)

@@ -2,8 +2,9 @@
 
 import logging
 
-from db.errors import DatabaseUnavailableError, NotMigratedError, StatementTimeoutError
-from graph.errors import ApiError, TimedOutError, UnavailableError
+from db.errors import DatabaseUnavailableError, NotMigratedError, PoolExhaustedError, StatementTimeoutError
+from graph import metrics
+from graph.errors import ApiError, BusyError, TimedOutError, UnavailableError
 
 log = logging.getLogger(__name__)
 
@@ -16,6 +17,10 @@ def told(error: BaseException | None) -> ApiError | None:
         case NotMigratedError():
             log.warning("%s", error)
             return UnavailableError("The database has no tables yet: its operator should run `python -m db migrate`.")
+        case PoolExhaustedError():
+            metrics.saturated.labels("database_connections").inc()
+            log.warning("%s", error)
+            return BusyError("The server is busy: all its connections to the database are in use. Retry in a few seconds.")
         case DatabaseUnavailableError():
             log.warning("the database is away: %s", error)
             return UnavailableError("The database is away; try again in a moment.")

@@ -9,8 +9,9 @@ from typing import Any, Final
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from graph import metrics
 from graph.engine.allowance import WINDOW_S, Allowance
-from graph.errors import ApiError, BusyError, TimedOutError, UnauthenticatedError
+from graph.errors import RETRY_AFTER_S, ApiError, BusyError, RateLimitedError, TimedOutError, UnauthenticatedError
 from graph.http.caller import Callers, address_of
 from graph.http.negotiation import wants_page
 from graph.http.problems import GRAPHQL_PATH, refusal
@@ -79,7 +80,9 @@ class Rates:
 class Slots:
     """Places for what goes on at once: so many in all, and so many of one address."""
 
-    def __init__(self, what: str, most: int, most_of_one: int) -> None:
+    def __init__(self, limit: str, what: str, most: int, most_of_one: int) -> None:
+        """`limit` is its name in metrics, `what` there may be `most` of, for messages."""
+        self._limit = limit
         self._what = what
         self._most = most
         self._most_of_one = most_of_one
@@ -88,11 +91,15 @@ class Slots:
 
     @contextmanager
     def taken(self, address: str) -> Iterator[None]:
-        """Holds a place. Raises BusyError at once where none is free."""
-        if self._in_all >= self._most:
-            raise BusyError(f"{self._most} {self._what}; come back")
+        """Holds a place. Raises BusyError at once where none is free, RateLimitedError where the client has its share."""
         if self._taken[address] >= self._most_of_one:
-            raise BusyError(f"{self._most_of_one} {self._what} of yours; end one, or come back")
+            metrics.saturated.labels(f"{self._limit}_per_client").inc()
+            raise RateLimitedError(
+                f"{self._most_of_one} {self._what} from this client: end one, or retry in {RETRY_AFTER_S} s", RETRY_AFTER_S
+            )
+        if self._in_all >= self._most:
+            metrics.saturated.labels(self._limit).inc()
+            raise BusyError(f"The server is busy: {self._most} {self._what}. Retry in a few seconds.")
         self._taken[address] += 1
         self._in_all += 1
         try:
@@ -120,7 +127,7 @@ class InFlight:
                 slot.enter_context(self._slots.taken(address_of(scope)))
                 scope["slot"] = slot  # an answer without end gives it back early
                 await self.app(scope, receive, send)
-        except BusyError as error:
+        except (BusyError, RateLimitedError) as error:
             await refusal(scope, error)(scope, receive, send)
 
 

@@ -1,9 +1,11 @@
 """The application as data: routes, middleware, lifespan."""
 
 import asyncio
+import logging
 import os
+import resource
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any
 
@@ -22,6 +24,7 @@ from graph import metrics as told
 from graph.engine.allowance import Allowance
 from graph.engine.collecting import Collecting
 from graph.engine.feed import Feed
+from graph.engine.history import HistoryWatch
 from graph.engine.live import Live
 from graph.engine.live_candles import LiveCandles
 from graph.engine.replica import Replica
@@ -40,7 +43,11 @@ from graph.schema.context import Resources
 from graph.schema.executable import Schema
 from graph.settings import Settings
 
+log = logging.getLogger(__name__)
+
 SAMPLED_EVERY_S = 5.0
+DESCRIPTORS_BESIDE = 100
+"""Open files of a process that are no clients' connections."""
 STATEMENT_TIMEOUT_S = 5.0
 COMPRESSED_FROM = 1_000
 """Bytes; below, compressing costs more than it saves."""
@@ -75,6 +82,51 @@ def _traced() -> list[Middleware]:
     return [Middleware(OpenTelemetryMiddleware, excluded_urls=unseen, exclude_spans=["receive", "send"])]
 
 
+def _say_why_it_ended(task: "asyncio.Task[None]") -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("metrics are not sampled any more", exc_info=task.exception())
+
+
+@asynccontextmanager
+async def _sampled(
+    db: Database, live: Live, live_candles: LiveCandles, kept: Kept, replica: Replica | None
+) -> AsyncIterator[None]:
+    """Sets every few seconds the gauges of what is neither counted nor timed, as long as the block runs."""
+
+    async def sample() -> None:
+        while True:
+            told.subscribers.set(live.subscribers + live_candles.subscribers)
+            told.answer_bytes.set(kept.size)
+            told.connections.set(db.in_use)
+            if replica is not None:
+                told.replica_behind.set(replica.behind_s)
+            await asyncio.sleep(SAMPLED_EVERY_S)
+
+    task = asyncio.create_task(sample())
+    task.add_done_callback(_say_why_it_ended)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def require_descriptors(settings: Settings) -> None:
+    """Raises the limit of open files to what MAX_SOCKETS needs, as far as the system allows; says so where it does not."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = settings.max_sockets + settings.max_in_flight + DESCRIPTORS_BESIDE
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+        if raised < needed:
+            log.warning(
+                "MAX_SOCKETS=%d and MAX_IN_FLIGHT=%d need %d open files, and this process may have %d: raise `ulimit -n`, or "
+                "lower MAX_SOCKETS",
+                *(settings.max_sockets, settings.max_in_flight, needed, raised),
+            )
+
+
 def application(settings: Settings) -> Starlette:
     """The API over the database of the settings. Starts without it, and answers as soon as it is there."""
 
@@ -84,38 +136,23 @@ def application(settings: Settings) -> Starlette:
             settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=STATEMENT_TIMEOUT_S
         )
         collecting = Collecting(settings.broker)
+        require_descriptors(settings)
         metrics.serve(settings.metrics_host, settings.api_metrics_port)
         async with (
             database as db,
             feed.heard(settings.required_dsn()),
             live.followed(db),
-            sampled(db),
+            history.watched(db),
+            _sampled(db, live, live_candles, kept, replica),
             nullcontext() if replica is None else replica.followed(db, STATEMENT_TIMEOUT_S),
         ):
-            app.state.resources = Resources(db, replica, collecting, settings.stale_after_s, live, live_candles, allowance)
+            app.state.resources = Resources(
+                db, replica, collecting, settings.stale_after_s, live, live_candles, allowance, history
+            )
             yield {LEAVE: leave}
         collecting.close()
         metrics.leave()
         await asyncio.to_thread(tracing.end)
-
-    @asynccontextmanager
-    async def sampled(db: Database) -> AsyncIterator[None]:
-        """Tells every few seconds of what is neither counted nor timed, as long as the block runs."""
-
-        async def sample() -> None:
-            while True:
-                told.subscribers.set(live.subscribers + live_candles.subscribers)
-                told.answer_bytes.set(kept.size)
-                told.connections.set(db.in_use)
-                if replica is not None:
-                    told.replica_behind.set(replica.behind_s)
-                await asyncio.sleep(SAMPLED_EVERY_S)
-
-        task = asyncio.create_task(sample())
-        try:
-            yield
-        finally:
-            task.cancel()
 
     @cache  # each connection says so
     def leave() -> None:
@@ -123,19 +160,25 @@ def application(settings: Settings) -> Starlette:
         live_candles.leave()
 
     callers = Callers(settings.api_keys, settings.admin_token.get_secret_value() if settings.admin_token else None)
-    connections = Slots("connections are open", settings.max_sockets, settings.max_sockets_per_client)
-    slots = Slots("requests are being answered", settings.max_in_flight, settings.max_in_flight_per_client)
+    connections = Slots("connections", "connections are open", settings.max_sockets, settings.max_sockets_per_client)
+    slots = Slots("requests", "requests are being answered", settings.max_in_flight, settings.max_in_flight_per_client)
     allowance = Allowance(settings.rate_limit_of_process) if settings.rate_limit_of_process else None
     feed = Feed()
     read_url = settings.database_read_url
     replica = None if read_url is None else Replica(feed, read_url, settings.replica_behind_most_s)
     live = Live(feed)
     live_candles = LiveCandles(live)
+
+    def restart(resume_from: int) -> None:
+        feed.invalidate()
+        live.restart(resume_from)
+
+    history = HistoryWatch(feed, restart)
     kept = Kept(feed, settings.answer_cache_mb << 20, KEPT_PATHS)
     is_open = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes()
     schema = Schema(introspection=settings.introspection)
-    subscriptions = Slots("subscriptions are open", settings.max_sockets, settings.max_sockets_per_client)
+    subscriptions = Slots("subscriptions", "subscriptions are open", settings.max_sockets, settings.max_sockets_per_client)
     socket = SocketEndpoint(
         schema, callers, slots, connections, subscriptions, origins=settings.cors_origins, at_most_s=settings.request_timeout_s
     )

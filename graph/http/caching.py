@@ -42,7 +42,7 @@ async def keeping(context: Context, asked: Prepared, *more: Any, private: bool, 
     windows = freshness.past_windows(asked.document.selections, asked.operation, asked.variables, context.now())
     if windows and await freshness.all_stored(context.db, windows):
         headers["Cache-Control"] = f"{whose}, max-age={LONG_S}"
-        data: int | str = "complete"
+        data: int | str = f"complete in epoch {context.resources.history.epoch}"
     else:
         # Read before the query runs: an answer that a commit slipped into is only asked for once more.
         data = await version.current(context.db)

@@ -20,6 +20,10 @@ class Caller:
     name: str
     may_read: bool
     may_fetch: bool
+    is_keyed: bool = False
+    """Whether reading needs a key here, so that nothing on the way may keep an answer for others."""
+    needs_token: bool = False
+    """Whether asking for prices needs the ADMIN_TOKEN here."""
 
 
 class Callers:
@@ -44,6 +48,8 @@ class Callers:
             name=digest[:16] if is_known else address_of(scope),
             may_read=is_known or not self._keys,
             may_fetch=is_admin or self._admin is None,
+            is_keyed=bool(self._keys),
+            needs_token=self._admin is not None,
         )
 
 
@@ -67,6 +73,13 @@ def _digest(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
+def caching_headers(request: HTTPConnection) -> dict[str, str]:
+    """Of an answer of prices over REST: what it depends on, and who may keep it."""
+    if request.scope["caller"].is_keyed:
+        return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": "private"}
+    return {"Vary": "Accept-Encoding"}
+
+
 def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Context:
     """The application's resources, with what the caller may do; by default who `admission.Known` found."""
     caller = caller or connection.scope["caller"]
@@ -75,5 +88,6 @@ def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Cont
         caller.name,
         may_read=caller.may_read,
         may_fetch=caller.may_fetch,
+        needs_token_to_fetch=caller.needs_token,
         last_event_id=connection.headers.get("Last-Event-ID"),
     )

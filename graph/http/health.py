@@ -7,9 +7,9 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from db import migrate
+from db import migrate, times
 from db.errors import DatabaseError
-from db.queries import tickers, version
+from db.queries import retention, tickers, version
 from graph.engine.translation import told
 from graph.errors import RETRY_AFTER_S
 from graph.http.caller import context_of
@@ -23,12 +23,19 @@ async def health(request: Request) -> Response:
     context = context_of(request)
     try:
         async with asyncio.timeout(PATIENCE_S):
-            records = await tickers.every(context.resources.primary)
+            records = await tickers.every(context.resources.primary, context.now())
+            ahead = await retention.in_future(context.resources.primary, int(context.now()))
     except (DatabaseError, TimeoutError) as error:
         return _unavailable(database=_why(error), tickers=[])
     now = context.now()
     found = [Ticker.of(record, now, context.resources.stale_after_s) for record in records]
-    return _json(200, {"status": "ok", "database": "ok", "tickers": [_freshness(ticker) for ticker in found]})
+    warnings = [
+        f"The horizon of {name} is {times.iso(horizon)}, in the future: a clock was wrong. Run `python -m db forget --reset`."
+        for name, horizon in ahead.items()
+    ]
+    status = "degraded" if warnings else "ok"
+    body = {"status": status, "database": "ok", "warnings": warnings, "tickers": [_freshness(ticker) for ticker in found]}
+    return _json(200, body)
 
 
 async def live(_request: Request) -> Response:
@@ -43,8 +50,7 @@ async def ready(request: Request) -> Response:
             stands_at = await version.revision(context_of(request).resources.primary)
     except (DatabaseError, TimeoutError) as error:
         return _unavailable(reason=_why(error))
-    # A newer one is right, too: while a release is rolled out, the old one goes on.
-    if stands_at is None or stands_at < migrate.head():
+    if not migrate.serves(stands_at):
         needed = migrate.head()
         return _unavailable(
             reason=f"The database stands at migration {stands_at}, this needs {needed}: run `python -m db migrate`."

@@ -25,6 +25,8 @@ LEFT_WITHIN_S: Final = 0.5
 LEAVE: Final = "leave"
 """The name in the lifespan's state of what tells those who listen that the process ends."""
 
+_BAD_HOST: Final = "Send one Host header"
+_BAD_UPGRADE: Final = "A request that asks for a WebSocket has no body"
 _TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
@@ -73,7 +75,25 @@ class _Patient(asyncio.Protocol):
 
 
 class BoundedWebSocket(_Patient, WebSocketsSansIOProtocol):
-    """Before the process ends, those who listen are told what is there; then they are closed by the endpoint."""
+    """Before the process ends, those who listen are told what is there; then they are closed by the endpoint.
+
+    A connection whose handshake is not answered in time is closed.
+    """
+
+    _overdue: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._overdue = self.loop.call_later(CAME_WITHIN_S, self._refuse_to_wait)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+        super().connection_lost(exc)
+
+    def _refuse_to_wait(self) -> None:
+        if not self.handshake_complete:
+            self.transport.close()
 
     def handle_ping(self) -> None:
         # Whoever pings and takes no answer gets no more of them, for they would be kept for it.
@@ -104,6 +124,7 @@ class BoundedHttp(_Patient, HttpToolsProtocol):
         self._came = False
         self._head_size = 0
         self._too_long = False
+        self._refusal = ""
         self._overdue: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
@@ -128,6 +149,9 @@ class BoundedHttp(_Patient, HttpToolsProtocol):
         if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_MOST:
             self._too_long = True
             raise ValueError  # the parser stops at it, and the request is refused below
+        self._refusal = self._wrong_with_head()
+        if self._refusal:
+            raise ValueError
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -156,7 +180,20 @@ class BoundedHttp(_Patient, HttpToolsProtocol):
             self.transport.write(_TOO_LONG)
             self.transport.close()
         else:
-            super().send_400_response(msg)
+            super().send_400_response(self._refusal or msg)
+
+    def _wrong_with_head(self) -> str:
+        """What makes a head one that is refused; '' where nothing does."""
+        names = [name for name, _ in self.headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
+            return _BAD_HOST  # RFC 9112, 3.2
+        has_body = b"transfer-encoding" in names or any(
+            name == b"content-length" and value.strip() != b"0" for name, value in self.headers
+        )
+        if has_body and self.parser.should_upgrade() and self._should_upgrade():
+            return _BAD_UPGRADE
+        return ""
 
     def _await_request(self) -> None:
         if self._overdue is None:

@@ -28,7 +28,7 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 from strawberry.types.unset import UNSET
 
 from graph.engine.topics import LeavingError
-from graph.errors import ApiError, BadRequestError, BusyError, InternalError
+from graph.errors import ApiError, BadRequestError, BusyError, InternalError, RateLimitedError
 from graph.http.admission import Slots, took_too_long
 from graph.http.asked import BODY_MOST, json_of
 from graph.http.caller import Callers, address_of, context_of
@@ -209,7 +209,7 @@ class SocketEndpoint(GraphQL[Context, None]):
         try:
             with self._connections.taken(address_of(scope)):
                 await super().__call__(scope, receive, send)
-        except BusyError as error:
+        except (BusyError, RateLimitedError) as error:
             await WebSocket(scope, receive, send).send_denial_response(refusal(scope, error))
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:

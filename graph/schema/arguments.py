@@ -14,8 +14,9 @@ from strawberry import UNSET
 from db import times
 from db.queries.candles import Interval
 from db.tables import IS_NO_NAME, NAME
+from graph.engine.history import HistoryWatch
 from graph.engine.limits import CANDLES_MOST, PAGE_DEFAULT, PAGE_MOST, RANGE_MOST, TICKERS_MOST
-from graph.errors import BadInputError, RangeTooLargeError
+from graph.errors import BadInputError, HistoryChangedError, RangeTooLargeError
 
 _CURSOR = "ts:"
 
@@ -79,7 +80,8 @@ def window(low: int | None, high: int | None) -> Window:
 def short_window(low: int, high: int | None, now: float) -> Window:
     """A window of at most RANGE_MOST minutes; `to` left out means now."""
     asked = window(low, high)
-    end = max(low, int(now) + 1) if given(high) is None else asked.high
+    is_open = given(high) is None
+    end = max(low, int(now) + 1) if is_open else asked.high
     minutes = -(-end // times.MINUTE) - -(-asked.low // times.MINUTE)  # those that begin in the window
     if minutes > RANGE_MOST:
         raise RangeTooLargeError(
@@ -88,7 +90,8 @@ def short_window(low: int, high: int | None, now: float) -> Window:
             minutes=minutes,
             most=RANGE_MOST,
         )
-    return asked
+    # An open end is bounded all the same: by the clock of this host alone it would be as long as that clock is behind.
+    return Window(asked.low, min(asked.high, asked.low + RANGE_MOST * times.MINUTE)) if is_open else asked
 
 
 def window_of_candles(low: int, high: int | None, interval: Interval, now: float) -> Window:
@@ -106,8 +109,10 @@ def window_of_candles(low: int, high: int | None, interval: Interval, now: float
     return Window(asked.low, end)
 
 
-def page(first: int | None, after: str | None, last: int | None, before: str | None) -> Page:
-    """Relay's arguments; without `first` and `last` the first PAGE_DEFAULT."""
+def page(
+    first: int | None, after: str | None, last: int | None, before: str | None, history: HistoryWatch | None = None
+) -> Page:
+    """Relay's arguments; without `first` and `last` the first PAGE_DEFAULT. Cursors are those of the `history`."""
     first, after, last, before = given(first), given(after), given(last), given(before)
     if first is not None and last is not None:
         raise BadInputError("first, last: give one of them, not both")
@@ -117,8 +122,8 @@ def page(first: int | None, after: str | None, last: int | None, before: str | N
     return Page(
         size=last if last is not None else first if first is not None else PAGE_DEFAULT,
         backwards=last is not None,
-        after=_position("after", after),
-        before=_position("before", before),
+        after=_position("after", after, history),
+        before=_position("before", before, history),
     )
 
 
@@ -129,9 +134,9 @@ def max_age(seconds: int) -> int:
     return seconds
 
 
-def cursor(ts: int) -> str:
-    """Where a minute stands in a list: opaque to clients, true whatever is added around it."""
-    return base64.urlsafe_b64encode(f"{_CURSOR}{ts}".encode()).decode()
+def cursor(ts: int, history: HistoryWatch) -> str:
+    """Where a minute stands in a list: opaque to clients, true whatever is added around it, for one history alone."""
+    return base64.urlsafe_b64encode(f"{_CURSOR}{ts}:{history.epoch:x}".encode()).decode()
 
 
 def event_id(text: str | None) -> int | None:
@@ -143,21 +148,25 @@ def event_id(text: str | None) -> int | None:
     return int(str(text))
 
 
-def _position(name: str, text: str | None) -> int | None:
+def _position(name: str, text: str | None, history: HistoryWatch | None) -> int | None:
     if text is None:
         return None
     try:
         plain = base64.b64decode(text.encode(), altchars=b"-_", validate=True).decode()
-        return _minute(plain)
+        minute, epoch = _minute(plain)
     except (binascii.Error, ValueError):
         raise BadInputError(f"{name}: {_shown(text)} is no cursor; use a `cursor` or `endCursor` that `prices` gave") from None
+    if history is not None and epoch not in (None, 0, history.epoch) and history.epoch:
+        raise HistoryChangedError(f"{name}: {_shown(text)}", history.forked_at)
+    return minute
 
 
-def _minute(plain: str) -> int:
-    found = re.fullmatch(rf"{_CURSOR}(\d{{1,10}})", plain, re.ASCII)
+def _minute(plain: str) -> tuple[int, int | None]:
+    """The minute and the epoch of a cursor; one of an older release has no epoch."""
+    found = re.fullmatch(rf"{_CURSOR}(\d{{1,10}})(?::([0-9a-f]{{1,16}}))?", plain, re.ASCII)
     if found is None or int(found[1]) >= times.END:
         raise ValueError(plain)
-    return int(found[1])
+    return int(found[1]), None if found[2] is None else int(found[2], 16)
 
 
 def _shown(text: str) -> str:

@@ -9,8 +9,9 @@ from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Executor, Record
 from db.queries import gaps
-from graph.engine.allowance import Allowance
+from graph.engine.allowance import Allowance, CallerBudget
 from graph.engine.collecting import Collecting
+from graph.engine.history import HistoryWatch
 from graph.engine.live import Live
 from graph.engine.live_candles import LiveCandles
 from graph.engine.replica import Replica
@@ -29,19 +30,28 @@ class Resources:
     live_candles: LiveCandles
     allowance: Allowance | None
     """Of all callers; None where each may ask as much as it likes."""
+    history: HistoryWatch
 
 
 class Context:
     """The resources of the API for one answer, and what may do who asks for it."""
 
     def __init__(
-        self, resources: Resources, caller: str, *, may_read: bool, may_fetch: bool, last_event_id: str | None = None
+        self,
+        resources: Resources,
+        caller: str,
+        *,
+        may_read: bool,
+        may_fetch: bool,
+        needs_token_to_fetch: bool = False,
+        last_event_id: str | None = None,
     ) -> None:
         """`last_event_id`: of a client that comes back to a stream of events."""
         self.resources = resources
         self.caller = caller
         self.may_read = may_read
         self.may_fetch = may_fetch
+        self.needs_token_to_fetch = needs_token_to_fetch
         self.last_event_id = last_event_id
 
     @property
@@ -66,6 +76,7 @@ class Context:
             self.caller,
             may_read=self.may_read,
             may_fetch=self.may_fetch,
+            needs_token_to_fetch=self.needs_token_to_fetch,
             last_event_id=self.last_event_id,
         )
 
@@ -90,6 +101,11 @@ class Context:
         """
         if self.resources.allowance is not None:
             self.resources.allowance.spend(self.caller, cost, paid)
+
+    @property
+    def budget(self) -> CallerBudget | None:
+        """What its sender may spend; None where that is as much as it likes."""
+        return None if self.resources.allowance is None else CallerBudget(self.resources.allowance, self.caller)
 
     def require_fetching(self) -> None:
         """Raises ForbiddenError where the request does not bring the ADMIN_TOKEN that is set."""

@@ -86,16 +86,16 @@ class GapConnection:
     begun: strawberry.Private[bool]
 
     @strawberry.field(description="The gaps of the page, each with its cursor.")
-    def edges(self) -> list[GapEdge]:
-        return [GapEdge(cursor=_cursor(node), node=node) for node in self.nodes]
+    def edges(self, info: Info) -> list[GapEdge]:
+        return [GapEdge(cursor=_cursor(info, node), node=node) for node in self.nodes]
 
     @strawberry.field(description="Where the page stands in the list.")
-    def page_info(self) -> PageInfo:
+    def page_info(self, info: Info) -> PageInfo:
         return PageInfo(
             has_next_page=self.more,
             has_previous_page=self.begun,
-            start_cursor=_cursor(self.nodes[0]) if self.nodes else None,
-            end_cursor=_cursor(self.nodes[-1]) if self.nodes else None,
+            start_cursor=_cursor(info, self.nodes[0]) if self.nodes else None,
+            end_cursor=_cursor(info, self.nodes[-1]) if self.nodes else None,
         )
 
 
@@ -169,7 +169,7 @@ class Coverage:
         first: Annotated[int, strawberry.argument(description="At most so many, 1 to 1,000.")] = 100,
         after: Annotated[str | None, strawberry.argument(description="Cursor of the gap that the page begins after.")] = UNSET,
     ) -> GapConnection:
-        page = arguments.page(first, after, None, None)
+        page = arguments.page(first, after, None, None, info.context.resources.history)
         wanted = [state.name for state in arguments.given(states) or GapState]
         # A cursor is the gap's end: where it ends the next one can begin.
         low = self.counted.low if page.after is None else max(self.counted.low, page.after)
@@ -195,5 +195,5 @@ class Coverage:
         return cls(ticker=ticker, counted=counted)
 
 
-def _cursor(gap: Gap) -> str:
-    return arguments.cursor(gap.to)
+def _cursor(info: Info, gap: Gap) -> str:
+    return arguments.cursor(gap.to, info.context.resources.history)

@@ -38,11 +38,11 @@ class Query:
     @strawberry.field(description="Every known ticker, by name.")
     async def tickers(self, info: Info) -> list[Ticker]:
         now, stale_after_s = info.context.now(), info.context.resources.stale_after_s
-        return [Ticker.of(record, now, stale_after_s) for record in await tickers.every(info.context.db)]
+        return [Ticker.of(record, now, stale_after_s) for record in await tickers.every(info.context.db, now)]
 
     @strawberry.field(description="One ticker; null where the name is not known.")
     async def ticker(self, info: Info, name: Name) -> Ticker | None:
-        record = await tickers.one(info.context.db, arguments.ticker(name))
+        record = await tickers.one(info.context.db, arguments.ticker(name), info.context.now())
         return None if record is None else Ticker.of(record, info.context.now(), info.context.resources.stale_after_s)
 
     @strawberry.field(description="The newest price of a ticker; null where it is known but has none yet.")
@@ -50,10 +50,10 @@ class Query:
         name = arguments.ticker(ticker)
         shape = Price.shape(info)
         if shape is not None:
-            text = await prices.latest_text(info.context.db, shape, name)
+            text = await prices.latest_text(info.context.db, shape, name, info.context.now())
             found = None if text is None else spliced(text)
         else:
-            record = await prices.latest(info.context.db, name)
+            record = await prices.latest(info.context.db, name, info.context.now())
             found = None if record is None else Price.of(record)
         if found is None:
             await require_known(info.context.db, [name])
@@ -67,7 +67,7 @@ class Query:
     ) -> list[Price]:
         asked = arguments.given(tickers)
         names = await _tracked(info) if asked is None else arguments.tickers(asked)
-        records = await prices.latest_of_each(info.context.db, names)
+        records = await prices.latest_of_each(info.context.db, names, info.context.now())
         await require_known(info.context.db, set(names) - {record["ticker"] for record in records})
         return [Price.of(record) for record in records]
 
@@ -86,7 +86,7 @@ class Query:
     ) -> PriceConnection:
         name = arguments.ticker(ticker)
         window = arguments.window(from_, to)
-        page = arguments.page(first, after, last, before)
+        page = arguments.page(first, after, last, before, info.context.resources.history)
         part = _between(window, order, page.after, page.before)
         shape = None if page.backwards else Price.shape(info, below="nodes")
         if shape is not None:

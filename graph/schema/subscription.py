@@ -129,4 +129,5 @@ async def _told(info: Info, tickers: list[str] | None, after: str | None, kinds:
     raw = info._raw_info  # noqa: SLF001  Strawberry's way to graphql-core
     shapes = tuple((kind, whole_shape_of(raw, *_KINDS[kind])) for kind in kinds)
     question = Question(None if names is None else frozenset(names), shapes)
-    return await resources.live.subscribe(resources.primary, question, arguments.event_id(info.context.last_event_id or after))
+    position = arguments.event_id(info.context.last_event_id or after)
+    return await resources.live.subscribe(resources.primary, question, position, info.context.budget)

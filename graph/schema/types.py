@@ -136,8 +136,9 @@ class PriceConnection:
     more: strawberry.Private[bool]
 
     @strawberry.field(description="The prices of the page, each with its cursor.")
-    def edges(self) -> list[PriceEdge]:
-        return [PriceEdge(cursor=arguments.cursor(node.ts), node=node) for node in self.nodes]
+    def edges(self, info: Info) -> list[PriceEdge]:
+        history = info.context.resources.history
+        return [PriceEdge(cursor=arguments.cursor(node.ts, history), node=node) for node in self.nodes]
 
     @strawberry.field(description="Where the page stands in the list; both flags tell what is really stored.")
     async def page_info(self, info: Info) -> PageInfo:
@@ -149,8 +150,8 @@ class PriceConnection:
         return PageInfo(
             has_next_page=before if self.page.backwards else further,
             has_previous_page=further if self.page.backwards else before,
-            start_cursor=_cursor(self.high if self.order is Order.NEWEST_FIRST else self.low),
-            end_cursor=_cursor(self.low if self.order is Order.NEWEST_FIRST else self.high),
+            start_cursor=_cursor(info, self.high if self.order is Order.NEWEST_FIRST else self.low),
+            end_cursor=_cursor(info, self.low if self.order is Order.NEWEST_FIRST else self.high),
         )
 
     @strawberry.field(description="How complete the list's whole window is.")
@@ -196,5 +197,5 @@ class PriceConnection:
         )
 
 
-def _cursor(ts: int | None) -> str | None:
-    return None if ts is None else arguments.cursor(ts)
+def _cursor(info: Info, ts: int | None) -> str | None:
+    return None if ts is None else arguments.cursor(ts, info.context.resources.history)

@@ -110,7 +110,7 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
             brought = await bring(origin.batches, options.ticker, db, now=time.time(), refuse=refused, progress=show)
             bar.update(task, completed=origin.total)
     _tell(brought, options, refused.first, origin.skipped(), console)
-    return 1 if brought.refused else 0
+    return 1 if brought.refused or brought.forgotten else 0
 
 
 @asynccontextmanager
@@ -211,6 +211,10 @@ def _tell(brought: Brought, options: argparse.Namespace, refused: Sequence[str],
         f"{brought.stored:,} {done}, {brought.there:,} already there, {brought.twice:,} twice, {brought.refused:,} refused",
         highlight=False,
     )
+    if brought.forgotten:
+        console.print(
+            f"{brought.forgotten:,} are older than what is kept (RETENTION_DAYS) and were not stored", highlight=False
+        )
     if brought.low is not None and brought.high is not None:
         console.print(f"minutes {times.iso(brought.low)} to {times.iso(brought.high)}", highlight=False)
     if skipped:

@@ -43,7 +43,7 @@ async def _collect(settings: Settings, minute: int) -> Collected:
             outbox = await stack.enter_async_context(open_outbox(redis_url, settings.outbox_most))
         return await collect(
             minute,
-            watchlist=Watchlist(settings.tickers),
+            watchlist=Watchlist(settings.tickers, follows=False),
             source=await stack.enter_async_context(open_deribit(settings)),
             db=await stack.enter_async_context(database),
             outbox=outbox,

@@ -75,7 +75,7 @@ async def _gaps(options: argparse.Namespace, settings: Settings, db: Database) -
     table = Table(box=None, header_style="bold")
     for title in ("ticker", "from", "to", "minutes", "reason", "state"):
         table.add_column(title, justify="right" if title == "minutes" else "left", no_wrap=True)
-    for name in [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db)]:
+    for name in [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db, time.time())]:
         found = await gaps.periods(db, name, options.start, options.end, states, PERIODS_MOST)
         if len(found) == PERIODS_MOST:
             sys.stderr.write(f"{name} has more: only the first {PERIODS_MOST:,} are listed; narrow --from and --to\n")
@@ -93,7 +93,7 @@ async def _check(settings: Settings, db: Database) -> None:
 
 
 async def _backfill(options: argparse.Namespace, settings: Settings, db: Database) -> int:
-    known = [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db)]
+    known = [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db, time.time())]
     async with _outbox_and_exchange(settings) as (outbox, source):
         waiting = await outbox.minutes()
         now = source.clock.now(int(time.time())) or time.time()

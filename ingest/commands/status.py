@@ -16,13 +16,16 @@ from rich.text import Text
 from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import gaps, rejects, tickers
+from db.queries import clock, gaps, rejects, retention, tickers, writing
 from db.settings import without_password
+from ingest import redis_state
 from ingest.commands.arguments import Verbs, console, verb
 from ingest.errors import OutboxError
-from ingest.middleware import HEARTBEATS
 from ingest.outbox import Report, open_outbox
 from ingest.settings import Settings
+
+LOCK_SHOWN_S = 2.0
+"""A writer holds the lock for milliseconds; for so long something is wrong with it."""
 
 
 @dataclass(frozen=True)
@@ -57,14 +60,21 @@ class Status:
     tickers: list[TickerStatus] = field(default_factory=list)
     not_collected: list[str] = field(default_factory=list)
     """Of TICKERS."""
+    database_clock_skew_s: float | None = None
+    """The clock of this host minus the database's."""
+    writer: str | None = None
+    """Who holds the writers' lock, where it is held for long."""
+    problems: list[str] = field(default_factory=list)
+    """What else an operator should see to, a sentence each."""
 
     @property
     def well(self) -> bool:
-        """Whether nothing is stale, nothing is away, and all of TICKERS is collected."""
+        """Whether nothing is stale, nothing is away, all of TICKERS is collected, and nothing waits for an operator."""
         return (
             (self.database, self.redis) == ("ok", "ok")
             and not any(ticker.stale for ticker in self.tickers)
             and not self.not_collected
+            and not self.problems
         )
 
 
@@ -101,8 +111,14 @@ async def gather(settings: Settings) -> Status:
         async with open_outbox(redis_url, settings.outbox_most) as outbox:
             try:
                 status.outbox, said = await outbox.depth(), await outbox.said()
-                status.workers = await asyncio.to_thread(_workers, settings.broker or redis_url)
+                workers = await outbox.worker_tickers()
+                status.workers = len({worker.rpartition(":")[0] for worker in workers})
                 status.clock_skew_s = said.clock_skew_s
+                status.problems += _disagreements(workers)
+                status.problems += [
+                    f"the job {name} fails since {times.iso(at)}: {why}" for name, (at, why) in said.jobs.items()
+                ]
+                status.problems += await asyncio.to_thread(_redis_problems, redis_url, settings.broker or redis_url)
             except (OutboxError, redis.RedisError) as error:
                 status.redis = f"away: {error}"
     async with AsyncExitStack() as stack:
@@ -110,7 +126,15 @@ async def gather(settings: Settings) -> Status:
         status.database_at = without_password(dsn)
         db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph status", statement_timeout_s=10))
         try:
+            database_now = await clock.now(db)
+            status.database_clock_skew_s = round(time.time() - database_now, 3)
             status.tickers = await _tickers(db, status.at, settings.stale_after_s, said.errors)
+            status.problems += [
+                f"the horizon of {name} is {times.iso(horizon)}, in the future: a clock was wrong; "
+                "run `python -m db forget --reset`"
+                for name, horizon in (await retention.in_future(db, int(database_now))).items()
+            ]
+            status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
             status.not_collected = [name for name in settings.tickers if name not in tracked]
             status.rejects = await rejects.count(db)
@@ -129,15 +153,7 @@ def show(status: Status, outbox_most: int, console: Console) -> None:
         bad=status.database != "ok",
     )
     _line(console, "Redis", status.redis, bad=status.redis != "ok")
-    if status.workers is not None:
-        _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)
-    if status.outbox is not None:
-        _line(console, "outbox", f"{status.outbox:,} of {outbox_most:,} prices wait", bad=status.outbox > outbox_most // 10)
-    if status.rejects:
-        _line(console, "rejects", f"{status.rejects:,} entries set aside: python -m ingest rejects", bad=True)
-    if status.clock_skew_s is not None:
-        side = "ahead of" if status.clock_skew_s > 0 else "behind"
-        _line(console, "clock", f"{abs(status.clock_skew_s):.3f} s {side} Deribit's", bad=abs(status.clock_skew_s) >= 1)
+    _show_servers(status, outbox_most, console)
     if status.tickers:
         console.print(_table(status.tickers))
     for name in status.not_collected:
@@ -147,6 +163,25 @@ def show(status: Status, outbox_most: int, console: Console) -> None:
             console.print(
                 f"  last error of {ticker.ticker}: {ticker.last_error}", highlight=False, markup=False, soft_wrap=True
             )
+
+
+def _show_servers(status: Status, outbox_most: int, console: Console) -> None:
+    if status.workers is not None:
+        _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)
+    if status.outbox is not None:
+        _line(console, "outbox", f"{status.outbox:,} of {outbox_most:,} prices wait", bad=status.outbox > outbox_most // 10)
+    if status.rejects:
+        _line(console, "rejects", f"{status.rejects:,} entries set aside: python -m ingest rejects", bad=True)
+    if status.clock_skew_s is not None:
+        side = "ahead of" if status.clock_skew_s > 0 else "behind"
+        _line(console, "clock", f"{abs(status.clock_skew_s):.3f} s {side} Deribit's", bad=abs(status.clock_skew_s) >= 1)
+    if status.database_clock_skew_s is not None and abs(status.database_clock_skew_s) >= 1:
+        side = "ahead of" if status.database_clock_skew_s > 0 else "behind"
+        _line(console, "clock", f"this host's is {abs(status.database_clock_skew_s):.3f} s {side} the database's", bad=True)
+    if status.writer is not None:
+        _line(console, "writer", status.writer, bad=True)
+    for problem in status.problems:
+        _line(console, "problem", problem, bad=True)
 
 
 def _line(console: Console, name: str, what: str, *, bad: bool) -> None:
@@ -180,7 +215,7 @@ async def _tickers(db: Database, now: int, stale_after_s: int, errors: dict[str,
     counts = await gaps.counts(db)
     watermarks = await gaps.last_minutes(db)
     found = []
-    for record in await tickers.every(db):
+    for record in await tickers.every(db, now):
         name = record["name"]
         counted = counts.get(name)
         found.append(
@@ -199,6 +234,28 @@ async def _tickers(db: Database, now: int, stale_after_s: int, errors: dict[str,
     return found
 
 
-def _workers(broker_url: str) -> int:
-    with redis.Redis.from_url(broker_url, socket_timeout=2, socket_connect_timeout=2) as client:
-        return sum(1 for _ in client.scan_iter(f"{HEARTBEATS}*"))
+def _disagreements(workers: dict[str, list[str]]) -> list[str]:
+    lists = {worker: frozenset(names) for worker, names in workers.items()}
+    if len(set(lists.values())) <= 1:
+        return []
+    shown = "; ".join(f"{worker} has {', '.join(sorted(names))}" for worker, names in sorted(lists.items()))
+    return [f"TICKERS differ between running workers, all of them are collected: {shown}"]
+
+
+def _redis_problems(*urls: str) -> list[str]:
+    found = []
+    for url in dict.fromkeys(urls):
+        with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
+            redis_state.require_writable(client)
+            found += [f"Redis at {without_password(url)}: {problem}" for problem in redis_state.problems(client)]
+    return found
+
+
+async def _writer(db: Database) -> str | None:
+    holder = await writing.holder(db)
+    if holder is None or holder["held_s"] < LOCK_SHOWN_S:
+        return None
+    return (
+        f"{holder['application']} (process {holder['pid']} of PostgreSQL, from {holder['address']}) holds the writers' lock "
+        f"for {holder['held_s']:.0f} s and is {holder['state']}"
+    )

@@ -9,8 +9,9 @@ import periodiq
 import redis
 
 from db import log, metrics, running, tracing
+from ingest import redis_state
 from ingest.commands.arguments import Verbs, verb
-from ingest.middleware import HEARTBEAT_KEPT_S, heartbeat_key
+from ingest.middleware import HEARTBEAT_KEPT_S, beats_here
 from ingest.settings import Settings
 
 WORKER = ["ingest.broker:broker", "ingest.actors"]
@@ -24,7 +25,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     work.add_argument("--threads", type=int, default=4, help="messages at once in each (%(default)s)")
     verb(verbs, "schedule", _schedule, "send a message every minute until stopped", "schedule")
     healthy = verb(
-        verbs, "healthy", _healthy, "exit with 0 if the queue of messages answers; for containers", "healthy --worker"
+        verbs, "healthy", _healthy, "exit with 0 if the queue of messages takes messages; for containers", "healthy --worker"
     )
     healthy.add_argument("--worker", action="store_true", help="and if a worker of this host runs")
 
@@ -72,8 +73,11 @@ def _healthy(options: argparse.Namespace) -> int:
     try:
         address = settings.broker or running.redis_of(settings) or settings.required_broker()
         with redis.Redis.from_url(address, socket_timeout=2, socket_connect_timeout=2) as client:
-            client.ping()
-            beats = bool(client.exists(heartbeat_key()))
+            redis_state.require_writable(client)
+        prices = running.redis_of(settings) or address
+        with redis.Redis.from_url(prices, socket_timeout=2, socket_connect_timeout=2) as client:
+            redis_state.require_writable(client)
+            beats = beats_here(client)
     except redis.RedisError as error:
         sys.stderr.write(f"REDIS_URL: {error}\n")
         return 1

@@ -53,7 +53,7 @@ class Deribit:
         return protocol.names(envelope)
 
     async def _get(self, method: str, **params: str) -> tuple[Envelope, int, int]:
-        outcome = "ok"
+        outcome = "cancelled"
         try:
             async with self._limiter:
                 asked_at = self._wall_ns() // 1000
@@ -61,18 +61,23 @@ class Deribit:
                     status, headers, body = await self._fetch(f"{self._rpc_url}/public/{method}", params)
                 answered_at = self._wall_ns() // 1000
             envelope = protocol.open_envelope(status, headers, body)
+            outcome = "ok"
         except SourceError as error:
             outcome = str(getattr(error, "reason", "refused"))
+            raise
+        except Exception:
+            outcome = "error"
             raise
         finally:
             metrics.calls.labels(method, outcome).inc()
         if envelope.us_out is not None:
-            self.clock.hear(envelope.us_out, asked_at, answered_at)
+            self.clock.hear(envelope.us_out, asked_at, answered_at, params.get("index_name", method))
         return envelope, asked_at, answered_at
 
     async def _fetch(self, url: str, params: dict[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         try:
-            async with self._session.get(url, params=params) as response:
+            # A redirect would lead to a host that nobody named.
+            async with self._session.get(url, params=params, allow_redirects=False) as response:
                 body = bytearray()
                 async for chunk in response.content.iter_any():
                     body += chunk

@@ -4,15 +4,15 @@ Sources: https://docs.deribit.com (methods, error codes); HTTP statuses as other
 """
 
 import json
+import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any, Never
 
 from pydantic import ValidationError
 
-from db.tables import Reason
+from db.tables import NAME, Reason
 from ingest.deribit.models import ChartData, Envelope, IndexPrice, Names, RpcError
 from ingest.errors import AgainError, LaterError, NeverError, SourceError, UnknownTickerError
 from ingest.source import ChartPoint
@@ -29,6 +29,7 @@ NEVER_CODES = frozenset({-32602, -32601, 11029, 11050})
 TIMEOUT_CODES = frozenset({13888})
 SERVER_ERROR_CODES = frozenset({-32603, 11094, 13028})
 
+RETRY_AFTER_MAX_S = 60.0
 RATE_LIMIT_PAUSE_S = 1.0
 MAINTENANCE_PAUSE_S = 10.0
 
@@ -81,11 +82,12 @@ def chart(envelope: Envelope) -> list[ChartPoint]:
 
 
 def names(envelope: Envelope) -> frozenset[str]:
-    """The index names."""
+    """The index names; what could be none is left out."""
     try:
-        return Names.validate_python(envelope.result)
+        found = Names.validate_python(envelope.result)
     except ValidationError as error:
         raise _malformed_result(envelope, error) from error
+    return frozenset(name for name in found if re.fullmatch(NAME, name))
 
 
 def _point(point: Any) -> tuple[int, Decimal] | None:
@@ -99,10 +101,17 @@ def _json(body: bytes) -> Any:
     if len(body) > BODY_LIMIT:
         raise ValueError(f"longer than {BODY_LIMIT} bytes")
     # Decimal from the digits sent, never through float. A price may come without a point: `60000`.
-    value = json.loads(body, parse_float=Decimal, parse_constant=_no_number)
+    value = json.loads(body, parse_float=_decimal, parse_constant=_no_number)
     if isinstance(value, dict) and isinstance(value.get("result"), dict | list):
         value["result"] = _integers_as_decimals(value["result"])
     return value
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text[:40]} has an exponent that no number has") from None
 
 
 def _integers_as_decimals(result: Any) -> Any:
@@ -124,7 +133,7 @@ def _no_number(constant: str) -> Never:
 def _refused(error: RpcError, headers: Mapping[str, str]) -> SourceError:
     message = f"Deribit answered error {error.code} {error.message}".rstrip()
     if error.data:
-        message = f"{message} {json.dumps(error.data, default=str)}"
+        message = f"{message} {json.dumps(error.data, default=str)[:500]}"
     match error.code:
         case code if code in RATE_LIMIT_CODES:
             pause_s = _retry_after_s(headers) or RATE_LIMIT_PAUSE_S
@@ -151,6 +160,9 @@ def _raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> N
             raise AgainError(message, Reason.RATE_LIMITED, retry_after_s=retry_after_s or RATE_LIMIT_PAUSE_S)
         case _ if status >= 500:  # noqa: PLR2004  server errors
             raise AgainError(message, Reason.HTTP_5XX, retry_after_s=retry_after_s)
+        case _ if 300 <= status < 400:  # noqa: PLR2004  redirects
+            where = headers.get("Location", "nowhere")[:200]
+            raise NeverError(f"DERIBIT_RPC_URL: it redirects to {where!r}: set it to the API itself", Reason.REFUSED)
         case 404:
             raise NeverError(f"DERIBIT_RPC_URL: there is no such method at this address: {message}", Reason.REFUSED)
         case _ if status >= 400:  # noqa: PLR2004  refusals
@@ -158,13 +170,17 @@ def _raise_for_status(status: int, headers: Mapping[str, str], body: bytes) -> N
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float:
-    """Seconds from a Retry-After header (RFC 9110, 10.2.3); 0 where there is none that can be read."""
+    """Seconds from a Retry-After header (RFC 9110, 10.2.3); 0 where there is none that can be read.
+
+    A date counts from the answer's own Date, for the local clock may be wrong; no pause is longer than RETRY_AFTER_MAX_S.
+    """
     value = headers.get("Retry-After", "").strip()
     if value.isascii() and value.isdigit():
-        return float(value[:6])
+        return min(float(value[:6]), RETRY_AFTER_MAX_S)
     try:
-        return max(0.0, (parsedate_to_datetime(value) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError):
+        pause = parsedate_to_datetime(value) - parsedate_to_datetime(headers["Date"])
+        return min(max(0.0, pause.total_seconds()), RETRY_AFTER_MAX_S)
+    except (ValueError, TypeError, KeyError):
         return 0.0
 
 

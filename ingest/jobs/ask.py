@@ -20,7 +20,7 @@ from db.tables import PriceRow, Reason
 from db.tables import Source as Origin
 from ingest.errors import AgainError, LaterError, SourceError
 from ingest.jobs.deadline import Deadline
-from ingest.source import Quote, Source, plausible
+from ingest.source import AHEAD_S, Quote, Source
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,10 @@ class Asked:
     attempts: int = 0
     failure: SourceError | None = None
     """The last one; None once the minute's price came, or where the first answer was of a later minute."""
+
+    def price_of(self, minute: int) -> PriceRow | None:
+        """The minute's own price; None where none came."""
+        return next((row for row in self.rows if row.ts == minute), None)
 
 
 async def ask(ticker: str, minute: int, source: Source, deadline: Deadline, max_retries: int | None) -> Asked:
@@ -60,6 +64,9 @@ async def ask(ticker: str, minute: int, source: Source, deadline: Deadline, max_
         asked.failure = asked.failure or AgainError(f"no answer within {deadline.budget_s:.0f} s", Reason.TIMEOUT)
     except SourceError as error:
         asked.failure = error
+    except Exception as error:
+        log.exception("%s: an answer that nothing was made for", ticker)
+        asked.failure = AgainError(f"{type(error).__name__}: {error}", Reason.MALFORMED)
     return asked
 
 
@@ -78,7 +85,7 @@ async def _answer(
         with attempt:
             asked.attempts += 1
             quote = await source.price(asked.ticker)
-            instant_s = _instant_s(quote, minute, source)
+            instant_s = await _instant_s(quote, minute, source)
             return _row(quote, instant_s), minute - instant_s
     raise AssertionError("the retries end in a quote or in an error")
 
@@ -96,7 +103,7 @@ def _note(asked: Asked, state: RetryCallState) -> None:
         asked.failure = failure
 
 
-def _instant_s(quote: Quote, minute: int, source: Source) -> float:
+async def _instant_s(quote: Quote, minute: int, source: Source) -> float:
     """When the price was said. Without the exchange's instant it counts only if its minute is sure all the same."""
     if quote.observed_at is None:
         inside = minute * 10**6 <= quote.asked_at and quote.answered_at < (minute + times.MINUTE) * 10**6
@@ -105,8 +112,14 @@ def _instant_s(quote: Quote, minute: int, source: Source) -> float:
             raise AgainError("the answer has no instant, and the local clock cannot stand in for it", Reason.CLOCK)
         return minute
     instant_s = quote.observed_at / 1e6
-    if not plausible(instant_s, minute, quote.answered_at / 1e6):
+    local_s = quote.answered_at / 1e6
+    if not source.clock.is_plausible(instant_s, minute, local_s):
         raise AgainError(f"the answer is of {times.iso(int(instant_s))}, which cannot be", Reason.CLOCK)
+    if instant_s > local_s + AHEAD_S and source.clock.others(quote.ticker) is None:
+        await source.names()  # an answer about something else, to hold it against
+    if source.clock.is_ahead(instant_s, local_s, quote.ticker):
+        ahead = f"the answer is of {times.iso(int(instant_s))}, ahead of the local clock and of the exchange's other answers"
+        raise AgainError(ahead, Reason.CLOCK)
     return instant_s
 
 

@@ -10,6 +10,7 @@ from statistics import median
 from pydantic import ValidationError
 
 from db import times
+from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import gaps, writing
 from db.queries.gaps import Minute
@@ -57,14 +58,19 @@ async def fill(missing: Sequence[Minute], now: int, *, source: Source, db: Datab
     for place, ((ticker, window), minutes) in enumerate(groups.items()):
         try:
             await _fill_one(ticker, window, minutes, done, source, db)
-        except SourceError as error:
+        except DatabaseError:
+            raise
+        except Exception as error:
+            done.left += len(minutes)
+            if not isinstance(error, SourceError):
+                log.exception("%s: a chart that nothing was made for", ticker)
+                continue
             log.warning("%s of %s left for later: %s", times.minutes(len(minutes)), ticker, error)
             if isinstance(error, UnknownTickerError):
                 await _count_attempt(ticker, minutes, db)
             elif error.reason is not Reason.MALFORMED:  # not this ticker's alone: the others would fare no better now
-                done.left += sum(map(len, list(groups.values())[place:]))
+                done.left += sum(map(len, list(groups.values())[place + 1 :]))
                 break
-            done.left += len(minutes)
     return done
 
 

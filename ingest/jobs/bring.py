@@ -21,6 +21,8 @@ class Brought:
     stored: int = 0
     there: int = 0
     """Their minute was stored before, and stays as it is."""
+    forgotten: int = 0
+    """Their minute lies before the horizon: it is older than what is kept."""
     twice: int = 0
     """Their minute came before among these rows, whose first stays."""
     refused: int = 0
@@ -31,7 +33,7 @@ class Brought:
     @property
     def read(self) -> int:
         """All of them."""
-        return self.stored + self.there + self.twice + self.refused
+        return self.stored + self.there + self.forgotten + self.twice + self.refused
 
 
 async def bring(
@@ -85,10 +87,11 @@ def _chosen(
 
 
 async def _store(rows: Sequence[Row], ticker: str, brought: Brought, db: Database | None) -> None:
-    stored = len(rows)
+    stored, forgotten = len(rows), 0
     if db is not None:
         async with writing.turn(db) as connection:
             await tickers.add(connection, [ticker])
-            stored = await importing.merge(connection, ticker, rows)
+            stored, forgotten = await importing.merge(connection, ticker, rows)
     brought.stored += stored
-    brought.there += len(rows) - stored
+    brought.forgotten += forgotten
+    brought.there += len(rows) - stored - forgotten

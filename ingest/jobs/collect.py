@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 
 from db import times
 from db.pool import Database
+from db.queries import clock
 from ingest.errors import CollectError, NotKeptError, OutboxError, UnknownTickerError
 from ingest.jobs.ask import SKEW_ALLOWED_S, Asked, ask
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.keep import Keeping
+from ingest.jobs.message_minutes import MessageMinutes
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, Report
 from ingest.source import Source
@@ -30,7 +32,9 @@ class Collected:
     stored: int = 0
     """Rows that were not in the database before."""
     prices: dict[str, str] = field(default_factory=dict)
-    """The minute's price of each ticker that answered."""
+    """The minute's price of each ticker that answered in it."""
+    later: list[str] = field(default_factory=list)
+    """Tickers whose first answer was of a later minute: this one is over."""
     attempts: dict[str, int] = field(default_factory=dict)
     failures: dict[str, CollectError] = field(default_factory=dict)
     duration_s: float = 0.0
@@ -46,26 +50,32 @@ async def collect(
     only: Sequence[str] = (),
     max_retries: int | None = None,
     budget_s: float = BUDGET_S,
+    minutes: MessageMinutes | None = None,
 ) -> Collected:
     """Asks for every ticker (or those in `only`) at once and keeps each price as it comes.
 
-    Each goes under the minute in which the exchange said it: into the outbox, and from there into the database. Ends at once
-    where the minute is over, or is there. No ticker's failure stops another's; each is tried until the budget ends, and what
-    failed by then is left as evidence.
+    Each goes under the minute in which the exchange said it: into the outbox, and from there into the database. `minutes` says
+    what a message of another minute stands for. Ends at once where everything of the minute is there. No ticker's failure stops
+    another's; each is tried until the budget ends, and what failed by then is left as evidence.
     """
     collected = Collected()
-    if source.clock.has_passed(minute):
-        log.info("minute %s is over: nothing to collect", times.iso(minute))
-        return collected
     deadline = Deadline(budget_s)
     keeping = Keeping(outbox, db, deadline)
-    missing = await _missing(minute, await watchlist.tickers(minute, source=source), only, keeping)
+    await watchlist.hear(outbox)
+    tickers = await watchlist.tickers(source=source)
+    async with keeping.patiently("the database's clock cannot be asked"):
+        source.clock.hear_database(await clock.now(db))
+    chosen = (minutes or MessageMinutes()).choose(minute, source.clock)
+    if chosen is None:
+        return collected
+    minute = chosen
+    missing = await _missing(minute, tickers, only, keeping)
     if not keeping.database_is_away:
         await _settle(minute, watchlist, source, db, keeping)
     asking = [ask(ticker, minute, source, deadline, max_retries) for ticker in missing]
     async with aclosing(_as_they_come(asking)) as batches:
         async for batch in batches:
-            await _keep(batch, keeping, collected)
+            await _keep(batch, minute, keeping, collected)
     await _settle(minute, watchlist, source, db, keeping)
     now = source.clock.now(minute, within_s=math.inf)
     failures = {(ticker, minute): failure.reason for ticker, failure in collected.failures.items()}
@@ -92,10 +102,7 @@ async def _settle(minute: int, watchlist: Watchlist, source: Source, db: Databas
     """Sees to what the database is behind with: periods of tracking, and prices that wait. Otherwise the next minute does."""
     was_away = keeping.database_is_away
     async with keeping.patiently("since when tickers are tracked is written later"):
-        await watchlist.follow(db)
-        if keeping.done.strangers:  # somebody emptied or restored the database under us
-            await watchlist.follow_again(minute, source=source, db=db)
-            keeping.done.strangers.clear()
+        await watchlist.follow(minute, source=source, db=db)
     if was_away and not keeping.database_is_away:
         await keeping.drain()
 
@@ -108,22 +115,18 @@ async def _drop_unknown(minute: int, collected: Collected, watchlist: Watchlist,
 
 
 async def _as_they_come(asking: Sequence[Coroutine[None, None, Asked]]) -> AsyncGenerator[list[Asked], None]:
-    """The results in batches: whatever arrived while the batch before was dealt with. What broke is raised at the end."""
+    """The results in batches: whatever arrived while the batch before was dealt with."""
     pending = {asyncio.create_task(one) for one in asking}
-    broken: list[Exception] = []
     try:
         while pending:
             done, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
-            yield [task.result() for task in done if task.exception() is None]
-            broken += [error for task in done if isinstance(error := task.exception(), Exception)]
+            yield [task.result() for task in done]
     finally:
         for task in pending:
             task.cancel()
-    if broken:
-        raise ExceptionGroup("asking for a price broke", broken)
 
 
-async def _keep(batch: Sequence[Asked], keeping: Keeping, collected: Collected) -> None:
+async def _keep(batch: Sequence[Asked], minute: int, keeping: Keeping, collected: Collected) -> None:
     unkept: NotKeptError | None = None
     try:
         await keeping.keep([row for asked in batch for row in asked.rows])
@@ -132,10 +135,13 @@ async def _keep(batch: Sequence[Asked], keeping: Keeping, collected: Collected) 
     for asked in batch:
         collected.attempts[asked.ticker] = asked.attempts
         failure = asked.failure or unkept
-        if failure is None:
-            collected.prices[asked.ticker] = f"{asked.rows[-1].price:f}"
-        else:
+        own = asked.price_of(minute)
+        if failure is not None:
             collected.failures[asked.ticker] = failure
+        elif own is not None:
+            collected.prices[asked.ticker] = f"{own.price:f}"
+        else:
+            collected.later.append(asked.ticker)
 
 
 def _report(minute: int, asked: Sequence[str], collected: Collected, source: Source) -> None:
@@ -150,6 +156,11 @@ def _report(minute: int, asked: Sequence[str], collected: Collected, source: Sou
         collected.stored,
         extra={"prices": collected.prices, "attempts": collected.attempts, "duration_s": collected.duration_s},
     )
+    if collected.later:
+        log.warning(
+            "minute %s was over when Deribit answered for %d tickers: their prices are stored under their own minute",
+            *(times.iso(minute), len(collected.later)),
+        )
     for ticker, failure in collected.failures.items():
         log.error(
             "%s has no price for %s: %s",
@@ -158,9 +169,9 @@ def _report(minute: int, asked: Sequence[str], collected: Collected, source: Sou
             failure,
             extra={"reason": failure.reason.value, "attempts": collected.attempts[ticker]},
         )
-    clock = source.clock
-    if clock.skew_s is not None and abs(clock.skew_s) - clock.uncertainty_s >= SKEW_ALLOWED_S:
-        log.warning("the local clock is %.1f s %s Deribit's", abs(clock.skew_s), "ahead of" if clock.skew_s > 0 else "behind")
+    skew_s = source.clock.skew_s
+    if skew_s is not None and abs(skew_s) - source.clock.uncertainty_s >= SKEW_ALLOWED_S:
+        log.warning("the local clock is %.1f s %s Deribit's", abs(skew_s), "ahead of" if skew_s > 0 else "behind")
 
 
 async def _say(minute: int, collected: Collected, source: Source, outbox: Outbox | None) -> None:

@@ -6,7 +6,6 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import rejects
 from ingest.errors import OutboxError
-from ingest.jobs.measure import measure_outbox
 from ingest.jobs.store import Stored, store
 from ingest.outbox import Outbox
 
@@ -18,13 +17,13 @@ LOUD_FROM = 0.1
 """Part of what the outbox may hold, from which on each minute says so as an error."""
 
 
-async def drain(outbox: Outbox, db: Database) -> Stored:
-    """Commits every price that waits, the oldest minutes first, and removes it only then.
+async def drain(outbox: Outbox, db: Database, drained: Stored | None = None) -> Stored:
+    """Commits every price that waits, the oldest minutes first, and removes it only then; counts in `drained` as it goes.
 
     An entry that is no price, or that the database refuses, is set aside. Raises OutboxError or DatabaseError; whatever was
     not committed waits on.
     """
-    drained = Stored()
+    drained = Stored() if drained is None else drained
     fields = await outbox.fields()
     for start in range(0, len(fields), AT_ONCE):
         waiting = await outbox.read(fields[start : start + AT_ONCE])
@@ -40,7 +39,7 @@ async def drain(outbox: Outbox, db: Database) -> Stored:
 async def say_how_many_wait(outbox: Outbox, error: DatabaseError) -> None:
     """Says how many prices wait because of the error: loudly, long before there is no room."""
     try:
-        depth = await measure_outbox(outbox)
+        depth = await outbox.depth()
     except OutboxError:
         return
     if depth:

@@ -41,6 +41,8 @@ class Keeping:
     async def there(self, tickers: Sequence[str], minute: int) -> set[str]:
         """Those of the tickers whose price of the minute is stored or waits; as far as it can be told."""
         found = set(await self._with_outbox(lambda outbox: outbox.waits(tickers, minute), "what waits cannot be told") or ())
+        if self.database_is_away:
+            return found
         async with self.patiently("what is stored cannot be told"):
             found |= await prices.stored_at(self._db, tickers, minute)
         return found
@@ -109,8 +111,14 @@ class Keeping:
             raise
 
     async def _drain(self, outbox: Outbox) -> None:
-        async with self.patiently("prices are stored later"):
-            self.done.add(await drain(outbox, self._db))
+        drained = Stored()
+        try:
+            async with self.patiently("prices are stored later"):
+                await drain(outbox, self._db, drained)
+        finally:
+            self.done.add(drained)
+        if drained.new:
+            self.database_is_away = False  # slow with much to store, but there
 
     async def _with_outbox(self, work: Callable[[Outbox], Awaitable[T]], otherwise: str) -> T | None:
         """What the work gives; None where there is no outbox, or its Redis is away, or it is full."""

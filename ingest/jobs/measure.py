@@ -1,10 +1,11 @@
 """How collecting stands, for Prometheus: told once a minute, when everything is accounted for."""
 
 import math
+import time
 
 from db import times
 from db.pool import Database
-from db.queries import gaps, tickers
+from db.queries import gaps, retention, tickers
 from db.tables import Reason
 from ingest import metrics
 from ingest.outbox import Outbox
@@ -17,7 +18,9 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
         metrics.reconciled.set(until)
     if clock.skew_s is not None:
         metrics.clock_skew_seconds.set(clock.skew_s)
-    for row in await tickers.every(db):
+    now = clock.database_now or time.time()
+    metrics.horizons_in_future.set(len(await retention.in_future(db, int(now))))
+    for row in await tickers.every(db, now):
         # What is not collected any more is no alarm.
         metrics.last_price.labels(row["name"]).set(row["ts"] if row["tracked"] and row["ts"] is not None else math.nan)
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}

@@ -1,31 +1,48 @@
 """Every expected minute that is over is stored, waits in the outbox, or becomes a gap with a reason."""
 
+import asyncio
 import logging
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Final
 
 from db import times
 from db.errors import DatabaseError
-from db.pool import Database, Record
-from db.queries import gaps, writing
+from db.pool import Database, Executor, Record
+from db.queries import clock, gaps, writing
 from db.queries.gaps import Minute
 from db.tables import Reason
-from ingest.errors import OutboxError
+from ingest import metrics
+from ingest.errors import JobsFailedError, OutboxError
 from ingest.jobs.backfill import Backfilled, backfill
 from ingest.jobs.candles import build_candles
 from ingest.jobs.changes import RESUME_DAYS, forget_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, say_how_many_wait
 from ingest.jobs.measure import measure
-from ingest.jobs.retain import retain
+from ingest.jobs.message_minutes import MessageMinutes
+from ingest.jobs.retain import RetentionRefusedError, retain
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
-from ingest.source import ExchangeClock, Source
+from ingest.source import ExchangeClock, Source, agreed
 
 log = logging.getLogger(__name__)
 
-BUDGET_S = 50.0
+BUDGETS_S: Final = {
+    "tracking": 5.0,
+    "outbox": 15.0,
+    "gaps": 10.0,
+    "metrics": 5.0,
+    "backfill": 20.0,
+    "candles": 10.0,
+    "changes": 5.0,
+    "retention": 10.0,
+}
+"""The jobs of a minute, in their order, with the seconds that each may take: one that is slow or fails stops no other."""
+BUDGET_S: Final = 55.0
+"""For all of them: the next minute's must find the worker free."""
 AT_ONCE = 10_000
 """Minutes walked in a transaction, over all tickers."""
 
@@ -53,38 +70,86 @@ async def reconcile(
     resume_days: int = RESUME_DAYS,
     retention_days: int | None = None,
     budget_s: float = BUDGET_S,
+    minutes: MessageMinutes | None = None,
+    database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
 ) -> Reconciled:
-    """Drains the outbox, opens the gaps that are new, and fills what can be filled.
+    """Drains the outbox, opens the gaps that are new, fills what can be filled, and does the other jobs of a minute.
 
-    Does nothing for a minute that is over, for a newer message does its work, and nothing while the outbox cannot be read: a
-    price that waits there must win over an average. Raises OutboxError or DatabaseError then: the next minute's call goes on
-    from where this one ended.
+    `minutes` says what a message of another minute stands for. No gap is looked for while the outbox cannot be read: a price
+    that waits there must win over an average. What the clocks decide for good is done only where the message's, the exchange's
+    and the database's agree. Raises JobsFailedError once every job had its turn: the next minute goes on from there.
     """
-    await watchlist.tickers(minute, source=source)
-    if source.clock.has_passed(minute, within_s=math.inf):
-        log.info("minute %s is over: nothing to reconcile", times.iso(minute))
+    await watchlist.hear(outbox)
+    await watchlist.tickers(source=source)
+    chosen = (minutes or MessageMinutes()).choose(minute, source.clock)
+    if chosen is None:
         return Reconciled()
-    try:
-        async with Deadline(budget_s).enforced():
-            await watchlist.follow(db)
-            drained = await drain(outbox, db)
-            if drained.strangers:  # somebody emptied or restored the database under us
-                await watchlist.follow_again(minute, source=source, db=db)
-            reconciled = await walk(minute, clock=source.clock, db=db, outbox=outbox)
-            if reconciled.now is not None:
-                reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
-            await build_candles(db)
-            await forget_changes(db, resume_days)
-            await retain(minute, retention_days, db)
-            await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
-            return reconciled
-    except OutboxError as error:
-        log.error("gaps are looked for once the outbox can be read: %s", error)  # noqa: TRY400  one line is enough
-        raise
-    except DatabaseError as error:
-        log.error("minute %s could not be reconciled to its end: %s", times.iso(minute), error)  # noqa: TRY400  likewise
-        await say_how_many_wait(outbox, error)
-        raise
+    minute = chosen
+    jobs = Jobs(budget_s)
+    reconciled, agreed_now = Reconciled(), None
+    async with jobs.job("tracking"):
+        now = await database_clock(db)
+        source.clock.hear_database(now)
+        agreed_now = agreed(minute, source.clock.now(minute, within_s=math.inf), now)
+        await watchlist.follow(minute, source=source, db=db)
+    async with jobs.job("outbox"):
+        await drain(outbox, db)
+    async with jobs.job("gaps"):
+        reconciled = await walk(minute, clock=source.clock, db=db, outbox=outbox)
+    async with jobs.job("metrics"):
+        await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
+    if reconciled.now is not None:
+        async with jobs.job("backfill"):
+            reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
+    async with jobs.job("candles"):
+        await build_candles(db)
+    if agreed_now is not None:
+        async with jobs.job("changes"):
+            await forget_changes(agreed_now, db, resume_days)
+    async with jobs.job("retention"):
+        await retain(agreed_now, retention_days, db)
+    await jobs.report(minute, outbox)
+    return reconciled
+
+
+class Jobs:
+    """The jobs of one minute: each has its own time and its own error."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._deadline = Deadline(budget_s)
+        self._failed: dict[str, Exception] = {}
+        self._done: set[str] = set()
+
+    @asynccontextmanager
+    async def job(self, name: str) -> AsyncIterator[None]:
+        """Runs the block as the job; what it raises ends it alone."""
+        budget_s = min(BUDGETS_S[name], self._deadline.left_s())
+        try:
+            async with asyncio.timeout(budget_s):
+                yield
+        except TimeoutError:
+            self._failed[name] = TimeoutError(f"not done within {budget_s:.0f} s; it goes on in the next minute")
+        except (DatabaseError, OutboxError, RetentionRefusedError) as error:
+            self._failed[name] = error
+        except Exception as error:
+            log.exception("the job %s has an error that nothing was made for", name)
+            self._failed[name] = error
+        else:
+            self._done.add(name)
+        metrics.job_failing.labels(name).set(name in self._failed)
+
+    async def report(self, minute: int, outbox: Outbox) -> None:
+        """Says which jobs failed, in the log and for `python -m ingest status`. Raises JobsFailedError where some did."""
+        for name, error in self._failed.items():
+            log.error("minute %s: the job %s failed: %s", times.iso(minute), name, error)
+        database = next((error for error in self._failed.values() if isinstance(error, DatabaseError)), None)
+        if database is not None:
+            await say_how_many_wait(outbox, database)
+        failed = {name: str(error) or type(error).__name__ for name, error in self._failed.items()}
+        with suppress(OutboxError):  # which is among the failures then
+            await outbox.write_jobs(failed, self._done, minute)
+        if failed:
+            raise JobsFailedError(f"failed: {', '.join(failed)}") from next(iter(self._failed.values()))
 
 
 async def walk(minute: int, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> Reconciled:

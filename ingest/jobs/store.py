@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Self
 
 from db import times
@@ -22,14 +22,11 @@ class Stored:
 
     new: int = 0
     """Not there before."""
-    strangers: set[str] = field(default_factory=set)
-    """Tickers that the database did not know."""
     rejected: int = 0
 
     def add(self, other: Self) -> None:
         """Takes in what became of more rows."""
         self.new += other.new
-        self.strangers |= other.strangers
         self.rejected += other.rejected
 
 
@@ -42,14 +39,14 @@ async def store(db: Database, rows: Sequence[PriceRow]) -> Stored:
         return Stored()
     try:
         async with writing.turn(db) as connection:
-            strangers = await tickers.add(connection, {row.ticker for row in rows})
+            await tickers.add(connection, {row.ticker for row in rows})
             new = await prices.store(connection, rows)
         now = time.time()
         for one in new:
             metrics.stored.labels(one["source"]).inc()
             if one["source"] == Source.LIVE:
                 metrics.lateness_seconds.observe(now - one["ts"])
-        return Stored(len(new), set(strangers))
+        return Stored(len(new))
     except RowRefusedError as error:
         if len(rows) == 1:
             await _set_aside(db, rows[0], str(error))

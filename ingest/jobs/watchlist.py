@@ -1,94 +1,156 @@
-"""Which tickers a worker asks for: those of TICKERS that the exchange knows."""
+"""Which tickers a worker collects: those of TICKERS that the exchange knows, its own and those of the other running workers."""
 
 import asyncio
 import difflib
 import logging
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
 
 from db import times
 from db.pool import Database
-from db.queries import tracking, writing
+from db.queries import clock, tickers, tracking, writing
 from ingest import metrics
-from ingest.errors import SourceError
-from ingest.source import Source
+from ingest.errors import OutboxError, SourceError
+from ingest.outbox import Outbox
+from ingest.source import AGREE_WITHIN_S, Source
 
 log = logging.getLogger(__name__)
 
+REPAIRED_EVERY_S: Final = 3_600
+
 
 class Watchlist:
-    """The tickers of one worker. The periods of tracking in the database follow the last worker that started."""
+    """The tickers of one worker. The periods of tracking follow what all running workers collect.
 
-    def __init__(self, wanted: Sequence[str]) -> None:
+    A message goes to any worker, so each collects the TICKERS of all of them: else a ticker of one alone would miss the
+    minutes that another one does.
+    """
+
+    def __init__(self, wanted: Sequence[str], *, follows: bool = True, monotonic: Callable[[], float] = time.monotonic) -> None:
+        """Only one that `follows` hears of other workers and writes periods: a collect by hand changes no tracking."""
         self._wanted = list(wanted)
-        self._asked: list[str] | None = None
-        self._confirmed: frozenset[str] = frozenset()
-        self._begins_at: int | None = None
+        self._follows = follows
+        self._monotonic = monotonic
+        self._supported: frozenset[str] | None = None
+        self._looked_up = False
+        self._dropped: set[str] = set()
+        self._others: list[str] = []
+        self._others_are_known = False
+        self._disagreement = ""
+        self._asked_since: dict[str, float] = {}
+        self._repaired_at = -math.inf
         self._looking_up = asyncio.Lock()
         self._writing = asyncio.Lock()
         """Another one: whoever waits for the database must not keep a collect from asking."""
 
-    async def tickers(self, minute: int, *, source: Source) -> list[str]:
-        """The tickers to ask for in the minute. The first call compares TICKERS with the exchange."""
+    async def tickers(self, *, source: Source) -> list[str]:
+        """The tickers to ask for. The first call compares TICKERS with the exchange."""
         async with self._looking_up:
-            if self._asked is None:
-                self._asked = await self._known(source)
-                self._tell()
-                self._begins_at = _now(minute, source)
-            return list(self._asked)
+            if not self._looked_up:
+                await self._look_up(source)
+                self._looked_up = True
+            names = [name for name in self._wanted + self._others if self._is_known(name)]
+            for name in names:
+                self._asked_since.setdefault(name, self._monotonic())
+            metrics.unknown.set(sum(not self._is_known(name) for name in self._wanted))
+            return names
 
-    async def follow(self, db: Database) -> None:
-        """Writes the periods, once: they begin in the minute of the first call of `tickers`, however late this succeeds.
+    async def hear(self, outbox: Outbox | None) -> None:
+        """Learns the TICKERS of the other running workers, and says so where they are others than its own."""
+        if not self._follows or outbox is None:
+            return
+        try:
+            workers = await outbox.worker_tickers()
+        except OutboxError:
+            self._others_are_known = False  # nothing ends while it is unknown who collects what
+            return
+        own = set(self._wanted)
+        self._others = list(dict.fromkeys(name for names in workers.values() for name in names if name not in own))
+        self._others_are_known = True
+        different = {worker: sorted(set(names) ^ own) for worker, names in workers.items() if set(names) != own}
+        disagreement = "; ".join(f"{worker}: {', '.join(names)}" for worker, names in sorted(different.items()))
+        if disagreement and disagreement != self._disagreement:
+            log.warning("TICKERS differ between running workers, all of them are collected; different are %s", disagreement)
+        self._disagreement = disagreement
 
+    async def follow(self, minute: int, *, source: Source, db: Database) -> None:
+        """Writes the periods of tracking, where they are not what running workers collect.
+
+        A period begins with the minute in which its ticker was first asked for, however late this succeeds: by the exchange's
+        clock, or by the database's where the exchange has not answered yet. Where neither can be believed, none begins.
         Raises DatabaseError where it did not succeed.
         """
+        if not self._follows or not self._looked_up:
+            return
         async with self._writing:
-            if self._asked is not None and self._begins_at is not None:
-                await _follow(self._asked, self._begins_at, db)
-                self._begins_at = None
-
-    async def follow_again(self, minute: int, *, source: Source, db: Database) -> None:
-        """Writes the periods once more, into a database that lost them."""
-        async with self._writing:
-            await _follow(self._asked or self._wanted, _now(minute, source), db)
+            await self._repair(minute, source, db)
+            names = [name for name in self._wanted + self._others if self._is_known(name)]
+            tracked = set(await tickers.tracked(db))
+            beginning = [name for name in names if name not in tracked]
+            ending = sorted(tracked - set(names)) if self._others_are_known else []
+            if not beginning and not ending:
+                return
+            now = await _believed_now(minute, source, db)
+            if now is None:
+                log.error("tracking neither begins nor ends while the clocks disagree: set the clock of this host")
+                return
+            since = {name: times.minute_of(now - (self._monotonic() - self._asked_since[name])) for name in beginning}
+            async with writing.turn(db) as connection:
+                began = await tracking.begin(connection, since)
+                ended = await tracking.end(connection, ending, times.minute_of(now)) if ending else []
+            for name, first in began.items():
+                log.info("tracking of %s begins with %s", name, times.iso(first))
+            if ended:
+                log.warning("tracking of %s ends with %s: in no worker's TICKERS", ", ".join(ended), times.iso(int(now)))
 
     async def drop(self, ticker: str, minute: int, *, db: Database) -> None:
         """Takes back a ticker that the exchange refused as unknown, unless its own list had it: one answer may be wrong."""
-        async with self._writing:
-            if self._asked is None or ticker not in self._asked or ticker in self._confirmed:
-                return
-            async with writing.turn(db) as connection:
+        if not self._is_known(ticker) or (self._supported is not None and ticker in self._supported):
+            return
+        if self._follows:
+            async with self._writing, writing.turn(db) as connection:
                 await tracking.take_back(connection, ticker, minute)
-            self._asked.remove(ticker)
-            self._tell()
+        self._dropped.add(ticker)
         log.error("TICKERS: %s is unknown to the exchange and is not asked for any more", ticker)
 
-    def _tell(self) -> None:
-        metrics.unknown.set(len(self._wanted) - len(self._asked or ()))
+    def _is_known(self, name: str) -> bool:
+        return name not in self._dropped and (self._supported is None or name in self._supported)
 
-    async def _known(self, source: Source) -> list[str]:
+    async def _look_up(self, source: Source) -> None:
         try:
             supported = await source.names()
         except SourceError as error:
             log.warning("TICKERS could not be compared with the exchange's list, all are asked for: %s", error)
-            return list(self._wanted)
-        self._confirmed = supported.intersection(self._wanted)
+            return
+        self._supported = supported
         for name in self._wanted:
             if name not in supported:
                 near = difflib.get_close_matches(name, supported, n=3)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(supported)} others"
                 log.error("TICKERS: %s is unknown to the exchange and is not asked for; %s", name, hint)
-        return [name for name in self._wanted if name in supported]
+
+    async def _repair(self, minute: int, source: Source, db: Database) -> None:
+        """Once an hour, and first of all: periods that a wrong clock began too late."""
+        now = source.clock.now(minute, within_s=math.inf)
+        if now is None or self._monotonic() - self._repaired_at < REPAIRED_EVERY_S:
+            return
+        moved = True
+        while moved:
+            async with writing.turn(db) as connection:
+                moved = bool(found := await tracking.repair(connection, times.minute_of(now)))
+            for row in found:
+                log.warning(
+                    "tracking of %s began with %s, not with %s: a clock was wrong then",
+                    *(row["ticker"], times.iso(row["since"]), times.iso(row["before"])),
+                )
+        self._repaired_at = self._monotonic()
 
 
-def _now(minute: int, source: Source) -> int:
-    now = source.clock.now(minute)
-    return times.minute_of(now) if now is not None else minute
-
-
-async def _follow(names: Sequence[str], minute: int, db: Database) -> None:
-    async with writing.turn(db) as connection:
-        began, ended = await tracking.follow(connection, names, minute)
-    if began:
-        log.info("tracking of %s begins with %s", ", ".join(began), times.iso(minute))
-    if ended:
-        log.warning("tracking of %s ends with %s: no longer in TICKERS", ", ".join(ended), times.iso(minute))
+async def _believed_now(minute: int, source: Source, db: Database) -> float | None:
+    """UNIX seconds by the exchange's clock; where that was never heard, by the database's, if it agrees with the minute."""
+    if source.clock.was_heard:
+        return source.clock.now(minute, within_s=math.inf)
+    now = await clock.now(db)
+    return now if abs(now - minute) <= AGREE_WITHIN_S else None

@@ -24,8 +24,7 @@ from db.embedded import Server
 from db.errors import DatabaseError, ServerError
 from db.pool import own_errors
 from db.queues import Actor, Queue
-from ingest.middleware import HEARTBEATS
-from ingest.outbox import FAILURES, PRICES
+from ingest.outbox import FAILURES, HEARTBEATS, PRICES
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
 

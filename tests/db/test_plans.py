@@ -61,9 +61,9 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
         text = prices.window_statement(ALL, newest_first=newest_first)
         yield f"window_text {newest_first}", text.sql, [*window, *text.constants], MINUTES
     latest = prices.latest_statement(ALL)
-    yield "latest_text", latest.sql, ["btc_usd", *latest.constants], 0
-    yield "latest", prices.LATEST, ["btc_usd"], 0
-    yield "latest_of_each", prices.LATEST_OF_EACH, [["btc_usd", "eth_usd"]], 2
+    yield "latest_text", latest.sql, ["btc_usd", 0, *latest.constants], 0
+    yield "latest", prices.LATEST, ["btc_usd", 0], 0
+    yield "latest_of_each", prices.LATEST_OF_EACH, [["btc_usd", "eth_usd"], 0], 2
     yield "count_in", prices.COUNT_IN, window, 0
     yield "any_in", prices.ANY_IN, window, 0
     yield "last_observed", prices.LAST_OBSERVED, ["btc_usd", LOW, 300], 10
@@ -73,7 +73,7 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "newest open", gaps.NEWEST_OPEN, [HIGH, 100], 100
     yield "counts", gaps.COUNTS, [], 200
     yield "last minutes", gaps.LAST_MINUTES, [], 2
-    yield "tickers", tickers.ALL, [], 2
+    yield "tickers", tickers.ALL, [0], 2
     yield "version", version.CURRENT, [], 0
     yield "summary", summaries.SUMMARY, window, 0
     yield "series", summaries.SERIES, window, MINUTES

@@ -65,4 +65,4 @@ async def test_a_server_that_says_nothing_any_more_is_unavailable(tmp_path: Path
 async def test_a_database_without_tables_says_what_to_run(empty_dsn: str) -> None:
     async with open_database(empty_dsn, application_name="tests") as db:
         with pytest.raises(DatabaseUnavailableError, match="run `python -m db migrate`"):
-            await tickers.every(db)
+            await tickers.every(db, 0)

@@ -11,6 +11,7 @@ from db.pool import Database
 from db.queries import importing, prices, tickers, tracking, writing
 from db.tables import Source
 from tests.stored import MINUTE, row, store, track
+from tests.stored import follow as stored_follow
 
 STATEMENTS = {
     f"{module.name}.{name}": value
@@ -80,14 +81,14 @@ async def test_tickers_come_with_their_last_period_and_newest_price(db: Database
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
     await track(db, "btc_usd", since=MINUTE + 120)
-    found = {r["name"]: (r["since"], r["tracked"], r["ts"]) for r in await tickers.every(db)}
+    found = {r["name"]: (r["since"], r["tracked"], r["ts"]) for r in await tickers.every(db, 0)}
     assert found == {"btc_usd": (MINUTE, True, MINUTE + 60), "eth_usd": (MINUTE, False, None)}
 
 
 async def test_periods_follow_the_list(db: Database) -> None:
     async def follow(names: list[str], minute: int) -> tuple[list[str], list[str]]:
         async with writing.turn(db) as connection:
-            return await tracking.follow(connection, names, minute)
+            return await stored_follow(connection, names, minute)
 
     assert await follow(["a", "b"], 600) == (["a", "b"], [])
     assert await follow(["a", "b"], 660) == ([], []), "a restart with the same list changes nothing"

@@ -60,6 +60,7 @@ OTHERS = [
     ("ck_candle_prices", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 2, 1, 3, 1, 1)"),
     ("ck_milestone_at", "INSERT INTO milestone VALUES (1, 0)"),
     ("ck_milestone_id", "INSERT INTO milestone VALUES (3600, -1)"),
+    ("ck_epoch_forked_at", "INSERT INTO epoch VALUES (7, 7, '')"),
     ("ck_candle_count", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 61, 1)"),
     ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('nobody', 0, 1, 'LIVE')"),
 ]

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from db.pool import Database
-from db.queries import gaps, tracking, writing
+from db.queries import gaps, writing
 from db.tables import Reason, Source
 from tests.graph.conftest import Api
-from tests.stored import MINUTE, row, store, track
+from tests.stored import MINUTE, follow, row, store, track
 from tests.waiting import until
 
 COVERAGE = """
@@ -146,7 +146,7 @@ async def test_rest_lists_carry_the_same_in_a_header(api: Api, path: str, covere
 async def test_a_page_of_rest_covers_what_it_lists(db: Database, api: Api) -> None:
     await track(db, "btc_usd")
     async with writing.turn(db) as connection:
-        await tracking.follow(connection, ["eth_usd"], _at(10))
+        await follow(connection, ["eth_usd"], _at(10))
     await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 5, 6, 9)])
     for path, covered in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):
         async with api.session.get(f"{api.url}/prices?ticker=btc_usd&{path}") as response:

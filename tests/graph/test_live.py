@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 
 from db.pool import Database
-from db.queries import events, gaps, importing, tracking, writing
+from db.queries import events, gaps, importing, writing
 from db.queries.shapes import Shape
 from db.tables import Reason, Source
 from graph.engine.feed import Feed
@@ -23,7 +23,7 @@ from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.graph.stand import api_process
 from tests.graph.test_socket import connected
-from tests.stored import MINUTE, row, store, track
+from tests.stored import MINUTE, follow, row, store, track
 from tests.waiting import until
 
 PRICES = "subscription { priceAdded { id ticker ts price } }"
@@ -110,7 +110,7 @@ async def _happen(db: Database) -> None:
     async with writing.turn(db) as connection:
         await gaps.give_up(connection, "btc_usd", [MINUTE + 60])
     async with writing.turn(db) as connection:
-        await tracking.follow(connection, ["btc_usd"], MINUTE + 120)
+        await follow(connection, ["btc_usd"], MINUTE + 120)
 
 
 HAPPENED = [

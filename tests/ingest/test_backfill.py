@@ -51,7 +51,7 @@ async def test_the_first_point_inside_the_minute_is_stored_as_what_it_is(
     (ts,) = await _missing(db, 5)
     done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
     assert (done.filled, done.given_up, done.left) == (1, 0, 0)
-    stored = await prices.latest(db, "btc_usd")
+    stored = await prices.latest(db, "btc_usd", 0)
     assert stored is not None
     assert (stored["ts"], stored["source"], stored["observed_at"]) == (ts, "BACKFILL", ts * 10**6)
     assert stored["price"] == market.average("btc_usd", ts, 6)

@@ -13,13 +13,13 @@ from db.pool import Database
 from db.queries import gaps, tracking, writing
 from db.tables import Reason, Source
 from ingest.deribit.client import Deribit
-from ingest.errors import OutboxError
+from ingest.errors import JobsFailedError
 from ingest.jobs.reconcile import AT_ONCE, Reconciled, reconcile, walk
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from ingest.source import ExchangeClock
-from tests.stored import MINUTE, minutes, row, store, track
+from tests.stored import MINUTE, follow, minutes, row, store, track
 
 LEDGER = (
     "SELECT ticker, ts, reason, filled_at IS NOT NULL AS filled, given_up_at IS NOT NULL AS given_up FROM gap ORDER BY 1, 2"
@@ -111,7 +111,7 @@ async def test_while_the_outbox_cannot_be_read_the_watermark_stands_still_and_no
     await track(db, "btc_usd")
     await _walk(db, outbox, 2)
     async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
-        with pytest.raises(OutboxError):
+        with pytest.raises(JobsFailedError):
             await reconcile(_at(3), watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=away)
     assert await db.fetchval("SELECT checked_until FROM ticker") == _at(2)
     assert "get_index_chart_data" not in simulator.calls
@@ -133,7 +133,7 @@ async def test_an_exchange_never_heard_tells_nothing(db: Database, outbox: Outbo
 async def test_only_periods_of_tracking_are_expected_over_a_change_of_tickers(db: Database, outbox: Outbox) -> None:
     for tickers, minute in ((["btc_usd"], 0), (["eth_usd"], 3), (["btc_usd", "eth_usd"], 6)):
         async with writing.turn(db) as connection:
-            await tracking.follow(connection, tickers, _at(minute))
+            await follow(connection, tickers, _at(minute))
     await _walk(db, outbox, 8)
     assert set(await _gaps(db)) == {0, 1, 2, 6, 7}
     assert set(await _gaps(db, "eth_usd")) == {3, 4, 5, 6, 7}
@@ -142,11 +142,11 @@ async def test_only_periods_of_tracking_are_expected_over_a_change_of_tickers(db
 async def test_a_period_written_late_is_walked_from_its_beginning(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     async with writing.turn(db) as connection:
-        await tracking.follow(connection, [], _at(2))
+        await follow(connection, [], _at(2))
     await _walk(db, outbox, 9)
     assert set(await _gaps(db)) == {0, 1}
     async with writing.turn(db) as connection:  # its worker began in minute 5, and the database was away until now
-        await tracking.follow(connection, ["btc_usd"], _at(5))
+        await follow(connection, ["btc_usd"], _at(5))
     await _walk(db, outbox, 9)
     assert set(await _gaps(db)) == {0, 1, 5, 6, 7, 8}
 
@@ -155,7 +155,7 @@ async def test_a_period_that_ended_earlier_than_was_known_has_no_gaps_after_its_
     await track(db, "btc_usd")
     await _walk(db, outbox, 9)
     async with writing.turn(db) as connection:
-        await tracking.follow(connection, ["eth_usd"], _at(4))
+        await follow(connection, ["eth_usd"], _at(4))
     assert set(await _gaps(db)) == {0, 1, 2, 3}
 
 
@@ -317,7 +317,7 @@ async def test_for_any_minutes_nothing_is_invented_and_nothing_forgotten(
     await emptied()
     for place, border in enumerate(borders):  # tracked from the first to the second, from the third to the fourth, …
         async with writing.turn(db) as connection:
-            await tracking.follow(connection, [] if place % 2 else ["btc_usd"], _at(border))
+            await follow(connection, [] if place % 2 else ["btc_usd"], _at(border))
     if horizon is not None:
         await db.execute("UPDATE ticker SET horizon = $1", _at(horizon))
     if stored:

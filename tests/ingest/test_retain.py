@@ -14,7 +14,7 @@ NOW = 1_705_363_200 + 7_260
 KEPT_FROM = NOW // DAY * DAY - 8 * DAY
 
 
-async def _filled(db: Database, days: int) -> None:
+async def _filled(db: Database, days: int = 10) -> None:
     """A price every quarter of an hour for some days before NOW; the rest are gaps."""
     begin = NOW // DAY * DAY - days * DAY
     await track(db, "btc_usd", "eth_usd", since=begin)
@@ -31,10 +31,10 @@ async def _candles(db: Database) -> list[object]:
 
 
 async def test_old_days_go_and_their_candles_stay(db: Database) -> None:
-    await _filled(db, 12)
+    await _filled(db)
     before, version_before = await _candles(db), await version.current(db)
     forgotten = await retain(NOW, 8, db)
-    assert forgotten == 2 * 4 * 96 + 14
+    assert forgotten == 2 * 2 * 96 + 14
     for name in ("btc_usd", "eth_usd"):
         assert min(await minutes(db, name)) == KEPT_FROM
         assert await candles.different(db, name, KEPT_FROM) == []
@@ -49,31 +49,34 @@ async def test_old_days_go_and_their_candles_stay(db: Database) -> None:
 
 
 async def test_forgetting_takes_small_steps_and_goes_on(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    await _filled(db, 12)
+    await _filled(db)
     monkeypatch.setattr(retention, "AT_ONCE", 100)
-    steps = [await retain(NOW, 8, db, turns=1) for _ in range(9)]
+    steps = [await retain(NOW, 8, db, turns=1) for _ in range(5)]
     assert steps[0] == 114, "some prices, and the gaps"
-    assert sum(steps) == 2 * 4 * 96 + 14
-    assert await retention.behind(db) == []
+    assert sum(steps) == 2 * 2 * 96 + 14
+    assert await retention.behind(db, NOW) == []
 
 
 async def test_nothing_is_brought_back_from_before_the_horizon(db: Database) -> None:
-    await _filled(db, 12)
+    await _filled(db)
     await retain(NOW, 8, db)
     async with writing.turn(db) as connection:
-        assert await importing.merge(connection, "btc_usd", [(KEPT_FROM - 60, "1", None), (KEPT_FROM + 60, "1", None)]) == 1
+        assert await importing.merge(connection, "btc_usd", [(KEPT_FROM - 60, "1", None), (KEPT_FROM + 60, "1", None)]) == (
+            1,
+            1,
+        )
     assert min(await minutes(db, "btc_usd")) == KEPT_FROM
 
 
 async def test_what_has_no_candles_yet_waits(db: Database) -> None:
-    await _filled(db, 12)
+    await _filled(db)
     await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", KEPT_FROM)
     await retain(NOW, 8, db)
     assert await retention.horizons(db) == {"eth_usd": KEPT_FROM}
 
 
 async def test_everything_is_kept_where_nothing_is_said(db: Database) -> None:
-    await _filled(db, 12)
+    await _filled(db)
     assert await retain(NOW, None, db) == 0
 
 

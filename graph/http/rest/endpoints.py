@@ -13,12 +13,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from db import times
-from db.queries import coverage, prices
+from db.queries import clock, coverage, prices
 from graph.engine.knowledge import require_known, require_tracked
 from graph.engine.limits import RANGE_MOST
-from graph.errors import BadInputError, NotFoundError, RangeTooLargeError
+from graph.errors import BadInputError, ForbiddenError, NotFoundError, RangeTooLargeError
 from graph.http import answers
-from graph.http.caller import context_of
+from graph.http.caller import caching_headers, context_of
 from graph.http.health import health
 from graph.http.rest import models
 from graph.http.rest.export import export
@@ -71,7 +71,7 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
 
 async def latest(context: Context, query: models.TickerQuery) -> Body:
     """The newest price."""
-    text = await prices.latest_text(context.db, SHAPE, query.ticker)
+    text = await prices.latest_text(context.db, SHAPE, query.ticker, context.now())
     if text is None:
         await require_known(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price yet; try again in a minute")
@@ -112,12 +112,13 @@ async def fetch(context: Context, query: models.FetchQuery) -> Body:
     """Asks the workers for the prices of the current minute."""
     context.require_fetching()
     await require_tracked(context.resources.primary, query.ticker)
-    receipt = await context.resources.collecting.request(times.minute_of(context.now()), query.ticker)
+    minute = times.minute_of(await clock.now(context.resources.primary))
+    receipt = await context.resources.collecting.request(minute, query.ticker)
     return Body(asdict(receipt), status=HTTPStatus.ACCEPTED)
 
 
 async def _newest(context: Context, ticker: str) -> int:
-    record = await prices.latest(context.db, ticker)
+    record = await prices.latest(context.db, ticker, context.now())
     return times.END - 1 if record is None else int(record["ts"])
 
 
@@ -177,18 +178,20 @@ class Endpoint:
     async def __call__(self, request: Request) -> Response:
         """Validates, answers, encodes."""
         context = context_of(request)
+        if self.acts:
+            _refuse_other_sites(request, context)
         answered = await self.answer(context, validated(self.query, request.query_params))
         if isinstance(answered, Body):
             if isinstance(answered.content, str):
                 answers.keep(request.scope, wanted=context.is_current)
-            return _json(answered.content, answered.status)
+            return _json(answered.content, answered.status, caching_headers(request))
         # Of an open window the coverage changes with the clock.
         answers.keep(request.scope, wanted=context.is_current and answered.high <= times.minute_of(context.now()))
         covered = await coverage.count(context.db, answered.ticker, answered.low, answered.high, context.now())
-        headers = {"X-Coverage": f"{covered.stored}/{covered.expected}"}
+        headers = caching_headers(request) | {"X-Coverage": f"{covered.stored}/{covered.expected}"}
         if answered.onward:
             headers["Link"] = f'<{_onward(request.url, answered.onward)}>; rel="next"'
-        return _json(answered.text, headers=headers)
+        return _json(answered.text, HTTPStatus.OK, headers)
 
 
 ENDPOINTS = (
@@ -224,6 +227,13 @@ def _onward(url: URL, onward: dict[str, int]) -> str:
     return f"{url.path}?{QueryParams(kept)}"
 
 
-def _json(content: dict[str, Any] | str, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+def _json(content: dict[str, Any] | str, status: int, headers: dict[str, str]) -> Response:
     body = content if isinstance(content, str) else orjson.dumps(content)
-    return Response(body, status, media_type="application/json", headers={"Vary": "Accept-Encoding"} | (headers or {}))
+    return Response(body, status, media_type="application/json", headers=headers)
+
+
+def _refuse_other_sites(request: Request, context: Context) -> None:
+    """A page of another site can send its visitors' browsers to a GET. Where a token is needed, they cannot send that."""
+    site = request.headers.get("Sec-Fetch-Site", "none")
+    if not context.needs_token_to_fetch and site not in ("same-origin", "none"):
+        raise ForbiddenError("A page of another site may not ask for prices: set ADMIN_TOKEN and send it")

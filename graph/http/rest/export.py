@@ -1,6 +1,7 @@
 """`GET /export`: a ticker's whole history as a file, in as little memory as some weeks of it take."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Final, Literal
 
 from pydantic import Field
@@ -13,7 +14,7 @@ from db.queries.exporting import Form
 from graph.engine.knowledge import require_known
 from graph.engine.limits import RANGE_MOST
 from graph.errors import BadInputError
-from graph.http.caller import context_of
+from graph.http.caller import caching_headers, context_of
 from graph.http.rest.models import Instant, TickerQuery, validated
 from graph.schema.context import Context
 
@@ -50,13 +51,14 @@ async def export(request: Request) -> Response:
     await require_known(context.db, [query.ticker])
     headers = {
         "Content-Disposition": f'attachment; filename="{exporting.name(query.ticker, form, low, high)}"',
+        **caching_headers(request),
         "Cache-Control": "no-store",
-        "Vary": "Accept-Encoding",
     }
     lines = _lines(context, form, query.ticker, low, high)
     return StreamingResponse(lines, media_type=MEDIA[form], headers=headers)
 
 
 async def _lines(context: Context, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
-    async for _, written in exporting.slices(context.db, form, ticker, low, high):
-        yield written
+    async with aclosing(exporting.slices(context.db, form, ticker, low, high)) as slices:
+        async for _, written in slices:
+            yield written

@@ -172,8 +172,9 @@ class Freshness(BaseModel):
 class Health(BaseModel):
     """Whether the API can answer."""
 
-    status: str = Field(description="`ok` or `unavailable`", examples=["ok"])
+    status: str = Field(description="`ok`, `degraded` (see `warnings`) or `unavailable`", examples=["ok"])
     database: str = Field(description="`ok`, or what is wrong with it", examples=["ok"])
+    warnings: list[str] = Field(default_factory=list, description="what an operator should see to", examples=[[]])
     tickers: list[Freshness] = Field(default_factory=list)
 
 
