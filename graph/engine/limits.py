@@ -20,6 +20,8 @@ ALIASES_MOST: Final = 50
 ALIAS_LENGTH_MOST: Final = 100
 """Characters: an alias stands in each row of its answer."""
 ROOT_FIELDS_MOST: Final = 20
+PAIRS_MOST: Final = 10_000
+"""Pairs of fields with one response key in a selection: validation compares each with each."""
 INTROSPECTION_DEPTH_MOST: Final = 20
 INTROSPECTION_FIELDS_MOST: Final = 1_000
 COST_MOST: Final = 500_000
@@ -39,8 +41,11 @@ COVERAGE: Final = 25_000
 """Rows counted for telling how complete a window is: its minutes are counted, whatever is selected."""
 
 
-def require_small(document: DocumentNode, selections: Selections) -> None:
-    """Raises TooComplexError where the document has more of something than one may."""
+def require_small(document: DocumentNode, selections: Selections) -> int:
+    """Raises TooComplexError where the document has more of something than one may.
+
+    Returns how many pairs of fields validation has to compare, for they stand under one response key.
+    """
     _bound("definitions", len(document.definitions), DEFINITIONS_MOST)
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     _bound("variables", sum(len(operation.variable_definitions or ()) for operation in operations), VARIABLES_MOST)
@@ -49,6 +54,14 @@ def require_small(document: DocumentNode, selections: Selections) -> None:
         # Fragments too, whether an operation spreads them or not: validation looks at them all.
         if isinstance(definition, ExecutableDefinitionNode):
             _require_small(definition.selection_set, selections, is_operation=isinstance(definition, OperationDefinitionNode))
+    # Only now, for what is counted here is as long as the fields counted above.
+    pairs = sum(
+        selections.pairs([definition.selection_set])
+        for definition in document.definitions
+        if isinstance(definition, ExecutableDefinitionNode)
+    )
+    _bound("pairs of fields under the same name", pairs, PAIRS_MOST)
+    return pairs
 
 
 def _require_small(selection: SelectionSetNode, selections: Selections, *, is_operation: bool) -> None:

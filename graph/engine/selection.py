@@ -1,6 +1,6 @@
 """What a document selects, with its fragments in their places, so that a small text cannot hide a big question."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,22 @@ class Selections:
         if known is None:
             known = self._fields_of[id(selections)] = tuple(self._fields(selections))
         return known
+
+    def pairs(self, together: Sequence[SelectionSetNode]) -> int:
+        """How many pairs of fields have one response key, in the selections and in what is selected below such fields.
+
+        These selections are merged into one, as validation sees them.
+        """
+        by_key: dict[str, list[FieldNode]] = {}
+        for selections in together:
+            for one in self.fields(selections):
+                by_key.setdefault((one.alias or one.name).value, []).append(one)
+        found = 0
+        for same in by_key.values():
+            found += len(same) * (len(same) - 1) // 2
+            below = [one.selection_set for one in same if one.selection_set is not None]
+            found += self.pairs(below) if below else 0
+        return found
 
     def _size(self, selections: SelectionSetNode | None) -> Size:
         fields = aliases = depth = longest = 0

@@ -93,9 +93,10 @@ class GraphQLEndpoint:
         is_post = request.method == "POST"
         sent = await asked.from_body(request) if is_post else asked.from_url(request.query_params)
         try:
-            prepared = self._schema.prepare(self._persisted.text_of(sent), sent.variables, sent.operation_name)
-            self._persisted.remember(sent)
             context = context_of(request)
+            text = self._persisted.text_of(sent)
+            prepared = await self._schema.prepare(text, sent.variables, sent.operation_name, context)
+            self._persisted.remember(sent)
             if prepared.is_subscription:
                 return await self._subscribed(request, context, prepared, takes_events=takes_events(accept))
             question = prepared.document.selections, prepared.operation, prepared.variables, context.now()

@@ -132,7 +132,9 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
             with self._endpoint.slots.taken(address_of(self._socket.scope)):
                 async with asyncio.timeout(self._endpoint.at_most_s):
                     self.context.spend(1, paid=0)
-                    asked = schema.prepare(operation.query, operation.variables or {}, operation.operation_name or None)
+                    asked = await schema.prepare(
+                        operation.query, operation.variables or {}, operation.operation_name or None, self.context
+                    )
                     self.context.spend(asked.cost)
                     if asked.is_subscription:
                         subscribed: Subscribed = await schema.begin(asked, self.context)

@@ -30,8 +30,9 @@ from structlog.contextvars import get_contextvars
 
 from db import tracing
 from graph import metrics
-from graph.engine import limits
+from graph.engine import documents, limits
 from graph.engine.documents import Document, Documents, InvalidError
+from graph.engine.fair_lane import FairLane
 from graph.engine.splicing import Executor
 from graph.engine.topics import Event
 from graph.engine.translation import told
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 BIG_FROM: Final = 20_000
 """Cost of an answer from which on it is big: a range of a week, say."""
 BIG_AT_ONCE: Final = 3
+ERRORS_MOST: Final = 5
+"""Of one document: validation ends there."""
 INVALID: Final = "GRAPHQL_VALIDATION_FAILED"
 
 
@@ -110,16 +113,40 @@ class Schema(strawberry.Schema):
         self._middleware = MiddlewareManager(_traced) if tracing.are_wanted() else None
         self._big = asyncio.Semaphore(BIG_AT_ONCE)
         self.digest = sha256(self.as_str().encode()).hexdigest()
-        self.documents = Documents(lambda document: validate(self._schema, document, rules))
+        self._reading = FairLane()
+        self.documents = Documents(lambda document: validate(self._schema, document, rules, ERRORS_MOST))
 
-    def prepare(self, text: str, variables: dict[str, Any], operation_name: str | None) -> Prepared:
-        """What is asked, and what it costs. Raises RefusedError where it is not to be answered."""
+    async def prepare(self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context) -> Prepared:
+        """What is asked, and what it costs. Raises RefusedError where it is not to be answered.
+
+        A document that is not known yet is charged for reading and validating it, before that is done, and waits for its turn.
+        """
+        document = self.documents.get(text)
+        if document is not None:
+            return self._prepared(document, variables, operation_name, is_valid=True)
+        if len(text) > documents.MAX_CHARACTERS:
+            return self._prepared(text, variables, operation_name)  # refused at once
+        context.spend(documents.cost_of_reading(text), paid=0)
+        async with self._reading.turn(context.caller):
+            return self._prepared(text, variables, operation_name, spend=lambda cost: context.spend(cost, paid=0))
+
+    def _prepared(
+        self,
+        document: Document | str,
+        variables: dict[str, Any],
+        operation_name: str | None,
+        *,
+        is_valid: bool = False,
+        spend: Callable[[int], None] = lambda _: None,
+    ) -> Prepared:
         try:
-            document = self.documents.of(text)
+            document = Document(document) if isinstance(document, str) else document
             operation = document.operation(operation_name)
             cost = limits.cost_of(document.selections, operation, variables)
             limits.require_cheap(cost)
-            self.documents.require_valid(document)
+            if not is_valid:
+                spend(document.cost)
+                self.documents.require_valid(document)
         except (GraphQLError, TooComplexError) as error:
             raise self._refused(error) from error
         except InvalidError as invalid:

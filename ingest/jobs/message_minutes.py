@@ -9,8 +9,7 @@ from ingest.source import ExchangeClock
 
 log = logging.getLogger(__name__)
 
-AHEAD_S: Final = 45
-"""A minute that begins sooner than that can still be waited for."""
+AHEAD_S: Final = 60
 
 
 class MessageMinutes:
