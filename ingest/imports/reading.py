@@ -14,6 +14,8 @@ TIME_NAMES = ("ts", "time", "created_at", "timestamp")
 PRICE_NAMES = ("price", "close")
 TICKER_NAMES = ("ticker", "symbol", "index_name")
 _DELIMITERS = ",;\t|"
+MAX_LINE = 64 * 1024
+"""Characters of a line that are read; a row has some dozens."""
 _GZIP = b"\x1f\x8b"
 
 
@@ -78,9 +80,9 @@ def opened(file: Path, ticker: str, *, time: str | None = None, price: str | Non
         raw.seek(0)
         plain: IO[bytes] = gzip.GzipFile(fileobj=raw) if head == _GZIP else raw  # type: ignore[assignment]  # it is one
         text = io.TextIOWrapper(plain, encoding="utf-8-sig", errors="replace", newline="")
-        first = text.readline()
+        first = text.readline(MAX_LINE)
         text.seek(0)
-        lines = _Lines(text, ticker)
+        lines = _Lines(_bounded(text), ticker)
         if first.lstrip().startswith("{"):
             form = _json_form(first, time, price)
             rows = lines.json(form)
@@ -88,6 +90,15 @@ def opened(file: Path, ticker: str, *, time: str | None = None, price: str | Non
             form, places = _csv_form(first, time, price)
             rows = lines.csv(form, places)
         yield Opened(form, rows, file.stat().st_size, raw, lambda: lines.skipped)
+
+
+def _bounded(text: io.TextIOWrapper) -> Iterator[str]:
+    """Its lines; of one that is too long the beginning, so that a few kilobytes of gzip cannot fill the memory."""
+    while line := text.readline(MAX_LINE):
+        rest = line
+        while len(rest) == MAX_LINE and not rest.endswith("\n"):
+            rest = text.readline(MAX_LINE)
+        yield line
 
 
 class _Lines:

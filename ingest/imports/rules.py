@@ -11,6 +11,7 @@ from db.queries.importing import Row
 from db.tables import PriceRow, Source
 
 _SECONDS = re.compile(r"\d{9,10}", re.ASCII)
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(r"(\d{1,15})(?:\.(\d{1,18}))?", re.ASCII)
 
 
@@ -32,10 +33,7 @@ def checked(time: str, price: str) -> Row:
 def _by_the_model(time: str, price: str) -> Row:
     microsecond = _microsecond(time)
     ts = times.minute_of(microsecond // 10**6)
-    try:
-        number = Decimal(price)
-    except InvalidOperation:
-        raise ValueError(f"price {price[:40]!r} is no number") from None
+    number = _number(price.strip())
     values = {
         "ticker": "any",
         "ts": ts,
@@ -49,6 +47,14 @@ def _by_the_model(time: str, price: str) -> Row:
         problem = error.errors()[0]
         raise ValueError(f"{problem['loc'][0]} {price[:40]!r}: {problem['msg'].removeprefix('Value error, ')}") from None
     return row.ts, f"{row.price:f}", row.observed_at
+
+
+def _number(text: str) -> Decimal:
+    try:
+        # Decimal alone reads 1_000 and digits of other scripts as well.
+        return Decimal(text if _NUMBER.fullmatch(text) else "no number")
+    except InvalidOperation:
+        raise ValueError(f"price {text[:40]!r} is no number") from None
 
 
 def _microsecond(time: str) -> int:

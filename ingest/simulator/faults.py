@@ -77,6 +77,14 @@ def _price(literal: str) -> Answer:
     return answer
 
 
+async def _six_hours_ahead(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
+    return respond(envelope | {"usOut": envelope["usOut"] + 6 * 3600 * 10**6})
+
+
+async def _redirect(request: web.Request, _envelope: Envelope) -> web.StreamResponse:
+    return web.Response(status=302, headers={"Location": str(request.url.with_path("/elsewhere"))})
+
+
 async def _hang(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
     await asyncio.sleep(3600)
     raise AssertionError("whoever asked has long gone")
@@ -154,8 +162,12 @@ FAULTS: dict[str, Answer] = {
     "price_infinite": _price("1e999999"),
     "price_tiny": _price("1e-999999999"),
     "price_huge_integer": _price("9" * 6000),
+    "price_exponent": _price("1e9999999999999999999"),
     "price_null": _price("null"),
     "price_text": _price('"68000"'),
+    "half_a_surrogate": _raw(b'{"jsonrpc":"2.0","error":{"code":10040,"message":"\\ud800 retry"}}'),
+    "clock_ahead": _six_hours_ahead,
+    "redirect": _redirect,
     "hang": _hang,
     "reset": _reset,
     "break_off": _break_off,

@@ -63,6 +63,8 @@ class Simulator:
         self.steps_s = dict(market.STEPS_S)
         self.delay_s = 0.0
         """How long every answer takes."""
+        self.raw: dict[str, bytes] = {}
+        """Bodies that are sent as they are, by index, whatever is asked of it."""
         self.chart_holes: list[tuple[int, int]] = []
         """Seconds [from, to) of which charts have no points."""
 
@@ -106,6 +108,8 @@ class Simulator:
             "usDiff": us_out - us_in,
             "testnet": False,
         }
+        if index in self.raw:
+            return web.Response(body=self.raw[index], content_type="application/json")
         fault = next((fault for fault in self.faults if fault.strikes(method, index)), None)
         if fault is not None:
             return await FAULTS[fault.name](request, envelope)

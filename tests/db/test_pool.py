@@ -4,14 +4,15 @@ import asyncio
 import os
 import signal
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 
 from db import embedded
-from db.errors import DatabaseUnavailableError, StatementTimeoutError
+from db.errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
 from db.pool import Database, open_database
-from db.queries import tickers
+from db.queries import tickers, writing
 from tests.conftest import Servers
 
 
@@ -66,3 +67,53 @@ async def test_a_database_without_tables_says_what_to_run(empty_dsn: str) -> Non
     async with open_database(empty_dsn, application_name="tests") as db:
         with pytest.raises(DatabaseUnavailableError, match="run `python -m db migrate`"):
             await tickers.every(db, 0)
+
+
+async def test_a_connection_that_began_while_the_server_was_read_only_is_not_used_again(dsn: str) -> None:
+    name = urlsplit(dsn).path[1:]
+    admin = await asyncpg.connect(dsn)
+    try:
+        await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        async with open_database(dsn, application_name="tests", connections=1) as db:
+            with pytest.raises(DatabaseUnavailableError, match="read-only"):
+                await db.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
+            await admin.execute("SET default_transaction_read_only = off")
+            await admin.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            await db.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
+    finally:
+        await admin.close()
+
+
+async def test_a_pool_in_which_all_connections_are_in_use_says_so_and_not_that_the_database_is_away(dsn: str) -> None:
+    async with open_database(dsn, application_name="tests", connections=1) as db, db.transaction():
+        with pytest.raises(PoolExhaustedError):
+            await db.fetchval("SELECT 1")
+
+
+async def test_a_mistake_in_a_call_is_no_database_that_is_away(db: Database) -> None:
+    with pytest.raises(DatabaseError) as raised:
+        await db.fetchval("SELECT $1::bigint", 1, 2)
+    assert not isinstance(raised.value, DatabaseUnavailableError)
+
+
+async def test_a_writer_that_is_paused_inside_its_turn_loses_it(dsn: str, db: Database) -> None:
+    """As a process that is stopped, or whose host is lost: the session says nothing any more, and its socket stays open."""
+    async with open_database(dsn, application_name="paused") as paused:
+        await db.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
+        holding = paused.transaction()
+        connection = await holding.__aenter__()
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '300ms'")  # 10 s in the product
+        await connection.execute(writing.TAKE_TURN)
+        held = await writing.holder(db)
+        assert held is not None
+        assert (held["application"], held["state"]) == ("paused", "idle in transaction")
+        async with writing.turn(db) as other:
+            await other.execute("SELECT 1")
+        assert await writing.holder(db) is None
+        with pytest.raises(DatabaseUnavailableError):
+            await holding.__aexit__(None, None, None)
+
+
+async def test_every_session_gives_up_the_lock_of_a_client_that_vanishes(db: Database) -> None:
+    for name in ("idle_in_transaction_session_timeout", "tcp_user_timeout", "tcp_keepalives_idle"):
+        assert await db.fetchval(f"SELECT current_setting('{name}')") not in ("0", ""), name

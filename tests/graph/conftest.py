@@ -13,6 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from db.pool import Database
+from db.queries import version
 from graph.engine.live import Live
 from graph.http.application import application
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
@@ -114,7 +115,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def _noting(done: list[str], method: Callable[..., Any]) -> Callable[..., Any]:
     async def run(self: Database, statement: str, *args: Any) -> Any:
-        done.append(statement)
+        if statement not in (version.HISTORY, version.FORK):  # asked all the time, for no answer
+            done.append(statement)
         return await method(self, statement, *args)
 
     return run

@@ -1,0 +1,119 @@
+"""Ids of a history that was lost are never given again, and ids follow the order of commits for whoever inserts."""
+
+import asyncio
+
+import asyncpg
+import pytest
+
+from db.pool import Database
+from db.queries import version, writing
+from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
+
+INSERT = "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', $1, 1, 'LIVE') RETURNING id"
+ANOTHER = "UPDATE epoch SET identity = 'of before the restore'"
+
+
+async def _ids(db: Database) -> list[int]:
+    return [record["id"] for record in await db.fetch("SELECT id FROM price ORDER BY ts")]
+
+
+async def test_a_new_database_is_in_its_first_epoch_and_stays_there(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+    history = await version.history(db)
+    assert (history.epoch, history.forked_at) == (1, 0)
+    assert max(await _ids(db)) < 100
+
+
+async def test_after_a_restore_or_a_failover_the_next_ids_are_ones_that_nobody_was_ever_given(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
+    last = await version.current(db)
+    await db.execute(ANOTHER)
+    await store(db, [row("btc_usd", MINUTE + 120)])
+    await store(db, [row("btc_usd", MINUTE + 180)])
+    history = await version.history(db)
+    ids = await _ids(db)
+    assert ids == sorted(ids)
+    assert ids[2] > history.epoch - 1 > 10**15
+    assert ids[3] < 2**53, "a JSON number that JavaScript reads exactly"
+    assert history.forked_at == last
+    assert await version.fork_of(db, last) is None
+    assert await version.fork_of(db, last + 1) == last, "an id that was given after the backup, and lost"
+    assert await version.fork_of(db, ids[2]) is None
+    assert await db.fetchval("SELECT count(*) FROM epoch") == 2
+
+
+async def test_a_second_fork_is_told_apart_from_the_first(db: Database) -> None:
+    await track(db, "btc_usd")
+    forks = []
+    for number in range(3):
+        await store(db, [row("btc_usd", MINUTE + 60 * number)])
+        forks.append(await version.current(db))
+        await db.execute(ANOTHER)
+    await store(db, [row("btc_usd", MINUTE + 600)])
+    for fork in forks:
+        assert await version.fork_of(db, fork) is None
+        assert await version.fork_of(db, fork + 1) == fork
+
+
+async def test_a_change_alone_begins_the_epoch_too(db: Database) -> None:
+    await track(db, "btc_usd")
+    await db.execute(ANOTHER)
+    await track(db, "btc_usd", "eth_usd")
+    assert (await version.history(db)).version > 10**15
+
+
+async def test_every_role_that_writes_sees_the_same_identity(dsn: str, db: Database) -> None:
+    role = f"writer_{dsn.rpartition('_')[2]}"
+    await db.execute(f"CREATE ROLE {role}")
+    await db.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    await db.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
+    await track(db, "btc_usd")
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f"SET ROLE {role}")
+        await connection.execute(INSERT, MINUTE)
+        assert await connection.fetchval("SELECT count(*) FROM epoch") == 1
+    finally:
+        await connection.close()
+        await db.execute(f"DROP OWNED BY {role}")
+        await db.execute(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("by_hand_first", [True, False])
+async def test_ids_follow_the_order_of_commits_also_for_who_inserts_by_hand(
+    dsn: str, db: Database, *, by_hand_first: bool
+) -> None:
+    """One waits for the other's lock: it must not have drawn its id before."""
+    await track(db, "btc_usd")
+    by_hand = await asyncpg.connect(dsn)
+    try:
+        if by_hand_first:
+            transaction = by_hand.transaction()
+            await transaction.start()
+            first = await by_hand.fetchval(INSERT, MINUTE)
+            storing = asyncio.create_task(store(db, [row("btc_usd", MINUTE + 60)]))
+            await _until_somebody_waits(db)
+            await transaction.commit()
+            await storing
+            second = (await _ids(db))[1]
+        else:
+            async with writing.turn(db) as connection:
+                inserting = asyncio.create_task(by_hand.fetchval(INSERT, MINUTE + 60))
+                await _until_somebody_waits(db)
+                first = await connection.fetchval(INSERT, MINUTE)
+            second = await inserting
+    finally:
+        await by_hand.close()
+    assert first < second
+
+
+async def _until_somebody_waits(db: Database) -> None:
+    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+
+    async def somebody_waits() -> bool:
+        return bool(await db.fetchval(waits))
+
+    await until(somebody_waits)

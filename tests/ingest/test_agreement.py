@@ -1,0 +1,78 @@
+"""Several workers on one database: what they collect is what all of them want, and a collect by hand changes no tracking."""
+
+import json
+
+import pytest
+import redis
+
+from db.pool import Database
+from ingest.deribit.client import Deribit
+from ingest.jobs.collect import collect
+from ingest.jobs.reconcile import reconcile
+from ingest.jobs.watchlist import Watchlist
+from ingest.outbox import HEARTBEATS, Outbox
+from ingest.simulator.server import Simulator
+from tests.stored import MINUTE, minutes
+
+BOTH = ("btc_usd", "eth_usd")
+
+
+def _beat(redis_url: str, worker: str, *tickers: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.set(f"{HEARTBEATS}{worker}", json.dumps(tickers), ex=60)
+
+
+def _stop(redis_url: str, worker: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.delete(f"{HEARTBEATS}{worker}")
+
+
+async def _tracked(db: Database) -> set[str]:
+    return {record["ticker"] for record in await db.fetch("SELECT ticker FROM tracking WHERE until IS NULL")}
+
+
+@pytest.fixture(autouse=True)
+def _the_exchange_is_in_the_minute(simulator: Simulator) -> None:
+    simulator.clock.set(at=MINUTE + 2)
+
+
+async def test_workers_that_want_others_collect_and_track_all_of_them_and_say_so(
+    db: Database, deribit: Deribit, outbox: Outbox, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _beat(redis_url, "a:1", "btc_usd", "eth_usd")
+    _beat(redis_url, "b:2", "btc_usd", "sol_usd")
+    collected = await collect(MINUTE, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox, budget_s=2)
+    assert set(collected.prices) == {"btc_usd", "eth_usd", "sol_usd"}
+    assert await _tracked(db) == {"btc_usd", "eth_usd", "sol_usd"}
+    assert (
+        "TICKERS differ between running workers, all of them are collected; different are b:2: eth_usd, sol_usd" in caplog.text
+    )
+
+
+async def test_a_period_ends_when_no_running_worker_wants_its_ticker(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, redis_url: str
+) -> None:
+    watchlist = Watchlist(("btc_usd",))
+    _beat(redis_url, "a:1", *BOTH)
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    assert await _tracked(db) == set(BOTH)
+    _stop(redis_url, "a:1")
+    simulator.clock.set(at=MINUTE + 62)
+    await deribit.names()
+    await reconcile(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    assert await _tracked(db) == {"btc_usd"}
+
+
+async def test_nothing_ends_while_it_is_unknown_who_runs(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    await collect(MINUTE, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(MINUTE, watchlist=Watchlist(("btc_usd",)), source=deribit, db=db, outbox=None, budget_s=2)
+    assert await _tracked(db) == set(BOTH)
+
+
+async def test_a_collect_by_hand_changes_no_tracking(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    await collect(MINUTE, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox, budget_s=2)
+    by_hand = Watchlist(("sol_usd",), follows=False)
+    await collect(MINUTE, watchlist=by_hand, source=deribit, db=db, outbox=outbox, budget_s=2)
+    assert await minutes(db, "sol_usd") == [MINUTE]
+    assert await _tracked(db) == set(BOTH)
+    assert await db.fetchval("SELECT count(*) FROM tracking") == 2

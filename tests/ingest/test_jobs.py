@@ -1,0 +1,123 @@
+"""One thing that fails stops no other: a ticker's answer ends at its ticker, a job of a minute at the job."""
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from db.pool import Database
+from db.tables import Reason
+from ingest.deribit.client import Deribit
+from ingest.errors import JobsFailedError
+from ingest.jobs.collect import collect
+from ingest.jobs.reconcile import BUDGETS_S, reconcile
+from ingest.jobs.watchlist import Watchlist
+from ingest.outbox import Outbox
+from ingest.simulator.server import Simulator
+from tests.stored import MINUTE, minutes, row, store, track
+
+BOTH = ("btc_usd", "eth_usd")
+NUMBERS = st.one_of(
+    st.integers(),
+    st.floats(),
+    st.sampled_from(
+        ["1e9999999999999999999", "-1e-99999999999999999999", "1" * 5_000, "0e0", "1E+400", "00", "1_000", "Infinity"]
+    ),
+)
+VALUES = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.text(max_size=8), st.integers(), st.floats()),
+    lambda below: st.one_of(st.lists(below, max_size=4), st.dictionaries(st.text(max_size=6), below, max_size=4)),
+    max_leaves=8,
+)
+
+
+def _answer(price: object, us_out: object) -> bytes:
+    return f'{{"jsonrpc":"2.0","result":{{"index_price":{price}}},"usOut":{us_out},"testnet":false}}'.encode()
+
+
+def _chart(instant: object, price: object) -> bytes:
+    return f'{{"jsonrpc":"2.0","result":[[{instant},{price}],[{instant},{price}]],"usOut":{(MINUTE + 2) * 10**6}}}'.encode()
+
+
+ANSWERS = st.one_of(
+    st.binary(max_size=200),
+    VALUES.map(lambda value: json.dumps(value).encode()),
+    st.builds(lambda **parts: json.dumps(parts).encode(), result=VALUES, error=VALUES, usOut=VALUES, testnet=VALUES),
+    st.builds(_answer, NUMBERS, st.one_of(st.just((MINUTE + 2) * 10**6), NUMBERS)),
+    st.builds(_chart, NUMBERS, NUMBERS),
+    st.integers(1, 3_000).map(lambda depth: b'{"error":{"code":1,"data":' + b"[" * depth + b"]" * depth + b"}}"),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=ANSWERS)
+@example(_answer("1e9999999999999999999", (MINUTE + 2) * 10**6))
+@example(_chart((MINUTE - 60) * 1000, "1e9999999999999999999"))
+@example(b'{"error":{"code":10040,"message":"\\ud800"}}')
+@example(b'{"error":{"code":1,"data":' + b"[" * 900 + b"]" * 900 + b"}}")
+async def test_whatever_the_exchange_answers_of_one_ticker_the_others_and_every_job_go_on(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, body: bytes
+) -> None:
+    await db.execute("TRUNCATE price, gap, tracking, ticker, change")
+    if waiting := await outbox.fields():
+        await outbox.remove((await outbox.read(waiting)).entries)
+    simulator.clock.set(at=MINUTE + 2)
+    await track(db, *BOTH, since=MINUTE - 60)
+    simulator.raw = {"eth_usd": body}
+    watchlist = Watchlist(BOTH)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.2, max_retries=0)
+    assert MINUTE in await minutes(db, "btc_usd")
+    assert set(collected.prices) | set(collected.failures) | set(collected.later) == set(BOTH)
+    if "eth_usd" in collected.failures:
+        assert ("eth_usd", MINUTE) in await outbox.failures(), "the reason is evidence"
+    await reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    for name in BOTH:
+        stored, gaps = await minutes(db, name), await db.fetch("SELECT ts FROM gap WHERE ticker = $1", name)
+        assert {MINUTE - 60} <= {*stored, *(record["ts"] for record in gaps)}, "each minute is explained"
+    for record in await db.fetch("SELECT ts FROM price"):
+        assert record["ts"] <= MINUTE + 86_400, "nothing of another time"
+
+
+async def test_a_job_that_fails_is_said_and_the_others_are_done(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    """No candle can be written: everything else is done, and status tells since when that is so."""
+    simulator.clock.set(at=MINUTE + 2)
+    await track(db, *BOTH, since=MINUTE - 120)
+    await store(db, [row("btc_usd", MINUTE - 120)])
+    await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", MINUTE // 86_400 * 86_400 + 86_400)
+    await db.execute("ALTER TABLE candle ADD CONSTRAINT none CHECK (false) NOT VALID")
+    await db.execute("ALTER TABLE price DISABLE TRIGGER price_keeps_candles")
+    await outbox.put([row("eth_usd", MINUTE - 60)])
+    with pytest.raises(JobsFailedError, match="failed: candles"):
+        await reconcile(MINUTE, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox)
+    assert await minutes(db, "eth_usd") == [MINUTE - 120, MINUTE - 60]
+    assert await db.fetchval("SELECT count(*) FROM gap") == 2
+    assert await db.fetchval("SELECT count(*) FROM gap WHERE filled_at IS NOT NULL") == 2
+    (name,) = (jobs := (await outbox.said()).jobs)
+    assert name == "candles"
+    assert jobs[name][0] == MINUTE
+    await db.execute("ALTER TABLE candle DROP CONSTRAINT none")
+    simulator.clock.set(at=MINUTE + 62)
+    await deribit.names()
+    await reconcile(MINUTE + 60, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox)
+    assert (await outbox.said()).jobs == {}
+
+
+def test_the_jobs_of_a_minute_fit_into_it_together_with_what_they_may_take() -> None:
+    assert set(BUDGETS_S) >= {"outbox", "gaps", "backfill", "candles", "changes", "retention", "metrics", "tracking"}
+
+
+async def test_an_answer_after_the_minute_is_no_price_of_the_minute(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A worker that wakes from a pause: the minute was not over when it last heard of the exchange."""
+    simulator.clock.set(at=MINUTE + 2)
+    watchlist = Watchlist(BOTH)
+    await watchlist.tickers(source=deribit)
+    simulator.clock.set(at=MINUTE + 3_600)
+    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    assert (collected.prices, collected.failures, set(collected.later)) == ({}, {}, set(BOTH))
+    assert "was over when Deribit answered for 2 tickers" in caplog.text
+    assert Reason.CLOCK not in (await outbox.failures()).values()
