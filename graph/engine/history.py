@@ -22,9 +22,10 @@ log = logging.getLogger(__name__)
 class HistoryWatch:
     """Notices when the database is another one than before: another identity, or a data version that went back."""
 
-    def __init__(self, feed: Feed, on_change: Callable[[int], None]) -> None:
-        """`on_change` gets the last id that both histories hold."""
+    def __init__(self, feed: Feed, on_change: Callable[[int], None], delivered: Callable[[], int] = int) -> None:
+        """`on_change` gets the last id that both histories hold; `delivered` gives the last id that a subscriber was given."""
         self._feed = feed
+        self._delivered = delivered
         self._on_change = on_change
         self._seen: History | None = None
 
@@ -51,18 +52,22 @@ class HistoryWatch:
 
     async def look(self, db: Database) -> None:
         """Reads the history once. Raises DatabaseError."""
+        delivered = self._delivered()  # before the look: what is committed meanwhile is no other history
         found, before = await version.history(db), self._seen
         if before is None:
             self._seen = found
             return
-        fork = await version.fork_of(db, before.version) if found.epoch != before.epoch else None
+        newest = max(before.version, delivered)
+        fork = await version.fork_of(db, newest) if found.epoch != before.epoch else None
         self._seen = found
-        if fork is not None or found.version < before.version or found.identity != before.identity:
-            resume_from = min(before.version, found.version) if fork is None else fork
+        if found.epoch != before.epoch:
+            self._feed.invalidate()  # cursors and tags of before are none any more
+        if fork is not None or found.version < newest or found.identity != before.identity:
+            resume_from = min(newest, found.version) if fork is None else fork
             log.warning(
                 "the database holds another history since a restore or a failover: its newest id is %d, the newest before was "
                 "%d; caches are dropped, and subscriptions end with HISTORY_CHANGED to resume from %d",
-                *(found.version, before.version, resume_from),
+                *(found.version, newest, resume_from),
             )
             self._on_change(resume_from)
 

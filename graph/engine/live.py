@@ -71,6 +71,11 @@ class Live:
         """How many subscriptions there are."""
         return sum(topic.subscribers for topic in self._topics.values())
 
+    @property
+    def position(self) -> int:
+        """The id up to which events were read; 0 where nobody listens."""
+        return self._position or 0
+
     @asynccontextmanager
     async def followed(self, db: Database) -> AsyncIterator[None]:
         """Follows commits as long as the block runs."""

@@ -173,7 +173,7 @@ def application(settings: Settings) -> Starlette:
         feed.invalidate()
         live.restart(resume_from)
 
-    history = HistoryWatch(feed, restart)
+    history = HistoryWatch(feed, restart, lambda: live.position)
     kept = Kept(feed, settings.answer_cache_mb << 20, KEPT_PATHS)
     is_open = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes()

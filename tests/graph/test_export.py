@@ -4,7 +4,7 @@ import asyncio
 import csv
 import io
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -100,14 +100,36 @@ async def test_when_the_reader_goes_the_statements_end(api: Api, db: Database) -
     async with api.session.get(f"{api.url}/export?ticker=btc_usd") as response:
         await response.content.read(10)
         response.close()
-    running = (
-        "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'COPY%' AND datname = current_database()"
-    )
-    await until(lambda: _none(db, running))
+    await until(lambda: _none_runs(db))
 
 
-async def _none(db: Database, statement: str) -> bool:
-    return not await db.fetchval(statement)
+async def test_an_export_that_is_closed_cancels_the_slice_that_it_wrote_ahead(db: Database) -> None:
+    class Slow:
+        """A database whose second slice never comes."""
+
+        cancelled: ClassVar[list[int]] = []
+
+        async def fetchrow(self, _statement: str, /, *_args: Any) -> Any:
+            return {"low": 0, "high": 10 * exporting.SLICE_S}
+
+        async def fetchval(self, _statement: str, /, *args: Any) -> Any:
+            if args[1]:
+                try:
+                    await asyncio.get_running_loop().create_future()
+                except asyncio.CancelledError:
+                    self.cancelled.append(args[1])
+                    raise
+            return "x"
+
+    found = exporting.slices(Slow(), exporting.Form.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # it asks no more
+    async for _ in found:
+        break
+    await found.aclose()
+    assert Slow.cancelled == [exporting.SLICE_S]
+
+
+async def _none_runs(db: Database) -> bool:
+    return not await db.fetchval(RUNNING)
 
 
 async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[str, Any]], tmp_path: Any) -> None:
