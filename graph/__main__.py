@@ -116,6 +116,8 @@ async def _latest(settings: Settings, names: Sequence[str]) -> int:
     async with open_database(running.dsn_of(settings), application_name="tickgraph latest") as db:
         try:
             wanted = arguments.tickers(names) or await tickers.tracked(db)
+            # Where nothing is tracked, prices may have been collected by hand, or imported.
+            wanted = wanted or [record["name"] for record in await tickers.every(db, time.time())]
             records = await prices.latest_of_each(db, wanted, time.time())
             await require_known(db, set(wanted) - {record["ticker"] for record in records})
         except (ApiError, DatabaseError) as error:

@@ -56,11 +56,14 @@ EXPECTED: dict[str, tuple[type[SourceError], Reason]] = {
     "price_null": (AgainError, Reason.MALFORMED),
     "price_text": (AgainError, Reason.MALFORMED),
     "hang": (AgainError, Reason.TIMEOUT),
+    "price_exponent": (AgainError, Reason.MALFORMED),
+    "half_a_surrogate": (AgainError, Reason.REFUSED),
+    "redirect": (NeverError, Reason.REFUSED),
     "reset": (AgainError, Reason.REFUSED),
     "break_off": (AgainError, Reason.MALFORMED),
 }
 
-TAKEN_AS_PRICES = {"no_clock", "price_infinite", "price_tiny"}
+TAKEN_AS_PRICES = {"clock_ahead", "no_clock", "price_infinite", "price_tiny"}
 """Whether these can be stored is the job's to decide, see test_collect."""
 
 

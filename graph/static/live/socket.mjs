@@ -117,6 +117,9 @@ export class Socket {
       case "error":
         if (one) this.#refused(message.id, one, message.payload[0]);
         break;
+      case "complete": // the server ended it; a subscription that is still wanted begins anew
+        if (one) this.#refused(message.id, one, {});
+        break;
     }
   }
 
@@ -128,7 +131,9 @@ export class Socket {
       one.onError(error);
       return;
     }
-    if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
+    if (code === "HISTORY_CHANGED") {
+      one.last = error.extensions.resumeFrom; // what came after it is lost, and comes anew
+    } else if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
       one.last = null; // what was missed is read anew
       one.variables = { ...one.variables, after: null };
     }

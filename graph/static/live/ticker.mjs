@@ -368,6 +368,10 @@ class Ticker {
   async #download(event) {
     event.preventDefault();
     const response = await fetch(this.#at.csv.href, { headers: headers() });
+    if (!response.ok) {
+      say(this.#at.copied, `The file could not be read: HTTP ${response.status}`);
+      return;
+    }
     const address = URL.createObjectURL(await response.blob());
     make("a", { href: address, download: `${this.#view.ticker}.csv` }).click();
     setTimeout(() => URL.revokeObjectURL(address), 60_000);
