@@ -72,8 +72,8 @@ class Settings(settings.Settings, populate_by_name=True):
         ge=8,
         le=36_500,
         description="days for which minutes are kept, 8 at least and more than RESUME_DAYS; older ones go for good, their "
-        "hours and days stay for ever, as candles; more than two days at once only by `python -m db forget`. For ever where not "
-        "set",
+        "hours and days stay for ever, as candles; more than two days at once only by `python -m db forget`. For ever where "
+        "not set",
     )
     outbox_most: int = Field(
         500_000,

@@ -14,6 +14,7 @@ from ingest.source import ExchangeClock
 
 async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> None:
     """Sets the gauges; `until`: every minute before it is accounted for. Raises OutboxError or DatabaseError."""
+    await measure_outbox(outbox)  # first: it is what waits while the database is away
     if until is not None:
         metrics.reconciled.set(until)
     if clock.skew_s is not None:
@@ -29,7 +30,6 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
             found = missing.get((reason, state))
             metrics.missing.labels(reason, state).set(0 if found is None else found["minutes"])
     metrics.oldest_gap.set(min((row["oldest"] for (_, state), row in missing.items() if state == "open"), default=0))
-    await measure_outbox(outbox)
 
 
 async def measure_outbox(outbox: Outbox) -> int:
