@@ -102,7 +102,7 @@ def _stopped(pid: int) -> Iterator[None]:
 
 
 async def test_a_replica_lags_is_killed_and_comes_back_under_load(tmp_path: Path) -> None:
-    begin, metrics_port, port = int(time.time()) // 60 * 60, free_port(), free_port()
+    begin, metrics_port, port = (int(time.time()) - 30 * 86_400) // 60 * 60, free_port(), free_port()
     with contextlib.ExitStack() as servers, contextlib.ExitStack() as standby:
         primary = servers.enter_context(embedded.postgres(tmp_path / "primary"))
         await asyncio.to_thread(migrate.upgrade, primary.url)
