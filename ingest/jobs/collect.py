@@ -65,7 +65,7 @@ async def collect(
     tickers = await watchlist.tickers(source=source)
     async with keeping.patiently("the database's clock cannot be asked"):
         source.clock.hear_database(await clock.now(db))
-    chosen = (minutes or MessageMinutes()).choose(minute, source.clock)
+    chosen = await (minutes or MessageMinutes()).choose(minute, source)
     if chosen is None:
         return collected
     minute = chosen

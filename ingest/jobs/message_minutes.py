@@ -5,7 +5,8 @@ import math
 from typing import Final
 
 from db import times
-from ingest.source import ExchangeClock
+from ingest.errors import SourceError
+from ingest.source import Source
 
 log = logging.getLogger(__name__)
 
@@ -22,9 +23,21 @@ class MessageMinutes:
     def __init__(self) -> None:
         self._begun = times.FIRST
 
-    def choose(self, minute: int, clock: ExchangeClock) -> int | None:
-        """The minute to do; None where the message's is over and the present one was begun before."""
+    async def choose(self, minute: int, source: Source) -> int | None:
+        """The minute to do; None where the message's is over and the present one was begun before.
+
+        What was last heard of the exchange's clock does not go on while a host is suspended, so a message that seems to be
+        ahead is held against a new answer; where there is none, it is done as it is.
+        """
+        clock = source.clock
         now = clock.now(minute, within_s=math.inf)
+        if now is not None and minute > now + AHEAD_S:
+            try:
+                await source.names()
+            except SourceError:
+                now = None
+            else:
+                now = clock.now(minute, within_s=math.inf)
         if now is not None and minute > now + AHEAD_S:
             log.warning(
                 "the message is of %s, and by the exchange's clock it is %s: the scheduler's clock is ahead",

@@ -81,7 +81,7 @@ async def reconcile(
     """
     await watchlist.hear(outbox)
     await watchlist.tickers(source=source)
-    chosen = (minutes or MessageMinutes()).choose(minute, source.clock)
+    chosen = await (minutes or MessageMinutes()).choose(minute, source)
     if chosen is None:
         return Reconciled()
     minute = chosen
