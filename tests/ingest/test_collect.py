@@ -546,3 +546,14 @@ async def test_an_instant_that_cannot_be_is_not_stored(
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []
+
+
+async def test_a_host_that_was_suspended_goes_on_with_the_minute_of_the_message(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    """The monotonic clock stood still meanwhile, and with it what was last heard of the exchange's."""
+    watchlist, message_minutes = Watchlist(BOTH), MessageMinutes()
+    for minute in (MINUTE, MINUTE + 7_200):
+        simulator.clock.set(at=minute + 2)
+        await collect(minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, minutes=message_minutes)
+    assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 7_200]
