@@ -64,14 +64,6 @@ async def fork_of(db: Executor, position: int) -> int | None:
     return found
 
 
-BEGIN_EPOCH: Final = "SELECT begin_epoch(database_identity())"
-
-
-async def begin_epoch(db: Executor) -> None:
-    """Makes all ids from now on ones that no lost history can have given. Belongs into a writer's turn."""
-    await db.execute(BEGIN_EPOCH)
-
-
 # The whole row as text: the same id with another column is another history.
 _ROW_OF_ID: Final = "SELECT found::text FROM price AS found WHERE found.id = "
 
