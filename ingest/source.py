@@ -16,6 +16,8 @@ before the next collect."""
 PLAUSIBLE_WITHIN_S = 86_400
 AHEAD_S = 2.0
 """By how much an answer may be ahead of the local clock, and of what other answers say."""
+BEHIND_S = 60.0
+"""By how much an answer may be behind both: no call takes that long."""
 OTHERS_WITHIN_S = 90.0
 """How old an answer may be to be held against another one."""
 AGREE_WITHIN_S = 3_600
@@ -77,13 +79,14 @@ class ExchangeClock:
     def hear(self, said_at: int, asked_at: int, answered_at: int, about: str = "") -> None:
         """Takes in an answer: the exchange's instant, the local ones before and after; microseconds. `about`: whose it is.
 
-        An answer that is ahead of the local clock and of the answers about others changes nothing.
+        An answer that is ahead of the local clock and of the answers about others, or behind both, changes nothing.
         """
-        ahead = self.is_ahead(said_at / 1e6, answered_at / 1e6, about)
-        self._answers[about] = (said_at / 1e6, self._monotonic())
-        if ahead:
+        said_s, local_s = said_at / 1e6, answered_at / 1e6
+        is_apart = self.is_ahead(said_s, local_s, about) or self._is_behind(said_s, local_s, about)
+        self._answers[about] = (said_s, self._monotonic())
+        if is_apart:
             return
-        self._heard = (said_at / 1e6, self._monotonic())
+        self._heard = (said_s, self._monotonic())
         self.skew_s = ((asked_at + answered_at) / 2 - said_at) / 1e6
         self.uncertainty_s = (answered_at - asked_at) / 2e6
 
@@ -110,6 +113,10 @@ class ExchangeClock:
         """Whether an instant is ahead of the local clock and of what the answers about others say."""
         others = self.others(about)
         return said_at > local + AHEAD_S and others is not None and said_at > others + AHEAD_S
+
+    def _is_behind(self, said_at: float, local: float, about: str) -> bool:
+        others = self.others(about)
+        return said_at < local - BEHIND_S and others is not None and said_at < others - BEHIND_S
 
     def is_plausible(self, said_at: float, near: float, local: float) -> bool:
         """Whether an instant can be the exchange's: it is within a day of where it should be near, or of another clock."""

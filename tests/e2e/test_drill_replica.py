@@ -58,7 +58,10 @@ class Load:
             asked_at = time.monotonic()
             query = {"query": f'{{ latest(ticker: "{name}") {{ ts }} }}'}
             async with self.stand.session.post(f"{self.stand.url}/graphql", json=query) as response:
-                ts = (await response.json())["data"]["latest"]["ts"]
+                answer = await response.json()
+            assert "errors" not in answer, answer
+            latest = answer["data"]["latest"]
+            ts = latest["ts"] if latest else 0  # a replica may lack even the first one for a moment
             self.answers += 1
             self.slowest_s = max(self.slowest_s, time.monotonic() - asked_at)
             lacks = bisect.bisect_right(self.committed, ts, key=lambda one: one[1])

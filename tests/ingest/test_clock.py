@@ -57,6 +57,15 @@ def test_however_long_ago_it_was_heard_it_can_be_carried_on() -> None:
     assert clock.now(600, within_s=float("inf")) == 7800
 
 
+def test_one_answer_that_is_far_behind_the_others_and_the_local_clock_changes_nothing() -> None:
+    clock = ExchangeClock()
+    clock.hear(600 * 10**6, 600 * 10**6, 600 * 10**6, "btc_usd")
+    clock.hear(1, 601 * 10**6, 601 * 10**6, "eth_usd")
+    now = clock.now(600)
+    assert now is not None
+    assert now >= 600
+
+
 def test_an_instant_that_cannot_be_is_not_believed() -> None:
     clock = ExchangeClock()
     clock.hear(7 * 10**15, 600 * 10**6, 600 * 10**6)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from db.pool import Database
@@ -50,8 +50,14 @@ ANSWERS = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=25,
+    deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an answer is small, and each takes a collect
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(body=ANSWERS)
+@example(_answer("1", 1))
 @example(_answer("1e9999999999999999999", (MINUTE + 2) * 10**6))
 @example(_chart((MINUTE - 60) * 1000, "1e9999999999999999999"))
 @example(b'{"error":{"code":10040,"message":"\\ud800"}}')
