@@ -323,7 +323,8 @@ def _stop(*folders: Path) -> int:
     if not held:
         sys.stderr.write(f"nothing runs in DATA_DIR={folders[0]}\n")
     for folder, pid in held.items():
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):  # it ended meanwhile
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + STOPPED_WITHIN_S
         while running.holder(folder) is not None:
             if time.monotonic() > deadline:

@@ -1,9 +1,11 @@
 """Metrics for Prometheus, on a port of their own, and which release tells them."""
 
+import atexit
 import errno
 import logging
 import os
 import platform
+import shutil
 import tempfile
 import tomllib
 from pathlib import Path
@@ -28,7 +30,14 @@ def version() -> str:
 
 def share() -> None:
     """Lets the processes that are started from now on share their metrics."""
-    os.environ.setdefault(FOLDER, tempfile.mkdtemp(prefix="tickgraph-metrics-"))
+    if not os.environ.get(FOLDER):
+        os.environ[FOLDER] = folder = tempfile.mkdtemp(prefix="tickgraph-metrics-")
+        atexit.register(_remove, folder, os.getpid())
+
+
+def _remove(folder: str, owner: int) -> None:
+    if os.getpid() == owner:  # a child that was forked has this at its exit, too
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def serve(host: str, port: int | None) -> None:

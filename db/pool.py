@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Literal, Protocol
 
 import asyncpg
@@ -120,6 +120,14 @@ class _Lease:
         self._free = free
 
     async def __aenter__(self) -> PoolConnectionProxy:
+        with own_errors():
+            return await self._acquire()
+
+    async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+        with own_errors():
+            await self._release(error)
+
+    async def _acquire(self) -> PoolConnectionProxy:
         if self._free.locked():
             try:
                 async with asyncio.timeout(ACQUIRE_TIMEOUT_S):
@@ -135,7 +143,7 @@ class _Lease:
             raise
         return self._connection
 
-    async def __aexit__(self, _type: object, error: BaseException | None, _traceback: object) -> None:
+    async def _release(self, error: BaseException | None) -> None:
         try:
             if _loses_connection(error):
                 self._connection.terminate()
@@ -148,7 +156,38 @@ class _Lease:
 
 
 def _loses_connection(error: BaseException | None) -> bool:
-    return isinstance(error, asyncpg.PostgresError) and (error.sqlstate or "").startswith(_LOST)
+    cause = error.__cause__ if isinstance(error, DatabaseError) else error
+    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "").startswith(_LOST)
+
+
+class _OpenTransaction:
+    """The connection of a transaction. Statements raise DatabaseError; what else the block raises stays as it is."""
+
+    def __init__(self, connection: PoolConnectionProxy) -> None:
+        self._connection = connection
+
+    async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
+        with own_errors():
+            rows: list[Record] = await self._connection.fetch(statement, *args)
+            return rows
+
+    async def fetchrow(self, statement: str, /, *args: Any) -> Record | None:
+        with own_errors():
+            return await self._connection.fetchrow(statement, *args)
+
+    async def fetchval(self, statement: str, /, *args: Any) -> Any:
+        with own_errors():
+            return await self._connection.fetchval(statement, *args)
+
+    async def execute(self, statement: str, /, *args: Any) -> str:
+        with own_errors():
+            status: str = await self._connection.execute(statement, *args)
+            return status
+
+    async def copy_to_table(self, table_name: str, **options: Any) -> str:
+        with own_errors():
+            status: str = await self._connection.copy_to_table(table_name, **options)
+            return status
 
 
 class Database:
@@ -196,9 +235,19 @@ class Database:
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Transaction]:
         """One transaction (READ COMMITTED): committed at the end of the block, rolled back when it raises."""
-        with own_errors():
-            async with _Lease(self._pool, self._free) as connection, connection.transaction():
-                yield connection
+        async with _Lease(self._pool, self._free) as connection:
+            transaction = connection.transaction()
+            with own_errors():
+                await transaction.start()
+            try:
+                yield _OpenTransaction(connection)
+            except BaseException:
+                # The server rolls back by itself where the connection is lost.
+                with suppress(DatabaseError), own_errors():
+                    await transaction.rollback()
+                raise
+            with own_errors():
+                await transaction.commit()
 
 
 @asynccontextmanager

@@ -52,4 +52,5 @@ def holder(folder: Path) -> int | None:
         with embedded.held(folder):
             return None
     except ServerError:
-        return int((folder / "lock").read_text())
+        written = (folder / "lock").read_text().strip()
+        return int(written) if written.isdecimal() else None  # whoever takes it now has not said yet who it is

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from db import listening, tracing
+from db import listening
 from db.errors import DatabaseError
 from db.listening import SILENCE_S
+from graph.engine.background import running
 
 AGAIN_S: Final = 0.5
 
@@ -50,13 +51,8 @@ class Feed:
     @asynccontextmanager
     async def heard(self, dsn: str) -> AsyncIterator[None]:
         """Listens as long as the block runs; a connection that is lost is made again."""
-        with tracing.unseen():
-            task = asyncio.create_task(self._listen(dsn))
-        try:
+        async with running(self._listen(dsn)):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     async def _listen(self, dsn: str) -> None:
         while True:

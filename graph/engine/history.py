@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
-from db import tracing
 from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import version
 from db.queries.version import History
+from graph.engine.background import running
 from graph.engine.feed import AGAIN_S, Feed
 
 READ_EVERY_S: Final = 5.0
@@ -42,13 +42,8 @@ class HistoryWatch:
     @asynccontextmanager
     async def watched(self, db: Database) -> AsyncIterator[None]:
         """Reads the history again and again as long as the block runs."""
-        with tracing.unseen():
-            task = asyncio.create_task(self._watch(db))
-        try:
+        async with running(self._watch(db)):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     async def look(self, db: Database) -> None:
         """Reads the history once. Raises DatabaseError."""
@@ -60,9 +55,10 @@ class HistoryWatch:
         newest = max(before.version, delivered)
         fork = await version.fork_of(db, newest) if found.epoch != before.epoch else None
         self._seen = found
-        if found.epoch != before.epoch:
+        is_other = fork is not None or found.version < newest or found.identity != before.identity
+        if is_other or found.epoch != before.epoch:
             self._feed.invalidate()  # cursors and tags of before are none any more
-        if fork is not None or found.version < newest or found.identity != before.identity:
+        if is_other:
             resume_from = min(newest, found.version) if fork is None else fork
             log.warning(
                 "the database holds another history since a restore or a failover: its newest id is %d, the newest before was "

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeVar, cast
 
-from db import tracing
 from db.errors import DatabaseUnavailableError, PoolExhaustedError
 from db.pool import Database, Record
 from db.queries import events, version
 from db.queries.shapes import Shape
 from graph import metrics
 from graph.engine.allowance import CallerBudget
+from graph.engine.background import running
 from graph.engine.feed import AGAIN_S, Feed
 from graph.engine.topics import AT_ONCE, Event, Topic
 from graph.errors import HistoryChangedError, ResumeTooOldError, UnavailableError
@@ -79,13 +79,8 @@ class Live:
     @asynccontextmanager
     async def followed(self, db: Database) -> AsyncIterator[None]:
         """Follows commits as long as the block runs."""
-        with tracing.unseen():
-            task = asyncio.create_task(self._follow(db))
-        try:
+        async with running(self._follow(db)):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     def leave(self) -> None:
         """Ends every subscription with LeavingError, once it has told what is there."""

@@ -11,12 +11,12 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import asyncpg
 
-from db import tracing
 from db.errors import DatabaseError, DatabaseUnavailableError, RowRefusedError, StatementTimeoutError
 from db.pool import Database, Executor, Record, connect, open_database, own_errors
 from db.queries import version
 from db.queries.version import Newest
 from graph import metrics
+from graph.engine.background import running
 from graph.engine.feed import AGAIN_S, Feed
 
 LOOKED_EVERY_S: Final = 1.0
@@ -84,13 +84,8 @@ class Replica:
     @asynccontextmanager
     async def followed(self, primary: Database, statement_timeout_s: float) -> AsyncIterator[None]:
         """Follows it as long as the block runs."""
-        with tracing.unseen():
-            task = asyncio.create_task(self._follow(primary, statement_timeout_s))
-        try:
+        async with running(self._follow(primary, statement_timeout_s)):
             yield
-        finally:
-            task.cancel()
-            await asyncio.wait([task])
 
     @property
     def _is_near(self) -> bool:

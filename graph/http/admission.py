@@ -111,6 +111,18 @@ class Slots:
                 del self._taken[address]
 
 
+@contextmanager
+def held_open(scope: Scope, connections: Slots) -> Iterator[None]:
+    """For an answer that lasts as long as its client likes: it takes a connection's place, and gives its request's back.
+
+    Raises BusyError or RateLimitedError where no place is free.
+    """
+    with connections.taken(address_of(scope)):
+        request: ExitStack = scope["slot"]
+        request.close()
+        yield
+
+
 class InFlight:
     """Answers as many requests at once as there are slots; the others get 503 and when to come back."""
 

@@ -22,6 +22,7 @@ from db.errors import DatabaseError
 from db.pool import Database, open_database
 from graph import metrics as told
 from graph.engine.allowance import Allowance
+from graph.engine.background import running
 from graph.engine.collecting import Collecting
 from graph.engine.feed import Feed
 from graph.engine.history import HistoryWatch
@@ -82,33 +83,15 @@ def _traced() -> list[Middleware]:
     return [Middleware(OpenTelemetryMiddleware, excluded_urls=unseen, exclude_spans=["receive", "send"])]
 
 
-def _say_why_it_ended(task: "asyncio.Task[None]") -> None:
-    if not task.cancelled() and task.exception() is not None:
-        log.error("metrics are not sampled any more", exc_info=task.exception())
-
-
-@asynccontextmanager
-async def _sampled(
-    db: Database, live: Live, live_candles: LiveCandles, kept: Kept, replica: Replica | None
-) -> AsyncIterator[None]:
-    """Sets every few seconds the gauges of what is neither counted nor timed, as long as the block runs."""
-
-    async def sample() -> None:
-        while True:
-            told.subscribers.set(live.subscribers + live_candles.subscribers)
-            told.answer_bytes.set(kept.size)
-            told.connections.set(db.in_use)
-            if replica is not None:
-                told.replica_behind.set(replica.behind_s)
-            await asyncio.sleep(SAMPLED_EVERY_S)
-
-    task = asyncio.create_task(sample())
-    task.add_done_callback(_say_why_it_ended)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+async def _sample(db: Database, live: Live, live_candles: LiveCandles, kept: Kept, replica: Replica | None) -> None:
+    """Sets every few seconds the gauges of what is neither counted nor timed."""
+    while True:
+        told.subscribers.set(live.subscribers + live_candles.subscribers)
+        told.answer_bytes.set(kept.size)
+        told.connections.set(db.in_use)
+        if replica is not None:
+            told.replica_behind.set(replica.behind_s)
+        await asyncio.sleep(SAMPLED_EVERY_S)
 
 
 def require_descriptors(settings: Settings) -> None:
@@ -143,7 +126,7 @@ def application(settings: Settings) -> Starlette:
             feed.heard(settings.required_dsn()),
             live.followed(db),
             history.watched(db),
-            _sampled(db, live, live_candles, kept, replica),
+            running(_sample(db, live, live_candles, kept, replica)),
             nullcontext() if replica is None else replica.followed(db, STATEMENT_TIMEOUT_S),
         ):
             app.state.resources = Resources(
@@ -168,15 +151,10 @@ def application(settings: Settings) -> Starlette:
     replica = None if read_url is None else Replica(feed, read_url, settings.replica_behind_most_s)
     live = Live(feed)
     live_candles = LiveCandles(live)
-
-    def restart(resume_from: int) -> None:
-        feed.invalidate()
-        live.restart(resume_from)
-
-    history = HistoryWatch(feed, restart, lambda: live.position)
+    history = HistoryWatch(feed, live.restart, lambda: live.position)
     kept = Kept(feed, settings.answer_cache_mb << 20, KEPT_PATHS)
     is_open = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
-    rest = endpoints.routes()
+    rest = endpoints.routes(connections)
     schema = Schema(introspection=settings.introspection)
     subscriptions = Slots("subscriptions", "subscriptions are open", settings.max_sockets, settings.max_sockets_per_client)
     socket = SocketEndpoint(

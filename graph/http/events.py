@@ -4,7 +4,7 @@ https://github.com/enisdenjo/graphql-sse/blob/master/PROTOCOL.md
 """
 
 import asyncio
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,8 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from graph.engine.topics import LeavingError
 from graph.errors import ApiError
-from graph.http.admission import Slots
-from graph.http.caller import address_of
+from graph.http.admission import Slots, held_open
 from graph.http.middleware import STREAM
 from graph.http.negotiation import EVENTS
 from graph.schema.executable import END, RefusedError, Subscribed
@@ -52,9 +51,7 @@ class Stream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         scope["kind"] = STREAM
-        request: ExitStack = scope["slot"]
-        with self._connections.taken(address_of(scope)):
-            request.close()
+        with held_open(scope, self._connections):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self._send(send, f"retry: {COME_BACK_MS}\n\n")
             keeping = asyncio.create_task(self._keep_open(send))

@@ -117,3 +117,29 @@ async def test_a_writer_that_is_paused_inside_its_turn_loses_it(dsn: str, db: Da
 async def test_every_session_gives_up_the_lock_of_a_client_that_vanishes(db: Database) -> None:
     for name in ("idle_in_transaction_session_timeout", "tcp_user_timeout", "tcp_keepalives_idle"):
         assert await db.fetchval(f"SELECT current_setting('{name}')") not in ("0", ""), name
+
+
+async def test_an_error_of_the_callers_own_inside_a_transaction_is_no_database_that_is_away(db: Database) -> None:
+    async def fail() -> None:
+        async with db.transaction() as connection:
+            await connection.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
+            raise FileNotFoundError("a file of the caller")
+
+    with pytest.raises(FileNotFoundError):
+        await fail()
+    assert not await db.fetchval("SELECT count(*) FROM ticker"), "and the transaction is rolled back"
+
+
+async def test_a_connection_lost_inside_a_transaction_is_unavailable_and_replaced(servers: Servers, dsn: str) -> None:
+    async def lose(db: Database) -> None:
+        async with db.transaction() as connection:
+            await connection.execute("SELECT 1")
+            admin = await asyncpg.connect(servers.dsn)
+            await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'lost'")
+            await admin.close()
+            await connection.execute("SELECT 2")
+
+    async with open_database(dsn, application_name="lost", connections=1) as db:
+        with pytest.raises(DatabaseUnavailableError):
+            await lose(db)
+        assert await db.fetchval("SELECT 3") == 3

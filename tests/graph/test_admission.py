@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from prometheus_client import REGISTRY
 
 from db.pool import Database
 from graph.schema.executable import BIG_AT_ONCE, BIG_FROM
@@ -136,3 +137,43 @@ async def test_big_answers_wait_for_one_another_and_small_ones_do_not(dsn: str, 
             await until(the_small_ones_too)
         assert await asyncio.gather(*asking) == ['{"data":{"range":[]}}'] * 6
         await asyncio.gather(*small)
+
+
+def _saturated(limit: str) -> float:
+    return REGISTRY.get_sample_value("tickgraph_saturated_total", {"limit": limit}) or 0.0
+
+
+@pytest.mark.usefixtures("prices")
+async def test_a_pool_in_which_all_is_in_use_is_told_as_busy_and_counted(dsn: str, db: Database) -> None:
+    before = _saturated("database_connections")
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0)) as api:
+        async with prices_locked(dsn):
+            asking = [asyncio.create_task(_ask(api, "/prices/last?ticker=btc_usd")) for _ in range(30)]
+
+            async def all_connections_run() -> bool:
+                return await _running(db) == 10
+
+            await until(all_connections_run)
+            answers = [await one for one in asyncio.as_completed(asking[:20])]
+        busy = [body for status, _, body in answers if status == 503]
+        await asyncio.gather(*asking)
+    assert busy
+    assert all("all its connections to the database are in use" in body for body in busy)
+    assert _saturated("database_connections") >= before + len(busy)
+
+
+@pytest.mark.usefixtures("prices")
+async def test_a_client_that_has_its_share_is_counted_apart_from_a_server_that_is_full(dsn: str, db: Database) -> None:
+    before = _saturated("requests_per_client"), _saturated("requests")
+    async with serving(Settings(database_url=dsn, answer_cache_mb=0, max_in_flight_per_client=1)) as api:
+        async with prices_locked(dsn):
+            asking = asyncio.create_task(_ask(api))
+
+            async def runs() -> bool:
+                return await _running(db) == 1
+
+            await until(runs)
+            status, retry_after, body = await _ask(api)
+            assert (status, int(retry_after) > 0, "RATE_LIMITED" in body) == (429, True, True)
+        await asking
+    assert (_saturated("requests_per_client"), _saturated("requests")) == (before[0] + 1, before[1])

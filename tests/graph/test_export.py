@@ -4,6 +4,7 @@ import asyncio
 import csv
 import io
 import json
+from contextlib import AsyncExitStack
 from typing import Any, ClassVar
 
 import pytest
@@ -11,8 +12,9 @@ import pytest
 from db import times
 from db.pool import Database
 from db.queries import exporting
+from graph.settings import Settings
 from ingest.imports import reading
-from tests.graph.conftest import Api
+from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
 
@@ -142,3 +144,17 @@ async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[st
                 return [(raw.time, raw.price) for raw in opened.rows]
 
         assert await asyncio.to_thread(read) == [(str(one["ts"]), one["price"]) for one in history]
+
+
+async def test_a_download_that_is_taken_slowly_keeps_nobody_else_waiting(dsn: str, db: Database) -> None:
+    """It holds a place among the connections, of which there are many, and none among the requests."""
+    await track(db, "btc_usd")
+    await db.execute(FILL, MINUTE)
+    settings = Settings(database_url=dsn, max_in_flight=1, max_sockets_per_client=2)
+    async with serving(settings) as api, AsyncExitStack() as downloads:
+        for _ in range(2):
+            download = await downloads.enter_async_context(api.session.get(f"{api.url}/export?ticker=btc_usd"))
+            assert await download.content.read(10)
+        assert await api.data('{ latest(ticker: "btc_usd") { price } }') == {"latest": {"price": "1"}}
+        async with api.session.get(f"{api.url}/export?ticker=btc_usd") as refused:
+            assert (refused.status, (await refused.json())["code"]) == (429, "RATE_LIMITED")

@@ -6,8 +6,10 @@ from collections.abc import AsyncIterator
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from db.pool import Database
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
+from tests.stored import MINUTE, row, store, track
 
 OLD, NEW = "an-old-key", "a-new-key"
 
@@ -100,3 +102,18 @@ async def test_the_pages_tell_no_prices_and_are_open(dsn: str) -> None:
 def test_a_token_that_no_header_carries_is_refused_at_the_start() -> None:
     with pytest.raises(ValidationError, match="ASCII"):
         Settings(database_url="postgresql://a/b", admin_token=SecretStr("gehéim"))
+
+
+@pytest.mark.parametrize("path", ["/prices?ticker=btc_usd", "/prices/last?ticker=btc_usd", "/prices/filter?ticker=btc_usd"])
+async def test_nobody_on_the_way_keeps_an_answer_that_needed_a_key(dsn: str, db: Database, path: str) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+    for keys, private in (((_digest(NEW),), True), ((), False)):
+        async with (
+            serving(Settings(database_url=dsn, api_keys=keys)) as api,
+            api.session.get(api.url + path, headers={"X-API-Key": NEW} if keys else {}) as response,
+        ):
+            assert response.status == 200
+            assert (response.headers.get("Cache-Control") == "private") is private
+            vary = {name.strip() for name in response.headers["Vary"].split(",")}
+            assert (vary >= {"Authorization", "X-API-Key"}) is private

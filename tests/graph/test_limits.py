@@ -5,7 +5,14 @@ import re
 from typing import Any
 
 import pytest
-from graphql import GraphQLError, get_introspection_query
+from graphql import (
+    GraphQLError,
+    GraphQLList,
+    GraphQLObjectType,
+    build_schema,
+    get_introspection_query,
+    get_nullable_type,
+)
 
 from graph.engine import limits
 from graph.engine.documents import TOKENS_MOST, Document
@@ -148,3 +155,37 @@ async def test_the_cost_is_told_on_request(api: Api) -> None:
     async with api.session.post(f"{api.url}/graphql", json=body) as response:
         answer = json.loads(await response.text())
     assert answer["extensions"] == {"cost": {"asked": 200, "most": COST_MOST}}
+
+
+COSTED = {
+    "Query.tickers": "tickers { a }",
+    "Query.latestPrices": "latestPrices { a }",
+    "Query.range": f"range(from: {MINUTE}, to: {MINUTE + 600}) {{ a }}",
+    "Query.candles": f"candles(interval: H1, from: {MINUTE}, to: {MINUTE + 36_000}) {{ a }}",
+    "PriceConnection.nodes": "prices { nodes { a } }",
+    "PriceConnection.edges": "prices { edges { a } }",
+    "GapConnection.nodes": "gaps { nodes { a } }",
+    "GapConnection.edges": "gaps { edges { a } }",
+}
+"""Lists by themselves: each costs more than what is no list."""
+COSTED_ABOVE = {"Series": "series", "Coverage": "coverage"}
+"""Types that hold lists, whose fields of this name cost by the minutes of the window."""
+FREE = {"FetchReceipt.tickers"}
+"""No longer than what was sent."""
+
+
+def test_every_list_of_the_schema_has_a_cost() -> None:
+    """A list field that nobody thought of would be free: add it to `limits`, and here."""
+    schema = build_schema((ROOT / "graph" / "schema.graphql").read_text())
+    lists = {
+        f"{named.name}.{name}"
+        for named in schema.type_map.values()
+        if isinstance(named, GraphQLObjectType) and not named.name.startswith("__")
+        for name, field in named.fields.items()
+        if isinstance(get_nullable_type(field.type), GraphQLList)
+    }
+    assert {name for name in lists if name.partition(".")[0] not in COSTED_ABOVE} == set(COSTED) | FREE
+    for name, query in COSTED.items():
+        assert _cost(f"{{ {query} }}") >= 10, name
+    for name in COSTED_ABOVE.values():
+        assert _cost(f"{{ {name}(from: {MINUTE}, to: {MINUTE + 600}) {{ a }} }}") >= 10, name

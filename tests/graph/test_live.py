@@ -3,7 +3,7 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +12,14 @@ from typing import Any
 import aiohttp
 import pytest
 
-from db.pool import Database
+from db.pool import Database, Record
 from db.queries import events, gaps, importing, writing
 from db.queries.shapes import Shape
 from db.tables import Reason, Source
 from graph.engine.feed import Feed
 from graph.engine.live import Live, Question
+from graph.engine.topics import Event
+from graph.errors import UnavailableError
 from graph.http.protocol import LEFT_WITHIN_S
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
@@ -434,3 +436,39 @@ async def test_a_process_that_ends_tells_what_is_there_and_to_come_back(dsn: str
             assert (await stream.event())["event"] == "next"
             assert b"complete" not in await stream.response.content.read()
     assert stand.log.read_text() == ""
+
+
+class _Unwritable(Question):
+    """A question whose answers cannot be written."""
+
+    def written(self, records: Iterable[Record]) -> Iterator[Event]:
+        raise ZeroDivisionError
+
+
+async def test_a_topic_that_fails_ends_alone_and_the_others_miss_nothing(db: Database) -> None:
+    await track(db, "btc_usd")
+    feed = Feed()
+    live = Live(feed)
+    shapes = (("price", Shape((("ts", events.PRICE["ts"]),))),)
+    good, bad = Question(None, shapes), _Unwritable(frozenset({"btc_usd"}), shapes)
+    async with (
+        live.followed(db),
+        aclosing(await live.subscribe(db, bad, None)) as failing,
+        aclosing(await live.subscribe(db, good, None)) as others,
+    ):
+        waiting, broken = asyncio.create_task(anext(others)), asyncio.create_task(anext(failing))
+        await until(lambda: live.subscribers == 2)
+        await store(db, [row("btc_usd", MINUTE)])
+        feed.invalidate()
+        with pytest.raises(UnavailableError, match="Subscribe again"):
+            await broken
+        assert (await waiting).position > 0
+
+
+async def test_an_error_that_no_waiting_mends_ends_subscriptions_with_unavailable(api: Api, db: Database) -> None:
+    """A release whose statement breaks must not look like a quiet market."""
+    await track(db, "btc_usd")
+    async with told_of(api, PRICES) as listener:
+        await db.execute("ALTER TABLE change RENAME COLUMN kind TO renamed")
+        await db.execute("SELECT pg_notify('tickgraph', '')")
+        assert (await listener.error())[0] == "UNAVAILABLE"

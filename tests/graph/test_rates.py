@@ -1,6 +1,9 @@
 """How much one caller may ask a minute, by what its questions cost."""
 
+import asyncio
+import contextlib
 import hashlib
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +15,8 @@ from graph.errors import RateLimitedError, TooComplexError
 from graph.http.caller import address_of
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, track
+from tests.graph.test_socket import connected
+from tests.stored import MINUTE, row, store, track
 
 WINDOW = f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}'
 """Costs 20."""
@@ -165,3 +169,21 @@ def test_one_client_is_one_address_or_one_network_of_ipv6(address: str, counted:
 
 def test_without_an_address_all_are_one() -> None:
     assert address_of({"client": None}) == ""
+
+
+async def test_events_of_the_past_are_charged_as_rows_however_many_subscriptions_ask(dsn: str, db: Database) -> None:
+    """A hundred times everything since the beginning: what is given is what may be spent, and then it waits."""
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE + 60 * number) for number in range(200)])
+    async with serving(Settings(database_url=dsn, rate_limit=600)) as api, connected(api) as socket:
+        began = time.monotonic()
+        query = 'subscription { priceAdded(after: "0") { ts } }'
+        for number in range(100):
+            await socket.send_json({"type": "subscribe", "id": str(number), "payload": {"query": query}})
+        given = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(3):
+                while True:
+                    given += (await socket.receive_json())["type"] == "next"
+        may = 600 + (time.monotonic() - began) * 10
+        assert 300 < given <= may, "of 20,000"

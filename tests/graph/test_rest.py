@@ -308,3 +308,18 @@ async def test_without_redis_a_fetch_fails_fast_and_reads_go_on(dsn: str, db: Da
         assert code == "UNAVAILABLE"
         assert time.monotonic() - began < 4
         assert await _minutes(api, "/prices?ticker=btc_usd") == []
+
+
+@pytest.mark.parametrize(
+    ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 202), ("none", 202), (None, 202)]
+)
+async def test_a_page_of_another_site_sets_no_fetch_in_motion(
+    dsn: str, redis_url: str, db: Database, site: str | None, status: int
+) -> None:
+    await track(db, "btc_usd")
+    headers = {} if site is None else {"Sec-Fetch-Site": site}
+    async with (
+        serving(Settings(database_url=dsn, redis_url=redis_url)) as api,
+        api.session.get(f"{api.url}/fetch-prices", headers=headers) as response,
+    ):
+        assert response.status == status, await response.text()

@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -18,6 +19,7 @@ from graph.engine.knowledge import require_known, require_tracked
 from graph.engine.limits import RANGE_MOST
 from graph.errors import BadInputError, ForbiddenError, NotFoundError, RangeTooLargeError
 from graph.http import answers
+from graph.http.admission import Slots
 from graph.http.caller import caching_headers, context_of
 from graph.http.health import health
 from graph.http.rest import models
@@ -212,10 +214,10 @@ ENDPOINTS = (
 )
 
 
-def routes() -> list[Route]:
-    """The routes of the table."""
+def routes(connections: Slots) -> list[Route]:
+    """The routes of the table. `connections`: places for downloads."""
     table = [endpoint.route(path) for endpoint in ENDPOINTS for path in endpoint.paths]
-    exporting = Route("/export", export, methods=["GET"])
+    exporting = Route("/export", partial(export, connections=connections), methods=["GET"])
     exporting.methods = {"GET"}  # not HEAD, which would read it all
     return [*table, exporting, Route("/health", health, methods=["GET"])]
 

@@ -2,11 +2,12 @@
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from db import times
 from db.queries import exporting
@@ -14,6 +15,7 @@ from db.queries.exporting import Form
 from graph.engine.knowledge import require_known
 from graph.engine.limits import RANGE_MOST
 from graph.errors import BadInputError
+from graph.http.admission import Slots, held_open
 from graph.http.caller import caching_headers, context_of
 from graph.http.rest.models import Instant, TickerQuery, validated
 from graph.schema.context import Context
@@ -38,7 +40,7 @@ class ExportQuery(TickerQuery):
     )
 
 
-async def export(request: Request) -> Response:
+async def export(request: Request, connections: Slots) -> Response:
     """Streams the history, oldest first; columns ticker, ts, price, observed_at, source. Each CSV begins with its header."""
     query = validated(ExportQuery, request.query_params)
     low = times.FIRST if query.start is None else query.start
@@ -55,7 +57,19 @@ async def export(request: Request) -> Response:
         "Cache-Control": "no-store",
     }
     lines = _lines(context, form, query.ticker, low, high)
-    return StreamingResponse(lines, media_type=MEDIA[form], headers=headers)
+    return Download(lines, connections, media_type=MEDIA[form], headers=headers)
+
+
+class Download(StreamingResponse):
+    """An answer that its client takes at its own pace."""
+
+    def __init__(self, lines: AsyncIterator[bytes], connections: Slots, **options: Any) -> None:
+        super().__init__(lines, **options)
+        self._connections = connections
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with held_open(scope, self._connections):
+            await super().__call__(scope, receive, send)
 
 
 async def _lines(context: Context, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
