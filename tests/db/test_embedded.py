@@ -151,3 +151,33 @@ async def test_an_unknown_revision_is_one_line(tmp_path: Path, servers: Servers,
     assert last.startswith("DATABASE_URL: ")
     assert "cannot be migrated: Can't locate revision identified by '9999'" in last
     assert "Traceback" not in done.stderr
+
+
+ORPHANING = """
+import ctypes, signal, sys
+from db import processes
+
+ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: orphans become ours, as those of PID 1 do
+command = "sh -c 'sleep 0.1 & echo $!' > orphan; while [ -d /proc/$(cat orphan) ]; do sleep 0.05; done"
+sys.exit(processes.run(["sh", "-c", command], {}))
+"""
+
+
+def test_orphans_that_end_are_reaped(tmp_path: Path) -> None:
+    """As PID 1 of a container it gets them: one that is not reaped stays in /proc, and keeps the loop spinning."""
+    done = subprocess.run(  # noqa: S603  our own program
+        [sys.executable, "-c", ORPHANING],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        timeout=20,
+        check=False,
+    )
+    assert done.returncode == 0
+
+
+def test_what_embedded_servers_write_is_for_their_user_alone(tmp_path: Path) -> None:
+    with embedded.postgres(tmp_path / "postgres", durable=False), embedded.valkey(tmp_path / "valkey"):
+        files = [tmp_path / "postgres" / name for name in ("password", "postgres.log")]
+        files += [tmp_path / "valkey" / name for name in ("password", "valkey.conf", "valkey.log")]
+        assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {file.name: "0o600" for file in files}

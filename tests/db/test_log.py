@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 PROGRAM = """
@@ -26,9 +28,9 @@ except ZeroDivisionError:
 """
 
 
-def _run(**env: str) -> str:
+def _run(program: str = PROGRAM, **env: str) -> str:
     done = subprocess.run(  # noqa: S603  our own program
-        [sys.executable, "-c", PROGRAM],
+        [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": str(ROOT), **env},
         capture_output=True,
         text=True,
@@ -69,3 +71,52 @@ def test_debug_means_its_log_level() -> None:
 def test_a_terminal_obeys_nothing_that_strangers_sent() -> None:
     assert "they sent \\u001b[31mred\\u202e" in _run()
     assert "\x1b" not in _run()
+
+
+RAISING = """
+import logging, sys
+from db import log
+from db.settings import Settings
+
+log.configure(Settings.read(), "test")
+try:
+    raise ValueError("cannot reach postgresql://ann:secret@db/x \\x1b[31mred\\u202e")
+except ValueError:
+    logging.getLogger("db.something").exception("failed")
+"""
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_traceback_shows_no_password_and_sends_a_terminal_nothing(form: str) -> None:
+    said = _run(RAISING.replace("\\\\", "\\"), LOG_FORMAT=form)
+    assert "ValueError: cannot reach postgresql://ann:***@db/x" in said
+    assert "secret" not in said
+    assert "\x1b" not in said
+    assert "\u202e" not in said
+
+
+WRITING = """
+import logging, sys
+from db import log
+from db.settings import Settings
+
+log.FILE_BYTES, log.FILES_KEPT = 40_000, 50
+log.configure(Settings.read(), "test")
+sys.stderr = open("/dev/null", "w")
+for number in range(400):
+    logging.getLogger("db.something").info("line %s of %s", number, sys.argv[1])
+"""
+
+
+def test_several_processes_that_rotate_one_file_lose_no_line(tmp_path: Path) -> None:
+    file = tmp_path / "tickgraph.log"
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "LOG_FILE": str(file), "LOG_FORMAT": "json"}
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITING, str(number)], env=env, stderr=subprocess.DEVNULL)  # noqa: S603  ours
+        for number in range(4)
+    ]
+    assert [writer.wait(60) for writer in writers] == [0] * 4
+    rotated = [one for one in tmp_path.iterdir() if one.name.startswith("tickgraph.log")]
+    assert len(rotated) > 2, "it was rotated"
+    lines = [json.loads(line)["event"] for one in rotated for line in one.read_text().splitlines()]
+    assert sorted(lines) == sorted(f"line {line} of {number}" for number in range(4) for line in range(400))

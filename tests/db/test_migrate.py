@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -104,3 +105,24 @@ async def test_history_of_before_candles_is_built_little_by_little(empty_dsn: st
         assert await days() == before
         assert await candles.different(db, "btc_usd", 0) == []
         assert await build_candles(db) == 0
+
+
+async def test_a_new_revision_has_the_number_after_the_newest(tmp_path: Path, dsn: str) -> None:
+    """As `make migrate` makes it: twice, for the second one has to come after the first."""
+    for folder in ("alembic", "db"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    for number in (1, 2):
+        status, said = await _alembic(dsn, "revision", "--autogenerate", "-m", f"change {number}", cwd=tmp_path)
+        assert status == 0, said
+        new = f"{int(migrate.head()) + number:04}_change_{number}.py"
+        assert (tmp_path / "alembic" / "versions" / new).exists(), said
+        status, said = await _alembic(dsn, "upgrade", "head", cwd=tmp_path)
+        assert status == 0, said
+
+
+def test_a_release_serves_its_own_schema_and_later_ones() -> None:
+    assert migrate.serves(migrate.head())
+    assert migrate.serves("9f2c1b77aa01"), "of a release that is being rolled out: ids have no order"
+    assert not migrate.serves("0001")
+    assert not migrate.serves(None)

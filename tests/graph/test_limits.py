@@ -161,7 +161,7 @@ COSTED = {
     "Query.tickers": "tickers { a }",
     "Query.latestPrices": "latestPrices { a }",
     "Query.range": f"range(from: {MINUTE}, to: {MINUTE + 600}) {{ a }}",
-    "Query.candles": f"candles(interval: H1, from: {MINUTE}, to: {MINUTE + 36_000}) {{ a }}",
+    "Query.candles": f"candles(interval: ONE_HOUR, from: {MINUTE}, to: {MINUTE + 36_000}) {{ a }}",
     "PriceConnection.nodes": "prices { nodes { a } }",
     "PriceConnection.edges": "prices { edges { a } }",
     "GapConnection.nodes": "gaps { nodes { a } }",
