@@ -45,8 +45,9 @@ class RedisState:
             self.failed(error)
             return False
         if str(record.msg).startswith(_RETRIED):
-            if record.args:
-                self.failed(list(record.args)[-1] if isinstance(record.args, tuple) else record.args)
+            for argument in record.args if isinstance(record.args, tuple) else ():
+                if isinstance(argument, Exception):
+                    self.failed(argument)
             return False
         return True
 

@@ -6,20 +6,25 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import dramatiq
 import pytest
+import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from db import times
+from db import embedded, times
 from db.pool import Database
+from db.queries import writing
 from db.queues import Actor, Queue
 from graph.engine.collecting import Collecting
 from ingest.outbox import open_outbox
+from ingest.queue import UNDECODABLE
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
+from tests.e2e.test_verbs import run
 from tests.stored import MINUTE, minutes, row, track
 from tests.waiting import PATIENCE_S, until
 
@@ -245,3 +250,127 @@ async def test_a_worker_that_starts_drains_what_waits_and_fills_what_was_missed_
     ledger = await db.fetch("SELECT reason, filled_at FROM gap WHERE ts < $1", now)
     assert {r["reason"] for r in ledger} == {"not_collected"}
     assert all(r["filled_at"] for r in ledger)
+
+
+@pytest.fixture
+def own_redis(tmp_path: Path) -> Iterator[str]:
+    """A Redis of the test's own, which may be spoiled."""
+    with embedded.valkey(tmp_path / "own") as server:
+        yield server.url
+
+
+async def test_what_is_no_message_is_set_aside_with_one_line_and_the_next_is_processed(
+    env: dict[str, str], publisher: RedisBroker, redis_url: str, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    simulator.clock.set(at=MINUTE + 1, stands=True)
+    with redis.Redis.from_url(redis_url) as client:
+        for number, data in enumerate((b"no JSON", b"\xff\xfe", b"[1]", b"{}", b'{"queue_name": 1}')):
+            client.hset(f"dramatiq:{Queue.COLLECT}.msgs", f"bad{number}", data)
+            client.rpush(f"dramatiq:{Queue.COLLECT}", f"bad{number}")
+        async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+            _publish(publisher, MINUTE)
+            await _until_stored(db, "btc_usd", MINUTE, worker)
+            await until(lambda: client.llen(UNDECODABLE) == 5, otherwise=lambda: worker.said)
+            said = worker.said
+        assert client.lrange(UNDECODABLE, 0, -1)[-1] == b"no JSON"
+    assert said.count("cannot be read and is set aside") == 5, said
+    assert "Traceback" not in said, said
+
+
+def _read_only(client: "redis.Redis") -> None:
+    client.replicaof("127.0.0.1", "1")
+
+
+def _full(client: "redis.Redis") -> None:
+    client.config_set("maxmemory", "1mb")
+
+
+def _other_password(client: "redis.Redis") -> None:
+    client.config_set("requirepass", "another")
+    client.client_kill_filter(_type="normal", skipme=True)
+
+
+def _writable(client: "redis.Redis", password: str) -> None:
+    client.replicaof("no", "one")
+    client.config_set("maxmemory", 0)
+    client.config_set("requirepass", password)
+
+
+@pytest.mark.parametrize("spoil", [_read_only, _full, _other_password])
+async def test_a_redis_that_takes_no_write_is_said_once_stops_nothing_and_is_used_again(
+    env: dict[str, str], own_redis: str, db: Database, tmp_path: Path, spoil: Callable[["redis.Redis"], None]
+) -> None:
+    env["REDIS_URL"] = own_redis
+    password = str(urlsplit(own_redis).password)
+
+    def lines(worker: Worker, scheduler: Worker) -> list[str]:
+        return [line for said in (worker.said, scheduler.said) for line in said.splitlines() if line.strip()]
+
+    async with (
+        _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker,
+        _running(env, tmp_path / "scheduler.log", *PERIODIQ) as scheduler,
+    ):
+        await until(lambda: "prices collected" in worker.said, otherwise=lambda: worker.said)
+        await until(lambda: "Scheduling" in scheduler.said, otherwise=lambda: scheduler.said)
+        with redis.Redis.from_url(own_redis) as client:
+            spoil(client)
+            before = len(lines(worker, scheduler))
+            await until(lambda: "Redis does not serve the queue" in worker.said, otherwise=lambda: worker.said)
+            status, _, said = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
+            assert status == 1
+            healthy, _, _ = await run(tmp_path, "ingest", "healthy", REDIS_URL=own_redis)
+            assert healthy == 1, said
+            await asyncio.sleep(5)  # the storm would be some hundred lines
+            during = lines(worker, scheduler)
+            assert scheduler.process.returncode is None, "the scheduler stays"
+            assert len(during) - before < 40, "\n".join(during[before:])
+            assert "Traceback" not in "\n".join(during)
+            _writable(client, password)
+        await until(lambda: "Redis works again" in worker.said, otherwise=lambda: worker.said)
+        collecting = Collecting(own_redis)
+        await collecting.request(times.minute_of(time.time()), [])
+        collecting.close()
+        await until(
+            lambda: "nothing is missing" in worker.said.partition("Redis works again")[2], otherwise=lambda: worker.said
+        )
+
+
+async def test_a_redis_that_may_forget_is_told_to_the_operator(env: dict[str, str], own_redis: str, tmp_path: Path) -> None:
+    env["REDIS_URL"] = own_redis
+    with redis.Redis.from_url(own_redis) as client:
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.config_set("appendonly", "no")
+    async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
+        await until(lambda: "maxmemory-policy is allkeys-lru" in worker.said, otherwise=lambda: worker.said)
+        await until(lambda: "it writes nothing to disk" in worker.said, otherwise=lambda: worker.said)
+        _, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
+    assert "maxmemory-policy is allkeys-lru" in out
+    assert "set appendonly to yes" in out
+
+
+async def test_a_worker_that_is_frozen_inside_its_turn_stops_no_other_and_goes_on_later(
+    env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
+) -> None:
+    """SIGSTOP while it holds the writers' lock, as a host that is lost: its session ends, and another worker writes."""
+    simulator.clock.set(at=MINUTE + 1, stands=True)
+    async with _running(env, tmp_path / "frozen.log", *DRAMATIQ) as frozen:
+        _publish(publisher, MINUTE)
+        await _until_stored(db, "eth_usd", MINUTE, frozen)
+        async with db.transaction() as blocking:
+            await blocking.execute("LOCK TABLE price IN SHARE ROW EXCLUSIVE MODE")
+            simulator.clock.set(at=MINUTE + 61, stands=True)
+            _publish(publisher, MINUTE + 60)
+            await until(lambda: blocking.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+            os.killpg(frozen.process.pid, signal.SIGSTOP)
+        held = await writing.holder(db)
+        assert held is not None
+        assert held["application"] == "tickgraph worker"
+        try:
+            async with _running(env, tmp_path / "other.log", *DRAMATIQ) as other:
+                _publish(publisher, MINUTE + 60)
+                await _until_stored(db, "btc_usd", MINUTE + 60, other)
+        finally:
+            os.killpg(frozen.process.pid, signal.SIGCONT)
+        simulator.clock.set(at=MINUTE + 121, stands=True)
+        _publish(publisher, MINUTE + 120)
+        await _until_stored(db, "btc_usd", MINUTE + 120, frozen)
