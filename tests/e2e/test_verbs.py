@@ -5,16 +5,21 @@ import json
 import os
 import signal
 import sys
+import time
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from db import embedded, times
 from db.pool import Database
+from graph.settings import Settings
 from graph.watch import sparkline
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
+from tests.graph.conftest import serving
 from tests.graph.stand import api_process
-from tests.stored import MINUTE, row, store, track
+from tests.stored import MINUTE, minutes, row, store, track
 from tests.waiting import until
 
 
@@ -171,3 +176,93 @@ def test_a_sparkline_is_as_high_as_its_prices() -> None:
     assert sparkline([1, 2, 3, 8]) == "▁▂▃█"
     assert sparkline([5, 5]) == "▁▁"
     assert sparkline([]) == ""
+
+
+WRAPPER = """#!/bin/sh
+printf '%s\\n' "$0" "$@" >> {record}
+exec {program} "$@"
+"""
+
+
+async def test_no_password_stands_on_a_command_line(tmp_path: Path, servers: Servers, dsn: str, empty_dsn: str) -> None:
+    """Every local user can read those; wrappers in PATH note what each of PostgreSQL's programs was called with."""
+    record, folder = tmp_path / "record", tmp_path / "bin"
+    folder.mkdir()
+    for name in ("psql", "pg_dump", "pg_restore"):
+        program = folder / name
+        program.write_text(WRAPPER.format(record=record, program=embedded.postgres_program(name)))
+        program.chmod(0o755)
+    path = f"{folder}{os.pathsep}{os.environ['PATH']}"
+    password = str(urlsplit(dsn).password)
+    user, _, host = dsn.removeprefix("postgresql://").partition("@")
+    in_the_query = f"postgresql://{user.partition(':')[0]}@{host}?password={password}"
+    for number, address in enumerate((dsn, in_the_query)):
+        file = tmp_path / f"{number}.dump"
+        for words, at in (
+            (("backup", "--output", str(file)), address),
+            (("psql", "--", "-qAtc", "SELECT 1"), address),
+        ):
+            status, _, said = await run(tmp_path, "db", *words, DATABASE_URL=at, PATH=path)
+            assert status == 0, said
+    status, _, said = await run(tmp_path, "db", "restore", str(tmp_path / "0.dump"), DATABASE_URL=empty_dsn, PATH=path)
+    assert status == 0, said
+    called = record.read_text()
+    assert {Path(line).name for line in called.splitlines() if line.startswith(str(folder))} == {
+        "psql",
+        "pg_dump",
+        "pg_restore",
+    }
+    assert password not in called
+
+
+async def test_a_horizon_is_moved_by_hand_and_one_of_the_future_is_said_and_taken_back(
+    tmp_path: Path, dsn: str, redis_url: str, db: Database
+) -> None:
+    today = int(time.time()) // 86_400 * 86_400
+    first, kept = today - 40 * 86_400, today - 10 * 86_400
+    await track(db, "btc_usd", since=first)
+    await store(db, [row("btc_usd", ts) for ts in range(first, today, 3_600)])
+    words = ("db", "forget", "--before", str(kept))
+    status, out, said = await run(tmp_path, *words, DATABASE_URL=dsn)
+    assert (status, out) == (1, f"btc_usd: minutes before {times.iso(kept)}, 30 days\n")
+    assert "say --yes" in said
+    assert len(await minutes(db, "btc_usd")) == 40 * 24, "it only showed what would go"
+    status, out, said = await run(tmp_path, *words, "--yes", DATABASE_URL=dsn)
+    assert (status, "720 rows of minutes and gaps are forgotten" in out) == (0, True), said
+    assert min(await minutes(db, "btc_usd")) == kept
+
+    ahead = today + 400 * 86_400
+    await db.execute("UPDATE ticker SET horizon = $1", ahead)
+    complaint = (
+        f"the horizon of btc_usd is {times.iso(ahead)}, in the future: a clock was wrong; run `python -m db forget --reset`"
+    )
+    status, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
+    assert (status, complaint in out) == (1, True), out
+    async with serving(Settings(database_url=dsn)) as api, api.session.get(f"{api.url}/health") as response:
+        body = await response.json()
+        assert (response.status, body["status"]) == (200, "degraded")
+        assert "python -m db forget --reset" in body["warnings"][0]
+    status, out, _ = await run(tmp_path, "db", "forget", "--reset", DATABASE_URL=dsn)
+    assert (status, out.splitlines()[0]) == (0, f"btc_usd: what is expected begins with {times.iso(kept)}")
+    _, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
+    assert "in the future" not in out
+
+
+LIMITED = """
+import resource
+from graph.http.application import require_descriptors
+from graph.settings import Settings
+
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard}))
+require_descriptors(Settings(max_sockets=1_000, max_in_flight=100))
+print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+"""
+
+
+@pytest.mark.parametrize(("hard", "raised"), [(4_000, 1_200), (800, 800)])
+async def test_the_open_files_that_sockets_need_are_asked_for_or_said(tmp_path: Path, hard: int, raised: int) -> None:
+    program = tmp_path / "limited.py"
+    program.write_text(LIMITED.format(hard=hard))
+    status, out, said = await run(tmp_path, "limited")
+    assert (status, int(out)) == (0, raised), said
+    assert ("raise `ulimit -n`, or lower MAX_SOCKETS" in said) is (raised < 1_200)

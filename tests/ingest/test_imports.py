@@ -2,6 +2,7 @@
 
 import contextlib
 import gzip
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -289,3 +290,40 @@ async def test_the_real_year_passes(db: Database) -> None:
     assert (brought.stored + brought.refused, brought.there, brought.twice) == (20_000, 0, 0)
     assert len(await minutes(db, "btc_usd")) == brought.stored > 19_000
     assert {r["source"] for r in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)} == {Source.IMPORT}
+
+
+def test_a_line_without_end_fills_no_memory_and_hides_no_other(tmp_path: Path) -> None:
+    """A few kilobytes of gzip, and 50 MB in one line."""
+    file = tmp_path / "bomb.csv.gz"
+    with gzip.open(file, "wb", compresslevel=9) as out:
+        out.write(b"ts,price\n1705318800,1\n")
+        for _ in range(50):
+            out.write(b"9" * 10**6)
+        out.write(b"\n1705318860,2\n")
+    tracemalloc.start()
+    try:
+        _, rows = _rows(file)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [(raw.time, raw.price) for raw in rows if raw.price] == [("1705318800", "1"), ("1705318860", "2")]
+    assert most < 3 * 10**6
+
+
+@pytest.mark.parametrize("number", ["1_000", "\u0661\u0662", "0x10", "1e", "+-1", "\uff11", "1,5", " 1 2"])
+def test_what_only_python_takes_for_a_number_is_none(number: str) -> None:
+    with pytest.raises(ValueError, match="price"):
+        checked("1705318800", number)
+
+
+@pytest.mark.parametrize("time", ["1_705_318_800", "\u0661705318800", "170531880\uff10", "1705318800.1_0"])
+def test_a_time_has_no_other_digits_either(time: str) -> None:
+    with pytest.raises(ValueError, match="time"):
+        checked(time, "1")
+
+
+async def test_rows_of_before_the_horizon_are_counted_as_forgotten(db: Database) -> None:
+    await track(db, "btc_usd")
+    await db.execute("UPDATE ticker SET horizon = $1", MINUTE + 120)
+    brought, _ = await _bring(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
+    assert (brought.stored, brought.forgotten) == (2, 2)
