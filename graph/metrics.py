@@ -45,6 +45,10 @@ told_seconds = Histogram(
 )
 event_read_failures = Counter("tickgraph_event_read_failures", "Reads of events for subscriptions that failed.")
 saturated = Counter("tickgraph_saturated", "Requests refused because a limit of this process was reached.", ("limit",))
+for _limit in ("requests", "connections", "subscriptions", "database_connections"):
+    saturated.labels(_limit)  # from the start: what appears with its first event does not increase
+    if _limit != "database_connections":
+        saturated.labels(f"{_limit}_per_client")
 cut = Counter("tickgraph_clients_cut", "Clients cut off because they took nothing.")
 read_by = Counter("tickgraph_read_by", "Answers read, by server; only where there is a replica.", ("server",))
 replica_behind = Gauge(

@@ -250,8 +250,20 @@ OF_PRICES = {
     "ClockIsWrong",
     "PricesComeLate",
     "TickerUnknown",
+    "JobFails",
+    "HorizonInFuture",
 }
-OF_SERVICE = {"PricesWait", "AnswersFail", "AnswersAreSlow", "EventsComeLate", "MistakeOfOurs", "ProcessGone", "ReplicaBehind"}
+OF_SERVICE = {
+    "PricesWait",
+    "AnswersFail",
+    "AnswersAreSlow",
+    "EventsComeLate",
+    "EventsUnread",
+    "MistakeOfOurs",
+    "ProcessGone",
+    "ReplicaBehind",
+    "Saturated",
+}
 
 
 def test_every_alert_is_made_to_fire() -> None:
@@ -278,6 +290,11 @@ async def test_alerts_of_prices_fire_by_their_causes(
         await until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
         scene.send(Queue.RECONCILE, Actor.RECONCILE)
         await scene.fires("ClockIsWrong", "PricesComeLate", "TickerUnknown")
+        # A clock was wrong a year ago, and a table of ours is not what it was.
+        await db.execute("UPDATE ticker SET horizon = $1", (now + 365 * 86_400) // 60 * 60)
+        await db.execute("ALTER TABLE milestone RENAME COLUMN at TO renamed")
+        scene.send(Queue.RECONCILE, Actor.RECONCILE)
+        await scene.fires("HorizonInFuture", "JobFails")
     assert scene.fired == OF_PRICES
 
 
@@ -304,13 +321,16 @@ async def test_alerts_of_the_service_fire_by_their_causes(
                 asked = [asyncio.create_task(api.ask('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
                 await asyncio.sleep(3)  # so slow that it is an alert
         await asyncio.gather(*asked)
-        await scene.fires("AnswersAreSlow", "EventsComeLate", "ReplicaBehind")
+        await scene.fires("AnswersAreSlow", "EventsComeLate", "ReplicaBehind", "Saturated")
         # The API meets what nobody thought of.
-        await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
-        for _ in range(3):
-            assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
-            await asyncio.sleep(1.1)  # longer than Prometheus takes to look again: the first one begins a series
-        await scene.fires("MistakeOfOurs")
+        async with listening(api, "subscription { priceAdded(after: 0) { id } }") as listener:
+            await listener.events(1)
+            await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
+            await db.execute("SELECT pg_notify('tickgraph', '')")
+            for _ in range(3):
+                assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
+                await asyncio.sleep(1.1)  # longer than Prometheus takes to look again: the first one begins a series
+            await scene.fires("MistakeOfOurs", "EventsUnread")
         await scene.worker.aclose()
         await scene.fires("ProcessGone")
     assert scene.fired == OF_SERVICE
