@@ -8,7 +8,7 @@ COMPOSE := docker compose
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade drill-replica drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list the verbs
@@ -85,6 +85,9 @@ drill-upgrade: $(DEV)  ## the drill: a filled database of each earlier schema go
 
 drill-replica: $(DEV)  ## the drill: a replica under load lags, is killed and comes back; nobody gets an old answer or none
 	@pytest -q -s tests/e2e/test_drill_replica.py
+
+drill-failover: $(DEV)  ## the drill: a replica that lacks the last commits is promoted under subscribers and readers
+	@pytest -q -s tests/e2e/test_drill_failover.py
 
 drill-worker-host: $(DEV)  ## the drill: the only worker's host is lost in the middle of a minute, another takes over
 	@pytest -q -s tests/e2e/test_drills.py -k worker_host
