@@ -5,7 +5,7 @@ import difflib
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Final
 
 from db import times
@@ -19,6 +19,10 @@ from ingest.source import AGREE_WITHIN_S, Source
 log = logging.getLogger(__name__)
 
 REPAIRED_EVERY_S: Final = 3_600
+HEARD_KEPT_S: Final = 60.0
+"""How long what another worker wanted is remembered: a Redis that lost everything hears of it again in seconds."""
+UNWANTED_FOR_S: Final = 30.0
+"""How long no running worker may want a ticker before its period ends: workers tell what they want every few seconds."""
 
 
 class Watchlist:
@@ -36,8 +40,10 @@ class Watchlist:
         self._supported: frozenset[str] | None = None
         self._looked_up = False
         self._dropped: set[str] = set()
-        self._others: list[str] = []
+        self._heard_at: dict[str, float] = {}
+        """When another worker last said that it wants a ticker."""
         self._others_are_known = False
+        self._unwanted_since: dict[str, float] = {}
         self._disagreement = ""
         self._asked_since: dict[str, float] = {}
         self._repaired_at = -math.inf
@@ -51,7 +57,7 @@ class Watchlist:
             if not self._looked_up:
                 await self._look_up(source)
                 self._looked_up = True
-            names = [name for name in self._wanted + self._others if self._is_known(name)]
+            names = self._names()
             for name in names:
                 self._asked_since.setdefault(name, self._monotonic())
             metrics.unknown.set(sum(not self._is_known(name) for name in self._wanted))
@@ -66,8 +72,9 @@ class Watchlist:
         except OutboxError:
             self._others_are_known = False  # nothing ends while it is unknown who collects what
             return
-        own = set(self._wanted)
-        self._others = list(dict.fromkeys(name for names in workers.values() for name in names if name not in own))
+        own, now = set(self._wanted), self._monotonic()
+        self._heard_at |= {name: now for names in workers.values() for name in names if name not in own}
+        self._heard_at = {name: at for name, at in self._heard_at.items() if now - at < HEARD_KEPT_S}
         self._others_are_known = True
         different = {worker: sorted(set(names) ^ own) for worker, names in workers.items() if set(names) != own}
         disagreement = "; ".join(f"{worker}: {', '.join(names)}" for worker, names in sorted(different.items()))
@@ -86,10 +93,10 @@ class Watchlist:
             return
         async with self._writing:
             await self._repair(minute, source, db)
-            names = [name for name in self._wanted + self._others if self._is_known(name)]
+            names = self._names()
             tracked = set(await tickers.tracked(db))
             beginning = [name for name in names if name not in tracked]
-            ending = sorted(tracked - set(names)) if self._others_are_known else []
+            ending = self._unwanted(tracked - set(names))
             if not beginning and not ending:
                 return
             now = await _believed_now(minute, source, db)
@@ -99,11 +106,12 @@ class Watchlist:
             since = {name: times.minute_of(now - (self._monotonic() - self._asked_since[name])) for name in beginning}
             async with writing.turn(db) as connection:
                 began = await tracking.begin(connection, since)
-                ended = await tracking.end(connection, ending, times.minute_of(now)) if ending else []
+                for name, unwanted_s in ending.items():
+                    await tracking.end(connection, [name], times.minute_of(now - unwanted_s))
             for name, first in began.items():
                 log.info("tracking of %s begins with %s", name, times.iso(first))
-            if ended:
-                log.warning("tracking of %s ends with %s: in no worker's TICKERS", ", ".join(ended), times.iso(int(now)))
+            for name, unwanted_s in ending.items():
+                log.warning("tracking of %s ends with %s: in no worker's TICKERS", name, times.iso(int(now - unwanted_s)))
 
     async def drop(self, ticker: str, minute: int, *, db: Database) -> None:
         """Takes back a ticker that the exchange refused as unknown, unless its own list had it: one answer may be wrong."""
@@ -114,6 +122,17 @@ class Watchlist:
                 await tracking.take_back(connection, ticker, minute)
         self._dropped.add(ticker)
         log.error("TICKERS: %s is unknown to the exchange and is not asked for any more", ticker)
+
+    def _names(self) -> list[str]:
+        return [name for name in [*self._wanted, *self._heard_at] if self._is_known(name)]
+
+    def _unwanted(self, names: Collection[str]) -> dict[str, float]:
+        """Of tracked tickers that nobody wants: those whose periods end now, and for how many seconds nobody wanted them."""
+        if not self._others_are_known:
+            names = ()
+        now = self._monotonic()
+        self._unwanted_since = {name: self._unwanted_since.get(name, now) for name in sorted(names)}
+        return {name: now - since for name, since in self._unwanted_since.items() if now - since >= UNWANTED_FOR_S}
 
     def _is_known(self, name: str) -> bool:
         return name not in self._dropped and (self._supported is None or name in self._supported)

@@ -37,6 +37,8 @@ FAULT_PATIENCE_S = 4.0
 END_PATIENCE_S = 120.0
 VIRTUAL = {"HTTP_MAX_RETRIES": "0", "HTTP_TIMEOUT_SECONDS": "2.5", "DERIBIT_BURST": "1000", "DERIBIT_RATE_PER_SECOND": "1000"}
 """A virtual minute is over in a second: no time to try again in."""
+RETENTION = {"RETENTION_DAYS": "30"}
+"""Far longer than a run: whatever is forgotten is lost by a wrong clock."""
 DISK_BYTES = 400 << 20
 
 
@@ -100,7 +102,7 @@ class Run:
         # The virtual past ends about now.
         self.minute = times.minute_of(time.time()) - times.MINUTE * (minutes + 2 * len(episodes) + 3)
         simulator.clock.set(at=self.minute + 2)
-        async with serving(simulator) as rpc_url, standing(folder, simulator, rpc_url, VIRTUAL, self.draw) as stand:
+        async with serving(simulator) as rpc_url, standing(folder, simulator, rpc_url, VIRTUAL | RETENTION, self.draw) as stand:
             await stand.stack.start_worker()
             await self._settle_in(stand)
             for number, episode in enumerate(episodes, start=1):
@@ -197,8 +199,8 @@ class Run:
             for fault in episode:
                 await blocks.enter_async_context(fault.block(stand, minute))
             await asyncio.sleep(max(0.0, minute + held_s - time.time()))
-        # A scheduler ends when Redis is away at its tick; supervisors start it again.
         if any(scheduler.poll() is not None for scheduler in stand.stack.schedulers):
+            self.complaints.append(f"{named}: a scheduler ended by itself")
             await stand.stack.end_schedulers()
             stand.stack.start_scheduler()
         await stand.stack.start_worker()
@@ -240,6 +242,9 @@ class Run:
             for question, complaint in (
                 ("SELECT count(*) FROM reject", "entries set aside"),
                 ("SELECT count(*) - count(DISTINCT (ticker, ts)) FROM price", "prices stored twice"),
+                ("SELECT count(*) FROM price WHERE ts > extract(epoch FROM now()) + 600", "prices of the future"),
+                ("SELECT count(*) FROM ticker WHERE horizon > extract(epoch FROM now())", "horizons of the future"),
+                ("SELECT count(*) FROM tracking WHERE until IS NOT NULL", "periods ended, though every ticker was wanted"),
             ):
                 found = await connection.fetchval(question)
                 if found:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import random
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -14,7 +15,7 @@ import redis
 
 from db.queries.writing import TAKE_TURN
 from db.tables import Reason
-from tests.chaos.stand import TICKERS, Stand, ballast, second_stack
+from tests.chaos.stand import TICKERS, Stack, Stand, ballast, second_stack
 from tests.ingest.test_client import EXPECTED
 
 Block = Callable[[Stand, int], AbstractAsyncContextManager[None]]
@@ -127,6 +128,36 @@ async def killed_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[
 
 
 @asynccontextmanager
+async def frozen_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[None]:
+    """SIGSTOP of the worker while it holds the writers' turn: a host that says nothing any more."""
+    async with stand.sql() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        await connection.execute("SET LOCAL session_replication_role = replica")
+        await connection.execute(
+            "INSERT INTO price (ticker, ts, price, source) SELECT name, $1, 1, 'IMPORT' FROM ticker", minute
+        )
+
+        async def freeze() -> None:
+            async def reached() -> bool:
+                async with stand.sql() as other:
+                    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
+                    return await _all_wait(stand, minute) and bool(await other.fetchval(waits))
+
+            if not await stand.stack.until(reached, WITHIN_S):
+                stand.toothless.append("a worker was frozen before it held the turn")
+            stand.stack.signal_worker(signal.SIGSTOP)
+            await transaction.rollback()
+
+        freezing = asyncio.create_task(freeze())
+        try:
+            yield
+        finally:
+            await freezing
+            stand.stack.signal_worker(signal.SIGCONT)
+
+
+@asynccontextmanager
 async def killed_committed_and_not_removed(stand: Stand, minute: int) -> AsyncIterator[None]:
     """Its prices committed, Redis not yet told to forget them."""
 
@@ -209,6 +240,55 @@ async def redis_wiped(stand: Stand, minute: int) -> AsyncIterator[None]:
         yield
     finally:
         await wiping
+
+
+def redis_set(harm: Callable[["redis.asyncio.Redis"], Awaitable[object]]) -> Block:
+    """Redis as an operator or a provider may set it; as it was at the end."""
+
+    @asynccontextmanager
+    async def block(stand: Stand, minute: int) -> AsyncIterator[None]:
+        async with stand.stack.redis() as client:
+            await harm(client)
+        try:
+            yield
+        finally:
+            await stand.stack.valkey.start()  # another fault may have ended it
+            async with stand.stack.redis() as client:
+                await client.replicaof("no", "one")
+                await client.config_set("maxmemory", 0)
+                await client.config_set("maxmemory-policy", "noeviction")
+
+    return block
+
+
+async def _read_only(client: "redis.asyncio.Redis") -> None:
+    await client.replicaof("127.0.0.1", "1")
+
+
+async def _full(client: "redis.asyncio.Redis") -> None:
+    await client.config_set("maxmemory", "1mb")
+
+
+async def _evicting(client: "redis.asyncio.Redis") -> None:
+    await client.config_set("maxmemory-policy", "allkeys-random")
+    await client.config_set("maxmemory", "1mb")
+
+
+@asynccontextmanager
+async def postgres_read_only(stand: Stand, minute: int) -> AsyncIterator[None]:
+    """As during a failover, or where a provider's disk is full."""
+    name = stand.postgres.url.rpartition("/")[2]
+    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    async with stand.sql() as connection:
+        await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        await connection.execute(others)
+    try:
+        yield
+    finally:
+        await stand.postgres.start()  # another fault may have ended it
+        async with stand.sql() as connection:
+            await connection.execute("SET default_transaction_read_only = off")
+            await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
 
 @asynccontextmanager
@@ -327,10 +407,30 @@ async def two_stacks(stand: Stand, minute: int) -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def scheduler_far_ahead(stand: Stand, minute: int) -> AsyncIterator[None]:
+    """A second scheduler, on a host whose clock is sixty days ahead; RETENTION_DAYS is set."""
+    await stand.stack.publish(minute + 60 * 86_400)
+    yield
+
+
+@asynccontextmanager
+async def other_tickers(stand: Stand, minute: int) -> AsyncIterator[None]:
+    """A second worker at the same Redis that was started with another TICKERS."""
+    other = Stack("other", stand.folder, stand.stack.settings | {"TICKERS": TICKERS[0]}, stand.stack.valkey)
+    await other.start_worker()
+    try:
+        yield
+    finally:
+        await other.stop_worker()
+        stand.stack.started_at += other.started_at
+
+
 KILLS = [
     Fault("worker killed while fetching", killed_fetching, NOBODY, ticker=TICKERS[0], touches="phase"),
     Fault("worker killed, outbox written", killed_with_the_outbox_written, touches="phase"),
     Fault("worker killed in its transaction", killed_in_its_transaction, touches="phase"),
+    Fault("worker frozen in its transaction", frozen_in_its_transaction, touches="phase"),
     Fault("worker killed, committed, not removed", killed_committed_and_not_removed, touches="phase"),
 ]
 OUTAGES = [
@@ -338,22 +438,29 @@ OUTAGES = [
     Fault("Redis killed", redis_killed, NOBODY, 2, touches="redis"),
     Fault("Redis killed under a collect", redis_killed_under_a_collect, touches="redis"),
     Fault("Redis wiped", redis_wiped, NOBODY, touches="redis"),
+    Fault("Redis read-only", redis_set(_read_only), NOBODY, 2, touches="redis"),
+    Fault("Redis full", redis_set(_full), NOBODY, 2, touches="redis"),
+    Fault("Redis evicts", redis_set(_evicting), NOBODY, 2, touches="redis"),
+    Fault("PostgreSQL read-only", postgres_read_only, minutes=2, touches="database"),
     Fault("PostgreSQL stopped", postgres_stopped, minutes=3, touches="database"),
     Fault("PostgreSQL killed -9", postgres_killed, minutes=2, touches="database"),
     Fault("connections exhausted", connections_exhausted, minutes=2, touches="database"),
     Fault("scheduler down", scheduler_down, NOBODY, 2, touches="scheduler"),
     Fault("scheduler doubled", scheduler_doubled, touches="scheduler"),
+    Fault("scheduler far ahead", scheduler_far_ahead, touches="scheduler"),
+    Fault("workers with other TICKERS", other_tickers, minutes=2, touches="worker"),
     Fault("two complete stacks", two_stacks, minutes=2, touches="stacks"),
 ]
 DISK = Fault("database disk full", disk_full, minutes=2, touches="database")
 
 
 def clocks() -> list[Fault]:
-    """The exchange's clock, off by more than a minute either way."""
+    """The exchange's clock, off by more than a minute either way, and by a year."""
     reasons = frozenset({Reason.CLOCK, Reason.NOT_COLLECTED})
     return [
         Fault("clock ahead", clock_off(90), reasons, 2, touches="clock"),
         Fault("clock behind", clock_off(-150), reasons, 2, touches="clock"),
+        Fault("clock a year ahead", clock_off(365 * 86_400), reasons, 2, touches="clock"),
     ]
 
 

@@ -101,18 +101,26 @@ class Stack:
         """Starts a worker, unless it runs, and waits until it says so (as long as Redis is there to hear it)."""
         if self.worker_runs:
             return
-        with contextlib.suppress(redis.RedisError):
-            async with self.redis() as client:
-                await client.delete(*[key async for key in client.scan_iter(f"{HEARTBEATS}*")] or ["none"])
+        before = await self._beating()
         self.started_at.append(time.time())
         self.worker = self._run("work", "--threads", "6")
+
+        async def beats() -> bool:
+            return bool(await self._beating() - before)
+
         if self.valkey.runs:
-            await self.until(self._beats, PATIENCE_S)
+            await self.until(beats, PATIENCE_S)
 
     async def kill_worker(self) -> None:
         """Kill -9 of the whole process group, as a host that fails."""
         await self._end(self.worker, signal.SIGKILL)
         self.worker = None
+
+    def signal_worker(self, number: signal.Signals) -> None:
+        """To the whole process group, where it is there."""
+        if self.worker is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.worker.pid, number)
 
     async def stop_worker(self) -> None:
         """SIGTERM, as an operator would."""
@@ -188,12 +196,13 @@ class Stack:
                 os.killpg(process.pid, how)
             await asyncio.to_thread(processes.stop, process, how)
 
-    async def _beats(self) -> bool:
+    async def _beating(self) -> set[str]:
+        """The worker processes that said of late that they run."""
         try:
             async with self.redis() as client:
-                return bool([key async for key in client.scan_iter(f"{HEARTBEATS}*")])
+                return {str(key) async for key in client.scan_iter(f"{HEARTBEATS}*")}
         except redis.RedisError:
-            return False
+            return set()
 
     async def _fields(self, name: str) -> set[str]:
         try:

@@ -52,15 +52,40 @@ async def test_workers_that_want_others_collect_and_track_all_of_them_and_say_so
 async def test_a_period_ends_when_no_running_worker_wants_its_ticker(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, redis_url: str
 ) -> None:
-    watchlist = Watchlist(("btc_usd",))
+    """Not at once: a Redis that lost everything knows of no other worker, until they tell again."""
+    passed_s = 0.0
+    watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
     _beat(redis_url, "a:1", *BOTH)
     await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert await _tracked(db) == set(BOTH)
     _stop(redis_url, "a:1")
+    for minute, still in ((60, set(BOTH)), (120, {"btc_usd"})):
+        passed_s = float(minute)
+        simulator.clock.set(at=MINUTE + minute + 2)
+        await deribit.names()
+        await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+        await reconcile(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+        assert await _tracked(db) == still, minute
+    until = await db.fetchval("SELECT until FROM tracking WHERE ticker = 'eth_usd'")
+    assert until == MINUTE + 60, "it ends with the minute in which nobody wanted it any more"
+    assert await db.fetchval("SELECT count(*) FROM gap") == 0
+
+
+async def test_a_redis_that_lost_everything_ends_no_period_and_no_minute_is_missed(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, redis_url: str
+) -> None:
+    passed_s = 0.0
+    watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
+    _beat(redis_url, "a:1", *BOTH)
+    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushall()
+    passed_s = 55.0
     simulator.clock.set(at=MINUTE + 62)
     await deribit.names()
-    await reconcile(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    assert await _tracked(db) == {"btc_usd"}
+    collected = await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    assert set(collected.prices) == set(BOTH)
+    assert await _tracked(db) == set(BOTH)
 
 
 async def test_nothing_ends_while_it_is_unknown_who_runs(db: Database, deribit: Deribit, outbox: Outbox) -> None:
