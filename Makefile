@@ -46,8 +46,8 @@ tests/clients/node_modules: tests/clients/package-lock.json
 	elif npm ci --prefix tests/clients --no-fund --no-audit --loglevel error; then touch $@; \
 	else rm -rf $@; echo "npm's registry is out of reach: the clients of Node.js are not tested"; fi
 
-fuzz: $(DEV)  ## requests that nobody would think of, against the API, for a quarter of an hour (MINUTES=15)
-	@FUZZ_MINUTES=$(or $(MINUTES),15) FUZZ_SEED=$$(date +%s) pytest -q -s -o faulthandler_timeout=0 tests/graph/test_fuzz.py
+fuzz: $(DEV)  ## requests that nobody would think of against the API, and such answers of the exchange (MINUTES=15 for the first)
+	@FUZZ_MINUTES=$(or $(MINUTES),15) FUZZ_SEED=$$(date +%s) pytest -q -s -o faulthandler_timeout=0 tests/graph/test_fuzz.py tests/ingest/test_jobs.py
 
 chaos: $(DEV)  ## the fault run: a quarter of an hour of everything that goes wrong, then an account of every minute (ARGS="--short")
 	@python -m tests.chaos $(ARGS)

@@ -1,6 +1,7 @@
 """One thing that fails stops no other: a ticker's answer ends at its ticker, a job of a minute at the job."""
 
 import json
+import os
 
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
@@ -51,7 +52,7 @@ ANSWERS = st.one_of(
 
 
 @settings(
-    max_examples=25,
+    max_examples=25 + int(float(os.environ.get("FUZZ_MINUTES", "0")) * 60),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an answer is small, and each takes a collect
     suppress_health_check=[HealthCheck.function_scoped_fixture],
