@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import backup, embedded, log, migrate, pool, processes, running, times
+from db import address, backup, cli, embedded, log, migrate, pool, processes, running, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
 from db.queries import candles, clock, exporting, retention, tickers, writing
 from db.queries.exporting import Form
@@ -170,7 +170,7 @@ def _refuse_silent_redis(url: str) -> None:
 
 
 def _psql(settings: Settings, words: Sequence[str]) -> int:
-    dsn, environment = backup.for_libpq(running.dsn_of(settings))
+    dsn, environment = address.parse(running.dsn_of(settings)).for_libpq()
     program = shutil.which("psql") or str(embedded.postgres_program("psql"))
     os.execve(program, [program, dsn, *words], environment)  # noqa: S606  that is what was asked for
 
@@ -335,4 +335,4 @@ def _stop(*folders: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -3,20 +3,18 @@
 import asyncio
 import contextlib
 import functools
-import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 import asyncpg
 from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import embedded, migrate, tables
+from db import address, embedded, migrate, tables
 from db.errors import ServerError
 from db.pool import connect
 from db.settings import without_password
@@ -28,19 +26,6 @@ ALEMBIC: Final = "alembic_version"
 DROP_ALEMBIC: Final = f"DROP TABLE {ALEMBIC}"
 LOCK_ALL: Final = f"LOCK TABLE {', '.join(tables.metadata.tables)} IN ACCESS EXCLUSIVE MODE"
 HOLDS_SOMETHING: Final = " UNION ALL ".join(f"(SELECT 1 FROM {name} LIMIT 1)" for name in ("ticker", "price", "reject"))  # noqa: S608
-
-
-def for_libpq(dsn: str) -> tuple[str, dict[str, str]]:
-    """The address without its password, and an environment that has it: the command line is shown to every local user."""
-    parts = urlsplit(dsn)
-    query = parse_qsl(parts.query, keep_blank_values=True)
-    passwords = [value for name, value in query if name == "password"]
-    userinfo, at, host = parts.netloc.rpartition("@")
-    user, _, password = userinfo.partition(":")
-    if password:
-        passwords.append(unquote(password))
-    bare = parts._replace(netloc=f"{user}{at}{host}", query=urlencode([one for one in query if one[0] != "password"]))
-    return urlunsplit(bare), os.environ | ({"PGPASSWORD": passwords[0]} if passwords else {})
 
 
 async def major(dsn: str) -> int:
@@ -86,8 +71,8 @@ def back_up(dsn: str, server: int, file: Path) -> None:
     program = _program("pg_dump", server)
     partial = file.with_name(f"{file.name}.partial")
     # Renamed at the end, so that half a backup is never taken for one.
-    address, environment = for_libpq(dsn)
-    _run([program, "--format=custom", "--no-owner", "--no-privileges", f"--file={partial}", address], environment)
+    target, environment = address.parse(dsn).for_libpq()
+    _run([program, "--format=custom", "--no-owner", "--no-privileges", f"--file={partial}", target], environment)
     partial.rename(file)
 
 
@@ -108,8 +93,8 @@ def require_fitting(file: Path, dsn: str, server: int) -> None:
 def restore(file: Path, dsn: str, server: int) -> None:
     """Restores a backup into an empty database, all of it or nothing. Raises ServerError."""
     options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
-    address, environment = for_libpq(dsn)
-    _run([_program("pg_restore", server), *options, f"--dbname={address}", str(file)], environment)
+    target, environment = address.parse(dsn).for_libpq()
+    _run([_program("pg_restore", server), *options, f"--dbname={target}", str(file)], environment)
 
 
 def _program(name: str, server: int) -> str:

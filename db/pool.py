@@ -1,13 +1,15 @@
 """Connections to PostgreSQL: one pool a process, whose errors are the package's own."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
+import logging
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Final, Literal, Protocol
 
 import asyncpg
 from asyncpg.pool import PoolConnectionProxy
 
+from db import address
 from db.errors import (
     DatabaseError,
     DatabaseUnavailableError,
@@ -17,9 +19,10 @@ from db.errors import (
     StatementTimeoutError,
 )
 
+log = logging.getLogger(__name__)
+
 Record = asyncpg.Record
 
-CONNECT_TIMEOUT_S = 2.0
 ACQUIRE_TIMEOUT_S = 2.0
 GRACE_S = 0.5
 """How much longer than the server's own statement timeout we wait for a server that says nothing any more."""
@@ -267,14 +270,12 @@ async def open_database(
     if statement_timeout_s is not None:
         settings["statement_timeout"] = str(int(statement_timeout_s * 1000))
     pool = asyncpg.create_pool(
-        dsn,
         min_size=0,
         max_size=connections,
-        timeout=CONNECT_TIMEOUT_S,
+        connect=_Connecting(dsn, settings),
         command_timeout=None if statement_timeout_s is None else statement_timeout_s + GRACE_S,
         connection_class=_Connection,
         init=accept,
-        server_settings=settings,
     )
     async with pool:
         yield Database(pool, connections)
@@ -283,4 +284,49 @@ async def open_database(
 async def connect(dsn: str) -> asyncpg.Connection:
     """A single connection, for migrations and for looking whether the address is right."""
     with own_errors():
-        return await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)
+        return await _Connecting(dsn, {})()
+
+
+class _Connecting:
+    """Connects to one address. Raises DatabaseUnavailableError where no session can be had, whatever the reason."""
+
+    def __init__(self, dsn: str, settings: Mapping[str, str]) -> None:
+        self._address = address.parse(dsn)
+        self._settings = dict(settings)
+        self._options: dict[str, Any] = {}
+
+    async def __call__(self, *_args: Any, **options: Any) -> asyncpg.Connection:
+        try:
+            return await self._connect(options)
+        except FileNotFoundError as error:
+            problems = self._address.problems()
+            raise DatabaseUnavailableError("; ".join(problems) or str(error)) from error
+        except asyncpg.ProtocolViolationError as error:
+            if not self._settings or "startup parameter" not in str(error):
+                raise
+            self._use_a_pooler(error)
+            return await self._connect(options)
+        except (asyncpg.InterfaceError, ValueError, asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
+            raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
+
+    async def _connect(self, options: Mapping[str, Any]) -> asyncpg.Connection:
+        known = {name: value for name, value in options.items() if name in ("connection_class", "loop", "record_class")}
+        if "command_timeout" in options:
+            known["command_timeout"] = options["command_timeout"]
+        return await asyncpg.connect(
+            self._address.asyncpg,
+            timeout=self._address.connect_timeout_s,
+            server_settings=self._settings,
+            **known,
+            **self._options,
+        )
+
+    def _use_a_pooler(self, refused: Exception) -> None:
+        """A pooler takes no settings of a session, and gives each statement another session."""
+        lost = {name: value for name, value in self._settings.items() if name != "application_name"}
+        self._settings = {name: value for name, value in self._settings.items() if name == "application_name"}
+        self._options = {"statement_cache_size": 0}
+        log.warning(
+            "DATABASE_URL leads to a pooler (%s), so its sessions keep PostgreSQL's own settings: set them for the role, %s",
+            *(refused, "; ".join(f"ALTER ROLE … SET {name} = '{value}'" for name, value in lost.items())),
+        )

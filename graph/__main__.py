@@ -14,12 +14,10 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from db import log, metrics, running, times
-from db.errors import DatabaseError
+from db import cli, log, metrics, running, times
 from db.pool import open_database
 from db.queries import prices, tickers
 from graph.engine.knowledge import require_known
-from graph.engine.translation import told
 from graph.errors import ApiError
 from graph.http.asked import BODY_MOST
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
@@ -120,8 +118,8 @@ async def _latest(settings: Settings, names: Sequence[str]) -> int:
             wanted = wanted or [record["name"] for record in await tickers.every(db, time.time())]
             records = await prices.latest_of_each(db, wanted, time.time())
             await require_known(db, set(wanted) - {record["ticker"] for record in records})
-        except (ApiError, DatabaseError) as error:
-            sys.stderr.write(f"{told(error)}\n")
+        except ApiError as error:
+            sys.stderr.write(f"{error}\n")
             return 1
     for record in records:
         print(f"{record['ticker']:<20}{record['price']:>16f}  {times.iso(record['ts'])}  {record['source']}")
@@ -140,7 +138,7 @@ def _check(settings: Settings) -> int:
     places = [("PORT", settings.port, "HOST", settings.host)]
     if settings.api_metrics_port:
         places.append(("API_METRICS_PORT", settings.api_metrics_port, "METRICS_HOST", settings.metrics_host))
-    wrong, taken = 0, contextlib.ExitStack()
+    wrong, taken = cli.tell(settings), contextlib.ExitStack()
     for port_name, port, host_name, host in places:
         try:
             taken.enter_context(socket.create_server((host, port), reuse_port=False))
@@ -154,4 +152,4 @@ def _check(settings: Settings) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

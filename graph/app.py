@@ -1,6 +1,7 @@
 """The edge where the API begins: `uvicorn graph.app:app`. Reads the settings, opens nothing."""
 
 import gc
+import logging
 
 from db import log, tracing
 from graph.http.application import application
@@ -8,6 +9,8 @@ from graph.settings import Settings
 
 settings = Settings.read()
 log.configure(settings, "api")
+for note in settings.notes():
+    logging.getLogger(__name__).warning(note)
 tracing.begin("tickgraph api")
 settings.required_dsn()
 app = application(settings)

@@ -49,6 +49,11 @@ class Settings(settings.Settings):
         description="a streaming replica of the database that answers are read from while it is near; one server, not several "
         "behind an address. Not set: the database itself",
     )
+    database_listen_url: PostgresUrl | None = Field(
+        None,
+        description="the database itself, past a pooler in transaction mode, which passes no notifications on; not set: "
+        "`DATABASE_URL`",
+    )
     replica_behind_most_s: float = Field(
         5.0, ge=4, description="an answer holds everything that was committed this many seconds before it was asked for"
     )
@@ -87,8 +92,7 @@ class Settings(settings.Settings):
     @property
     def url(self) -> str:
         """Where a person on this machine finds the API."""
-        host = self.reachable_host
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        return f"http://{settings.in_brackets(self.reachable_host)}:{self.port}"
 
     @property
     def reachable_host(self) -> str:

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from db import cli
 from ingest.commands import bring, collect, ledger, simulate, status, work
 
 EXAMPLES = """examples:
@@ -32,4 +33,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(cli.run(main))

@@ -14,6 +14,8 @@ from ingest.settings import Settings
 
 settings = Settings.read()
 log.configure(settings, "ingest")
+for note in settings.notes():
+    logging.getLogger(__name__).warning(note)
 redis_state = RedisState()
 for handler in logging.getLogger().handlers:
     handler.addFilter(redis_state)

@@ -39,7 +39,7 @@ def index_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(index_name)]
 
 
-class Settings(settings.Settings, populate_by_name=True):
+class Settings(settings.Settings):
     """Where prices come from, which ones, and how patiently they are asked for."""
 
     tickers: Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split), AfterValidator(_without_repeats)] = Field(
@@ -47,11 +47,17 @@ class Settings(settings.Settings, populate_by_name=True):
     )
     deribit_rpc_url: Annotated[str, AfterValidator(_rpc_url)] = Field(
         "https://www.deribit.com/api/v2",
-        validation_alias=AliasChoices("deribit_rpc_url", "client_base_url"),
+        validation_alias=AliasChoices("deribit_rpc_url", "client_base_url", "base_url"),
         description="where Deribit's API is: bare host, trailing `/` and trailing `/public` are understood; "
-        "`CLIENT_BASE_URL` is another name of it",
+        "`CLIENT_BASE_URL` and `BASE_URL` are other names of it",
     )
-    http_timeout_seconds: float = Field(10.0, gt=0, le=50, description="for one call to Deribit as a whole, in seconds")
+    http_timeout_seconds: float = Field(
+        10.0,
+        gt=0,
+        le=50,
+        validation_alias=AliasChoices("http_timeout_seconds", "timeout"),
+        description="for one call to Deribit as a whole, in seconds; `TIMEOUT` is another name of it",
+    )
     http_connect_timeout_seconds: float = Field(3.0, gt=0, le=50, description="for its connection alone, in seconds")
     http_max_retries: int | None = Field(
         None,

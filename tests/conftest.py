@@ -30,6 +30,8 @@ MAY_BE_ABSENT = {
     "the clients of Node.js are not installed": "npm's registry may be out of reach",
     "Prometheus is not installed": "only root can install it",
     "Docker is not here": "an engine in an engine is seldom allowed",
+    "PgBouncer is not installed": "only root can install it",
+    "openssl is not installed": "only root can install it",
     "make is not installed": "the image of the tests has none",
 }
 """The reasons for which a test may be skipped where CI=true; any other one fails."""

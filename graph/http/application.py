@@ -123,7 +123,7 @@ def application(settings: Settings) -> Starlette:
         metrics.serve(settings.metrics_host, settings.api_metrics_port)
         async with (
             database as db,
-            feed.heard(settings.required_dsn()),
+            feed.heard(settings.database_listen_url or settings.required_dsn()),
             live.followed(db),
             history.watched(db),
             running(_sample(db, live, live_candles, kept, replica)),

@@ -8,7 +8,7 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db import log, metrics, running, tracing
+from db import cli, log, metrics, running, tracing
 from ingest import redis_state
 from ingest.commands.arguments import Verbs, verb
 from ingest.middleware import HEARTBEAT_KEPT_S, beats_here
@@ -31,8 +31,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def _check(_options: argparse.Namespace) -> int:
-    Settings.read()
-    return 0
+    return cli.tell(Settings.read())
 
 
 def _work(options: argparse.Namespace) -> int:

@@ -1,0 +1,131 @@
+"""PostgreSQL's address as providers hand it out."""
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from db import address
+from db.settings import Settings, without_password
+
+AT = "postgresql://tg:PW@localhost:5432/tickgraph"
+
+
+@pytest.mark.parametrize(
+    ("url", "asyncpg", "ignored"),
+    [
+        ("postgres://tg:PW@localhost:5432/tickgraph", AT, set()),
+        ("postgresql+psycopg://tg:PW@localhost:5432/tickgraph", AT, set()),
+        ("postgresql+psycopg2://tg:PW@localhost:5432/tickgraph", AT, set()),
+        ("postgresql+asyncpg://tg:PW@localhost:5432/tickgraph?ssl=require", f"{AT}?sslmode=require", set()),
+        (f"{AT}?ssl=true", f"{AT}?sslmode=require", set()),
+        (f"{AT}?sslmode=require&channel_binding=require", f"{AT}?sslmode=require", {"channel_binding"}),
+        (f"{AT}?connect_timeout=10", AT, set()),
+        (f"{AT}?sslmode=require&pgbouncer=true&connection_limit=1", f"{AT}?sslmode=require", {"pgbouncer", "connection_limit"}),
+        (f"{AT}?keepalives=1&keepalives_idle=30", AT, {"keepalives", "keepalives_idle"}),
+        (f"{AT}?options=-c%20search_path%3Dprices", f"{AT}?options=-c%20search_path%3Dprices", set()),
+        (f"{AT}?search_path=prices", f"{AT}?search_path=prices", set()),
+        (f"{AT}?sllmode=require", AT, {"sllmode"}),
+        (
+            "postgresql://tg:PW@127.0.0.1:5432,127.0.0.1:5433/tickgraph?target_session_attrs=read-write",
+            "postgresql://tg:PW@127.0.0.1:5432,127.0.0.1:5433/tickgraph?target_session_attrs=read-write",
+            set(),
+        ),
+        (
+            "postgresql://tg@/tickgraph?host=/run/postgresql&database=x",
+            "postgresql://tg@/tickgraph?host=%2Frun%2Fpostgresql&dbname=x",
+            set(),
+        ),
+        ("postgresql://tg:PW@[::1]:5432/tickgraph", "postgresql://tg:PW@[::1]:5432/tickgraph", set()),
+        ("postgresql://h/?dbname=tickgraph", "postgresql://h/tickgraph", set()),
+    ],
+)
+def test_parameters_are_understood_translated_or_left_out_and_said(url: str, asyncpg: str, ignored: set[str]) -> None:
+    found = address.parse(url)
+    assert (found.asyncpg, set(found.ignored)) == (asyncpg, ignored)
+    assert len(found.notes()) == len(ignored)
+    assert address.parse(found.url).asyncpg == asyncpg, "read again it is the same"
+
+
+def test_what_libpq_alone_understands_is_kept_for_its_programs() -> None:
+    url, environment = address.parse(f"{AT}?channel_binding=require&connect_timeout=10&search_path=prices").for_libpq()
+    assert url == (
+        "postgresql://tg@localhost:5432/tickgraph?channel_binding=require&connect_timeout=10&options=-c%20search_path%3Dprices"
+    )
+    assert environment["PGPASSWORD"] == "PW"
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("mysql://u:PW@h/db", "should look like postgresql://"),
+        ("postgresql://u:PW@h:abc/db", "has a port that is none"),
+        ("postgresql://u:PW@h:0/db", "has a port that is none"),
+        (f"{AT}?sslmode=sure", "sslmode should be one of disable"),
+        (f"{AT}?target_session_attrs=leader", "target_session_attrs should be one of any"),
+    ],
+)
+def test_what_cannot_be_an_address_is_told_without_its_password(url: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says) as raised:
+        address.parse(url)
+    assert "PW" not in str(raised.value)
+
+
+PASSWORDS = st.text(st.sampled_from("aZ9/+=#?@%:&;,!$'() "), min_size=1, max_size=24)
+
+
+@given(PASSWORDS)
+def test_a_generated_password_is_taken_as_it_is(password: str) -> None:
+    found = address.parse(f"postgresql://tg:{quote(password, safe='')}@localhost:5432/tickgraph?sslmode=require")
+    assert (found.user, found.password, found.hosts, found.database) == ("tg", password, "localhost:5432", "tickgraph")
+    by_parts = Settings(postgres_host="localhost", postgres_password=password).dsn
+    assert by_parts is not None
+    assert address.parse(by_parts).password == password
+
+
+@given(st.text(st.sampled_from("aZ9/+=#@:&;,!$"), min_size=1, max_size=24))
+def test_a_password_that_nobody_quoted_is_understood_and_never_shown(password: str) -> None:
+    """A shell or a compose file put it into the address as it is."""
+    url = f"postgresql://tg:{password}@localhost:5432/tickgraph"
+    found = address.parse(url)
+    assert (found.password, found.hosts, found.database) == (password, "localhost:5432", "tickgraph")
+    assert without_password(url) == "postgresql://tg:***@localhost:5432/tickgraph"
+    with pytest.raises(ValidationError) as raised:
+        Settings(database_url=url.replace(":5432", ":port"))
+    assert password * 3 not in str(raised.value) * 1 or len(password) < 4
+    assert f":{password}@" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "redis"),
+    [
+        ({"redis_password": "a/b?c#d@e"}, "redis://:a%2Fb%3Fc%23d%40e@localhost:6379/0"),
+        ({"redis_host": "r", "redis_username": "me", "redis_password": "pw"}, "redis://me:pw@r:6379/0"),
+        ({"redis_host": "::1"}, "redis://[::1]:6379/0"),
+        ({"redis_url": "redis://:a/b@r:6379/2"}, "redis://:a%2Fb@r:6379/2"),
+        ({"redis_url": "rediss://me:pw@r:6380/0?ssl_cert_reqs=none"}, "rediss://me:pw@r:6380/0?ssl_cert_reqs=none"),
+    ],
+)
+def test_redis_has_parts_and_passwords_too(values: dict[str, str], redis: str) -> None:
+    assert Settings.model_validate(values).redis == redis
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("redis+sentinel://a:26379,b:26379/mymaster", "Sentinels, which are not supported"),
+        ("redis://r:6379/abc", "the number of a database"),
+        ("redis://r:port/0", "has a port that is none"),
+        ("amqp://r", "should look like redis://"),
+    ],
+)
+def test_what_cannot_be_redis_is_told(url: str, says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        Settings(redis_url=url)
+
+
+def test_the_folder_of_a_socket_may_be_the_host() -> None:
+    dsn = Settings(postgres_host="/run/postgresql", postgres_user="me", postgres_db="prices").dsn
+    assert dsn == "postgresql://me@/prices?host=%2Frun%2Fpostgresql&port=5432"
