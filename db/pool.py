@@ -149,13 +149,17 @@ class _Lease:
     async def _release(self, error: BaseException | None) -> None:
         try:
             if _loses_connection(error):
-                self._connection.terminate()
+                self._terminate()
             await self._pool.release(self._connection, timeout=ACQUIRE_TIMEOUT_S)
         except BaseException:
-            self._connection.terminate()  # else the pool waits for it, and whoever acquires next waits for the pool
+            self._terminate()  # else the pool waits for it, and whoever acquires next waits for the pool
             raise
         finally:
             self._free.release()
+
+    def _terminate(self) -> None:
+        with suppress(asyncpg.InterfaceError):  # the pool had it back already
+            self._connection.terminate()
 
 
 def _loses_connection(error: BaseException | None) -> bool:

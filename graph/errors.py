@@ -81,11 +81,11 @@ class HistoryChangedError(ApiError):
     code = "HISTORY_CHANGED"
     status = 410
 
-    def __init__(self, what: str, resume_from: int) -> None:
+    def __init__(self, what: str, resume_from: int, then: str | None = None) -> None:
+        """`then` says what to do; by default what a subscriber does."""
+        then = then or f"Drop everything with an id above {resume_from}, then resume with after: {resume_from}"
         super().__init__(
-            f"{what} belongs to a history that a restore or a failover replaced. Drop everything with an id above "
-            f"{resume_from}, then resume with after: {resume_from}",
-            resumeFrom=str(resume_from),
+            f"{what} belongs to a history that a restore or a failover replaced. {then}", resumeFrom=str(resume_from)
         )
 
 

@@ -37,7 +37,7 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
         outbox=resources.outbox,
         only=only or (),
         max_retries=settings.http_max_retries,
-        minutes=resources.collects,
+        minutes=None if only else resources.collects,  # who asks for some leaves the minute to the scheduled message
     )
 
 

@@ -16,14 +16,15 @@ settings = Settings.read()
 log.configure(settings, "ingest")
 for note in settings.notes():
     logging.getLogger(__name__).warning(note)
-redis_state = RedisState()
+queue_state = RedisState("BROKER_URL" if settings.broker_url else "REDIS_URL")
 for handler in logging.getLogger().handlers:
-    handler.addFilter(redis_state)
+    handler.addFilter(queue_state)
+redis_states = {settings.required_redis(): RedisState("REDIS_URL")} | {settings.required_broker(): queue_state}
 lifetimes = Lifetimes(settings)
 
 broker = QueueBroker(
     url=settings.required_broker(),
-    state=redis_state,
+    state=queue_state,
     middleware=[
         *([Traces()] if tracing.begin("tickgraph worker") else []),
         AgeLimit(),
@@ -34,7 +35,7 @@ broker = QueueBroker(
         EndWithParent(),
         EventLoop(),
         lifetimes,
-        Heartbeat(settings.required_redis(), settings.tickers, redis_state),
+        Heartbeat(settings.tickers, redis_states),
         Metrics(settings.metrics_host, settings.worker_metrics_port),
         # Never skips: a collect knows by itself what is too old, and skipping would hide it.
         PeriodiqMiddleware(skip_delay=float("inf")),

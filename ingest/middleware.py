@@ -12,7 +12,7 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -94,10 +94,10 @@ class Heartbeat(dramatiq.Middleware):
     do not tell: whoever sends a message beats, too.) Stands after `EventLoop` in the list.
     """
 
-    def __init__(self, redis_url: str, tickers: Sequence[str], state: RedisState) -> None:
-        self._url = redis_url
+    def __init__(self, tickers: Sequence[str], states: Mapping[str, RedisState]) -> None:
+        """`states`: of each Redis, by its address: the one of prices, and that of messages where it is another."""
         self._tickers = json.dumps(list(tickers))
-        self._state = state
+        self._states = states
         self._beating: concurrent.futures.Future[None] | None = None
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -113,24 +113,33 @@ class Heartbeat(dramatiq.Middleware):
 
     async def _beat(self) -> None:
         key = f"{HEARTBEATS}{socket.gethostname()}:{os.getpid()}"
-        async with redis.asyncio.Redis.from_url(self._url, socket_timeout=2, socket_connect_timeout=2) as client:
+        async with contextlib.AsyncExitStack() as stack:
+            clients = {
+                url: await stack.enter_async_context(
+                    redis.asyncio.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2)
+                )
+                for url in self._states
+            }
             try:
                 while True:
-                    try:
-                        await client.set(key, self._tickers, ex=HEARTBEAT_KEPT_S)
-                    except (redis.RedisError, OSError) as error:
-                        self._state.failed(error)
-                    else:
-                        self._state.works()
+                    for url, client in clients.items():
+                        try:
+                            await client.set(key, self._tickers, ex=HEARTBEAT_KEPT_S)
+                        except (redis.RedisError, OSError) as error:
+                            self._states[url].failed(error)
+                        else:
+                            self._states[url].works()
                     await asyncio.sleep(HEARTBEAT_EVERY_S)
             finally:
-                with contextlib.suppress(redis.RedisError, OSError):
-                    await client.delete(key)
+                for client in clients.values():
+                    with contextlib.suppress(redis.RedisError, OSError):
+                        await client.delete(key)
 
     def _check_settings(self) -> None:
-        with contextlib.suppress(redis.RedisError), redis.Redis.from_url(self._url, socket_timeout=2) as client:
-            for problem in redis_state.problems(client):
-                log.warning("REDIS_URL: %s", problem)
+        for url, state in self._states.items():
+            with contextlib.suppress(redis.RedisError), redis.Redis.from_url(url, socket_timeout=2) as client:
+                for problem in redis_state.problems(client):
+                    log.warning("%s: %s", state.setting, problem)
 
 
 class Metrics(dramatiq.Middleware):

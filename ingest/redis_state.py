@@ -17,7 +17,9 @@ log = logging.getLogger(__name__)
 class RedisState:
     """Logs when Redis begins to fail and when it works again, whoever of the process's threads noticed."""
 
-    def __init__(self) -> None:
+    def __init__(self, setting: str) -> None:
+        """`setting` names its address."""
+        self.setting = setting
         self._lock = threading.Lock()
         self._failed_at: float | None = None
 
@@ -27,14 +29,14 @@ class RedisState:
             if self._failed_at is not None:
                 return
             self._failed_at = time.monotonic()
-        log.error("Redis does not serve the queue of messages: %s; trying until it does", error)
+        log.error("Redis (%s) does not do what it should: %s; trying until it does", self.setting, error)
 
     def works(self) -> None:
         """Redis took a write."""
         with self._lock:
             failed_at, self._failed_at = self._failed_at, None
         if failed_at is not None:
-            log.info("Redis works again, after %.0f s", time.monotonic() - failed_at)
+            log.info("Redis (%s) works again, after %.0f s", self.setting, time.monotonic() - failed_at)
 
     def filter(self, record: logging.LogRecord) -> bool:
         """A log filter: Dramatiq's repeated lines about Redis become this class's one."""

@@ -36,16 +36,21 @@ SELECT ticker, since FROM began
 
 # Live prices right before an open period, or a period that begins in the future, are a contradiction: the clock was wrong when
 # the period began. It begins with the first such price of the last day, or now where there is none; what lies a day further
-# back is found by the next call.
+# back is found by the next call. More than an hour without a price ends the run: what lies before it was collected by hand.
 REPAIR: Final = """
 WITH stray AS (
     SELECT period.ticker, period.since, (
            SELECT min(ts)
-             FROM price
-            WHERE price.ticker = period.ticker AND source = 'LIVE' AND ts < least(period.since, $1::bigint + 60)
-              AND ts >= greatest(
-                  least(period.since, $1) - 86400,
-                  (SELECT max(until) FROM tracking AS ended WHERE ended.ticker = period.ticker))) AS first
+             FROM (SELECT ts, bool_or(is_break) OVER (ORDER BY ts DESC) AS is_before_a_break
+                     FROM (SELECT ts, period.since <= $1 + 60
+                                  AND coalesce(lag(ts) OVER (ORDER BY ts DESC), period.since) - ts > 3600 AS is_break
+                             FROM price
+                            WHERE price.ticker = period.ticker AND source = 'LIVE' AND ts < least(period.since, $1::bigint + 60)
+                              AND ts >= greatest(
+                                  least(period.since, $1) - 86400,
+                                  (SELECT max(until) FROM tracking AS ended WHERE ended.ticker = period.ticker))) AS price
+                  ) AS run
+            WHERE NOT is_before_a_break) AS first
       FROM tracking AS period
      WHERE until IS NULL
 ), moved AS (

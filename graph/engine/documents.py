@@ -20,8 +20,6 @@ PAIRS_PER_COST: Final = 1_500
 """What takes about half a millisecond to read and to validate: as long as a small query takes as a whole."""
 BYTES_MOST: Final = 16 * 1024 * 1024
 """Of all documents remembered, those used last."""
-KEPT_MOST: Final = 20_000
-"""Characters of a document that is remembered: longer ones would push out everybody's."""
 BYTES_OF_A_TOKEN: Final = 550
 """With its share of the nodes that were made of it, as measured."""
 
@@ -52,8 +50,7 @@ class Documents:
         errors = self._validate(document.node)
         if errors:
             raise InvalidError(errors)
-        if len(document.text) <= KEPT_MOST:
-            self._kept[document.text] = document
+        self._kept[document.text] = document
 
 
 def _bytes(document: "Document") -> int:

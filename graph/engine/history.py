@@ -52,7 +52,8 @@ class HistoryWatch:
         if before is None:
             self._seen = found
             return
-        newest = max(before.version, delivered)
+        # What was delivered since the new epoch began is no part of the history before it.
+        newest = max(before.version, delivered if found.epoch == before.epoch or delivered < found.epoch else 0)
         fork = await version.fork_of(db, newest) if found.epoch != before.epoch else None
         self._seen = found
         is_other = fork is not None or found.version < newest or found.identity != before.identity

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeVar, cast
 
-from db.errors import DatabaseUnavailableError, PoolExhaustedError
+from db.errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError
 from db.pool import Database, Record
 from db.queries import events, version
 from db.queries.shapes import Shape
@@ -22,6 +22,7 @@ from graph.engine.allowance import CallerBudget
 from graph.engine.background import running
 from graph.engine.feed import AGAIN_S, Feed
 from graph.engine.topics import AT_ONCE, Event, Topic
+from graph.engine.translation import told
 from graph.errors import HistoryChangedError, ResumeTooOldError, UnavailableError
 
 CATCHING_UP: Final = 3
@@ -124,7 +125,10 @@ class Live:
             while True:
                 topic.require_open()
                 if position < topic.begins:
-                    found, position = await self._missed(db, question, position, topic.begins, budget)
+                    try:
+                        found, position = await self._missed(db, question, position, topic.begins, budget)
+                    except DatabaseError as error:
+                        raise (told(error) or _unread()) from error
                 else:
                     found = await topic.further(position)
                     position = found[-1].position
@@ -198,9 +202,7 @@ class Live:
         for question in questions:
             topic = self._topics.pop(question, None)
             if topic is not None:
-                topic.end(
-                    lambda: UnavailableError("The events could not be read. Subscribe again with the last id as `after`.")
-                )
+                topic.end(_unread)
 
     async def _missed(
         self, db: Database, question: Question, position: int, until: int, budget: CallerBudget | None
@@ -232,6 +234,10 @@ async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
                 log.warning("events wait for the database: %s; trying again", error)
             failed = True
             await asyncio.sleep(AGAIN_S)
+
+
+def _unread() -> UnavailableError:
+    return UnavailableError("The events could not be read. Subscribe again with the last id as `after`.")
 
 
 def _require_kept(position: int, oldest: int) -> None:

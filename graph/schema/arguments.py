@@ -157,7 +157,7 @@ def _position(name: str, text: str | None, history: HistoryWatch | None) -> int 
     except (binascii.Error, ValueError):
         raise BadInputError(f"{name}: {_shown(text)} is no cursor; use a `cursor` or `endCursor` that `prices` gave") from None
     if history is not None and epoch not in (None, 0, history.epoch) and history.epoch:
-        raise HistoryChangedError(f"{name}: {_shown(text)}", history.forked_at)
+        raise HistoryChangedError(f"{name}: {_shown(text)}", history.forked_at, "Ask for the first page again")
     return minute
 
 

@@ -4,7 +4,8 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
@@ -121,36 +122,35 @@ class Schema(strawberry.Schema):
 
         A document that is not known yet is charged for reading and validating it, before that is done, and waits for its turn.
         """
-        document = self.documents.get(text)
-        if document is not None:
-            return self._prepared(document, variables, operation_name, is_valid=True)
-        if len(text) > documents.MAX_CHARACTERS:
-            return self._prepared(text, variables, operation_name)  # refused at once
-        context.spend(documents.cost_of_reading(text), paid=0)
-        async with self._reading.turn(context.caller):
-            return self._prepared(text, variables, operation_name, spend=lambda cost: context.spend(cost, paid=0))
-
-    def _prepared(
-        self,
-        document: Document | str,
-        variables: dict[str, Any],
-        operation_name: str | None,
-        *,
-        is_valid: bool = False,
-        spend: Callable[[int], None] = lambda _: None,
-    ) -> Prepared:
-        try:
-            document = Document(document) if isinstance(document, str) else document
-            operation = document.operation(operation_name)
-            cost = limits.cost_of(document.selections, operation, variables)
-            limits.require_cheap(cost)
-            if not is_valid:
-                spend(document.cost)
+        with self._refusing():
+            document = self.documents.get(text)
+            if document is not None:
+                return self._prepared(document, variables, operation_name)
+            documents.require_short(text)
+            context.spend(documents.cost_of_reading(text), paid=0)
+            async with self._reading.turn(context.caller):
+                document = self.documents.get(text)  # whoever had the turn before may have sent the same
+                if document is not None:
+                    return self._prepared(document, variables, operation_name)
+                document = Document(text)
+                prepared = self._prepared(document, variables, operation_name)
+                context.spend(document.cost, paid=0)
                 self.documents.require_valid(document)
+                return prepared
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        try:
+            yield
         except (GraphQLError, TooComplexError) as error:
             raise self._refused(error) from error
         except InvalidError as invalid:
             raise self._refused(*invalid.errors) from invalid
+
+    def _prepared(self, document: Document, variables: dict[str, Any], operation_name: str | None) -> Prepared:
+        operation = document.operation(operation_name)
+        cost = limits.cost_of(document.selections, operation, variables)
+        limits.require_cheap(cost)
         metrics.cost.observe(cost)
         return Prepared(document, variables, operation_name, operation, cost)
 

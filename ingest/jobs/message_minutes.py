@@ -51,5 +51,6 @@ class MessageMinutes:
                 return None
             log.info("minute %s is over: %s is done instead", times.iso(minute), times.iso(present))
             minute = present
-        self._begun = max(self._begun, minute)
+        if now is not None:  # a minute that no clock confirmed may be any
+            self._begun = max(self._begun, minute)
         return minute

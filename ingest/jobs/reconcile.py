@@ -76,8 +76,8 @@ async def reconcile(
     """Drains the outbox, opens the gaps that are new, fills what can be filled, and does the other jobs of a minute.
 
     `minutes` says what a message of another minute stands for. No gap is looked for while the outbox cannot be read: a price
-    that waits there must win over an average. What the clocks decide for good is done only where the message's, the exchange's
-    and the database's agree. Raises JobsFailedError once every job had its turn: the next minute goes on from there.
+    that waits there must win over an average. What the clocks decide for good is done only where the exchange's and the
+    database's are known and agree. Raises JobsFailedError once every job had its turn: the next minute goes on from there.
     """
     await watchlist.hear(outbox)
     await watchlist.tickers(source=source)
@@ -86,11 +86,13 @@ async def reconcile(
         return Reconciled()
     minute = chosen
     jobs = Jobs(budget_s)
-    reconciled, agreed_now = Reconciled(), None
+    reconciled, agreed_now, clocks_are_known = Reconciled(), None, False
     async with jobs.job("tracking"):
         now = await database_clock(db)
         source.clock.hear_database(now)
-        agreed_now = agreed(minute, source.clock.now(minute, within_s=math.inf), now)
+        exchange_now = source.clock.now(minute, within_s=math.inf)
+        clocks_are_known = exchange_now is not None
+        agreed_now = agreed(minute, exchange_now, now)
         await watchlist.follow(minute, source=source, db=db)
     async with jobs.job("outbox"):
         await drain(outbox, db)
@@ -106,8 +108,9 @@ async def reconcile(
     if agreed_now is not None:
         async with jobs.job("changes"):
             await forget_changes(agreed_now, db, resume_days)
-    async with jobs.job("retention"):
-        await retain(agreed_now, retention_days, db)
+    if clocks_are_known:
+        async with jobs.job("retention"):
+            await retain(agreed_now, retention_days, db)
     await jobs.report(minute, outbox)
     return reconciled
 

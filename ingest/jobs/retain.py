@@ -22,13 +22,13 @@ class RetentionRefusedError(Exception):
 async def retain(now: int | None, days: int | None, db: Database, turns: int = TURNS) -> int:
     """Goes on with forgetting what is older than so many days before `now`; how many rows went.
 
-    `now` is the earliest of the clocks, in UNIX seconds; None where they do not agree: then nothing is forgotten. Raises
+    `now` is the earliest of the clocks, in UNIX seconds; None where they disagree: then nothing is forgotten. Raises
     RetentionRefusedError where something should be forgotten and is not, DatabaseError.
     """
     if now is None:
         if days is None:
             return 0
-        raise RetentionRefusedError("nothing is forgotten while the scheduler's, Deribit's and the database's clock disagree")
+        raise RetentionRefusedError("nothing is forgotten while Deribit's and the database's clock disagree")
     refused: list[str] = []
     if days is not None:
         horizon = (now // times.DAY - days) * times.DAY

@@ -58,8 +58,8 @@ class Watchlist:
                 await self._look_up(source)
                 self._looked_up = True
             names = self._names()
-            for name in names:
-                self._asked_since.setdefault(name, self._monotonic())
+            # Forgotten with a name that goes: should it come back, its period begins then.
+            self._asked_since = {name: self._asked_since.get(name, self._monotonic()) for name in names}
             metrics.unknown.set(sum(not self._is_known(name) for name in self._wanted))
             return names
 
@@ -103,7 +103,8 @@ class Watchlist:
             if now is None:
                 log.error("tracking neither begins nor ends while the clocks disagree: set the clock of this host")
                 return
-            since = {name: times.minute_of(now - (self._monotonic() - self._asked_since[name])) for name in beginning}
+            asked_s = {name: self._monotonic() - self._asked_since.get(name, self._monotonic()) for name in beginning}
+            since = {name: times.minute_of(now - asked_s[name]) for name in beginning}
             async with writing.turn(db) as connection:
                 began = await tracking.begin(connection, since)
                 for name, unwanted_s in ending.items():

@@ -143,3 +143,20 @@ async def test_a_connection_lost_inside_a_transaction_is_unavailable_and_replace
         with pytest.raises(DatabaseUnavailableError):
             await lose(db)
         assert await db.fetchval("SELECT 3") == 3
+
+
+async def test_a_cancellation_stays_one_whenever_it_comes(dsn: str) -> None:
+    """Else a task that is told to end goes on, and whoever waits for its end waits for ever."""
+    async with open_database(dsn, application_name="tests", connections=1) as db:
+        cancelled = 0
+        for turns in range(60):
+            await db.fetchval("SELECT 1")  # it has a connection
+            task = asyncio.create_task(db.fetchval("SELECT 1"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            task.cancel()
+            found: list[object] = await asyncio.gather(task, return_exceptions=True)
+            assert found == [1] or isinstance(found[0], asyncio.CancelledError), (turns, found)
+            cancelled += found != [1]
+        assert cancelled
+        assert await db.fetchval("SELECT 2") == 2

@@ -8,6 +8,8 @@ import pytest
 
 from db.pool import Database
 from db.queries import version
+from graph.engine.feed import Feed
+from graph.engine.history import HistoryWatch
 from tests.graph.conftest import Api
 from tests.graph.test_live import PRICES, listening, told_of
 from tests.stored import MINUTE, row, store, track
@@ -126,3 +128,20 @@ async def test_a_version_below_the_one_seen_is_another_history_although_its_iden
         await db.execute("DELETE FROM price WHERE id > $1", kept)
         await db.execute("SELECT pg_notify('tickgraph', '')")
         assert (await _error_of(listener))["resumeFrom"] == str(kept)
+
+
+async def test_an_id_of_the_new_history_that_was_delivered_already_is_nothing_to_resume_from(db: Database) -> None:
+    """Events may be read faster than the history is looked at."""
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "1")])
+    kept = await version.current(db)
+    told: list[int] = []
+    delivered = 0
+    watch = HistoryWatch(Feed(), told.append, lambda: delivered)
+    await store(db, [row("btc_usd", MINUTE + 60, "2")])
+    await watch.look(db)
+    await _lose(db, kept)
+    await store(db, [row("btc_usd", MINUTE + 60, "3")])
+    delivered = await version.current(db)
+    await watch.look(db)
+    assert told == [kept]

@@ -101,3 +101,20 @@ async def test_a_collect_by_hand_changes_no_tracking(db: Database, deribit: Deri
     assert await minutes(db, "sol_usd") == [MINUTE]
     assert await _tracked(db) == set(BOTH)
     assert await db.fetchval("SELECT count(*) FROM tracking") == 2
+
+
+async def test_a_ticker_that_comes_back_begins_then_and_not_when_it_was_first_asked_for(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, redis_url: str
+) -> None:
+    passed_s = 0.0
+    watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
+    for minute, others in ((0, ("eth_usd",)), (120, ()), (240, ()), (9 * 86_400, ("eth_usd",))):
+        _stop(redis_url, "b:2")
+        if others:
+            _beat(redis_url, "b:2", *others)
+        passed_s = float(minute)
+        simulator.clock.set(at=MINUTE + minute + 2)
+        await deribit.names()
+        await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    periods = await db.fetch("SELECT since, until FROM tracking WHERE ticker = 'eth_usd' ORDER BY since")
+    assert [tuple(one) for one in periods] == [(MINUTE, MINUTE + 120), (MINUTE + 9 * 86_400, None)]

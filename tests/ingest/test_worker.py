@@ -315,7 +315,7 @@ async def test_a_redis_that_takes_no_write_is_said_once_stops_nothing_and_is_use
         with redis.Redis.from_url(own_redis) as client:
             spoil(client)
             before = len(lines(worker, scheduler))
-            await until(lambda: "Redis does not serve the queue" in worker.said, otherwise=lambda: worker.said)
+            await until(lambda: "Redis (REDIS_URL) does not do" in worker.said, otherwise=lambda: worker.said)
             status, _, said = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
             assert status == 1
             healthy, _, _ = await run(tmp_path, "ingest", "healthy", REDIS_URL=own_redis)
@@ -326,12 +326,16 @@ async def test_a_redis_that_takes_no_write_is_said_once_stops_nothing_and_is_use
             assert len(during) - before < 40, "\n".join(during[before:])
             assert "Traceback" not in "\n".join(during)
             _writable(client, password)
-        await until(lambda: "Redis works again" in worker.said, otherwise=lambda: worker.said)
+        await until(lambda: "Redis (REDIS_URL) works again" in worker.said, otherwise=lambda: worker.said)
         collecting = Collecting(own_redis)
         await collecting.request(times.minute_of(time.time()), [])
         collecting.close()
         await until(
-            lambda: "nothing is missing" in worker.said.partition("Redis works again")[2], otherwise=lambda: worker.said
+            lambda: (
+                "of 2 prices collected" in worker.said.partition("Redis (REDIS_URL) works again")[2]
+                or "nothing is missing" in worker.said.partition("Redis (REDIS_URL) works again")[2]
+            ),
+            otherwise=lambda: worker.said,
         )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from db.pool import Database, Executor
-from db.queries import coverage, events, prices, retention, tickers, version, writing
+from db.queries import coverage, events, prices, retention, tickers, tracking, version, writing
 from db.tables import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
@@ -204,3 +204,23 @@ async def test_while_a_clock_is_wrong_no_change_is_forgotten(
     )
     assert await events.oldest(db) == before[0] == 0
     assert await db.fetchval("SELECT count(*) FROM change") >= before[1]
+
+
+async def test_prices_collected_by_hand_before_a_period_do_not_move_its_beginning(db: Database) -> None:
+    await track(db, "btc_usd", since=NOW - 600)
+    await store(db, [row("btc_usd", NOW - 5 * 3_600 + 60 * number) for number in range(3)])
+    async with writing.turn(db) as connection:
+        assert await tracking.repair(connection, NOW) == []
+    await store(db, [row("btc_usd", NOW - 600 - 60 * number) for number in (2, 7, 30)])
+    async with writing.turn(db) as connection:
+        (moved,) = await tracking.repair(connection, NOW)
+    assert (moved["before"], moved["since"]) == (NOW - 600, NOW - 600 - 1_800), "minutes that run into it do"
+
+
+async def test_where_a_clock_is_unknown_nothing_is_forgotten_and_no_clock_is_blamed(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    stored = await _history(db, 21)
+    simulator.fail("http_503")
+    await reconcile(NOW, watchlist=Watchlist(BTC), source=deribit, db=db, outbox=outbox, retention_days=20)
+    assert await minutes(db, "btc_usd") == stored
