@@ -4,14 +4,12 @@ import argparse
 import asyncio
 import csv
 import dataclasses
-import gzip
 import sys
 import time
-import zlib
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -21,10 +19,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, connect, open_database
-from db.queries import foreign
+from db.queries import foreign, retention
 from ingest.commands.arguments import Verbs, ticker, verb
 from ingest.imports import reading
-from ingest.imports.reading import FormError, Raw
+from ingest.imports.reading import FormError, Raw, Wanted
+from ingest.imports.rules import UNITS
 from ingest.jobs.bring import AT_ONCE, Brought, bring
 from ingest.settings import Settings
 
@@ -42,10 +41,19 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "import history.csv.gz --ticker btc_usd --dry-run\n"
         "  python -m ingest import --from-dsn postgresql://me@old/crypto --table price_ticks --ticker btc_usd",
     )
-    brought.add_argument("file", type=Path, nargs="?", help="CSV or JSON Lines, gzipped or not")
+    brought.add_argument("file", type=Path, nargs="?", help="CSV, JSON Lines or JSON; as it is, or in gz, bz2, xz or zip")
     brought.add_argument("--ticker", type=ticker, required=True, help="index name that the prices are of, like btc_usd")
-    brought.add_argument("--time-column", help=f"column of the time (the first of {', '.join(reading.TIME_NAMES)})")
-    brought.add_argument("--price-column", help=f"column of the price (the first of {', '.join(reading.PRICE_NAMES)})")
+    brought.add_argument(
+        "--time-column", help=f"name or number of the time's column (the first of {', '.join(reading.TIME_NAMES)})"
+    )
+    brought.add_argument("--price-column", help=f"likewise of the price's (the first of {', '.join(reading.PRICE_NAMES)})")
+    brought.add_argument(
+        "--ticker-column",
+        help=f"likewise of the ticker's (the first of {', '.join(reading.TICKER_NAMES)}); `none`: every row is of the ticker",
+    )
+    brought.add_argument("--ticker-value", help="what the ticker is called in the file, like BTC/USD (however it is spelled)")
+    brought.add_argument("--time-unit", choices=list(UNITS), help="of UNIX times (by the size of each)")
+    brought.add_argument("--decimal", choices=[".", ","], default=".", help="sign before decimals (%(default)s)")
     brought.add_argument("--from-dsn", help="address of another PostgreSQL, instead of a file")
     brought.add_argument("--table", default="price_ticks", help="its table (%(default)s)")
     brought.add_argument("--rejects", type=Path, metavar="FILE", help="CSV that takes the refused rows with their reasons")
@@ -57,6 +65,9 @@ def _run(options: argparse.Namespace) -> int:
     if (options.file is None) == (options.from_dsn is None):
         sys.stderr.write("name a FILE, or --from-dsn and --table; not both\n")
         return 2
+    if options.rejects is not None and options.file is not None and options.rejects.absolute() == options.file.absolute():
+        sys.stderr.write(f"--rejects {options.rejects} is the file that is imported: name another one\n")
+        return 2
     try:
         return asyncio.run(_import(options, Settings.read()))
     except FormError as error:
@@ -65,8 +76,8 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("ended; what was stored stays: run it again to go on\n")
         return 1
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        sys.stderr.write(f"{options.file}: broken off or damaged ({error}); what came before is stored\n")
+    except reading.BROKEN as error:
+        sys.stderr.write(f"{options.file}: broken off or damaged ({error})\n")
         return 1
     except OSError as error:
         sys.stderr.write(f"{error.filename or options.file}: {error.strerror or error}\n")
@@ -85,8 +96,8 @@ class Origin:
     batches: AsyncIterator[Sequence[Raw]]
     position: Callable[[Brought], int]
     """How far reading is, in the unit of the total."""
-    skipped: Callable[[], int] = int
-    """How many rows of other tickers were left out."""
+    others: Counter[str] = field(default_factory=Counter)
+    """Rows of other tickers that were left out, by what they are called there."""
 
 
 async def _import(options: argparse.Namespace, settings: Settings) -> int:
@@ -97,6 +108,7 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
         if not options.dry_run:
             dsn = running.dsn_of(settings)
             db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph import", connections=1))
+        horizon = await _horizon(settings, options.ticker) if options.dry_run else times.FIRST
         refused = stack.enter_context(_refusals(options.rejects))
         console.print(origin.said, highlight=False, markup=False, soft_wrap=True)
         if options.dry_run:
@@ -107,21 +119,63 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
             def show(brought: Brought) -> None:
                 bar.update(task, completed=min(origin.total, origin.position(brought)), rows=brought.read)
 
-            brought = await bring(origin.batches, options.ticker, db, now=time.time(), refuse=refused, progress=show)
-            bar.update(task, completed=origin.total)
-    _tell(brought, options, refused.first, origin.skipped(), console)
-    return 1 if brought.refused or brought.forgotten else 0
+            brought = Brought()
+            try:
+                await bring(
+                    origin.batches,
+                    options.ticker,
+                    db,
+                    now=time.time(),
+                    refuse=refused,
+                    progress=show,
+                    unit=options.time_unit,
+                    brought=brought,
+                    horizon=horizon,
+                )
+                bar.update(task, completed=origin.total)
+            finally:
+                bar.stop()
+                _tell(brought, options, refused.first, origin.others, console)
+    return 1 if brought.refused or brought.forgotten or not brought.read else 0
+
+
+async def _horizon(settings: Settings, ticker: str) -> int:
+    """Before which nothing of the ticker is taken, as far as the database can be asked."""
+    if settings.dsn is None:
+        return times.FIRST
+    async with open_database(settings.dsn, application_name="tickgraph import", connections=1) as db:
+        return (await retention.horizons(db)).get(ticker, times.FIRST)
 
 
 @asynccontextmanager
 async def _file(options: argparse.Namespace) -> AsyncIterator[Origin]:
-    with reading.opened(options.file, options.ticker, time=options.time_column, price=options.price_column) as file:
+    with reading.opened(options.file, options.ticker, _wanted(options)) as file:
 
         async def batches() -> AsyncIterator[Sequence[Raw]]:
-            while batch := list(islice(file.rows, AT_ONCE)):
-                yield batch
+            batch: list[Raw] = []
+            try:
+                for raw in file.rows:
+                    batch.append(raw)
+                    if len(batch) == AT_ONCE:
+                        yield batch
+                        batch = []
+            except reading.BROKEN:
+                yield batch  # what came before is history all the same
+                raise
+            yield batch
 
-        yield Origin(f"{options.file}: {file.form}", file.size, batches(), lambda _: file.position(), file.skipped)
+        yield Origin(f"{options.file}: {file.form}", file.size, batches(), lambda _: file.position(), file.others)
+
+
+def _wanted(options: argparse.Namespace) -> Wanted:
+    return Wanted(
+        options.time_column,
+        options.price_column,
+        options.ticker_column,
+        options.ticker_value,
+        options.decimal,
+        options.time_unit,
+    )
 
 
 @asynccontextmanager
@@ -131,7 +185,7 @@ async def _table(options: argparse.Namespace) -> AsyncIterator[Origin]:
         columns = {column.name.lower(): column for column in await foreign.columns(connection, options.table)}
         if not columns:
             raise FormError("there is no such table there")
-        at, price, name = reading.columns(list(columns), options.time_column, options.price_column)
+        at, price, name = reading.columns(list(columns), _wanted(options))
         of = columns.get(name or "")
         total = await foreign.count(connection, options.table, of, options.ticker)
 
@@ -200,7 +254,9 @@ def _bar(console: Console) -> Progress:
     )
 
 
-def _tell(brought: Brought, options: argparse.Namespace, refused: Sequence[str], skipped: int, console: Console) -> None:
+def _tell(
+    brought: Brought, options: argparse.Namespace, refused: Sequence[str], others: Counter[str], console: Console
+) -> None:
     for line in refused:
         sys.stderr.write(f"  {line}\n")
     if brought.refused > len(refused):
@@ -217,5 +273,11 @@ def _tell(brought: Brought, options: argparse.Namespace, refused: Sequence[str],
         )
     if brought.low is not None and brought.high is not None:
         console.print(f"minutes {times.iso(brought.low)} to {times.iso(brought.high)}", highlight=False)
-    if skipped:
-        console.print(f"{skipped:,} rows of other tickers left out", highlight=False)
+    if others:
+        met = ", ".join(f"{name} ({count:,})" for name, count in others.most_common(5))
+        console.print(f"{others.total():,} rows of other tickers left out: {met}", highlight=False, markup=False)
+    if not brought.read:
+        called = (
+            f"is of {options.ticker}: name what it is called with --ticker-value, or --ticker-column none" if others else "came"
+        )
+        sys.stderr.write(f"no row {called}\n")

@@ -60,7 +60,7 @@ async def test_a_file_is_imported_and_a_second_run_finds_everything_there(
     file.write_bytes(gzip.compress("\n".join(["time;close", *lines, "soon;1", lines[0]]).encode()))
     status, out, err = await _ingest(env, "import", str(file), "--ticker", "btc_usd", "--rejects", str(tmp_path / "bad.csv"))
     assert status == 1, err
-    assert "CSV, delimiter ';', a header: time from 'time', price from 'close'" in out.replace("\n", " ")
+    assert "CSV, delimiter ';', a header: time from 'time' in s, price from 'close'" in out.replace("\n", " ")
     assert "500 stored, 0 already there, 1 twice, 1 refused" in out
     assert "line 502: 'soon' is no time" in err
     assert (tmp_path / "bad.csv").read_text().splitlines()[1].startswith("502,soon,1,")

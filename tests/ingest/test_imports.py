@@ -1,8 +1,11 @@
 """History from elsewhere: any usual form is read, every row checked, nothing overwritten."""
 
+import bz2
 import contextlib
 import gzip
+import lzma
 import tracemalloc
+import zipfile
 from collections.abc import AsyncIterator, Iterator, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -17,16 +20,16 @@ from db.pool import Database
 from db.queries import gaps, prices, writing
 from db.queries.importing import Row
 from db.tables import PriceRow, Reason, Source
-from ingest.imports.reading import FormError, Raw, opened
+from ingest.imports.reading import FormError, Raw, Wanted, opened
 from ingest.imports.rules import checked
-from ingest.jobs.bring import Brought, bring
+from ingest.jobs.bring import Brought, Choosing, bring
 from tests.stored import MINUTE, minutes, row, store, track
 
 NOW = MINUTE + 10 * 366 * 86_400
 
 
-def _rows(file: Path, ticker: str = "btc_usd", **columns: str) -> tuple[str, list[Raw]]:
-    with opened(file, ticker, **columns) as found:
+def _rows(file: Path, ticker: str = "btc_usd", **wanted: str) -> tuple[str, list[Raw]]:
+    with opened(file, ticker, Wanted(**wanted)) as found:
         return str(found.form), list(found.rows)
 
 
@@ -61,7 +64,7 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
         _rows(file)
     form, rows = _rows(file, time="when", price="usd")
     assert rows == [Raw(2, "1705318800", "68241.5")]
-    assert form == "CSV, delimiter ',', a header: time from 'when', price from 'usd'"
+    assert form == "CSV, delimiter ',', a header: time from 'when' in s, price from 'usd'"
     assert _rows(file, time="When", price="USD")[1] == rows
     with pytest.raises(FormError, match="there is no such column; there are when, usd"):
         _rows(file, time="hour", price="usd")
@@ -96,10 +99,10 @@ def test_a_row_that_was_cut_is_no_price(tmp_path: Path) -> None:
 
 def test_rows_of_other_tickers_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
-    file.write_text("symbol,ts,price\nBTC_USD,1700000000,1\nbtc_usd,1700000000,1\n")
+    file.write_text("symbol,ts,price\nETH_USD,1700000000,1\nbtc_usd,1700000000,1\n")
     with opened(file, "btc_usd") as found:
         assert len(list(found.rows)) == 1
-        assert found.skipped() == 1
+        assert found.others == {"ETH_USD": 1}
 
 
 async def test_a_minute_that_is_not_over_is_no_history(db: Database) -> None:
@@ -146,7 +149,13 @@ def _by_the_model_alone(time: str, price: str) -> tuple[int, str, int | None] | 
         whole, _, fraction = time.strip().partition(".")
         if not (whole.isdigit() and (fraction or "0").isdigit()):
             whole, fraction = time.strip(), ""
-        second = times.parse(whole)
+        if whole.isdigit() and len(whole) > 8:
+            value = Decimal(f"{whole}.{fraction or 0}")
+            while value >= 10**11:  # milliseconds, microseconds, nanoseconds
+                value /= 1_000
+            second, fraction = times.parse(int(value)), f"{int(value % 1 * 10**6):06}"
+        else:
+            second = times.parse(whole)
         microsecond = second * 10**6 + int(f"{fraction[:6]:0<6}")
         if not fraction and "T" in time and "." in time:
             microsecond += int(f"{time.partition('.')[2][:6]:0<6}")
@@ -182,7 +191,6 @@ def test_a_time_is_floored_to_its_minute_and_kept_where_it_had_seconds(time: str
 @pytest.mark.parametrize(
     ("time", "price", "why"),
     [
-        ("1705318800000", "1", "can only be milliseconds: divide by 1000"),
         ("yesterday", "1", "is no time: write UNIX seconds"),
         ("1705318800", "", "price '' is no number"),
         ("1705318800", "0", "should be over 0"),
@@ -266,7 +274,7 @@ async def test_an_import_closes_the_gaps_it_fills_and_moves_no_period(db: Databa
 
 async def test_many_rows_are_told_to_readers_as_one_change(db: Database) -> None:
     await _bring(
-        db, [(str(MINUTE + 60 * i), "1") for i in range(1001)], [(str(MINUTE + 60 * i), "1") for i in range(2000, 2010)]
+        db, [(str(MINUTE + 60 * i), "1") for i in range(1002)], [(str(MINUTE + 60 * i), "1") for i in range(2000, 2010)]
     )
     (told,) = await db.fetch("SELECT * FROM change WHERE kind = 'history'")
     assert (told["from_ts"], told["to_ts"], told["count"]) == (MINUTE, MINUTE + 60 * 1001, 1001)
@@ -279,7 +287,7 @@ async def test_the_real_year_passes(db: Database) -> None:
     file = Path(__file__).parents[3] / "shared" / "data" / "minutes_2018.csv.gz"
     if not file.exists():
         pytest.skip("real prices are not here")
-    with opened(file, "btc_usd", price="btc_usd") as found:
+    with opened(file, "btc_usd", Wanted(price="btc_usd")) as found:
         rows = [raw for _, raw in zip(range(20_000), found.rows, strict=False)]
 
     async def given_out() -> AsyncIterator[Sequence[Raw]]:
@@ -327,3 +335,151 @@ async def test_rows_of_before_the_horizon_are_counted_as_forgotten(db: Database)
     await db.execute("UPDATE ticker SET horizon = $1", MINUTE + 120)
     brought, _ = await _bring(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
     assert (brought.stored, brought.forgotten) == (2, 2)
+
+
+OHLCVT = "1736935200,101.5,106.5,96.5,102.5,1.2,3\n1736935260,102.5,107.5,97.5,103.5,1.2,3\n"
+KLINES = "{0},101.5,106.5,96.5,102.5,1.2,{1},9,3,1,1,0\n{2},102.5,107.5,97.5,103.5,1.2,{3},9,3,1,1,0\n"
+CDD = (
+    "unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n"
+    "1736935260,2025-01-15 10:01:00,BTC/USD,102.5,107.5,97.5,103.5,1,2\n"
+    "1736935200,2025-01-15 10:00:00,BTC/USD,101.5,106.5,96.5,102.5,1,2\n"
+)
+FIRST = 1_736_935_200
+
+
+def _klines(unit: int) -> str:
+    begins = (FIRST * unit, (FIRST + 60) * unit)
+    return KLINES.format(begins[0], begins[1] - 1, begins[1], begins[1] + 60 * unit - 1)
+
+
+PUBLISHED = {
+    "Binance, milliseconds": _klines(1_000),
+    "Binance, microseconds": _klines(1_000_000),
+    "CryptoDataDownload": "https://www.CryptoDataDownload.com\n" + CDD,
+    "a comment first": "# exported by hand\n" + CDD,
+    "ccxt": f"[[{FIRST}000,101.5,106.5,96.5,102.5,1.2],[{FIRST + 60}000,102.5,107.5,97.5,103.5,1.2]]",
+    "records": f'\n [{{"time": {FIRST}, "close": 102.5}}, {{"time": {FIRST + 60}, "close": "103.5"}}]',
+    "tabs": CDD.replace(",", "\t"),
+    "nanoseconds": f"ts,price\n{FIRST}000000000,102.5\n{FIRST + 60}000000000,103.5\n",
+    "seconds, then milliseconds": f"ts,price\n{FIRST},102.5\n{FIRST + 60}000,103.5\n",
+    "dates": "date,close\n2025-01-15 10:00:00,102.5\n2025-01-15T10:01:00Z,103.5\n",
+}
+
+
+def _packed(form: str, file: Path, content: bytes) -> None:
+    match form:
+        case "zip":
+            with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+                archive.writestr("BTCUSDT-1m-2025-01.csv", content)
+        case "gz":
+            file.write_bytes(gzip.compress(content))
+        case "bz2":
+            file.write_bytes(bz2.compress(content))
+        case "xz":
+            file.write_bytes(lzma.compress(content))
+        case "utf-16" | "utf-16-le" | "utf-8-sig":
+            file.write_bytes(content.decode().encode(form))
+        case _:
+            file.write_bytes(content)
+
+
+@pytest.mark.parametrize("form", ["plain", "gz", "bz2", "xz", "zip", "utf-16", "utf-16-le", "utf-8-sig"])
+@pytest.mark.parametrize("published", PUBLISHED)
+def test_archives_are_read_as_they_are_published(tmp_path: Path, published: str, form: str) -> None:
+    file = tmp_path / "history"
+    _packed(form, file, PUBLISHED[published].encode())
+    _, rows = _rows(file)
+    assert sorted(checked(raw.time, raw.price)[:2] for raw in rows) == [(FIRST, "102.5"), (FIRST + 60, "103.5")]
+
+
+def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(_klines(1_000))
+    assert "time from '1' in ms, price from '5'" in _rows(file)[0]
+    file.write_text("ts,price\n1736935200,1\n")
+    assert "in ms" in _rows(file, unit="ms")[0]
+    assert checked("1736935200", "1", "ms")[0] == 1_736_935_200 // 1_000 // 60 * 60
+
+
+@pytest.mark.parametrize(
+    ("content", "wanted", "says"),
+    [
+        (OHLCVT, {}, r"has 7 columns and no header \(1: 1736935200, 2: 101.5.*--price-column NUMBER"),
+        (OHLCVT, {"price": "close"}, "has no header: give --price-column the number"),
+        (OHLCVT, {"price": "8"}, "--price-column 8: its rows have 7 columns"),
+        ("ts,price\n1,1\n", {"ticker_column": "symbol"}, "--ticker-column symbol: there is no such column"),
+        ("", {}, "is empty"),
+        ("PAR1....", {}, "is Parquet: duckdb"),
+        ("\n", {}, "is empty"),
+        ("hello\nworld\n", {}, "neither a header nor two columns"),
+        ("[1, 2]", {}, "neither rows nor objects"),
+        ("[[1, 2", {}, "is no JSON array"),
+    ],
+)
+def test_what_cannot_be_told_is_refused_before_anything_is_stored(
+    tmp_path: Path, content: str, wanted: dict[str, str], says: str
+) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(content)
+    with pytest.raises(FormError, match=says):
+        _rows(file, **wanted)
+
+
+def test_a_column_may_be_named_by_its_number(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(OHLCVT)
+    assert [raw.price for raw in _rows(file, price="5")[1]] == ["102.5", "103.5"]
+    file.write_text("when,usd,eur\n1736935200,1,2\n")
+    assert [raw.price for raw in _rows(file, time="1", price="3")[1]] == ["2"]
+
+
+def test_an_archive_of_several_files_and_a_workbook_are_told_by_name(tmp_path: Path) -> None:
+    file = tmp_path / "history.zip"
+    for names, says in ((("a.csv", "b.csv"), "holds 2 files"), (("[Content_Types].xml", "xl/a"), "is an Excel workbook")):
+        with zipfile.ZipFile(file, "w") as archive:
+            for name in names:
+                archive.writestr(name, "x")
+        with pytest.raises(FormError, match=says):
+            _rows(file)
+
+
+@pytest.mark.parametrize("spelled", ["BTC_USD", "btc/usd", "BTCUSD", "BTC-USD", " btc_usd "])
+def test_the_ticker_is_known_in_any_spelling(tmp_path: Path, spelled: str) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(f"symbol,ts,price\n{spelled},{FIRST},1\nETH/USD,{FIRST},2\n")
+    assert [raw.price for raw in _rows(file)[1]] == ["1"]
+    assert [raw.price for raw in _rows(file, ticker_value="ETH/USD")[1]] == ["2"]
+    assert [raw.price for raw in _rows(file, ticker_column="none")[1]] == ["1", "2"]
+
+
+def test_a_decimal_comma_is_read_where_it_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(f"ts;price\n{FIRST};68241,5\n")
+    (raw,) = _rows(file, decimal=",")[1]
+    assert checked(raw.time, raw.price)[1] == "68241.5"
+    file.write_text(f'ts,price\n{FIRST},"68241,5"\n')
+    (raw,) = _rows(file, decimal=",")[1]
+    assert checked(raw.time, raw.price)[1] == "68241.5"
+
+
+def test_the_instant_of_our_own_exports_is_kept(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(
+        "ticker,ts,price,observed_at,source\n"
+        f"btc_usd,{FIRST},1,2025-01-15T10:00:01.250000Z,LIVE\nbtc_usd,{FIRST + 60},2,,BACKFILL\n"
+    )
+    found = [checked(raw.time, raw.price) for raw in _rows(file)[1]]
+    assert found == [(FIRST, "1", FIRST * 10**6 + 1_250_000), (FIRST + 60, "2", None)]
+
+
+@given(st.integers(1, 12))
+def test_of_one_minute_the_first_instant_counts_whichever_way_the_rows_run(size: int) -> None:
+    for ticks in (range(12), range(11, -1, -1)):
+        rows = [(str(FIRST + 15 * tick), str(tick + 1)) for tick in ticks]
+        batches = [rows[start : start + size] for start in range(0, 12, size)]
+        kept: list[Row] = []
+        choosing = Choosing(Brought(), NOW, lambda *_: None, None)
+        for batch in batches:
+            kept += choosing.of([Raw(0, *one) for one in batch])
+        kept += choosing.rest()
+        assert sorted(row[:2] for row in kept) == [(FIRST, "1"), (FIRST + 60, "5"), (FIRST + 120, "9")]
