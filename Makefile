@@ -64,8 +64,9 @@ bench-live: $(DEV)  ## how fast a stored price reaches 100, 1,000 and 5,000 subs
 monitoring:  ## run everything in containers with Prometheus, Alertmanager, Loki, Alloy and Grafana (127.0.0.1:3001)
 	@$(COMPOSE) -f docker-compose.yml -f monitoring/docker-compose.yml up --build -d
 
-down-monitoring:  ## stop it
-	@$(COMPOSE) -f docker-compose.yml -f monitoring/docker-compose.yml down
+down-monitoring:  ## stop what watches, and leave the product running
+	@$(COMPOSE) -f docker-compose.yml -f monitoring/docker-compose.yml rm --stop --force \
+		prometheus alertmanager loki alloy grafana
 
 day: $(DEV)  ## a day of 200 tickers through everything, as fast as it goes (ARGS="--minutes 60")
 	@python -m tests.bench.day $(ARGS)
@@ -98,7 +99,7 @@ check-image: $(DEV)  ## build the image and the compose project, and look at the
 pictures: $(DEV)  ## make the README's pictures anew (ARGS="/tmp/pictures" for every state instead)
 	@python -m tests.pictures $(or $(ARGS),docs --readme)
 
-check: lint type-check  ## format, lint, types and the arrows between packages
+check: lint type-check test  ## everything that a change has to pass: lint, types and tests
 
 lint: $(DEV)  ## format and lint, and the arrows between packages
 	@ruff format --check .
@@ -129,8 +130,9 @@ downgrade: $(RUN)  ## migrate it down: rev=-1 or a revision
 dev-web: $(DEV)  ## the API alone, reloading when the code changes
 	@exec uvicorn graph.app:app --reload --reload-dir graph --reload-dir db --host $${HOST:-127.0.0.1} --port $${PORT:-8000}
 
-dev-worker: $(DEV)  ## a worker alone, reloading when the code changes
-	@exec dramatiq ingest.broker:broker ingest.actors --processes 1 --threads 4 --watch .
+dev-worker: $(DEV)  ## worker and scheduler, the worker reloading when the code changes
+	@periodiq ingest.broker:broker ingest.actors & scheduler=$$!; trap "kill $$scheduler" EXIT INT TERM; \
+		dramatiq ingest.broker:broker ingest.actors --processes 1 --threads 4 --watch .
 
 debug-web: $(DEV)  ## the API alone, waiting for a debugger on port 5678
 	@exec python -m debugpy --listen 127.0.0.1:5678 --wait-for-client -m graph serve

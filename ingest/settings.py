@@ -30,7 +30,8 @@ def _without_repeats(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def index_name(name: str) -> str:
-    """The name, if it could be an index's; ValueError otherwise."""
+    """The name as the exchange spells it, if it could be an index's; ValueError otherwise."""
+    name = name.strip().lower()
     if not re.fullmatch(NAME, name):
         raise ValueError(f"{name!r} {IS_NO_NAME}")
     return name

@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route, WebSocketRoute
-from starlette.staticfiles import StaticFiles
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from db import metrics, tracing
@@ -40,6 +39,7 @@ from graph.http.problems import GRAPHQL_PATH
 from graph.http.protocol import LEAVE
 from graph.http.rest import endpoints
 from graph.http.socket import SocketEndpoint
+from graph.http.static import Static
 from graph.schema.context import Resources
 from graph.schema.executable import Schema
 from graph.settings import Settings
@@ -174,7 +174,7 @@ def application(settings: Settings) -> Starlette:
             Route("/openapi.json", pages.openapi),
             *(Route(path, pages.swagger_ui) for path in ("/docs", "/api/docs")),
             *(Route(path, pages.redoc) for path in ("/redoc", "/api/redoc")),
-            Mount("/static", StaticFiles(directory=STATIC)),
+            Mount("/static", Static(directory=STATIC)),
         ],
         middleware=[
             *_traced(),

@@ -48,7 +48,8 @@ CONTENT_SECURITY_POLICY = (
 
 def page(name: str, policy: str = CONTENT_SECURITY_POLICY) -> HTMLResponse:
     """A page of ours, which may use nothing from another host."""
-    return HTMLResponse(_html(name), headers={"Content-Security-Policy": policy})
+    headers = {"Content-Security-Policy": policy, "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(_html(name), headers=headers)
 
 
 @cache

@@ -62,9 +62,13 @@ class Adapter(ASGIWebSocketAdapter):
                 await self.ws.close(1009, f"a message may have {BODY_MOST} characters")
                 return
             try:
-                yield json_of(text, "A message")
+                message = json_of(text, "A message")
             except BadRequestError as error:
                 raise NonJsonMessageReceived from error
+            # Without a payload, as many clients say it.
+            if isinstance(message, dict) and message.get("payload") is None:
+                message = {name: value for name, value in message.items() if name != "payload"}
+            yield message
 
     async def close(self, code: int, reason: str) -> None:
         await super().close(code, reason.encode()[:REASON_MOST].decode(errors="ignore"))

@@ -55,10 +55,11 @@ def given(value: T | None) -> T | None:
 
 
 def ticker(name: str) -> str:
-    """A name that could be an index."""
-    if not re.fullmatch(NAME, name):
+    """A name that could be an index's, as the exchange spells it."""
+    canonical = name.strip().lower()
+    if not re.fullmatch(NAME, canonical):
         raise BadInputError(f"ticker: {_shown(name)} {IS_NO_NAME}")
-    return name
+    return canonical
 
 
 def tickers(names: Sequence[str]) -> list[str]:

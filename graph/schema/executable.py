@@ -125,18 +125,24 @@ class Schema(strawberry.Schema):
         with self._refusing():
             document = self.documents.get(text)
             if document is not None:
-                return self._prepared(document, variables, operation_name)
-            documents.require_short(text)
-            context.spend(documents.cost_of_reading(text), paid=0)
-            async with self._reading.turn(context.caller):
-                document = self.documents.get(text)  # whoever had the turn before may have sent the same
-                if document is not None:
-                    return self._prepared(document, variables, operation_name)
-                document = Document(text)
                 prepared = self._prepared(document, variables, operation_name)
-                context.spend(document.cost, paid=0)
-                self.documents.require_valid(document)
-                return prepared
+            else:
+                prepared = await self._read(text, variables, operation_name, context)
+        metrics.cost.observe(prepared.cost)
+        return prepared
+
+    async def _read(self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context) -> Prepared:
+        documents.require_short(text)
+        context.spend(documents.cost_of_reading(text), paid=0)
+        async with self._reading.turn(context.caller):
+            document = self.documents.get(text)  # whoever had the turn before may have sent the same
+            if document is not None:
+                return self._prepared(document, variables, operation_name)
+            document = Document(text)
+            prepared = self._prepared(document, variables, operation_name)
+            context.spend(document.cost, paid=0)
+            self.documents.require_valid(document)
+            return prepared
 
     @contextmanager
     def _refusing(self) -> Iterator[None]:
@@ -151,7 +157,6 @@ class Schema(strawberry.Schema):
         operation = document.operation(operation_name)
         cost = limits.cost_of(document.selections, operation, variables)
         limits.require_cheap(cost)
-        metrics.cost.observe(cost)
         return Prepared(document, variables, operation_name, operation, cost)
 
     async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:

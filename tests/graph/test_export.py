@@ -14,6 +14,7 @@ from db.pool import Database
 from db.queries import exporting
 from graph.settings import Settings
 from ingest.imports import reading
+from ingest.imports.rules import checked
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
@@ -139,11 +140,12 @@ async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[st
         file = tmp_path / f"history.{form}"
         file.write_text((await _export(api, f"&format={form}"))[1])
 
-        def read(path: Any = file) -> list[tuple[str, str]]:
+        def read(path: Any = file) -> list[tuple[int, str, str | None]]:
             with reading.opened(path, ticker="btc_usd") as opened:
-                return [(raw.time, raw.price) for raw in opened.rows]
+                rows = [checked(raw.time, raw.price) for raw in opened.rows]
+            return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at in rows]
 
-        assert await asyncio.to_thread(read) == [(str(one["ts"]), one["price"]) for one in history]
+        assert await asyncio.to_thread(read) == [(one["ts"], one["price"], one["observed_at"]) for one in history]
 
 
 async def test_a_download_that_is_taken_slowly_keeps_nobody_else_waiting(dsn: str, db: Database) -> None:

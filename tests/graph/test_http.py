@@ -109,3 +109,19 @@ async def test_a_body_that_is_no_object_is_the_clients_mistake(api: Api, body: s
     headers = {"Content-Type": "application/json"}
     async with api.session.post(f"{api.url}/graphql", data=body.encode("latin-1"), headers=headers) as response:
         assert response.status == 400
+
+
+async def test_files_are_what_they_are_said_to_be_and_kept_as_long_as_they_stay_so(api: Api) -> None:
+    for path, kept in (
+        ("vendor/react-18.3.1.production.min.js", "public, max-age=31536000, immutable"),
+        ("page.css", "no-cache"),
+    ):
+        async with api.session.get(f"{api.url}/static/{path}") as response:
+            assert response.status == 200
+            assert response.headers["Cache-Control"] == kept
+            assert response.headers["X-Content-Type-Options"] == "nosniff"
+            tag = response.headers["ETag"]
+        async with api.session.get(f"{api.url}/static/{path}", headers={"If-None-Match": tag}) as response:
+            assert response.status == 304
+    async with api.session.get(f"{api.url}/graphql", headers={"Accept": "text/html"}) as response:
+        assert "Accept" in response.headers["Vary"]

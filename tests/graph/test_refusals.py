@@ -33,7 +33,7 @@ REFUSED = [
     (R.format(f"from: 0, to: {50_001 * 60}"), "RANGE_TOO_LARGE", "from 1970-01-01T00:00:00Z to 1970-02-04T17:21:00Z are 50001 minutes; ask for at most 50000 at once, or page through `prices`"),
     ('latest(ticker: "BTC USD") { ts }', "BAD_USER_INPUT", "ticker: 'BTC USD' is no index name; names look like btc_usd or drbfix-btc_usdc"),
     ('latest(ticker: "") { ts }', "BAD_USER_INPUT", "ticker: '' is no index name; names look like btc_usd or drbfix-btc_usdc"),
-    ('latest(ticker: "btc_usd\\n") { ts }', "BAD_USER_INPUT", "ticker: 'btc_usd\\n' is no index name; names look like btc_usd or drbfix-btc_usdc"),
+    ('latest(ticker: "btc\\nusd") { ts }', "BAD_USER_INPUT", "ticker: 'btc\\nusd' is no index name; names look like btc_usd or drbfix-btc_usdc"),
     ('ticker(name: "; drop") { name }', "BAD_USER_INPUT", "ticker: '; drop' is no index name; names look like btc_usd or drbfix-btc_usdc"),
     (f'priceAt(ticker: "btc_usd", at: {MINUTE}, maxAge: -1) {{ ts }}', "BAD_USER_INPUT", "maxAge: -1 should be 0 or more seconds"),
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict
 
 from db.pool import Database
 from db.tables import Source
@@ -96,10 +97,10 @@ async def test_a_minute_is_found_by_any_of_its_instants(api: Api, date: str) -> 
     [
         ("/prices", 422, "BAD_USER_INPUT", "ticker: is required"),
         (
-            "/prices?ticker=BTC",
+            "/prices?ticker=B%20TC",
             422,
             "BAD_USER_INPUT",
-            "ticker: 'BTC' is no index name; names look like btc_usd or drbfix-btc_usdc",
+            "ticker: 'b tc' is no index name; names look like btc_usd or drbfix-btc_usdc",
         ),
         ("/prices?ticker=btc_usd&ticker=eth_usd", 422, "BAD_USER_INPUT", "ticker: came 2 times; send it once"),
         ("/prices?ticker=btc_usd&limit=0", 422, "BAD_USER_INPUT", "limit: '0' should be greater than or equal to 1"),
@@ -214,16 +215,35 @@ async def test_links_lead_through_a_list_while_new_prices_come(api: Api, db: Dat
     assert sorted(seen) == [MINUTE + 60 * i for i in range(10)]
 
 
-async def test_without_a_limit_a_list_too_long_says_how_many_there_are(api: Api, db: Database) -> None:
+async def test_without_a_limit_a_window_is_sent_whatever_its_length(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await db.execute(
         "INSERT INTO price (ticker, ts, price, source) SELECT 'btc_usd', i * 60, 1, 'IMPORT' FROM generate_series(1, 50001) AS i"
     )
-    status, body, _ = await _get(api, "/prices/filter?ticker=btc_usd")
-    assert (status, body["code"]) == (422, "RANGE_TOO_LARGE")
-    assert body["detail"].startswith("There are 50001 rows in this window, and one answer holds at most 50000: send limit=")
+    for path in ("/prices/filter?ticker=btc_usd", "/v1/prices/range?ticker=btc_usd&from_ts=1&to_ts=1800000000"):
+        status, rows, headers = await _get(api, path)
+        assert (status, [r["ts"] for r in rows]) == (200, [60 * i for i in range(1, 50_002)])
+        assert CIMultiDict(headers)["X-Coverage"].startswith("50001/"), headers
     status, rows, _ = await _get(api, "/prices/range?ticker=btc_usd&from_ts=120")
     assert (status, len(rows)) == (200, 50_000)
+
+
+async def test_what_is_in_an_answer_is_counted_in_its_coverage(api: Api, db: Database) -> None:
+    """Imported before tracking began, and the present minute, which is not over."""
+    now = int(time.time()) // 60 * 60
+    await track(db, "btc_usd", since=now - 60)
+    await store(db, [row("btc_usd", now - 600), row("btc_usd", now - 60), row("btc_usd", now)])
+    _, rows, headers = await _get(api, "/prices/range?ticker=btc_usd")
+    stored, expected = map(int, CIMultiDict(headers)["X-Coverage"].split("/"))
+    assert stored == len(rows) == 3
+    assert expected >= stored
+
+
+async def test_a_ticker_may_be_written_in_capitals(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE)])
+    assert (await _get(api, "/prices/last?ticker=%20BTC_USD"))[1]["ticker"] == "btc_usd"
+    assert await api.data('{ latest(ticker: "BTC_USD ") { ticker } }') == {"latest": {"ticker": "btc_usd"}}
 
 
 BOUNDS = st.one_of(st.none(), st.integers(MINUTE - 120, MINUTE + 720))

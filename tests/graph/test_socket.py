@@ -258,3 +258,12 @@ async def test_an_address_may_keep_only_so_many_connections(dsn: str) -> None:
         assert refused.value.status == 429
         assert refused.value.headers is not None
         assert refused.value.headers["Retry-After"] == "2"
+
+
+@pytest.mark.parametrize("payload", [None, {}, {"Authorization": None}])
+async def test_a_greeting_without_a_payload_may_say_so_by_null(api: Api, payload: dict[str, Any] | None) -> None:
+    async with api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket:
+        await socket.send_json({"type": "connection_init", "payload": payload})
+        assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+        await socket.send_json({"type": "ping", "payload": None})
+        assert (await socket.receive_json(timeout=5))["type"] == "pong"

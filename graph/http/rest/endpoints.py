@@ -1,6 +1,6 @@
 """What the REST paths answer, through the same functions of `db.queries` as GraphQL. Windows are inclusive at both ends."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -14,16 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from db import times
-from db.queries import clock, coverage, prices
+from db.queries import clock, coverage, exporting, prices
 from graph.engine.knowledge import require_known, require_tracked
 from graph.engine.limits import RANGE_MOST
-from graph.errors import BadInputError, ForbiddenError, NotFoundError, RangeTooLargeError
+from graph.errors import BadInputError, ForbiddenError, NotFoundError
 from graph.http import answers
 from graph.http.admission import Slots
 from graph.http.caller import caching_headers, context_of
 from graph.http.health import health
 from graph.http.rest import models
-from graph.http.rest.export import export
+from graph.http.rest.export import Download, export
 from graph.http.rest.models import SHAPE, Query, validated
 from graph.schema.context import Context
 
@@ -39,7 +39,8 @@ class Rows:
     ticker: str
     low: int
     high: int
-    text: str
+    text: str | None
+    """None where they are too many to be held: they are sent as they are read."""
     onward: dict[str, int] = field(default_factory=dict)
 
 
@@ -139,11 +140,7 @@ async def _window(
     if found.high is None or not found.more:
         return Rows(ticker, low, high, found.text)
     if limit is None:
-        there = await prices.count_in(context.db, ticker, low, high)
-        raise RangeTooLargeError(
-            f"There are {there} rows in this window, and one answer holds at most {RANGE_MOST}: send limit=… and follow "
-            f'the Link header with rel="next", or narrow {start[0]} and {end[0]}'
-        )
+        return Rows(ticker, low, high, None)
     onward = {start[0]: found.high + 1, "limit": limit}
     return Rows(ticker, low, onward[start[0]], found.text, onward | ({} if end[1] is None else {end[0]: end[1]}))
 
@@ -170,14 +167,14 @@ class Endpoint:
         """Whether it sets something in motion, so that looking (HEAD) must not do it."""
         return self.success == HTTPStatus.ACCEPTED
 
-    def route(self, path: str) -> Route:
-        """Its route at one of its paths."""
-        route = Route(path, self.__call__, methods=["GET"])
+    def route(self, path: str, connections: Slots) -> Route:
+        """Its route at one of its paths. `connections`: places for answers that are taken slowly."""
+        route = Route(path, partial(self.__call__, connections=connections), methods=["GET"])
         if self.acts and route.methods is not None:
             route.methods.discard("HEAD")  # Starlette adds it to every GET
         return route
 
-    async def __call__(self, request: Request) -> Response:
+    async def __call__(self, request: Request, connections: Slots) -> Response:
         """Validates, answers, encodes."""
         context = context_of(request)
         if self.acts:
@@ -188,11 +185,19 @@ class Endpoint:
                 answers.keep(request.scope, wanted=context.is_current)
             return _json(answered.content, answered.status, caching_headers(request))
         # Of an open window the coverage changes with the clock.
-        answers.keep(request.scope, wanted=context.is_current and answered.high <= times.minute_of(context.now()))
+        is_over = answered.high <= times.minute_of(context.now())
+        answers.keep(request.scope, wanted=context.is_current and is_over and answered.text is not None)
         covered = await coverage.count(context.db, answered.ticker, answered.low, answered.high, context.now())
-        headers = caching_headers(request) | {"X-Coverage": f"{covered.stored}/{covered.expected}"}
+        # What is stored though nobody expected it, the present minute among it, counts on both sides.
+        beside = covered.extra + await prices.count_in(
+            context.db, answered.ticker, covered.high, max(covered.high, answered.high)
+        )
+        headers = caching_headers(request) | {"X-Coverage": f"{covered.stored + beside}/{covered.expected + beside}"}
         if answered.onward:
             headers["Link"] = f'<{_onward(request.url, answered.onward)}>; rel="next"'
+        if answered.text is None:
+            lines = _streamed(context, answered.ticker, answered.low, answered.high)
+            return Download(lines, connections, media_type="application/json", headers=headers | {"Cache-Control": "no-store"})
         return _json(answered.text, HTTPStatus.OK, headers)
 
 
@@ -216,10 +221,23 @@ ENDPOINTS = (
 
 def routes(connections: Slots) -> list[Route]:
     """The routes of the table. `connections`: places for downloads."""
-    table = [endpoint.route(path) for endpoint in ENDPOINTS for path in endpoint.paths]
+    table = [endpoint.route(path, connections) for endpoint in ENDPOINTS for path in endpoint.paths]
     exporting = Route("/export", partial(export, connections=connections), methods=["GET"])
     exporting.methods = {"GET"}  # not HEAD, which would read it all
     return [*table, exporting, Route("/health", health, methods=["GET"])]
+
+
+async def _streamed(context: Context, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
+    """A JSON list of all rows, two weeks at a time, so that no statement waits for a reader."""
+    begin, end = await exporting.extent(context.db, ticker, low, high) or (high, high)
+    between = b"["
+    for start in range(begin, end, exporting.SLICE_S):
+        until = min(end, start + exporting.SLICE_S)
+        text = await prices.window_text(context.db, SHAPE, ticker, start, until, newest_first=False)
+        if len(text) > len(b"[]"):
+            yield between + text[1:-1]
+            between = b","
+    yield b"[]" if between == b"[" else b"]"
 
 
 def _onward(url: URL, onward: dict[str, int]) -> str:

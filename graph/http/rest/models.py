@@ -45,7 +45,18 @@ Instant = Annotated[
         }
     ),
 ]
-Name = Annotated[str, Field(pattern=NAME)]
+
+
+def _canonical(value: object) -> object:
+    return value.strip().lower() if isinstance(value, str) else value
+
+
+Name = Annotated[
+    str,
+    BeforeValidator(_canonical),
+    Field(pattern=NAME),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*" + NAME.strip("^$").replace("a-z", "A-Za-z") + r"\s*$"}),
+]
 
 
 class Query(BaseModel):
@@ -83,7 +94,11 @@ class FilterQuery(TickerQuery):
         None, description="last instant, itself in; UNIX seconds or ISO 8601", examples=["2024-01-15T12:40:00Z"]
     )
     limit: int | None = Field(
-        None, ge=1, le=RANGE_MOST, description=f"most rows to answer; without it all, up to {RANGE_MOST}", examples=[1000]
+        None,
+        ge=1,
+        le=RANGE_MOST,
+        description="most rows to answer; without it all there are, sent as they are read",
+        examples=[1000],
     )
 
 
@@ -95,7 +110,11 @@ class RangeQuery(TickerQuery):
     )
     to_ts: Instant | None = Field(None, description="last second, itself in; UNIX seconds or ISO 8601", examples=[1705322400])
     limit: int | None = Field(
-        None, ge=1, le=RANGE_MOST, description=f"most rows to answer; without it all, up to {RANGE_MOST}", examples=[1000]
+        None,
+        ge=1,
+        le=RANGE_MOST,
+        description="most rows to answer; without it all there are, sent as they are read",
+        examples=[1000],
     )
 
 
