@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import address, backup, cli, embedded, log, migrate, pool, processes, running, times
 from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
-from db.queries import candles, clock, exporting, retention, tickers, writing
+from db.queries import candles, clock, exporting, retention, tickers, views, writing
 from db.queries.exporting import Form
 from db.settings import Settings, without_password
 
@@ -38,11 +38,12 @@ EXAMPLES = """examples:
   python -m db backup                              # into a file of this folder, named by the time
   python -m db restore tickgraph-20261121T220000Z.dump
   python -m db forget --before 2025-01-01          # what would go; with --yes it goes
+  python -m db views                               # price_ticks and price_records, for older queries
   python -m db stop                                # what `make up` started in this folder
 """
 
 
-def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb is a branch
+def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912, PLR0915  a verb is a branch
     """Runs one verb and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m db", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -83,6 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
     what.add_argument("--before", type=times.parse, help="UNIX seconds or ISO 8601: the UTC day of it is the first one kept")
     what.add_argument("--reset", action="store_true", help="horizons that a wrong clock set into the future go back")
     forget.add_argument("--yes", action="store_true", help="do it: without it only what would be forgotten is shown")
+    shown = verbs.add_parser(
+        "views",
+        help="make views named price_ticks and price_records, as older trackers called their tables",
+        epilog="example:\n  python -m db views && python -m db psql -- -c 'SELECT * FROM price_ticks LIMIT 3'",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shown.add_argument("--drop", action="store_true", help="take them away again")
     verbs.add_parser("stop", help="stop what runs on the data folder, and wait until it is gone")
     options = parser.parse_args(arguments)
     settings = Settings.read()
@@ -103,6 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901  a verb i
                 return _restore_somewhere(settings, options.file)
             case "forget":
                 return asyncio.run(_forget(running.dsn_of(settings), options))
+            case "views":
+                return asyncio.run(_views(running.dsn_of(settings), drop=options.drop))
             case "stop":
                 return _stop(settings.data_dir, settings.data_dir / embedded.DEMO)
             case _:
@@ -241,6 +251,19 @@ async def _forget_before(db: pool.Database, before: int, now: int, *, yes: bool)
                 found = await retention.forget(connection, row["name"], row["horizon"])
             forgotten += found
     print(f"{forgotten:,} rows of minutes and gaps are forgotten; hours and days stay, as candles")
+    return 0
+
+
+async def _views(dsn: str, *, drop: bool) -> int:
+    try:
+        async with (
+            pool.open_database(dsn, application_name="tickgraph views", connections=1) as db,
+            db.transaction() as connection,
+        ):
+            await (views.drop(connection) if drop else views.create(connection))
+    except DatabaseError as error:
+        raise ServerError(str(error)) from error
+    print(f"{' and '.join(views.NAMES)} are {'gone' if drop else 'views of price'}")
     return 0
 
 

@@ -191,7 +191,7 @@ class Settings(BaseSettings):
         found = [f"{name} means nothing here: {instead}" for name, instead in NO_MEANING.items() if name in given]
         for name in sorted(set(given) - known - set(NO_MEANING)):
             near = difflib.get_close_matches(name, known, n=1, cutoff=ALIKE)
-            if near and near[0] not in given:
+            if near and not given.get(near[0]):
                 found.append(f"{name} is no setting: did you mean {near[0]}?")
         for name, field in fields.items():
             if given.get(name.upper()) == "" and field.default is not None and field.default != ():

@@ -81,7 +81,9 @@ class Settings(settings.Settings):
         description="cost that one key or address may spend a minute, over all API processes; no bound where not set",
     )
     trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="addresses or networks of proxies whose `X-Forwarded-For` is believed, separated by commas"
+        (),
+        description="addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are believed, separated by "
+        "commas",
     )
 
     @property

@@ -16,6 +16,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from db import times
+
 ADDED: Final = """
 subscription ($tickers: [String!], $after: ID) {
   priceAdded(tickers: $tickers, after: $after) { id ticker ts price source }
@@ -65,12 +67,18 @@ class Seen:
             self.line.append(float(price))
 
 
+def base_of(url: str) -> str:
+    """An API's address, with or without its scheme, a `/` or `/graphql` at its end."""
+    url = url.strip().rstrip("/").removesuffix("/graphql").rstrip("/")
+    return url if "://" in url else f"http://{url}"
+
+
 class Watch:
     """A client of the API."""
 
     def __init__(self, session: aiohttp.ClientSession, url: str, key: str | None) -> None:
         self._session = session
-        self._url = f"{url.rstrip('/')}/graphql"
+        self._url = f"{base_of(url)}/graphql"
         self._headers = {"Authorization": f"Bearer {key}"} if key else {}
         self.state = "connecting"
 
@@ -121,6 +129,13 @@ async def as_lines(watch: Watch, tickers: Sequence[str], after: str | None) -> N
         sys.stderr.write("waiting for the next minute\n")
     async for event in watch.events(tickers or None, after):
         sys.stdout.write(orjson.dumps(event).decode() + "\n")
+        sys.stdout.flush()
+
+
+async def as_text(watch: Watch, tickers: Sequence[str], after: str | None) -> None:
+    """Prints each price as a line for people, for a pipe that a table could not be drawn in."""
+    async for event in watch.events(tickers or None, after):
+        sys.stdout.write(f"{times.iso(event['ts'])}  {event['ticker']:<20}{event['price']:>16}\n")
         sys.stdout.flush()
 
 
@@ -194,7 +209,13 @@ async def watch(url: str, tickers: Sequence[str], *, key: str | None, as_json: b
     async with aiohttp.ClientSession() as session:
         client = Watch(session, url, key)
         try:
-            await (as_lines(client, tickers, after) if as_json else as_table(client, tickers))
+            if as_json:
+                await as_lines(client, tickers, after)
+            elif sys.stdout.isatty():
+                await as_table(client, tickers)
+            else:
+                await client.ask(NOW)  # where there is no API that is said at once; later it is waited for
+                await as_text(client, tickers, after)
         except WatchError as error:
             sys.stderr.write(f"{error}\n")
         except aiohttp.ClientError as error:

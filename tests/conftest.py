@@ -31,6 +31,8 @@ MAY_BE_ABSENT = {
     "Prometheus is not installed": "only root can install it",
     "Docker is not here": "an engine in an engine is seldom allowed",
     "PgBouncer is not installed": "only root can install it",
+    "nginx is not installed": "only root can install it",
+    "Caddy is not installed": "only root can install it",
     "openssl is not installed": "only root can install it",
     "make is not installed": "the image of the tests has none",
 }

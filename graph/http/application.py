@@ -14,7 +14,6 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route, WebSocketRoute
-from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from db import metrics, tracing
 from db.errors import DatabaseError
@@ -33,6 +32,7 @@ from graph.http import health, pages, problems
 from graph.http.admission import InFlight, Known, Rates, Slots, WhileWanted
 from graph.http.answers import Answers, Kept, Shortcut
 from graph.http.caller import Callers
+from graph.http.forwarded import Forwarded
 from graph.http.graphql import STATIC, GraphQLEndpoint
 from graph.http.middleware import Compressed, Recorded
 from graph.http.problems import GRAPHQL_PATH
@@ -179,11 +179,7 @@ def application(settings: Settings) -> Starlette:
         middleware=[
             *_traced(),
             *([Middleware(Shortcut, kept=kept)] if settings.answer_cache_mb and is_open else ()),
-            *(
-                [Middleware(ProxyHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))]
-                if settings.trusted_proxies
-                else ()
-            ),
+            *([Middleware(Forwarded, trusted_hosts=list(settings.trusted_proxies))] if settings.trusted_proxies else ()),
             *([_cross_origin(settings)] if settings.cors_origins else ()),
             Middleware(Recorded),
             Middleware(Known, callers=callers, open_=OPEN),

@@ -45,6 +45,7 @@ REASON_MOST: Final = 123
 """Bytes of the reason for which a WebSocket is closed, by RFC 6455."""
 
 log = logging.getLogger(__name__)
+logging.getLogger("strawberry.ws").setLevel(logging.ERROR)  # its warning of a refused origin names no setting of ours
 
 
 class Adapter(ASGIWebSocketAdapter):
@@ -217,6 +218,17 @@ class SocketEndpoint(GraphQL[Context, None]):
                 await super().__call__(scope, receive, send)
         except (BusyError, RateLimitedError) as error:
             await WebSocket(scope, receive, send).send_denial_response(refusal(scope, error))
+
+    def is_websocket_origin_allowed(self, request: Any, origin: str) -> bool:
+        """Whether a page of another origin may connect; says what to set where not."""
+        allowed = super().is_websocket_origin_allowed(request, origin)
+        if not allowed:
+            log.warning(
+                "a page of %.200s may not connect to %.200s: name it in CORS_ORIGINS; or, where a proxy stands before the API, "
+                "name that in TRUSTED_PROXIES and have it send Host or X-Forwarded-Host as its client did",
+                *(origin, request.headers.get("host", "")),
+            )
+        return allowed
 
     async def get_context(self, request: Request | WebSocket, response: Response | WebSocket) -> Context:
         return context_of(request)

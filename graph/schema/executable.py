@@ -14,6 +14,7 @@ from typing import Any, Final
 import strawberry
 from graphql import (
     ExecutionResult,
+    GraphQLEnumType,
     GraphQLError,
     GraphQLResolveInfo,
     GraphQLSyntaxError,
@@ -212,11 +213,18 @@ class Schema(strawberry.Schema):
         return result
 
     def _refused(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> RefusedError:
-        if not self._suggests:
-            for error in errors:
-                if isinstance(error, GraphQLError):
-                    error.message = re.sub(r" Did you mean .*", "", error.message, flags=re.DOTALL)
+        for error in errors:
+            if isinstance(error, GraphQLError):
+                error.message = self._helped(error.message)
         return RefusedError(*errors, code=code)
+
+    def _helped(self, message: str) -> str:
+        """With the values of the enum that was missed; where the schema may not be asked for, without any name of it."""
+        if not self._suggests:
+            return re.sub(r" Did you mean .*", "", message, flags=re.DOTALL)
+        named = re.search(r"Enum '(\w+)' cannot represent|does not exist in '(\w+)' enum", message)
+        found = self._schema.get_type(named[1] or named[2]) if named else None
+        return f"{message} Its values are {', '.join(found.values)}." if isinstance(found, GraphQLEnumType) else message
 
 
 def _traced(resolve: Callable[..., Any], source: Any, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:

@@ -56,6 +56,10 @@ def _with(work: Work) -> Callable[[argparse.Namespace], int]:
 
     async def opened(options: argparse.Namespace, settings: Settings) -> int:
         async with open_database(running.dsn_of(settings), application_name=f"tickgraph {options.verb}") as db:
+            name = getattr(options, "ticker", None)
+            if name and name not in await tickers.known(db, [name]):
+                sys.stderr.write(f"{name} is not known: `python -m ingest status` lists those that are\n")
+                return 1
             return await work(options, settings, db)
 
     def run(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import time
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ import pytest
 from db import embedded, times
 from db.pool import Database
 from graph.settings import Settings
-from graph.watch import sparkline
+from graph.watch import base_of, sparkline
 from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
 from tests.graph.conftest import serving
@@ -266,3 +267,60 @@ async def test_the_open_files_that_sockets_need_are_asked_for_or_said(tmp_path: 
     status, out, said = await run(tmp_path, "limited")
     assert (status, int(out)) == (0, raised), said
     assert ("raise `ulimit -n`, or lower MAX_SOCKETS" in said) is (raised < 1_200)
+
+
+async def test_older_queries_find_the_tables_that_they_know(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    for _ in range(2):
+        status, out, said = await run(tmp_path, "db", "views", DATABASE_URL=dsn)
+        assert (status, out) == (0, "price_ticks and price_records are views of price\n"), said
+    tick = await db.fetchrow("SELECT ticker, ts, price FROM price_ticks")
+    record = await db.fetchrow("SELECT ticker, price, extract(epoch FROM created_at)::int AS ts FROM price_records")
+    assert tick is not None
+    assert record is not None
+    assert dict(tick) == dict(record) == {"ticker": "btc_usd", "ts": MINUTE, "price": Decimal("68241.5")}
+    assert (await run(tmp_path, "db", "views", "--drop", DATABASE_URL=dsn))[0] == 0
+
+
+@pytest.mark.parametrize("words", [("ingest", "gaps", "--ticker", "nope"), ("ingest", "backfill", "--ticker", "nope")])
+async def test_a_ticker_that_is_not_known_is_told(tmp_path: Path, dsn: str, words: tuple[str, ...]) -> None:
+    status, out, said = await run(tmp_path, *words, DATABASE_URL=dsn)
+    assert (status, out, said) == (1, "", "nope is not known: `python -m ingest status` lists those that are\n")
+
+
+@pytest.mark.parametrize(
+    "url", ["127.0.0.1:8000", "http://127.0.0.1:8000/", "http://127.0.0.1:8000/graphql", " http://127.0.0.1:8000"]
+)
+def test_an_address_to_watch_may_be_written_in_any_usual_way(url: str) -> None:
+    assert base_of(url) == "http://127.0.0.1:8000"
+
+
+OLD = """
+CELERY_BROKER_URL=redis://r:6379/3
+BASE_URL=https://www.deribit.com/api/v2/public
+TIMEOUT=7
+LOG_LEVEL=critical
+FETCH_INTERVAL=60
+API_VERSION=v1
+TICKER=btc_usd
+TICKERS=
+"""
+
+
+async def test_settings_of_older_trackers_are_taken_over_or_told(tmp_path: Path, dsn: str) -> None:
+    (tmp_path / ".env").write_text(OLD)
+    status, _, said = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
+    assert status == 0
+    for line in (
+        "FETCH_INTERVAL means nothing here: prices are collected every minute",
+        "API_VERSION means nothing here: each path is served with and without /v1",
+        "TICKER is no setting: did you mean TICKERS?",
+        "TICKERS is empty: its default holds",
+    ):
+        assert line in said, said
+    for name in ("CELERY_BROKER_URL", "BASE_URL", "TIMEOUT", "LOG_LEVEL"):
+        assert name not in said
+    (tmp_path / ".env").write_bytes("TICKERS=btc_usd # für\n".encode("latin-1"))
+    status, _, said = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
+    assert (status, said.count("\n"), ".env is not UTF-8" in said) == (1, 1, True), said

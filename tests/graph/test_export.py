@@ -160,3 +160,9 @@ async def test_a_download_that_is_taken_slowly_keeps_nobody_else_waiting(dsn: st
         assert await api.data('{ latest(ticker: "btc_usd") { price } }') == {"latest": {"price": "1"}}
         async with api.session.get(f"{api.url}/export?ticker=btc_usd") as refused:
             assert (refused.status, (await refused.json())["code"]) == (429, "RATE_LIMITED")
+
+
+async def test_a_library_may_look_before_it_downloads(api: Api, history: list[dict[str, Any]]) -> None:
+    async with api.session.head(f"{api.url}/export?ticker=btc_usd") as response:
+        assert (response.status, response.headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
+        assert await response.read() == b""

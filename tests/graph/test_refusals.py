@@ -88,3 +88,9 @@ async def test_what_is_no_time_is_refused_as_literal_and_as_variable(
 )
 async def test_a_wrong_document_is_told_by_its_code(blind: Api, query: str, code: str) -> None:
     assert (await blind.error(query))[0] == code
+
+
+async def test_the_values_of_an_enum_are_told_where_one_was_missed(api: Api) -> None:
+    for value in ('"1h"', "ONE_HOURS"):
+        _, message = await api.error(f'{{ candles(ticker: "btc_usd", interval: {value}, from: 0, to: 60) {{ ts }} }}')
+        assert "Its values are ONE_MINUTE, " in message, message

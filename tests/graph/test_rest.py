@@ -74,7 +74,7 @@ async def test_a_row_has_every_field_of_the_older_clients(api: Api, db: Database
         ("/prices/filter?ticker=btc_usd", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ("/prices/filter?ticker=btc_usd&limit=2", [0, 1]),
         (f"/prices/range?ticker=btc_usd&from_ts={MINUTE + 60}&to_ts={MINUTE + 60}", [1]),
-        (f"/prices/range?ticker=btc_usd&to_ts={MINUTE + 119}&unknown=parameter", [0, 1]),
+        (f"/prices/range?ticker=btc_usd&to_ts={MINUTE + 119}", [0, 1]),
         (f"/prices/range?ticker=eth_usd&from_ts={MINUTE}", []),
         ("/prices/by-date?ticker=btc_usd&date=2024-01-15", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ("/prices/by-date?ticker=btc_usd&date=2024-01-16", []),
@@ -96,6 +96,12 @@ async def test_a_minute_is_found_by_any_of_its_instants(api: Api, date: str) -> 
     ("path", "status", "code", "detail"),
     [
         ("/prices", 422, "BAD_USER_INPUT", "ticker: is required"),
+        (
+            "/export?ticker=btc_usd&interval=1h",
+            422,
+            "BAD_USER_INPUT",
+            "interval: is no parameter here; known are ticker, from, to, format",
+        ),
         (
             "/prices?ticker=B%20TC",
             422,

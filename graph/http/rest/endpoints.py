@@ -222,9 +222,8 @@ ENDPOINTS = (
 def routes(connections: Slots) -> list[Route]:
     """The routes of the table. `connections`: places for downloads."""
     table = [endpoint.route(path, connections) for endpoint in ENDPOINTS for path in endpoint.paths]
-    exporting = Route("/export", partial(export, connections=connections), methods=["GET"])
-    exporting.methods = {"GET"}  # not HEAD, which would read it all
-    return [*table, exporting, Route("/health", health, methods=["GET"])]
+    download = Route("/export", partial(export, connections=connections), methods=["GET"])
+    return [*table, download, Route("/health", health, methods=["GET"])]
 
 
 async def _streamed(context: Context, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:

@@ -49,13 +49,15 @@ async def export(request: Request, connections: Slots) -> Response:
         raise BadInputError(f"from: {times.iso(low)} should be before to: {times.iso(high)}")
     form = Form(query.format)
     context = context_of(request)
-    context.spend(RANGE_MOST)
+    context.spend(RANGE_MOST if request.method == "GET" else 1)
     await require_known(context.db, [query.ticker])
     headers = {
         "Content-Disposition": f'attachment; filename="{exporting.name(query.ticker, form, low, high)}"',
         **caching_headers(request),
         "Cache-Control": "no-store",
     }
+    if request.method == "HEAD":  # how long it is is known once it is written
+        return Response(media_type=MEDIA[form], headers=headers)
     lines = _lines(context, form, query.ticker, low, high)
     return Download(lines, connections, media_type=MEDIA[form], headers=headers)
 

@@ -60,9 +60,9 @@ Name = Annotated[
 
 
 class Query(BaseModel):
-    """Parameters of a query string. Those that are not listed are ignored."""
+    """Parameters of a query string; others are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True)
 
 
 Q = TypeVar("Q", bound=Query)
@@ -224,8 +224,11 @@ SHAPE = Shape(
 def validated(model: type[Q], sent: QueryParams) -> Q:
     """The parameters of a query string as the model has them. Raises BadInputError."""
     values: dict[str, Any] = {}
-    for field, field_info in model.model_fields.items():
-        name = field_info.alias or field
+    fields = {field_info.alias or field: field_info for field, field_info in model.model_fields.items()}
+    for name in sent:
+        if name not in fields:
+            raise BadInputError(f"{name[:40]}: is no parameter here; known are {', '.join(fields)}")
+    for name, field_info in fields.items():
         given = sent.getlist(name)
         many = get_origin(field_info.annotation) is list
         if len(given) > 1 and not many:
