@@ -4,6 +4,8 @@ PYTHON ?= python3
 RUN := .venv/.runtime
 DEV := .venv/.dev
 COMPOSE := docker compose
+# The servers of `make infra`, where no other address is set.
+INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL" ] && ! grep -qs '^DATABASE_URL=.' .env; then set -a; . ./.infra.env; set +a; fi
 # The user is named although it changes nothing: as root, supervisord complains where none is.
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -76,7 +78,7 @@ backup: $(RUN)  ## write the whole database into a file (ARGS="--output FILE")
 
 restore: $(RUN)  ## restore a backup into the empty database that DATABASE_URL names, or into a new DATA_DIR: FILE=…
 	@test -n "$(FILE)" || { echo 'say which: make restore FILE=tickgraph-….dump'; exit 1; }
-	@python -m db restore $(FILE)
+	@python -m db restore $(FILE) $(ARGS)
 
 drill-restore: $(DEV)  ## the drill: collect, back up, lose everything, restore elsewhere, catch up; with its figures
 	@pytest -q -s tests/e2e/test_drills.py -k restore
@@ -121,29 +123,32 @@ migrate: $(DEV)  ## write a migration from the models: msg="what it does"
 	@python -m db with-servers -- alembic revision --autogenerate -m "$(msg)"
 
 upgrade: $(RUN)  ## migrate the database that is set up to the newest schema
-	@alembic upgrade head
+	@$(INFRA); alembic upgrade head
 
 downgrade: $(RUN)  ## migrate it down: rev=-1 or a revision
 	@test -n "$(rev)" || { echo "say how far: make downgrade rev=-1"; exit 1; }
-	@alembic downgrade $(rev)
+	@$(INFRA); alembic downgrade $(rev)
 
 dev-web: $(DEV)  ## the API alone, reloading when the code changes
-	@exec uvicorn graph.app:app --reload --reload-dir graph --reload-dir db --host $${HOST:-127.0.0.1} --port $${PORT:-8000}
+	@$(INFRA); exec uvicorn graph.app:app --reload --reload-dir graph --reload-dir db --host $${HOST:-127.0.0.1} --port $${PORT:-8000}
 
 dev-worker: $(DEV)  ## worker and scheduler, the worker reloading when the code changes
-	@periodiq ingest.broker:broker ingest.actors & scheduler=$$!; trap "kill $$scheduler" EXIT INT TERM; \
+	@$(INFRA); periodiq ingest.broker:broker ingest.actors & scheduler=$$!; trap "kill $$scheduler" EXIT INT TERM; \
 		dramatiq ingest.broker:broker ingest.actors --processes 1 --threads 4 --watch .
 
 debug-web: $(DEV)  ## the API alone, waiting for a debugger on port 5678
-	@exec python -m debugpy --listen 127.0.0.1:5678 --wait-for-client -m graph serve
+	@$(INFRA); exec python -m debugpy --listen 127.0.0.1:5678 --wait-for-client -m graph serve
 
 infra:  ## PostgreSQL and Redis alone, in containers, published on loopback
 	@echo '{"services": {"db": {"ports": ["127.0.0.1:5432:5432"]}, "redis": {"ports": ["127.0.0.1:6379:6379"]}}}' \
 		| $(COMPOSE) -f docker-compose.yml -f - up -d --wait db redis
-	@echo 'DATABASE_URL=postgresql://tickgraph:$(or $(POSTGRES_PASSWORD),tickgraph)@127.0.0.1:5432/tickgraph REDIS_URL=redis://127.0.0.1:6379/0'
+	@printf '%s\n' "DATABASE_URL='postgresql://$(or $(POSTGRES_USER),tickgraph):$(or $(POSTGRES_PASSWORD),tickgraph)@127.0.0.1:5432/$(or $(POSTGRES_DB),tickgraph)'" \
+		"REDIS_URL='redis://127.0.0.1:6379/0'" >.infra.env
+	@echo "the verbs of developers use them (.infra.env); for other programs:"; cat .infra.env
 
 down-infra:  ## stop them
 	@$(COMPOSE) stop db redis
+	@rm -f .infra.env
 
 audit: $(DEV)  ## look the locked versions up for known weaknesses, and write what the product is made of into sbom.json
 	@pip-audit --require-hashes --disable-pip -r requirements-dev.lock

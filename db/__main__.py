@@ -74,6 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912,
     back_up.add_argument("--output", type=Path, help="the file; left out: tickgraph-TIME.dump in this folder")
     restore = verbs.add_parser("restore", help="restore a backup into an empty database, or DATA_DIR, all of it or nothing")
     restore.add_argument("file", type=Path, help="what `backup` wrote")
+    restore.add_argument("--force", action="store_true", help="a backup of the demo, too: its prices are simulated")
     forget = verbs.add_parser(
         "forget",
         help="forget minutes by hand: what RETENTION_DAYS refuses to do by itself, or take back a horizon of the future",
@@ -108,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912,
             case "backup":
                 return asyncio.run(_back_up(running.dsn_of(settings), options.output))
             case "restore":
-                return _restore_somewhere(settings, options.file)
+                return _restore_somewhere(settings, options.file, force=options.force)
             case "forget":
                 return asyncio.run(_forget(running.dsn_of(settings), options))
             case "views":
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912,
                 command = processes.after_dashes(options.command)
                 if not command:
                     with_servers.error("name the command to run, for example: with-servers -- alembic current")
-                return _with_servers(_for_demo(settings) if options.demo else settings, command)
+                return _with_servers(_for_demo(settings) if options.demo else settings, command, is_demo=options.demo)
     except ServerError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -133,7 +134,7 @@ def _for_demo(settings: Settings) -> Settings:
     return settings.model_copy(update=nowhere | {"data_dir": settings.data_dir / embedded.DEMO})
 
 
-def _with_servers(settings: Settings, command: Sequence[str]) -> int:
+def _with_servers(settings: Settings, command: Sequence[str], *, is_demo: bool) -> int:
     folder = settings.data_dir
     os.environ["DATA_DIR"] = str(folder)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
@@ -151,6 +152,8 @@ def _with_servers(settings: Settings, command: Sequence[str]) -> int:
             running.append(servers.enter_context(embedded.postgres(folder / "postgres")))
             os.environ["DATABASE_URL"] = running[-1].url
         _migrate(settings.dsn or os.environ["DATABASE_URL"], settings.dsn_setting)
+        if is_demo:
+            asyncio.run(backup.mark_as_demo(os.environ["DATABASE_URL"]))
         return processes.run(command, {server.name: server.process for server in running})
 
 
@@ -307,27 +310,35 @@ async def _back_up(dsn: str, output: Path | None) -> int:
         server = await backup.major(dsn)
     except DatabaseUnavailableError as error:
         raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error
+    sys.stderr.write(f"backing up {without_password(dsn)} into {file.absolute()} …\n")
     await asyncio.to_thread(backup.back_up, dsn, server, file)
     sys.stderr.write(f"{file}: {file.stat().st_size / 1_000:,.0f} kB of {without_password(dsn)}\n")
     return 0
 
 
-def _restore_somewhere(settings: Settings, file: Path) -> int:
+def _restore_somewhere(settings: Settings, file: Path, *, force: bool) -> int:
     if not file.exists():
         raise ServerError(f"{file} is not there")
+    if settings.dsn is not None:
+        return asyncio.run(_restore(settings.dsn, file, force=force))
+    for folder in (settings.data_dir, settings.data_dir / embedded.DEMO):
+        if folder.exists() and running.holder(folder) is not None:
+            raise ServerError(
+                f"{folder.absolute()} is in use: stop what runs there (`make down`), or name where to restore to, with "
+                "DATABASE_URL or another DATA_DIR"
+            )
     folder = settings.data_dir / "postgres"
-    dsn = settings.dsn or running.postgres(folder)
+    sys.stderr.write(f"restoring into {folder.absolute()} …\n")
     with contextlib.ExitStack() as servers:
-        if dsn is None:
-            servers.enter_context(embedded.held(settings.data_dir))
-            dsn = servers.enter_context(embedded.postgres(folder)).url
-        return asyncio.run(_restore(dsn, file))
+        servers.enter_context(embedded.held(settings.data_dir))
+        dsn = servers.enter_context(embedded.postgres(folder)).url
+        return asyncio.run(_restore(dsn, file, force=force))
 
 
-async def _restore(dsn: str, file: Path) -> int:
+async def _restore(dsn: str, file: Path, *, force: bool) -> int:
     try:
         server = await backup.major(dsn)
-        await asyncio.to_thread(backup.require_fitting, file, dsn, server)
+        await asyncio.to_thread(backup.require_fitting, file, dsn, server, force=force)
         await backup.clear(dsn)
     except DatabaseUnavailableError as error:
         raise ServerError(f"no connection to {without_password(dsn)}: {error}") from error

@@ -23,6 +23,8 @@ _MAJOR: Final = re.compile(r"(\d+)(?:\.\d+|\w+)")
 _DUMPED_FROM: Final = re.compile(r"^;\s+Dumped from database version: (\d+)", re.MULTILINE)
 TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 ALEMBIC: Final = "alembic_version"
+DEMO_SCHEMA: Final = "tickgraph_demo"
+MARK: Final = f"CREATE SCHEMA IF NOT EXISTS {DEMO_SCHEMA}"
 DROP_ALEMBIC: Final = f"DROP TABLE {ALEMBIC}"
 LOCK_ALL: Final = f"LOCK TABLE {', '.join(tables.metadata.tables)} IN ACCESS EXCLUSIVE MODE"
 HOLDS_SOMETHING: Final = " UNION ALL ".join(f"(SELECT 1 FROM {name} LIMIT 1)" for name in ("ticker", "price", "reject"))  # noqa: S608
@@ -76,12 +78,23 @@ def back_up(dsn: str, server: int, file: Path) -> None:
     partial.rename(file)
 
 
-def require_fitting(file: Path, dsn: str, server: int) -> None:
-    """Raises ServerError where the file is no backup, or one that the server is too old for."""
+async def mark_as_demo(dsn: str) -> None:
+    """Makes each backup of the database one that says that its prices are simulated."""
+    connection = await connect(dsn)
+    try:
+        await connection.execute(MARK)
+    finally:
+        await connection.close()
+
+
+def require_fitting(file: Path, dsn: str, server: int, *, force: bool = False) -> None:
+    """Raises ServerError where the file is no backup, one that the server is too old for, or, without `force`, the demo's."""
     program = _program("pg_restore", server)
     listed = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  our own words
     if listed.returncode:
         raise ServerError(f"{file} is no backup: {listed.stderr.strip().splitlines()[-1]}")
+    if DEMO_SCHEMA in listed.stdout and not force:
+        raise ServerError(f"{file} is of the demo, whose prices are simulated: --force restores it all the same")
     came_from = _DUMPED_FROM.search(listed.stdout)
     if came_from is not None and int(came_from[1]) > server:
         raise ServerError(

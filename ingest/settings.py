@@ -44,7 +44,8 @@ class Settings(settings.Settings):
     """Where prices come from, which ones, and how patiently they are asked for."""
 
     tickers: Annotated[tuple[Name, ...], NoDecode, BeforeValidator(_split), AfterValidator(_without_repeats)] = Field(
-        ("btc_usd", "eth_usd"), description="Deribit index names to collect, separated by commas"
+        ("btc_usd", "eth_usd"),
+        description="Deribit index names to collect, separated by commas; `all`: whatever it lists, looked up daily",
     )
     deribit_rpc_url: Annotated[str, AfterValidator(_rpc_url)] = Field(
         "https://www.deribit.com/api/v2",

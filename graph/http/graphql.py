@@ -86,7 +86,7 @@ class GraphQLEndpoint:
         if request.method not in METHODS:
             raise MethodError(f"GraphQL is asked by GET or POST, not by {request.method[:20]}", {"Allow": ALLOW})
         accept = request.headers.get("Accept", "")
-        if self._graphiql and request.method != "POST" and not request.query_params and wants_page(accept):
+        if self._graphiql and request.method != "POST" and wants_page(accept):
             return page("graphiql.html")
         media = answer_type(accept) or (EVENTS if takes_events(accept) else None)
         if media is None:

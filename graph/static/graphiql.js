@@ -62,8 +62,28 @@ function fetcher(params, options) {
   return asked?.operation === "subscription" ? events(params, options.headers) : answers(params, options);
 }
 
-// An address may bring a query behind its #.
-const query = window.location.hash ? decodeURIComponent(window.location.hash.slice(1)) : undefined;
+// An address may bring a query, as one that is asked by GET does, or behind its #; and it follows what is typed.
+const LONGEST = 8000;
+const asked = new URLSearchParams(window.location.search);
+const hash = window.location.hash ? decodeURIComponent(window.location.hash.slice(1)) : undefined;
+
+function follow(name, text) {
+  if (text) asked.set(name, text);
+  else asked.delete(name);
+  const address = `${url}?${asked}`;
+  if (address.length <= LONGEST) window.history.replaceState(null, "", address);
+}
+
 ReactDOM.createRoot(document.getElementById("graphiql")).render(
-  React.createElement(GraphiQL, { fetcher, query, defaultQuery: EXAMPLE, defaultEditorToolsVisibility: "variables" }),
+  React.createElement(GraphiQL, {
+    fetcher,
+    query: asked.get("query") ?? hash,
+    variables: asked.get("variables") ?? undefined,
+    operationName: asked.get("operationName") ?? undefined,
+    onEditQuery: (text) => follow("query", text),
+    onEditVariables: (text) => follow("variables", text),
+    onEditOperationName: (name) => follow("operationName", name),
+    defaultQuery: EXAMPLE,
+    defaultEditorToolsVisibility: "variables",
+  }),
 );

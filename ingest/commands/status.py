@@ -21,6 +21,7 @@ from db.settings import without_password
 from ingest import redis_state
 from ingest.commands.arguments import Verbs, console, verb
 from ingest.errors import OutboxError
+from ingest.jobs.watchlist import ALL
 from ingest.outbox import Report, open_outbox
 from ingest.settings import Settings
 
@@ -136,7 +137,7 @@ async def gather(settings: Settings) -> Status:
             ]
             status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
-            status.not_collected = [name for name in settings.tickers if name not in tracked]
+            status.not_collected = [name for name in settings.tickers if name not in tracked and name != ALL]
             status.rejects = await rejects.count(db)
         except DatabaseError as error:
             status.database = f"{status.database_at} is away: {error}"

@@ -18,6 +18,12 @@ from ingest.source import AGREE_WITHIN_S, Source
 
 log = logging.getLogger(__name__)
 
+ALL: Final = "all"
+"""In TICKERS: every index that the exchange lists."""
+LISTED_EVERY_S: Final = 86_400
+"""How often the exchange's list is looked up, where all of it is wanted."""
+LOST_MOST: Final = 0.5
+"""Part of that list that may go at once: one answer may be wrong."""
 REPAIRED_EVERY_S: Final = 3_600
 HEARD_KEPT_S: Final = 60.0
 """How long what another worker wanted is remembered: a Redis that lost everything hears of it again in seconds."""
@@ -38,7 +44,7 @@ class Watchlist:
         self._follows = follows
         self._monotonic = monotonic
         self._supported: frozenset[str] | None = None
-        self._looked_up = False
+        self._looked_up_at = -math.inf
         self._dropped: set[str] = set()
         self._heard_at: dict[str, float] = {}
         """When another worker last said that it wants a ticker."""
@@ -54,13 +60,14 @@ class Watchlist:
     async def tickers(self, *, source: Source) -> list[str]:
         """The tickers to ask for. The first call compares TICKERS with the exchange."""
         async with self._looking_up:
-            if not self._looked_up:
+            wants_list = self._wants_all and (self._supported is None or self._since_looked_up_s >= LISTED_EVERY_S)
+            if self._looked_up_at == -math.inf or wants_list:
                 await self._look_up(source)
-                self._looked_up = True
+                self._looked_up_at = self._monotonic()
             names = self._names()
             # Forgotten with a name that goes: should it come back, its period begins then.
             self._asked_since = {name: self._asked_since.get(name, self._monotonic()) for name in names}
-            metrics.unknown.set(sum(not self._is_known(name) for name in self._wanted))
+            metrics.unknown.set(sum(not self._is_known(name) for name in self._wanted if name != ALL))
             return names
 
     async def hear(self, outbox: Outbox | None) -> None:
@@ -89,7 +96,7 @@ class Watchlist:
         clock, or by the database's where the exchange has not answered yet. Where neither can be believed, none begins.
         Raises DatabaseError where it did not succeed.
         """
-        if not self._follows or not self._looked_up:
+        if not self._follows or self._looked_up_at == -math.inf:
             return
         async with self._writing:
             await self._repair(minute, source, db)
@@ -124,12 +131,21 @@ class Watchlist:
         self._dropped.add(ticker)
         log.error("TICKERS: %s is unknown to the exchange and is not asked for any more", ticker)
 
+    @property
+    def _wants_all(self) -> bool:
+        return ALL in self._wanted or ALL in self._heard_at
+
+    @property
+    def _since_looked_up_s(self) -> float:
+        return self._monotonic() - self._looked_up_at
+
     def _names(self) -> list[str]:
-        return [name for name in [*self._wanted, *self._heard_at] if self._is_known(name)]
+        wanted = [*self._wanted, *self._heard_at, *(sorted(self._supported or ()) if self._wants_all else ())]
+        return [name for name in dict.fromkeys(wanted) if name != ALL and self._is_known(name)]
 
     def _unwanted(self, names: Collection[str]) -> dict[str, float]:
         """Of tracked tickers that nobody wants: those whose periods end now, and for how many seconds nobody wanted them."""
-        if not self._others_are_known:
+        if not self._others_are_known or (self._wants_all and self._supported is None):
             names = ()
         now = self._monotonic()
         self._unwanted_since = {name: self._unwanted_since.get(name, now) for name in sorted(names)}
@@ -144,9 +160,15 @@ class Watchlist:
         except SourceError as error:
             log.warning("TICKERS could not be compared with the exchange's list, all are asked for: %s", error)
             return
+        lost = (self._supported or frozenset()) - supported
+        if self._supported and len(lost) > len(self._supported) * LOST_MOST:
+            log.error(
+                "the exchange lists %d of its indexes no more, which is not believed: %s", len(lost), ", ".join(sorted(lost))
+            )
+            return
         self._supported = supported
         for name in self._wanted:
-            if name not in supported:
+            if name not in supported and name != ALL:
                 near = difflib.get_close_matches(name, supported, n=3)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(supported)} others"
                 log.error("TICKERS: %s is unknown to the exchange and is not asked for; %s", name, hint)

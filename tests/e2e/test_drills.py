@@ -244,3 +244,25 @@ async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> Non
             sources = Counter(row["source"] for row in found)
         print(f"{(minute - begin) // 60 + 1} minutes of {len(TICKERS)} tickers: {dict(sources)}")
         assert sources.total() == ((minute - begin) // 60 + 1) * len(TICKERS)
+
+
+async def test_simulated_prices_do_not_get_among_real_ones(dsn: str, db: Database, empty_dsn: str, tmp_path: Path) -> None:
+    await track(db, "btc_usd")
+    await backup.mark_as_demo(dsn)
+    file = tmp_path / "demo.dump"
+    status, _, said = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
+    assert status == 0
+    assert said.startswith("backing up postgresql://tickgraph:***@127.0.0.1:")
+    status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
+    assert (status, "is of the demo, whose prices are simulated" in said) == (1, True), said
+    status, _, said = await run(tmp_path, "db", "restore", str(file), "--force", DATABASE_URL=empty_dsn)
+    assert status == 0, said
+
+
+async def test_nothing_is_restored_beside_what_runs(dsn: str, tmp_path: Path) -> None:
+    file = tmp_path / "prices.dump"
+    assert (await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn))[0] == 0
+    for folder in (tmp_path / "data", tmp_path / "data" / "demo"):
+        with embedded.held(folder):
+            status, _, said = await run(tmp_path, "db", "restore", str(file))
+        assert (status, f"{folder} is in use: stop what runs there" in said) == (1, True), said

@@ -4,7 +4,7 @@ import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
@@ -105,3 +105,18 @@ async def test_redoc_shows_every_path(browser: Browser, api: Api, tmp_path: Path
     await visit.page.screenshot(path=tmp_path / "redoc.png")
     assert "/prices/by-date" in await visit.page.content()
     visit.require_peace()
+
+
+@pytest.mark.usefixtures("prices")
+async def test_an_address_of_a_query_opens_graphiql_with_it_and_follows_what_is_typed(browser: Browser, api: Api) -> None:
+    query = "query One($t: String!) { latest(ticker: $t) { price } }"
+    path = "/graphql?" + urlencode({"query": query, "variables": '{"t": "btc_usd"}', "operationName": "One"}, quote_via=quote)
+    visit = await _visit(browser, api, path)
+    await visit.page.click("button.graphiql-execute-button")
+    await visit.page.locator(".result-window", has_text="68241.5").wait_for()
+    await visit.page.locator(".graphiql-query-editor textarea").first.focus()
+    await visit.page.keyboard.type("# a note")
+    await visit.page.wait_for_function("location.search.includes('note')")
+    visit.require_peace()
+    async with api.session.get(f"{api.url}{path}") as response:
+        assert (await response.json())["data"] == {"latest": {"price": "68241.5"}}, "a program gets the answer"

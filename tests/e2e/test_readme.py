@@ -89,22 +89,51 @@ def test_env_example_names_every_setting_with_its_default() -> None:
             assert example[name.upper()].lower() == default.lower(), name
 
 
-def test_what_the_trackers_had_is_mapped_and_true() -> None:
-    section = README.partition("## Coming from a FastAPI + Celery tracker")[2].partition("\n## ")[0]
-    rows = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in section.splitlines() if line.startswith("| `")]
-    assert len(rows) > 20
-    for there, here in rows:
-        for setting in re.findall(r"`([A-Z][A-Z_]+)`", here):
-            assert setting.lower() in FIELDS or setting in ("CLIENT_BASE_URL", "BASE_URL", "API_VERSION"), setting
-        if here.startswith("the same"):
-            assert all(name.lower() in FIELDS for name in re.findall(r"`([A-Z][A-Z_]+)`", there)), there
-    served = {
-        route.path
-        for route in application(Settings(database_url="postgresql://127.0.0.1:1/none")).routes
-        if isinstance(route, Route)
-    }
-    paths = set(re.findall(r"`(/[a-z/-]+)`", " ".join(rows[0]))) - {"/v1"}
-    assert paths <= served
+MOVING = (ROOT / "docs" / "moving.md").read_text()
+
+
+def _moved(section: str) -> list[tuple[str, str]]:
+    """The rows of a table: there, here."""
+    text = MOVING.partition(f"## {section}\n")[2].partition("\n## ")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line.startswith("| ")]
+    rows = [(there, here) for there, here in cells[1:]]
+    assert len(rows) > 2
+    return rows
+
+
+def test_addresses_of_older_trackers_are_served() -> None:
+    app = application(Settings(database_url="postgresql://127.0.0.1:1/none"))
+    served = {route.path for route in app.routes if isinstance(route, Route)}
+    for there, here in _moved("Addresses"):
+        paths = set(re.findall(r"`(/[a-z/-]+)`", here if not here.startswith("the same") else f"{there} {here}")) - {"/v1"}
+        assert paths <= served, there
+
+
+def test_settings_of_older_trackers_are_read_or_told() -> None:
+    aliases = {"CLIENT_BASE_URL", "BASE_URL", "TIMEOUT", "CELERY_BROKER_URL"}
+    for there, here in _moved("Settings"):
+        for name in re.findall(r"`([A-Z][A-Z_]+)`", there):
+            if here.startswith("nothing") or name == "REDIS_CELERY_BROKER_DB":
+                assert name in db_settings.NO_MEANING, name
+            else:
+                assert name.lower() in FIELDS or name in aliases, name
+
+
+def test_commands_of_older_trackers_have_what_stands_for_them() -> None:
+    makefile, compose = (ROOT / "Makefile").read_text(), (ROOT / "docker-compose.yml").read_text()
+    for there, here in _moved("Commands"):
+        both = f"{there} {here}" if here.startswith("the same") else here
+        for verb in re.findall(r"`make ([a-z-]+)", both):
+            assert re.search(rf"^{verb}:", makefile, re.MULTILINE), verb
+        for service in re.findall(r"docker compose (?:logs -f|run --rm) (\w+)", both):
+            assert re.search(rf"^  {service}:", compose, re.MULTILINE), service
+        for package, verb in re.findall(r"`python -m (\w+) (\w+)`", both):
+            help_text = subprocess.run(  # noqa: S603  our own command
+                [sys.executable, "-m", package, verb, "--help"], cwd=ROOT, capture_output=True, text=True, check=False
+            )
+            assert help_text.returncode == 0, help_text.stderr
+        for folder in re.findall(r"tests/(?:db|ingest|graph)", here):
+            assert (ROOT / folder).is_dir()
 
 
 async def test_the_rest_example_is_answered(dsn: str, db: Database) -> None:

@@ -118,3 +118,28 @@ async def test_a_ticker_that_comes_back_begins_then_and_not_when_it_was_first_as
         await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     periods = await db.fetch("SELECT since, until FROM tracking WHERE ticker = 'eth_usd' ORDER BY since")
     assert [tuple(one) for one in periods] == [(MINUTE, MINUTE + 120), (MINUTE + 9 * 86_400, None)]
+
+
+async def test_all_means_whatever_the_exchange_lists_and_follows_it_daily(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    passed_s = 0.0
+    watchlist = Watchlist(("all",), monotonic=lambda: passed_s)
+    listed = await deribit.names()
+
+    async def collected(minute: int) -> set[str]:
+        nonlocal passed_s
+        passed_s = float(minute)
+        simulator.clock.set(at=MINUTE + minute + 2)
+        await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=5)
+        return await _tracked(db)
+
+    assert len(listed) > 5
+    assert await collected(0) == listed
+    gone, *kept = sorted(listed)
+    simulator.names = tuple(kept[:2])
+    assert await collected(86_400) == listed, "that so many went at once is not believed"
+    simulator.names = tuple(kept)
+    await collected(2 * 86_400)
+    assert await collected(2 * 86_400 + 60) == set(kept)
+    assert gone not in await _tracked(db)
