@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from db import log, pool, running, tables
+from db.errors import DatabaseError
 from db.settings import Settings
 
 MIGRATORS_LOCK = 7235422
@@ -54,4 +55,7 @@ elif (dsn := context.config.attributes.get("dsn")) is not None:
 else:  # by Alembic's own command
     settings = Settings.read()
     log.configure(settings, "alembic")
-    asyncio.run(run(running.dsn_of(settings)))
+    try:
+        asyncio.run(run(running.dsn_of(settings)))
+    except DatabaseError as error:
+        raise SystemExit(f"{settings.dsn_setting}: {error}") from None

@@ -4,6 +4,7 @@ import logging
 import random
 import re
 import time
+from http import HTTPStatus
 from urllib.parse import quote
 
 from starlette.middleware.gzip import GZipMiddleware
@@ -47,7 +48,12 @@ class Recorded:
         if scope["type"] == "http":
             await self._recorded(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            began = time.perf_counter()
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                lasted = {"request_id": request_id, "duration_ms": round((time.perf_counter() - began) * 1000, 1)}
+                log.info("WEBSOCKET %s", shown(scope["path"]), extra=lasted)
 
     async def _recorded(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
@@ -97,9 +103,11 @@ def told(scope: Scope, request_id: str, status: int, size: int, began: float) ->
     metrics.requests.labels(kind, status).inc()
     if kind != STREAM:  # which lasts as long as its client likes
         metrics.request_seconds.labels(kind).observe(time.perf_counter() - began)
-    if log.isEnabledFor(logging.INFO):
+    # Files and health are asked for again and again, and nobody looks for them in the log.
+    level = logging.DEBUG if status < HTTPStatus.BAD_REQUEST and (kind == "health" or first == "static") else logging.INFO
+    if log.isEnabledFor(level):
         took = {"status": int(status), "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
-        log.info("%s %s", scope["method"], shown(scope["path"]), extra={"request_id": request_id, **took})
+        log.log(level, "%s %s", scope["method"], shown(scope["path"]), extra={"request_id": request_id, **took})
 
 
 def id_of(scope: Scope) -> str:

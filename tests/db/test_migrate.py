@@ -126,3 +126,11 @@ def test_a_release_serves_its_own_schema_and_later_ones() -> None:
     assert migrate.serves("9f2c1b77aa01"), "of a release that is being rolled out: ids have no order"
     assert not migrate.serves("0001")
     assert not migrate.serves(None)
+
+
+async def test_a_database_that_is_away_is_one_line() -> None:
+    status, said = await _alembic("postgresql://nobody:secret@127.0.0.1:1/x", "upgrade", "head")
+    assert status == 1
+    assert said.splitlines()[-1].startswith("DATABASE_URL: ConnectionRefusedError")
+    assert "Traceback" not in said
+    assert "secret" not in said

@@ -83,7 +83,7 @@ async def test_a_dry_run_shows_what_it_found_and_stores_nothing(env: dict[str, s
     [
         (["import", "--ticker", "btc_usd"], "name a FILE, or --from-dsn and --table; not both"),
         (["import", "nowhere.csv", "--ticker", "btc_usd"], "nowhere.csv: No such file or directory"),
-        (["import", "x.csv", "--ticker", "BTC"], "is no index name"),
+        (["import", "x.csv", "--ticker", "B TC"], "is no index name"),
         (["gaps", "--from", "yesterday"], "is no time: write UNIX seconds"),
     ],
 )
