@@ -193,6 +193,7 @@ def application(settings: Settings) -> Starlette:
             ApiError: problems.on_known_error,
             DatabaseError: problems.on_known_error,
             HTTPException: problems.on_http_error,
+            404: pages.not_found,
         },
         lifespan=lifespan,
     )

@@ -46,10 +46,10 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def page(name: str, policy: str = CONTENT_SECURITY_POLICY) -> HTMLResponse:
+def page(name: str, policy: str = CONTENT_SECURITY_POLICY, status: int = HTTPStatus.OK) -> HTMLResponse:
     """A page of ours, which may use nothing from another host."""
     headers = {"Content-Security-Policy": policy, "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(_html(name), headers=headers)
+    return HTMLResponse(_html(name), status, headers)
 
 
 @cache

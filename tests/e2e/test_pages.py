@@ -12,6 +12,7 @@ from playwright.async_api import Browser, Page, async_playwright
 from db.pool import Database
 from tests.graph.conftest import Api, api
 from tests.stored import MINUTE, row, store, track
+from tests.waiting import until
 
 __all__ = ["api"]  # a fixture of the API's own tests, used here too
 
@@ -116,7 +117,7 @@ async def test_an_address_of_a_query_opens_graphiql_with_it_and_follows_what_is_
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.locator(".graphiql-query-editor textarea").first.focus()
     await visit.page.keyboard.type("# a note")
-    await visit.page.wait_for_function("location.search.includes('note')")
+    await until(lambda: "note" in visit.page.url)
     visit.require_peace()
     async with api.session.get(f"{api.url}{path}") as response:
         assert (await response.json())["data"] == {"latest": {"price": "68241.5"}}, "a program gets the answer"

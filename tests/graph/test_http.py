@@ -125,3 +125,12 @@ async def test_files_are_what_they_are_said_to_be_and_kept_as_long_as_they_stay_
             assert response.status == 304
     async with api.session.get(f"{api.url}/graphql", headers={"Accept": "text/html"}) as response:
         assert "Accept" in response.headers["Vary"]
+
+
+@pytest.mark.parametrize("path", ["/nothing", "/static/nothing.css", "/v1/nothing"])
+async def test_a_browser_gets_a_page_where_nothing_is_and_a_program_a_problem(api: Api, path: str) -> None:
+    async with api.session.get(api.url + path, headers={"Accept": "text/html,*/*;q=0.8"}) as response:
+        assert (response.status, response.content_type) == (404, "text/html")
+    async with api.session.get(api.url + path) as response:
+        assert (response.status, response.content_type) == (404, "application/problem+json")
+        assert "There is nothing at this path" in (await response.json())["detail"]
