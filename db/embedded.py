@@ -99,7 +99,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
         lambda: not runs(data),
         f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder",
     )
-    port = port or free_port()
+    port = port or _kept_port(folder)
     command = [
         *(str(postgres_program("postgres")), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)),
         *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),
@@ -121,7 +121,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
 def valkey(folder: Path, *, port: int | None = None) -> Iterator[Server]:
     """Valkey (speaks Redis' protocol), append-only file in `folder`, refusing writes rather than forgetting any."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    port = port or _kept_port(folder)
     password = _password(folder)
     configuration = folder / "valkey.conf"
     configuration.unlink(missing_ok=True)
@@ -213,6 +213,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _kept_port(folder: Path) -> int:
+    """The port that the server had before, where nobody else has it now: what was pointed at it goes on working."""
+    file = folder / "port"
+    with contextlib.suppress(OSError, ValueError), socket.socket() as probe:
+        kept = int(file.read_text())
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", kept))
+        return kept
+    port = free_port()
+    file.write_text(str(port))
+    return port
 
 
 def runs(data: Path) -> bool:

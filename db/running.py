@@ -6,6 +6,9 @@ from db import embedded
 from db.errors import ServerError
 from db.settings import Settings
 
+EXCHANGE = "exchange"
+"""File in the demo's folder: the address of its exchange."""
+
 
 def postgres(folder: Path) -> str | None:
     """The address of the PostgreSQL that runs on the data in `folder`, None where none does."""
@@ -44,6 +47,17 @@ def _valkey(folder: Path) -> str | None:
         return None
     url = embedded.valkey_url(folder, int(words[words.index("port") + 1]))
     return url if embedded.answers(url) else None
+
+
+def demo_exchange(settings: Settings) -> str | None:
+    """Where the demo's simulated exchange is, where it is the demo that runs here; else None."""
+    folder = settings.data_dir / embedded.DEMO
+    if settings.dsn is not None or postgres(settings.data_dir / "postgres") or not postgres(folder / "postgres"):
+        return None
+    try:
+        return (folder / EXCHANGE).read_text().strip() or None
+    except OSError:
+        return None
 
 
 def holder(folder: Path) -> int | None:

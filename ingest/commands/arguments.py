@@ -7,8 +7,8 @@ from typing import Final
 
 from rich.console import Console
 
-from db import times
-from ingest.settings import index_name
+from db import running, times
+from ingest.settings import Settings, index_name
 
 UNCUT: Final = 1_000
 """Characters."""
@@ -34,6 +34,12 @@ def verb(
 def console() -> Console:
     """The terminal; for a pipe or a file nothing is cut."""
     return Console(width=None if sys.stdout.isatty() else UNCUT)
+
+
+def beside_what_runs(settings: Settings) -> Settings:
+    """The settings of a verb beside a demo: simulated prices come from the demo's exchange, for its database is used, too."""
+    exchange = running.demo_exchange(settings)
+    return settings if exchange is None else settings.model_copy(update={"deribit_rpc_url": exchange})
 
 
 def ticker(text: str) -> str:

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from db import log, running, times
 from db.pool import open_database
-from ingest.commands.arguments import Verbs, minute, verb
+from ingest.commands.arguments import Verbs, beside_what_runs, minute, verb
 from ingest.deribit.client import open_deribit
 from ingest.jobs.collect import Collected, collect
 from ingest.jobs.watchlist import Watchlist
@@ -28,7 +28,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = Settings.read()
+    settings = beside_what_runs(Settings.read())
     log.configure(settings, "collect")
     minute = options.minute if options.minute is not None else times.minute_of(time.time())
     return _tell(asyncio.run(_collect(settings, minute)))

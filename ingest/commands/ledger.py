@@ -13,7 +13,7 @@ from db import running, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
-from ingest.commands.arguments import Verbs, console, instant, ticker, verb
+from ingest.commands.arguments import Verbs, beside_what_runs, console, instant, ticker, verb
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError
 from ingest.jobs.backfill import fill
@@ -64,7 +64,7 @@ def _with(work: Work) -> Callable[[argparse.Namespace], int]:
 
     def run(options: argparse.Namespace) -> int:
         try:
-            return asyncio.run(opened(options, Settings.read()))
+            return asyncio.run(opened(options, beside_what_runs(Settings.read())))
         except (DatabaseError, OutboxError, SourceError) as error:
             sys.stderr.write(f"{error}\n")
             return 1

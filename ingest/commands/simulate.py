@@ -6,8 +6,9 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from db import processes
+from db import processes, running
 from ingest.commands.arguments import Verbs, verb
 from ingest.simulator.server import Simulator, serving
 
@@ -50,6 +51,8 @@ async def _simulate(host: str, port: int) -> int:
 async def _with_simulator(command: Sequence[str]) -> int:
     async with serving(Simulator()) as url:
         os.environ["DERIBIT_RPC_URL"] = url
+        if os.environ.get("DATA_DIR"):  # for verbs beside it
+            (Path(os.environ["DATA_DIR"]) / running.EXCHANGE).write_text(url)
         loop = asyncio.get_running_loop()
         child = processes.start(command)
         for number in (signal.SIGTERM, signal.SIGINT):

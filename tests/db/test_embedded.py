@@ -181,3 +181,14 @@ def test_what_embedded_servers_write_is_for_their_user_alone(tmp_path: Path) -> 
         files = [tmp_path / "postgres" / name for name in ("password", "postgres.log")]
         files += [tmp_path / "valkey" / name for name in ("password", "valkey.conf", "valkey.log")]
         assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {file.name: "0o600" for file in files}
+
+
+def test_a_server_keeps_its_port(tmp_path: Path) -> None:
+    urls = []
+    for _ in range(2):
+        with (
+            embedded.postgres(tmp_path / "postgres", durable=False) as postgres,
+            embedded.valkey(tmp_path / "valkey") as valkey,
+        ):
+            urls.append((postgres.url, valkey.url))
+    assert urls[0] == urls[1]

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from db import embedded, times
+from db import embedded, migrate, times
 from db.pool import Database
 from graph.settings import Settings
 from graph.watch import base_of, sparkline
@@ -324,3 +324,14 @@ async def test_settings_of_older_trackers_are_taken_over_or_told(tmp_path: Path,
     (tmp_path / ".env").write_bytes("TICKERS=btc_usd # für\n".encode("latin-1"))
     status, _, said = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
     assert (status, said.count("\n"), ".env is not UTF-8" in said) == (1, 1, True), said
+
+
+async def test_a_verb_beside_the_demo_asks_the_demos_exchange(tmp_path: Path, rpc_url: str) -> None:
+    """Else real prices would get among simulated ones."""
+    demo = tmp_path / "data" / "demo"
+    with embedded.postgres(demo / "postgres", durable=False) as server:
+        await asyncio.to_thread(migrate.upgrade, server.url)
+        (demo / "exchange").write_text(rpc_url)
+        status, out, said = await run(tmp_path, "ingest", "collect", DERIBIT_RPC_URL="http://127.0.0.1:1/api/v2")
+    assert status == 0, said
+    assert {line.split()[0] for line in out.splitlines()} == {"btc_usd", "eth_usd"}
