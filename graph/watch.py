@@ -5,7 +5,8 @@ import contextlib
 import sys
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -96,16 +97,17 @@ class Watch:
         attempt = 0
         while True:
             try:
-                async for event in self._told(tickers, after):
-                    self.state, attempt, after = "live", 0, event["id"]
-                    yield event
+                async with aclosing(self._told(tickers, after)) as told:
+                    async for event in told:
+                        self.state, attempt, after = "live", 0, event["id"]
+                        yield event
                 self.state = "connecting"
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
                 self.state = f"offline: {error or type(error).__name__}"
             await asyncio.sleep(AGAIN_S[min(attempt, len(AGAIN_S) - 1)])
             attempt += 1
 
-    async def _told(self, tickers: Sequence[str] | None, after: str | None) -> AsyncIterator[dict[str, Any]]:
+    async def _told(self, tickers: Sequence[str] | None, after: str | None) -> AsyncGenerator[dict[str, Any], None]:
         body = {"query": ADDED, "variables": {"tickers": tickers, "after": after}}
         headers = self._headers | {"Accept": "text/event-stream"}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=30)  # the API says something every 12 s

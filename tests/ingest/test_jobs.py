@@ -52,7 +52,7 @@ ANSWERS = st.one_of(
 
 
 @settings(
-    max_examples=25 + int(float(os.environ.get("FUZZ_MINUTES", "0")) * 60),
+    max_examples=12 + int(float(os.environ.get("FUZZ_MINUTES", "0")) * 60),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an answer is small, and each takes a collect
     suppress_health_check=[HealthCheck.function_scoped_fixture],

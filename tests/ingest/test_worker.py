@@ -296,6 +296,7 @@ def _writable(client: "redis.Redis", password: str) -> None:
     client.config_set("requirepass", password)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("spoil", [_read_only, _full, _other_password])
 async def test_a_redis_that_takes_no_write_is_said_once_stops_nothing_and_is_used_again(
     env: dict[str, str], own_redis: str, db: Database, tmp_path: Path, spoil: Callable[["redis.Redis"], None]
@@ -352,6 +353,7 @@ async def test_a_redis_that_may_forget_is_told_to_the_operator(env: dict[str, st
     assert "set appendonly to yes" in out
 
 
+@pytest.mark.slow
 async def test_a_worker_that_is_frozen_inside_its_turn_stops_no_other_and_goes_on_later(
     env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
