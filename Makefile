@@ -5,7 +5,8 @@ RUN := .venv/.runtime
 DEV := .venv/.dev
 COMPOSE := docker compose
 # The servers of `make infra`, where no other address is set.
-INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL" ] && ! grep -qs '^DATABASE_URL=.' .env; then set -a; . ./.infra.env; set +a; fi
+INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL$$POSTGRES_HOST" ] && ! grep -qsE '^(DATABASE_URL|POSTGRES_HOST)=.' .env; \
+	then while IFS= read -r line; do case "$$line" in REDIS_URL=*) [ -z "$$REDIS_URL" ] || continue;; esac; export "$$line"; done <.infra.env; fi
 # The user is named although it changes nothing: as root, supervisord complains where none is.
 SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
@@ -142,8 +143,7 @@ debug-web: $(DEV)  ## the API alone, waiting for a debugger on port 5678
 infra:  ## PostgreSQL and Redis alone, in containers, published on loopback
 	@echo '{"services": {"db": {"ports": ["127.0.0.1:5432:5432"]}, "redis": {"ports": ["127.0.0.1:6379:6379"]}}}' \
 		| $(COMPOSE) -f docker-compose.yml -f - up -d --wait db redis
-	@printf '%s\n' "DATABASE_URL='postgresql://$(or $(POSTGRES_USER),tickgraph):$(or $(POSTGRES_PASSWORD),tickgraph)@127.0.0.1:5432/$(or $(POSTGRES_DB),tickgraph)'" \
-		"REDIS_URL='redis://127.0.0.1:6379/0'" >.infra.env
+	@{ echo POSTGRES_HOST=127.0.0.1; $(COMPOSE) exec -T db env | grep '^POSTGRES_'; echo REDIS_URL=redis://127.0.0.1:6379/0; } >.infra.env
 	@echo "the verbs of developers use them (.infra.env); for other programs:"; cat .infra.env
 
 down-infra:  ## stop them

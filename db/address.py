@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote, urlencode
+from urllib.parse import quote, unquote, urlencode
 
 SCHEMES: Final = ("postgres", "postgresql", "postgresql+asyncpg", "postgresql+psycopg", "postgresql+psycopg2")
 EXAMPLE: Final = "postgresql://user:password@host:5432/name"
@@ -36,6 +36,8 @@ _LIBPQ: Final = _names(
     "min_protocol_version max_protocol_version"
 )
 """What libpq alone understands: kept for PostgreSQL's programs."""
+_SECRET: Final = frozenset({"password", "sslpassword"})
+"""What no command line shows."""
 _OURS: Final = frozenset({"connect_timeout", "application_name", "fallback_application_name", "client_encoding"})
 """Of these those that are used, or of which there is one of our own: nothing to say."""
 _SETTINGS: Final = _names(
@@ -46,7 +48,7 @@ _SETTINGS: Final = _names(
 """Settings of a session that may stand in an address, as asyncpg takes them."""
 _WHY: Final = {
     "channel_binding": "the driver binds no channel; TLS is as sslmode says",
-    "pgbouncer": "a pooler is found out by itself",
+    "pgbouncer": "its meaning is kept: sessions get no settings, and nothing is prepared by name",
     "schema": "set search_path instead",
 }
 
@@ -64,6 +66,8 @@ class Address:
     """Those of libpq, and settings of the session."""
     ignored: Mapping[str, str]
     """Parameters that were left out, and why."""
+    pooler: str = ""
+    """What `pgbouncer=` said."""
 
     @property
     def url(self) -> str:
@@ -75,8 +79,13 @@ class Address:
         """The DSN for asyncpg."""
         known = {name: value for name, value in self.parameters.items() if name not in _LIBPQ}
         if known.get("sslrootcert") == "system":
-            known["sslrootcert"] = ssl.get_default_verify_paths().cafile or ""
+            known["sslrootcert"] = ssl.get_default_verify_paths().cafile or str(ssl.get_default_verify_paths().openssl_cafile)
         return self._url(known, self.password)
+
+    @property
+    def is_pooled(self) -> bool:
+        """Whether the address says itself that it leads to a pooler."""
+        return self.pooler in ("true", "1", "on", "yes")
 
     @property
     def connect_timeout_s(self) -> float:
@@ -86,8 +95,8 @@ class Address:
 
     def for_libpq(self) -> tuple[str, dict[str, str]]:
         """The address without its password, and an environment that has it: command lines are shown to every local user."""
-        libpq = {name: value for name, value in self.parameters.items() if name in _BOTH | _LIBPQ and name != "password"}
-        settings = [f"-c {name}={value}" for name, value in self.parameters.items() if name in _SETTINGS]
+        libpq = {name: value for name, value in self.parameters.items() if name in (_BOTH | _LIBPQ) - _SECRET}
+        settings = [f"-c {name}={_escaped(value)}" for name, value in self.parameters.items() if name in _SETTINGS]
         if settings:
             libpq["options"] = " ".join([*filter(None, [libpq.get("options")]), *settings])
         password = self.password or self.parameters.get("password")
@@ -124,25 +133,23 @@ def parse(url: str) -> Address:
     before, _, query = rest.partition("?")
     hosts, _, database = before.partition("/")
     require_ports(hosts)
-    parameters, ignored = _sorted(parse_qsl(query, keep_blank_values=True))
+    parameters, ignored = _sorted(
+        [(unquote(name), unquote(value)) for name, _, value in (one.partition("=") for one in query.split("&")) if name]
+    )
     if "dbname" in parameters and not database:
         database = parameters.pop("dbname")
-    return Address(unquote(user), unquote(password), hosts, unquote(database), parameters, ignored)
-
-
-_WITH_QUERY: Final = re.compile(r"[\w.\-\[\]:,%]*(/[^/?#@]*)?\?\w+=")
-"""Hosts, perhaps a database, and parameters."""
+    pooler = re.search(r"(?:^|&)pgbouncer=(\w+)", query)
+    return Address(
+        unquote(user), unquote(password), hosts, unquote(database), parameters, ignored, pooler[1].lower() if pooler else ""
+    )
 
 
 def split_user(rest: str) -> tuple[str, str]:
-    """User and password, and what follows. A generated password may hold `/`, `#`, `@` and others as they are.
-
-    They end with the last `@`, unless parameters follow an earlier one: those may hold it, too.
+    """User and password, and what follows: they end with the last `@` before the parameters, for a generated password may hold
+    `/`, `#`, `@` and others as they are.
     """
-    if _WITH_QUERY.match(rest):
-        return "", rest
-    places = [found.start() for found in re.finditer("@", rest)]
-    at = next((at for at in places if _WITH_QUERY.match(rest, at + 1)), places[-1] if places else -1)
+    query = re.search(r"\?\w+=", rest)
+    at = rest.rfind("@", 0, query.start() if query else len(rest))
     return (rest[:at], rest[at + 1 :]) if at >= 0 else ("", rest)
 
 
@@ -173,9 +180,16 @@ def _sorted(pairs: list[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str
                     ignored[name] = _WHY.get(name, "Tickgraph's own holds, or the driver has none")
             case _:
                 ignored[name] = _WHY.get(name, "it is no parameter of libpq's, and no setting of a session that is known")
+    if known.get("sslrootcert") == "system" and known.setdefault("sslmode", "verify-full") != "verify-full":
+        raise ValueError("sslrootcert=system goes with sslmode=verify-full alone")
     _require_one_of(known, "sslmode", SSL_MODES)
     _require_one_of(known, "target_session_attrs", SESSION_ATTRS)
     return known, ignored
+
+
+def _escaped(value: str) -> str:
+    """A value in libpq's `options`."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _require_one_of(known: Mapping[str, str], name: str, values: tuple[str, ...]) -> None:

@@ -297,19 +297,22 @@ class _Connecting:
     def __init__(self, dsn: str, settings: Mapping[str, str]) -> None:
         self._address = address.parse(dsn)
         self._settings = dict(settings)
-        self._options: dict[str, Any] = {}
+        self._options: dict[str, Any] = {} if settings else {"statement_cache_size": 0}  # one that asks little
+        if self._address.is_pooled:
+            self._use_a_pooler("pgbouncer=true")
 
     async def __call__(self, *_args: Any, **options: Any) -> asyncpg.Connection:
         try:
-            return await self._connect(options)
+            try:
+                return await self._connect(options)
+            except asyncpg.ProtocolViolationError as error:
+                if "startup parameter" not in str(error):
+                    raise
+                self._use_a_pooler(str(error))
+                return await self._connect(options)
         except FileNotFoundError as error:
             problems = self._address.problems()
             raise DatabaseUnavailableError("; ".join(problems) or str(error)) from error
-        except asyncpg.ProtocolViolationError as error:
-            if not self._settings or "startup parameter" not in str(error):
-                raise
-            self._use_a_pooler(error)
-            return await self._connect(options)
         except (asyncpg.InterfaceError, ValueError, asyncpg.UndefinedObjectError, asyncpg.InvalidParameterValueError) as error:
             raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
 
@@ -325,12 +328,13 @@ class _Connecting:
             **self._options,
         )
 
-    def _use_a_pooler(self, refused: Exception) -> None:
-        """A pooler takes no settings of a session, and gives each statement another session."""
-        lost = {name: value for name, value in self._settings.items() if name != "application_name"}
+    def _use_a_pooler(self, why: str) -> None:
+        """A pooler takes no settings of a session, and may give each statement another session."""
+        lost = [name for name in self._settings if name != "application_name"]
+        if lost:
+            log.warning(
+                "DATABASE_URL leads to a pooler (%s), so sessions keep PostgreSQL's own settings: set them for the role, %s",
+                *(why, "; ".join(f"ALTER ROLE … SET {name} = '{self._settings[name]}'" for name in lost)),
+            )
         self._settings = {name: value for name, value in self._settings.items() if name == "application_name"}
-        self._options = {"statement_cache_size": 0}
-        log.warning(
-            "DATABASE_URL leads to a pooler (%s), so its sessions keep PostgreSQL's own settings: set them for the role, %s",
-            *(refused, "; ".join(f"ALTER ROLE … SET {name} = '{value}'" for name, value in lost.items())),
-        )
+        self._options["statement_cache_size"] = 0

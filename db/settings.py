@@ -23,6 +23,8 @@ NO_MEANING: Final = {
     "ENABLE_EXCEPTION_LOGGING": "errors are always logged",
 }
 """Settings of older trackers that mean nothing here, and what stands for them."""
+ALIASES: Final = {"BASE_URL": "DERIBIT_RPC_URL", "TIMEOUT": "HTTP_TIMEOUT_SECONDS", "CELERY_BROKER_URL": "BROKER_URL"}
+"""Names of older trackers that are so general that reading them is worth a line."""
 ALIKE: Final = 0.88
 """How alike a name has to be to a setting's to be taken for a typing mistake."""
 
@@ -189,7 +191,10 @@ class Settings(BaseSettings):
         given = {name.upper(): value for name, value in [*dotenv_values(".env").items(), *os.environ.items()]}
         known = {name.upper() for name in fields}
         found = [f"{name} means nothing here: {instead}" for name, instead in NO_MEANING.items() if name in given]
-        for name in sorted(set(given) - known - set(NO_MEANING)):
+        found += [
+            f"{name} is read as {meant}" for name, meant in ALIASES.items() if given.get(name) and meant.lower() in fields
+        ]
+        for name in sorted(set(given) - known - set(NO_MEANING) - set(ALIASES)):
             near = difflib.get_close_matches(name, known, n=1, cutoff=ALIKE)
             if near and not given.get(near[0]):
                 found.append(f"{name} is no setting: did you mean {near[0]}?")

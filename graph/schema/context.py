@@ -102,6 +102,12 @@ class Context:
         if self.resources.allowance is not None:
             self.resources.allowance.spend(self.caller, cost, paid)
 
+    async def pay(self, cost: int) -> None:
+        """Takes more for an answer that goes on, as it goes on: waits until the sender has it."""
+        budget = self.budget
+        while budget is not None and cost > 0:
+            cost -= await budget.reserve(cost)
+
     @property
     def budget(self) -> CallerBudget | None:
         """What its sender may spend; None where that is as much as it likes."""

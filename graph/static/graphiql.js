@@ -65,13 +65,21 @@ function fetcher(params, options) {
 // An address may bring a query, as one that is asked by GET does, or behind its #; and it follows what is typed.
 const LONGEST = 8000;
 const asked = new URLSearchParams(window.location.search);
-const hash = window.location.hash ? decodeURIComponent(window.location.hash.slice(1)) : undefined;
+const hash = decoded(window.location.hash.slice(1)) || undefined;
+
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text; // a lone % that nobody encoded
+  }
+}
 
 function follow(name, text) {
   if (text) asked.set(name, text);
   else asked.delete(name);
   const address = `${url}?${asked}`;
-  if (address.length <= LONGEST) window.history.replaceState(null, "", address);
+  window.history.replaceState(null, "", address.length <= LONGEST ? address : url);
 }
 
 ReactDOM.createRoot(document.getElementById("graphiql")).render(

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -65,7 +65,8 @@ def _run(options: argparse.Namespace) -> int:
     if (options.file is None) == (options.from_dsn is None):
         sys.stderr.write("name a FILE, or --from-dsn and --table; not both\n")
         return 2
-    if options.rejects is not None and options.file is not None and options.rejects.absolute() == options.file.absolute():
+    rejects, file = options.rejects, options.file
+    if rejects is not None and file is not None and rejects.exists() and file.exists() and rejects.samefile(file):
         sys.stderr.write(f"--rejects {options.rejects} is the file that is imported: name another one\n")
         return 2
     try:
@@ -76,7 +77,7 @@ def _run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("ended; what was stored stays: run it again to go on\n")
         return 1
-    except reading.BROKEN as error:
+    except reading.BrokenError as error:
         sys.stderr.write(f"{options.file}: broken off or damaged ({error})\n")
         return 1
     except OSError as error:
@@ -141,10 +142,12 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
 
 async def _horizon(settings: Settings, ticker: str) -> int:
     """Before which nothing of the ticker is taken, as far as the database can be asked."""
-    if settings.dsn is None:
-        return times.FIRST
-    async with open_database(settings.dsn, application_name="tickgraph import", connections=1) as db:
-        return (await retention.horizons(db)).get(ticker, times.FIRST)
+    dsn = settings.dsn or running.postgres(settings.data_dir / "postgres")
+    with suppress(DatabaseError):
+        if dsn is not None:
+            async with open_database(dsn, application_name="tickgraph import", connections=1) as db:
+                return (await retention.horizons(db)).get(ticker, times.FIRST)
+    return times.FIRST
 
 
 @asynccontextmanager
@@ -159,7 +162,7 @@ async def _file(options: argparse.Namespace) -> AsyncIterator[Origin]:
                     if len(batch) == AT_ONCE:
                         yield batch
                         batch = []
-            except reading.BROKEN:
+            except reading.BrokenError:
                 yield batch  # what came before is history all the same
                 raise
             yield batch

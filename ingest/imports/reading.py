@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from ingest.imports.rules import UNITS
+from ingest.imports.rules import UNITS, is_same_minute
 
 TIME_NAMES: Final = ("ts", "time", "created_at", "timestamp", "unix", "open_time", "open time", "datetime", "date")
 PRICE_NAMES: Final = ("price", "close", "close_price")
@@ -43,12 +43,14 @@ _NO_FORM: Final = {
     b"7z\xbc\xaf": "a 7z archive: unpack it",
     b"Rar!": "a RAR archive: unpack it",
 }
-BROKEN: Final = (EOFError, zlib.error, gzip.BadGzipFile, lzma.LZMAError, zipfile.BadZipFile)
-"""What reading raises where a file was cut off or is damaged."""
 
 
 class FormError(ValueError):
     """Raised where a file's form cannot be told, or lacks what is needed; the message says what would be right."""
+
+
+class BrokenError(Exception):
+    """Raised where a file was cut off or is damaged, once what came before was read."""
 
 
 class Raw(NamedTuple):
@@ -124,8 +126,22 @@ def opened(file: Path, ticker: str, wanted: Wanted | None = None) -> Iterator[Op
         raw = stack.enter_context(file.open("rb"))
         text = stack.enter_context(_text(_plain(raw, file, stack)))
         reader = _Reader(ticker, wanted or Wanted())
-        form, rows = reader.read(text)
-        yield Opened(form, rows, file.stat().st_size, raw, reader.others)
+        with _broken():
+            form, rows = reader.read(text)
+        yield Opened(form, _until_broken(rows), file.stat().st_size, raw, reader.others)
+
+
+@contextmanager
+def _broken() -> Iterator[None]:
+    try:
+        yield
+    except (EOFError, zlib.error, OSError, lzma.LZMAError, zipfile.BadZipFile) as error:
+        raise BrokenError(str(error)) from error
+
+
+def _until_broken(rows: Iterator[Raw]) -> Iterator[Raw]:
+    with _broken():
+        yield from rows
 
 
 def _plain(raw: IO[bytes], file: Path, stack: ExitStack) -> IO[bytes]:
@@ -252,9 +268,10 @@ class _Reader:
             elif places.ticker is not None and not self._is_of(cells[places.ticker]):
                 self._leave_out(cells[places.ticker])
             else:
-                instant = "" if places.instant is None else cells[places.instant].strip()
-                price = cells[places.price]
-                yield Raw(number, instant or cells[places.time], price.replace(",", ".") if comma else price)
+                price, time = cells[places.price], cells[places.time]
+                if places.instant is not None and is_same_minute(cells[places.instant], time, self.wanted.unit):
+                    time = cells[places.instant].strip()
+                yield Raw(number, time, price.replace(",", ".") if comma else price)
 
     def _form(self, kind: str, delimiter: str, names: Sequence[str], places: _Places, *, header: bool) -> Form:
         return Form(
@@ -284,8 +301,9 @@ class _Reader:
             return _Places(time, place("--price-column", self.wanted.price), ticker)
         if len(cells) == 2:  # noqa: PLR2004  time and price
             return _Places(time, 1 - time, ticker)
-        if _is_kline(cells):
-            return _Places(0, 4, ticker)
+        price = _price_of_archive(cells)
+        if price is not None:
+            return _Places(time, price, ticker)
         shown = ", ".join(f"{number}: {cell}" for number, cell in enumerate(cells[:12], 1))
         raise FormError(f"has {len(cells)} columns and no header ({shown}): say which is the price with --price-column NUMBER")
 
@@ -317,8 +335,7 @@ class _Reader:
             )
             return self._objects("JSON", first, ((one, str(one)[:60]) for one in objects))
         cells = [str(cell) for cell in found[0]]
-        # ccxt's: time, open, high, low, close, volume.
-        places = _Places(0, 4, None) if len(cells) == 6 and self.wanted.price is None else self._numbered(cells)  # noqa: PLR2004
+        places = self._numbered(cells)
         form = self._form("JSON", "", [str(number + 1) for number in range(len(cells))], places, header=False)
         form = dataclasses.replace(form, unit=_unit(cells[places.time], self.wanted))
         rows = ([str(cell) for cell in one] if isinstance(one, list) else [] for one in found)
@@ -379,11 +396,18 @@ def _column(names: Sequence[str], wanted: str | None, usual: Sequence[str], opti
     raise FormError(f"none of its columns ({listed}) is called {' or '.join(usual)}: name it with {option}")
 
 
-def _is_kline(cells: Sequence[str]) -> bool:
-    """Whether a row is one of Binance's: twelve columns, the beginning first and the end in the seventh."""
-    if len(cells) != 12 or not (cells[0].isdecimal() and cells[6].isdecimal()):  # noqa: PLR2004  theirs
-        return False
-    return int(cells[6]) > int(cells[0]) and len(cells[0]) == len(cells[6])
+def _price_of_archive(cells: Sequence[str]) -> int | None:
+    """Where the closing price is in a row of an archive that is known by its form; None where it is none.
+
+    Binance's: twelve columns, the beginning first and the end in the seventh. ccxt's: time, open, high, low, close, volume,
+    told from others of six columns by a high that is above the low.
+    """
+    if len(cells) == 12 and cells[0].isdecimal() and cells[6].isdecimal():  # noqa: PLR2004  theirs
+        return 4 if int(cells[6]) > int(cells[0]) and len(cells[0]) == len(cells[6]) else None
+    if len(cells) == 6 and all(_NUMBER.fullmatch(cell) for cell in cells):  # noqa: PLR2004  theirs
+        opened_at, high, low, close = (float(cell.replace(",", ".")) for cell in cells[1:5])
+        return 4 if high > low and high >= max(opened_at, close) and low <= min(opened_at, close) else None
+    return None
 
 
 def _unit(time: str, wanted: Wanted) -> str | None:

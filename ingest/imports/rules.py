@@ -35,6 +35,14 @@ def checked(time: str, price: str, unit: str | None = None) -> Row:
     return _by_the_model(time, price, unit)
 
 
+def is_same_minute(instant: str, time: str, unit: str | None) -> bool:
+    """Whether an instant lies in the minute of a time; not where one of them is none."""
+    try:
+        return times.minute_of(_microsecond(instant, None) // 10**6) == times.minute_of(_microsecond(time, unit) // 10**6)
+    except ValueError:
+        return False
+
+
 def _by_the_model(time: str, price: str, unit: str | None) -> Row:
     microsecond = _microsecond(time, unit)
     ts = times.minute_of(microsecond // 10**6)

@@ -7,7 +7,7 @@ from db import times
 from db.pool import Database
 from db.queries import importing, tickers, writing
 from db.queries.importing import Row
-from ingest.imports.reading import BROKEN, Raw
+from ingest.imports.reading import BrokenError, Raw
 from ingest.imports.rules import checked
 
 AT_ONCE = 10_000
@@ -61,7 +61,7 @@ async def bring(
         async for batch in batches:
             await _store(choosing.of(batch), ticker, brought, db, horizon)
             progress(brought)
-    except BROKEN:  # what came before is history all the same
+    except BrokenError:  # what came before is history all the same
         await _store(choosing.rest(), ticker, brought, db, horizon)
         raise
     await _store(choosing.rest(), ticker, brought, db, horizon)

@@ -22,8 +22,10 @@ ALL: Final = "all"
 """In TICKERS: every index that the exchange lists."""
 LISTED_EVERY_S: Final = 86_400
 """How often the exchange's list is looked up, where all of it is wanted."""
+LISTED_AGAIN_S: Final = 600
+"""How soon it is looked up again where a name is gone: only two lists that lack it are believed."""
 LOST_MOST: Final = 0.5
-"""Part of that list that may go at once: one answer may be wrong."""
+"""Part of that list that may never go at once."""
 REPAIRED_EVERY_S: Final = 3_600
 HEARD_KEPT_S: Final = 60.0
 """How long what another worker wanted is remembered: a Redis that lost everything hears of it again in seconds."""
@@ -45,6 +47,8 @@ class Watchlist:
         self._monotonic = monotonic
         self._supported: frozenset[str] | None = None
         self._looked_up_at = -math.inf
+        self._missed: frozenset[str] = frozenset()
+        """Names that the last list lacked."""
         self._dropped: set[str] = set()
         self._heard_at: dict[str, float] = {}
         """When another worker last said that it wants a ticker."""
@@ -60,7 +64,8 @@ class Watchlist:
     async def tickers(self, *, source: Source) -> list[str]:
         """The tickers to ask for. The first call compares TICKERS with the exchange."""
         async with self._looking_up:
-            wants_list = self._wants_all and (self._supported is None or self._since_looked_up_s >= LISTED_EVERY_S)
+            every_s = LISTED_AGAIN_S if self._missed else LISTED_EVERY_S
+            wants_list = self._wants_all and (self._supported is None or self._since_looked_up_s >= every_s)
             if self._looked_up_at == -math.inf or wants_list:
                 await self._look_up(source)
                 self._looked_up_at = self._monotonic()
@@ -166,9 +171,10 @@ class Watchlist:
                 "the exchange lists %d of its indexes no more, which is not believed: %s", len(lost), ", ".join(sorted(lost))
             )
             return
-        self._supported = supported
+        gone, self._missed = lost & self._missed, lost
+        self._supported = supported | (lost - gone)
         for name in self._wanted:
-            if name not in supported and name != ALL:
+            if name not in self._supported and name != ALL:
                 near = difflib.get_close_matches(name, supported, n=3)
                 hint = f"did you mean {' or '.join(near)}?" if near else f"it has {len(supported)} others"
                 log.error("TICKERS: %s is unknown to the exchange and is not asked for; %s", name, hint)

@@ -49,6 +49,10 @@ def test_parameters_are_understood_translated_or_left_out_and_said(url: str, asy
     assert address.parse(found.url).asyncpg == asyncpg, "read again it is the same"
 
 
+def test_a_root_of_the_system_means_that_the_server_is_verified() -> None:
+    assert "sslmode=verify-full" in address.parse(f"{AT}?sslrootcert=system").asyncpg
+
+
 def test_what_libpq_alone_understands_is_kept_for_its_programs() -> None:
     url, environment = address.parse(f"{AT}?channel_binding=require&connect_timeout=10&search_path=prices").for_libpq()
     assert url == (
@@ -64,6 +68,7 @@ def test_what_libpq_alone_understands_is_kept_for_its_programs() -> None:
         ("postgresql://u:PW@h:abc/db", "has a port that is none"),
         ("postgresql://u:PW@h:0/db", "has a port that is none"),
         (f"{AT}?sslmode=sure", "sslmode should be one of disable"),
+        (f"{AT}?sslrootcert=system&sslmode=prefer", "sslrootcert=system goes with sslmode=verify-full alone"),
         (f"{AT}?target_session_attrs=leader", "target_session_attrs should be one of any"),
     ],
 )
@@ -129,3 +134,10 @@ def test_what_cannot_be_redis_is_told(url: str, says: str) -> None:
 def test_the_folder_of_a_socket_may_be_the_host() -> None:
     dsn = Settings(postgres_host="/run/postgresql", postgres_user="me", postgres_db="prices").dsn
     assert dsn == "postgresql://me@/prices?host=%2Frun%2Fpostgresql&port=5432"
+
+
+def test_no_secret_stands_in_what_a_program_is_called_with() -> None:
+    url, _ = address.parse("postgresql://tg@h/db?password=a%20b&sslpassword=secret&search_path=a, b").for_libpq()
+    assert "secret" not in url
+    assert "a%20b" not in url
+    assert url.endswith("options=-c%20search_path%3Da%2C%5C%20b")

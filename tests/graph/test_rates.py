@@ -187,3 +187,18 @@ async def test_events_of_the_past_are_charged_as_rows_however_many_subscriptions
                     given += (await socket.receive_json())["type"] == "next"
         may = 600 + (time.monotonic() - began) * 10
         assert 300 < given <= may, "of 20,000"
+
+
+async def test_a_window_that_is_sent_as_it_is_read_is_paid_for_as_it_goes_on(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd", since=0)
+    made = (
+        "INSERT INTO price (ticker, ts, price, source) SELECT 'btc_usd', i * 60, 1, 'IMPORT' FROM generate_series(1, 60000) i"
+    )
+    await db.execute(made)
+    limit = 415_000  # more than the first 50,000 rows of seven fields cost, less than all of them
+    async with serving(Settings(database_url=dsn, rate_limit=limit)) as api:
+        async with api.session.get(f"{api.url}/prices/range?ticker=btc_usd") as response:
+            assert len(await response.json()) == 60_000
+        status, headers, _ = await _ask(api)
+        assert int(headers["RateLimit"].partition("r=")[2].partition(";")[0]) < 10_000
+        assert status in (200, 429)

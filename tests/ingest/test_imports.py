@@ -20,7 +20,7 @@ from db.pool import Database
 from db.queries import gaps, prices, writing
 from db.queries.importing import Row
 from db.tables import PriceRow, Reason, Source
-from ingest.imports.reading import FormError, Raw, Wanted, opened
+from ingest.imports.reading import BrokenError, FormError, Raw, Wanted, opened
 from ingest.imports.rules import checked
 from ingest.jobs.bring import Brought, Choosing, bring
 from tests.stored import MINUTE, minutes, row, store, track
@@ -414,6 +414,7 @@ def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
         ("hello\nworld\n", {}, "neither a header nor two columns"),
         ("[1, 2]", {}, "neither rows nor objects"),
         ("[[1, 2", {}, "is no JSON array"),
+        ("[[1736935200000, 101.5, 102.5, 106.5, 96.5, 1.2]]", {}, "has 6 columns and no header"),  # Bitfinex: close before high
     ],
 )
 def test_what_cannot_be_told_is_refused_before_anything_is_stored(
@@ -483,3 +484,29 @@ def test_of_one_minute_the_first_instant_counts_whichever_way_the_rows_run(size:
             kept += choosing.of([Raw(0, *one) for one in batch])
         kept += choosing.rest()
         assert sorted(row[:2] for row in kept) == [(FIRST, "1"), (FIRST + 60, "5"), (FIRST + 120, "9")]
+
+
+def test_a_damaged_file_gives_what_came_before(tmp_path: Path) -> None:
+    lines = "".join(f"{FIRST + 60 * number},{number + 1}.{number * 7_919 % 9_973}\n" for number in range(100_000))
+    for form, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)):
+        file = tmp_path / f"history.{form}"
+        packed = bytearray(pack(lines.encode()))
+        packed[len(packed) * 3 // 4 :] = b"\0" * 50
+        file.write_bytes(packed)
+        rows: list[Raw] = []
+        with opened(file, "btc_usd") as found, pytest.raises(BrokenError):
+            rows.extend(found.rows)
+        assert len(rows) > 1_000 or form == "xz", form
+
+
+def test_an_instant_of_another_minute_is_none_of_ours(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(f"ts,price,observed_at\n{FIRST},1,{FIRST + 61}\n{FIRST + 60},2,{FIRST + 61}\n")
+    found = [checked(raw.time, raw.price) for raw in _rows(file)[1]]
+    assert found == [(FIRST, "1", None), (FIRST + 60, "2", (FIRST + 61) * 10**6)]
+
+
+def test_a_column_that_was_named_goes_before_a_known_archive(tmp_path: Path) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(_klines(1_000))
+    assert [raw.time for raw in _rows(file, time="7")[1]] == [f"{FIRST + 59}999", f"{FIRST + 119}999"]

@@ -67,7 +67,7 @@ async def test_while_a_clock_is_wrong_nothing_is_forgotten(
                 database_clock=database_clock,
             )
     latest_gap = await db.fetchval("SELECT max(ts) FROM gap")
-    assert latest_gap is None or latest_gap <= NOW + 60, "no minute to come is a gap"
+    assert latest_gap is None or latest_gap <= time.time(), "no minute to come is a gap"
     # Where a scheduler alone is wrong, the worker goes on with the present minute, and forgets what is due by all clocks.
     assert set(await minutes(db, "btc_usd")) >= {ts for ts in stored if ts >= NOW // DAY * DAY - 20 * DAY}
     assert await retention.in_future(db, NOW) == {}

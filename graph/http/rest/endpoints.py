@@ -134,13 +134,14 @@ async def _window(
         raise BadInputError(f"{start[0]}: {times.iso(low)} should not be after {end[0]}: {times.iso(high - 1)}")
     most = limit or RANGE_MOST
     context.spend(min(most, (high - low) // times.MINUTE + 1) * FIELDS)
+    begin, until = await exporting.extent(context.db, ticker, low, high) or (low, low) if limit is None else (low, low)
+    if until - begin > RANGE_MOST * times.MINUTE:
+        return Rows(ticker, low, high, None)
     found = await prices.listed(context.db, SHAPE, ticker, low, high, newest_first=False, limit=most)
     if found.high is None:
         await require_known(context.db, [ticker])
-    if found.high is None or not found.more:
+    if found.high is None or not found.more or limit is None:
         return Rows(ticker, low, high, found.text)
-    if limit is None:
-        return Rows(ticker, low, high, None)
     onward = {start[0]: found.high + 1, "limit": limit}
     return Rows(ticker, low, onward[start[0]], found.text, onward | ({} if end[1] is None else {end[0]: end[1]}))
 
@@ -195,6 +196,8 @@ class Endpoint:
         headers = caching_headers(request) | {"X-Coverage": f"{covered.stored + beside}/{covered.expected + beside}"}
         if answered.onward:
             headers["Link"] = f'<{_onward(request.url, answered.onward)}>; rel="next"'
+        if answered.text is None and request.method == "HEAD":
+            return Response(media_type="application/json", headers=headers)
         if answered.text is None:
             lines = _streamed(context, answered.ticker, answered.low, answered.high)
             return Download(lines, connections, media_type="application/json", headers=headers | {"Cache-Control": "no-store"})
@@ -229,11 +232,14 @@ def routes(connections: Slots) -> list[Route]:
 async def _streamed(context: Context, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
     """A JSON list of all rows, two weeks at a time, so that no statement waits for a reader."""
     begin, end = await exporting.extent(context.db, ticker, low, high) or (high, high)
-    between = b"["
+    between, paid = b"[", RANGE_MOST
     for start in range(begin, end, exporting.SLICE_S):
         until = min(end, start + exporting.SLICE_S)
         text = await prices.window_text(context.db, SHAPE, ticker, start, until, newest_first=False)
-        if len(text) > len(b"[]"):
+        rows = text.count(b"{")
+        await context.pay(max(0, rows - paid) * FIELDS)  # so many are paid for
+        paid = max(0, paid - rows)
+        if rows:
             yield between + text[1:-1]
             between = b","
     yield b"[]" if between == b"[" else b"]"

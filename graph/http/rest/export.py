@@ -76,5 +76,9 @@ class Download(StreamingResponse):
 
 async def _lines(context: Context, form: Form, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
     async with aclosing(exporting.slices(context.db, form, ticker, low, high)) as slices:
+        paid = RANGE_MOST
         async for _, written in slices:
+            rows = written.count(b"\n")
+            await context.pay(max(0, rows - paid))
+            paid = max(0, paid - rows)
             yield written
