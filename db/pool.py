@@ -317,9 +317,8 @@ class _Connecting:
             raise DatabaseUnavailableError(f"{type(error).__name__}: {error}") from error
 
     async def _connect(self, options: Mapping[str, Any]) -> asyncpg.Connection:
-        known = {name: value for name, value in options.items() if name in ("connection_class", "loop", "record_class")}
-        if "command_timeout" in options:
-            known["command_timeout"] = options["command_timeout"]
+        names = ("command_timeout", "connection_class", "loop", "record_class")
+        known = {name: value for name, value in options.items() if name in names}
         return await asyncpg.connect(
             self._address.asyncpg,
             timeout=self._address.connect_timeout_s,

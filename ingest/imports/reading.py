@@ -89,7 +89,6 @@ class Form:
     price: str
     ticker: str | None
     header: bool
-    instant: str | None = None
     unit: str | None = None
     """Of the first row's time; None where that is a date."""
 
@@ -281,7 +280,6 @@ class _Reader:
             names[places.price],
             None if places.ticker is None else names[places.ticker],
             header,
-            None if places.instant is None else names[places.instant],
         )
 
     def _numbered(self, cells: Sequence[str]) -> _Places:

@@ -108,8 +108,10 @@ async def killed_with_the_outbox_written(stand: Stand, minute: int) -> AsyncIter
 
 
 @asynccontextmanager
-async def killed_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Waiting for a row that another transaction holds."""
+async def _row_held(
+    stand: Stand, minute: int
+) -> AsyncIterator[tuple[Callable[[], Awaitable[bool]], Callable[[], Awaitable[None]]]]:
+    """The minute's rows, which the worker then waits for inside its transaction: whether it waits, and what lets them go."""
     async with stand.sql() as connection:
         transaction = connection.transaction()
         await transaction.start()
@@ -123,31 +125,26 @@ async def killed_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[
                 waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
                 return await _all_wait(stand, minute) and bool(await other.fetchval(waits))
 
-        async with _killed_when(stand, reached, transaction.rollback):
-            yield
+        yield reached, transaction.rollback
+
+
+@asynccontextmanager
+async def killed_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[None]:
+    """Waiting for a row that another transaction holds."""
+    async with _row_held(stand, minute) as (reached, let_go), _killed_when(stand, reached, let_go):
+        yield
 
 
 @asynccontextmanager
 async def frozen_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[None]:
     """SIGSTOP of the worker while it holds the writers' turn: a host that says nothing any more."""
-    async with stand.sql() as connection:
-        transaction = connection.transaction()
-        await transaction.start()
-        await connection.execute("SET LOCAL session_replication_role = replica")
-        await connection.execute(
-            "INSERT INTO price (ticker, ts, price, source) SELECT name, $1, 1, 'IMPORT' FROM ticker", minute
-        )
+    async with _row_held(stand, minute) as (reached, let_go):
 
         async def freeze() -> None:
-            async def reached() -> bool:
-                async with stand.sql() as other:
-                    waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
-                    return await _all_wait(stand, minute) and bool(await other.fetchval(waits))
-
             if not await stand.stack.until(reached, WITHIN_S):
                 stand.toothless.append("a worker was frozen before it held the turn")
             stand.stack.signal_worker(signal.SIGSTOP)
-            await transaction.rollback()
+            await let_go()
 
         freezing = asyncio.create_task(freeze())
         try:

@@ -27,6 +27,12 @@ def _stop(redis_url: str, worker: str) -> None:
         client.delete(f"{HEARTBEATS}{worker}")
 
 
+async def _reach(minute: int, simulator: Simulator, deribit: Deribit) -> None:
+    """The exchange is in this minute, and the client has heard its clock."""
+    simulator.clock.set(at=minute + 2)
+    await deribit.names()
+
+
 async def _tracked(db: Database) -> set[str]:
     return {record["ticker"] for record in await db.fetch("SELECT ticker FROM tracking WHERE until IS NULL")}
 
@@ -61,8 +67,7 @@ async def test_a_period_ends_when_no_running_worker_wants_its_ticker(
     _stop(redis_url, "a:1")
     for minute, still in ((60, set(BOTH)), (120, {"btc_usd"})):
         passed_s = float(minute)
-        simulator.clock.set(at=MINUTE + minute + 2)
-        await deribit.names()
+        await _reach(MINUTE + minute, simulator, deribit)
         await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
         await reconcile(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
         assert await _tracked(db) == still, minute
@@ -81,8 +86,7 @@ async def test_a_redis_that_lost_everything_ends_no_period_and_no_minute_is_miss
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     passed_s = 55.0
-    simulator.clock.set(at=MINUTE + 62)
-    await deribit.names()
+    await _reach(MINUTE + 60, simulator, deribit)
     collected = await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert set(collected.prices) == set(BOTH)
     assert await _tracked(db) == set(BOTH)
@@ -113,8 +117,7 @@ async def test_a_ticker_that_comes_back_begins_then_and_not_when_it_was_first_as
         if others:
             _beat(redis_url, "b:2", *others)
         passed_s = float(minute)
-        simulator.clock.set(at=MINUTE + minute + 2)
-        await deribit.names()
+        await _reach(MINUTE + minute, simulator, deribit)
         await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     periods = await db.fetch("SELECT since, until FROM tracking WHERE ticker = 'eth_usd' ORDER BY since")
     assert [tuple(one) for one in periods] == [(MINUTE, MINUTE + 120), (MINUTE + 9 * 86_400, None)]

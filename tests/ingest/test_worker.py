@@ -128,6 +128,19 @@ async def test_a_worker_killed_while_it_asks_leaves_nothing_half_and_the_next_on
     assert await minutes(db, "eth_usd") == [MINUTE]
 
 
+@contextlib.asynccontextmanager
+async def _waiting_inside_its_transaction(
+    minute: int, publisher: RedisBroker, simulator: Simulator, db: Database
+) -> AsyncIterator[None]:
+    """A worker that collects a minute waits for a lock on `price` in the middle of its transaction, as long as this lasts."""
+    async with db.transaction() as blocking:
+        await blocking.execute("LOCK TABLE price IN SHARE ROW EXCLUSIVE MODE")
+        simulator.clock.set(at=minute + 1, stands=True)
+        _publish(publisher, minute)
+        await until(lambda: blocking.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+        yield
+
+
 async def test_a_worker_killed_inside_its_transaction_stores_nothing_and_holds_no_lock(
     env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
@@ -135,11 +148,7 @@ async def test_a_worker_killed_inside_its_transaction_stores_nothing_and_holds_n
     async with _running(env, tmp_path / "zero.log", *DRAMATIQ) as worker:
         _publish(publisher, MINUTE)
         await _until_stored(db, "eth_usd", MINUTE, worker)
-        async with db.transaction() as blocking:
-            await blocking.execute("LOCK TABLE price IN SHARE ROW EXCLUSIVE MODE")
-            simulator.clock.set(at=MINUTE + 61, stands=True)
-            _publish(publisher, MINUTE + 60)
-            await until(lambda: blocking.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+        async with _waiting_inside_its_transaction(MINUTE + 60, publisher, simulator, db):
             worker.kill()
             await worker.process.wait()
     assert await minutes(db, "btc_usd") == [MINUTE]
@@ -362,11 +371,7 @@ async def test_a_worker_that_is_frozen_inside_its_turn_stops_no_other_and_goes_o
     async with _running(env, tmp_path / "frozen.log", *DRAMATIQ) as frozen:
         _publish(publisher, MINUTE)
         await _until_stored(db, "eth_usd", MINUTE, frozen)
-        async with db.transaction() as blocking:
-            await blocking.execute("LOCK TABLE price IN SHARE ROW EXCLUSIVE MODE")
-            simulator.clock.set(at=MINUTE + 61, stands=True)
-            _publish(publisher, MINUTE + 60)
-            await until(lambda: blocking.fetchval("SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted)"))
+        async with _waiting_inside_its_transaction(MINUTE + 60, publisher, simulator, db):
             os.killpg(frozen.process.pid, signal.SIGSTOP)
         held = await writing.holder(db)
         assert held is not None
