@@ -5,8 +5,10 @@ import contextlib
 import fcntl
 import os
 import pty
+import shutil
 import signal
 import socket
+import subprocess
 import termios
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -23,6 +25,19 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+OPENSSL = shutil.which("openssl")
+
+
+def certify(folder: Path, name: str) -> None:
+    """A certificate of 127.0.0.1, which is its own authority: `<name>.crt` and `<name>.key`."""
+    if OPENSSL is None:
+        pytest.skip("openssl is not installed")
+    command = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", f"{name}.key", "-out", f"{name}.crt"]
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603  our own words
+    (folder / f"{name}.key").chmod(0o644)  # for a server that runs as another user
 
 
 class Run:

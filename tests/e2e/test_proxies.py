@@ -16,7 +16,7 @@ import pytest
 from db.pool import Database
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
+from tests.e2e.conftest import certify, free_port
 from tests.graph.conftest import Api, serving
 from tests.graph.test_live import PRICES, listening, streaming
 from tests.stored import MINUTE, row, store, track
@@ -25,19 +25,11 @@ from tests.waiting import until
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
 CADDY = shutil.which("caddy")
-OPENSSL = shutil.which("openssl")
 
 
 def _block(language: str) -> str:
     (block,) = re.findall(rf"^```{language}\n(.*?)^```$", OPERATIONS, re.MULTILINE | re.DOTALL)
     return str(block)
-
-
-def _certify(folder: Path) -> None:
-    assert OPENSSL is not None
-    command = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "prices.key", "-out", "prices.crt"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603  our own words
 
 
 def _nginx(folder: Path, port: int, upstream: str) -> list[str]:
@@ -66,7 +58,7 @@ def _caddy(folder: Path, port: int, upstream: str) -> list[str]:
 @contextlib.contextmanager
 def _proxy(name: str, folder: Path, api: Api) -> Iterator[str]:
     port, upstream = free_port(), api.url.removeprefix("http://")
-    _certify(folder)
+    certify(folder, "prices")
     command = (_nginx if name == "nginx" else _caddy)(folder, port, upstream)
     with (folder / "proxy.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HOME": str(folder)})  # noqa: S603  ours
@@ -84,7 +76,6 @@ def _proxy(name: str, folder: Path, api: Api) -> Iterator[str]:
         pytest.param("caddy", marks=pytest.mark.skipif(CADDY is None, reason="Caddy is not installed")),
     ],
 )
-@pytest.mark.skipif(OPENSSL is None, reason="openssl is not installed")
 async def test_through_the_documented_proxy_everything_works(dsn: str, db: Database, tmp_path: Path, name: str) -> None:
     await track(db, "btc_usd")
     async with serving(Settings(database_url=dsn, trusted_proxies=("127.0.0.1",))) as api:

@@ -15,7 +15,7 @@ import pytest
 from db.errors import DatabaseUnavailableError
 from db.pool import Database, connect, open_database
 from graph.settings import Settings
-from tests.e2e.conftest import free_port
+from tests.e2e.conftest import certify, free_port
 from tests.e2e.test_verbs import run
 from tests.graph.conftest import serving
 from tests.graph.test_live import PRICES, listening
@@ -23,7 +23,6 @@ from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
 
 PGBOUNCER = shutil.which("pgbouncer") or (shutil.which("pgbouncer", path="/usr/sbin"))
-OPENSSL = shutil.which("openssl")
 
 
 @contextlib.contextmanager
@@ -36,7 +35,7 @@ def _pgbouncer(dsn: str, mode: str, *settings: str) -> Iterator[tuple[str, Path]
         folder.chmod(0o755)
         for line in settings:
             if "server.crt" in line:
-                _certify(folder)
+                certify(folder, "server")
         configuration = folder / "pgbouncer.ini"
         configuration.write_text(
             f"[databases]\n* = host={parts.hostname} port={parts.port} user={parts.username} password={parts.password}\n"
@@ -50,16 +49,6 @@ def _pgbouncer(dsn: str, mode: str, *settings: str) -> Iterator[tuple[str, Path]
         finally:
             process.terminate()
             process.wait()
-
-
-def _certify(folder: Path) -> None:
-    """A certificate of 127.0.0.1, which is its own authority."""
-    if OPENSSL is None:
-        pytest.skip("openssl is not installed")
-    command = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
-    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", "server.key", "-out", "server.crt"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603  our own words
-    (folder / "server.key").chmod(0o644)
 
 
 TLS = ("client_tls_sslmode = require", "client_tls_key_file = FOLDER/server.key", "client_tls_cert_file = FOLDER/server.crt")
