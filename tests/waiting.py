@@ -4,7 +4,8 @@ import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
+"""Seconds to wait for what comes in milliseconds, so that a stalled machine fails no test."""
 
 
 async def until(

@@ -110,13 +110,13 @@ def require_descriptors(settings: Settings) -> None:
             )
 
 
-def application(settings: Settings) -> Starlette:
-    """The API over the database of the settings. Starts without it, and answers as soon as it is there."""
+def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TIMEOUT_S) -> Starlette:
+    """Returns the API over the database of the settings. It starts without the database and connects as soon as it can."""
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         database = open_database(
-            settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=STATEMENT_TIMEOUT_S
+            settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=statement_timeout_s
         )
         collecting = Collecting(settings.broker)
         require_descriptors(settings)
@@ -127,7 +127,7 @@ def application(settings: Settings) -> Starlette:
             live.followed(db),
             history.watched(db),
             running(_sample(db, live, live_candles, kept, replica)),
-            nullcontext() if replica is None else replica.followed(db, STATEMENT_TIMEOUT_S),
+            nullcontext() if replica is None else replica.followed(db, statement_timeout_s),
         ):
             app.state.resources = Resources(
                 db, replica, collecting, settings.stale_after_s, live, live_candles, allowance, history

@@ -14,6 +14,7 @@ from db.errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedErro
 from db.pool import Database, open_database
 from db.queries import tickers, writing
 from tests.conftest import Servers
+from tests.waiting import PATIENCE_S
 
 
 async def test_a_statement_over_its_time_is_a_timeout(dsn: str) -> None:
@@ -36,7 +37,7 @@ async def test_a_pool_recovers_after_its_connections_were_ended(servers: Servers
         await admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tests'")
     finally:
         await admin.close()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 assert await db.fetchval("SELECT 2") == 2
@@ -57,7 +58,7 @@ async def test_a_server_that_says_nothing_any_more_is_unavailable(tmp_path: Path
             os.kill(backend, signal.SIGSTOP)
             try:
                 with pytest.raises(DatabaseUnavailableError):
-                    await asyncio.wait_for(db.fetchval("SELECT 2"), 5)
+                    await asyncio.wait_for(db.fetchval("SELECT 2"), PATIENCE_S)
             finally:
                 os.kill(backend, signal.SIGCONT)
             assert await db.fetchval("SELECT 3") == 3

@@ -7,7 +7,7 @@ import asyncpg
 from db.pool import Database
 from db.queries import prices, writing
 from tests.stored import MINUTE, row, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 SOMEBODY_WAITS = """
 SELECT EXISTS (
@@ -53,7 +53,7 @@ async def test_listeners_are_woken_by_the_commit_and_not_by_a_rollback(dsn: str,
             pass
         async with writing.turn(db) as connection:
             await prices.store(connection, [row("btc_usd", MINUTE)])
-        await asyncio.wait_for(heard.get(), 5)
+        await asyncio.wait_for(heard.get(), PATIENCE_S)
         await listener.execute("SELECT 1")
         assert heard.empty(), "the transaction that was rolled back told nobody"
     finally:

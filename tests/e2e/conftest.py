@@ -88,7 +88,7 @@ class Run:
         return next(pid for pid, command in self.pids().items() if part in command and "setpriv" not in command)
 
     async def until_said(self, text: str) -> None:
-        await until(lambda: text in self.said, otherwise=lambda: self.said, patience_s=60)
+        await until(lambda: text in self.said, otherwise=lambda: self.said)
 
     async def until_gone(self, patience_s: float = 10) -> None:
         """Nothing of the run is left."""

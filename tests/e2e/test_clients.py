@@ -20,6 +20,7 @@ from graph.settings import Settings
 from tests.conftest import ROOT
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
+from tests.waiting import PATIENCE_S
 
 CLIENTS = ROOT / "tests" / "clients"
 PYTHON = CLIENTS / "python"
@@ -116,10 +117,10 @@ async def test_each_client_that_subscribes_is_told_everything_in_order(api: Api,
     assert process.stderr is not None
     told: dict[str, list[str]] = {}
     for _ in range(5 * 3):
-        one = json.loads(await asyncio.wait_for(process.stdout.readline(), 20) or await process.stderr.read())
+        one = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S) or await process.stderr.read())
         told.setdefault(one["name"], []).append(one["price"])
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3, 5)])
-    out, err = await asyncio.wait_for(process.communicate(), 20)
+    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0, err.decode()
     for one in map(json.loads, out.splitlines()):
         told[one["name"]].append(one["price"])

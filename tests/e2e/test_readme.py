@@ -23,6 +23,7 @@ from tests.conftest import ROOT
 from tests.graph.conftest import serving
 from tests.graph.test_live import streaming
 from tests.stored import MINUTE, row, store, track
+from tests.waiting import PATIENCE_S
 
 FIELDS = db_settings.Settings.model_fields | ingest_settings.Settings.model_fields | graph_settings.Settings.model_fields
 README = (ROOT / "README.md").read_text()
@@ -208,6 +209,6 @@ async def test_the_examples_of_the_guide_run(language: str, number: int, dsn: st
         process = await asyncio.create_subprocess_exec(
             *command, env=os.environ | {"TICKGRAPH": api.url}, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
         )
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 0, err.decode()
     assert "5" in out.decode(), out

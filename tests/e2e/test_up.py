@@ -13,7 +13,7 @@ import pytest
 
 from ingest.simulator.server import Simulator
 from tests.e2e.conftest import Run, Start, free_port
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
@@ -34,7 +34,7 @@ async def _until_prices(run: Run) -> None:
     def told() -> bool:
         return set(re.findall(r"^  (\w+) +[\d.]+  ....-..-..T..:..:..Z", run.said, re.MULTILINE)) == {"btc_usd", "eth_usd"}
 
-    await until(told, otherwise=lambda: run.said, patience_s=60)
+    await until(told, otherwise=lambda: run.said)
 
 
 async def test_up_tells_where_things_are_and_the_price_is_what_the_exchange_served(up: Start, simulator: Simulator) -> None:
@@ -120,5 +120,5 @@ async def test_demo_needs_no_network_and_keeps_data_of_its_own_and_tells_the_sam
         assert "Traceback" not in run.said
         assert "/data/demo\n" in run.said
         run.process.send_signal(signal.SIGTERM)
-        await asyncio.wait_for(run.process.wait(), 10)
+        await asyncio.wait_for(run.process.wait(), PATIENCE_S)
         await run.until_gone()

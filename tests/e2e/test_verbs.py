@@ -21,7 +21,7 @@ from tests.e2e.conftest import free_port
 from tests.graph.conftest import serving
 from tests.graph.stand import api_process
 from tests.stored import MINUTE, minutes, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 async def run(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
@@ -33,7 +33,7 @@ async def run(folder: Path, *words: str, **env: str) -> tuple[int, str, str]:
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, said = await asyncio.wait_for(process.communicate(), 60)
+    out, said = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     return process.returncode or 0, out.decode(), said.decode()
 
 
@@ -149,7 +149,7 @@ async def test_watch_prints_what_is_stored_and_comes_back(tmp_path: Path, dsn: s
     try:
         for number in (1, 2):
             async with api_process(dsn, tmp_path, port=port):
-                event = json.loads(await asyncio.wait_for(process.stdout.readline(), 30))
+                event = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S))
             assert event | {"id": ""} == {
                 "id": "",
                 "ticker": "btc_usd",
@@ -160,7 +160,7 @@ async def test_watch_prints_what_is_stored_and_comes_back(tmp_path: Path, dsn: s
             await store(db, [row("btc_usd", MINUTE + 60 * number, str(number + 1))])
     finally:
         process.send_signal(signal.SIGINT)
-        assert await asyncio.wait_for(process.wait(), 10) == 0
+        assert await asyncio.wait_for(process.wait(), PATIENCE_S) == 0
 
 
 async def test_watch_says_what_cannot_be_watched(tmp_path: Path, dsn: str, db: Database) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
@@ -54,14 +55,43 @@ class Api:
 
 
 class _Server(uvicorn.Server):
+    """Uvicorn inside a test. It stops at once where no client is connected, so that a test does not wait for uvicorn's pauses."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._stopping = asyncio.Event()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
         yield  # pytest keeps its own
 
+    def stop(self) -> None:
+        self.should_exit = True
+        self._stopping.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), 1)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for _ in range(10):  # turns of the loop in which it hears that clients closed their connections
+            await asyncio.sleep(0)
+        if self.server_state.connections or self.server_state.tasks:
+            await super().shutdown(sockets)
+            return
+        for server in self.servers:
+            server.close()
+        await self.lifespan.shutdown()
+
+
+STATEMENT_TIMEOUT_S = 60.0
+"""So long that a stalled machine does not end a statement that a test makes wait."""
+
 
 def serving(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
     """The API of the settings on a free port."""
-    return serving_app(application(settings))
+    return serving_app(application(settings, statement_timeout_s=STATEMENT_TIMEOUT_S))
 
 
 @contextlib.asynccontextmanager
@@ -88,13 +118,13 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
             resources: Resources | None = getattr(getattr(app, "state", None), "resources", None)
             yield Api(f"http://127.0.0.1:{port}", session, resources.live if resources is not None else None)
     finally:
-        server.should_exit = True
+        server.stop()
         await running
 
 
 @pytest.fixture
 async def api(dsn: str) -> AsyncIterator[Api]:
-    async with serving(Settings(database_url=dsn)) as running:
+    async with serving(Settings(database_url=dsn, request_timeout_s=STATEMENT_TIMEOUT_S)) as running:
         yield running
 
 

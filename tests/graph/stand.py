@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 from tests.graph.conftest import Api
 from tests.graph.probes import INIT, Http, Probe, Raw, Socket
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 LATEST = {"query": '{ latest(ticker: "btc_usd") { price } }'}
 INSIDE = ("Traceback", "asyncpg", "SELECT ", "postgresql://", "site-packages", '.py"', "/home", "/root", "root:x:")
@@ -134,7 +134,7 @@ async def _over_tcp(stand: Stand, probe: Raw) -> str:
             await writer.drain()
         if probe.ends:
             writer.write_eof()
-        line = await asyncio.wait_for(reader.readline(), 20)
+        line = await asyncio.wait_for(reader.readline(), PATIENCE_S)
         return line.split()[1].decode() if line else "reset"
     except OSError:
         return "reset"
@@ -150,18 +150,18 @@ async def _over_websocket(stand: Stand, probe: Socket) -> str:
         async with connecting as socket:
             if probe.greeted:
                 await socket.send_str(INIT)
-                await socket.receive(timeout=5)
+                await socket.receive(timeout=PATIENCE_S)
             with contextlib.suppress(ConnectionError):
                 for sent in probe.messages:
                     await (socket.send_str(sent) if isinstance(sent, str) else socket.send_bytes(sent))
-            message = await socket.receive(timeout=10)
+            message = await socket.receive(timeout=PATIENCE_S)
             while message.type is aiohttp.WSMsgType.TEXT:
                 answer = message.json()
                 if answer["type"] == "error":
                     return str(answer["payload"][0]["extensions"]["code"])
                 if answer["type"] == "pong":
                     return "pong"
-                message = await socket.receive(timeout=10)
+                message = await socket.receive(timeout=PATIENCE_S)
             return f"closed {socket.close_code}"
     except aiohttp.WSServerHandshakeError as refused:
         return str(refused.status)

@@ -12,6 +12,7 @@ from tests.graph.conftest import Api
 from tests.graph.probes import BODIES, DOCUMENTS, PROBES, Http
 from tests.graph.stand import Stand, api_process, outcome, over_http
 from tests.stored import MINUTE, row, store, track
+from tests.waiting import PATIENCE_S
 
 MEMORY_MOST_MB = 200
 
@@ -28,7 +29,7 @@ async def test_nothing_that_strangers_try_does_more_than_it_should(stand: Stand)
     watching = asyncio.create_task(stand.watch())
     wrong: dict[str, str] = {}
     for name, probe in PROBES.items():
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             found = await outcome(stand, probe)
         if found not in probe.wanted.split("|"):
             wrong[name] = f"{found[:200]} instead of {probe.wanted}"

@@ -12,10 +12,11 @@ import pytest
 
 from db.pool import Database
 from graph.engine.feed import Feed
+from graph.schema.executable import BIG_AT_ONCE
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, prices_locked, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 LATEST = '{ latest(ticker: "btc_usd") { ts price } }'
 
@@ -237,7 +238,7 @@ async def test_who_asks_the_same_does_not_wait_for_a_reader_that_takes_its_time(
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
         deaf.connect(("127.0.0.1", int(hearing.url.rpartition(":")[2])))
         deaf.sendall(head + body)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             assert len((await _ask(hearing, query))["data"]["range"]) == 9_000
 
 
@@ -263,6 +264,6 @@ async def test_what_is_never_kept_is_asked_beside_each_other(hearing: Api, dsn: 
     query = f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}'
     async with prices_locked(dsn):
         ran.clear()
-        asking = [asyncio.create_task(_ask(hearing, query)) for _ in range(5)]
-        await until(lambda: sum("WITH period" in statement for statement in ran) == 5)
+        asking = [asyncio.create_task(_ask(hearing, query)) for _ in range(BIG_AT_ONCE)]
+        await until(lambda: sum("WITH period" in statement for statement in ran) == BIG_AT_ONCE)
     await asyncio.gather(*asking)

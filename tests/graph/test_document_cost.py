@@ -14,6 +14,7 @@ from graph.schema.executable import ERRORS_MOST, Schema
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import track
+from tests.waiting import PATIENCE_S
 
 FRAGMENTS = " ".join(f"fragment F{i} on Price {{ price ts time source id }}" for i in range(48))
 HOSTILE = {
@@ -121,7 +122,7 @@ async def test_who_goes_while_it_waits_holds_up_nobody() -> None:
         waiting[0].cancel()
     waiting[1].cancel()  # in the moment in which its turn may have come
     await asyncio.gather(*waiting, return_exceptions=True)
-    async with asyncio.timeout(5), lane.turn("last"):
+    async with asyncio.timeout(PATIENCE_S), lane.turn("last"):
         assert done == ["b"]
 
 

@@ -23,7 +23,7 @@ from tests.conftest import ROOT
 from tests.graph.probes import INIT, JSON_TYPE, PROBES, Http, Probe, Raw, Socket
 from tests.graph.stand import Stand, api_process, outcome
 from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
@@ -225,7 +225,7 @@ async def test_requests_that_nobody_would_think_of(dsn: str, db: Database, redis
 
 
 async def _ask(stand: Stand, probe: Probe) -> str:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         return await outcome(stand, probe)
 
 

@@ -13,7 +13,7 @@ from graph.engine.history import HistoryWatch
 from tests.graph.conftest import Api
 from tests.graph.test_live import PRICES, listening, told_of
 from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 
 async def _lose(db: Database, since: int) -> None:
@@ -69,7 +69,7 @@ async def test_over_server_sent_events_it_is_told_as_well(api: Api, db: Database
         await store(db, [row("btc_usd", MINUTE + 60, "2")])
         await until(lambda: api.live is not None and api.live.position > kept)
         await _lose(db, kept)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             async for line in response.content:
                 if b"HISTORY_CHANGED" in line:
                     (error,) = json.loads(line.removeprefix(b"data: "))["errors"]

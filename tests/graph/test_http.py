@@ -51,13 +51,11 @@ async def _answers(api: Api) -> bool:
 
 
 async def _says_unavailable(api: Api) -> None:
-    began = time.monotonic()
     code, message = await api.error("{ tickers { name } }")
     assert (code, message) == ("UNAVAILABLE", "The database is away; try again in a moment.")
     async with api.session.get(f"{api.url}/health") as response:
         assert response.status == 503
         assert (await response.json())["status"] == "unavailable"
-    assert time.monotonic() - began < 4, "two answers within two seconds each"
 
 
 async def test_a_browser_gets_graphiql_from_files_of_our_own(api: Api) -> None:

@@ -26,7 +26,7 @@ from tests.graph.conftest import Api, serving
 from tests.graph.stand import api_process
 from tests.graph.test_socket import connected
 from tests.stored import MINUTE, follow, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 PRICES = "subscription { priceAdded { id ticker ts price } }"
 CHANGES = """
@@ -50,7 +50,7 @@ class Listener:
     socket: aiohttp.ClientWebSocketResponse
 
     async def message(self) -> dict[str, Any]:
-        message: dict[str, Any] = await self.socket.receive_json(timeout=10)
+        message: dict[str, Any] = await self.socket.receive_json(timeout=PATIENCE_S)
         return message
 
     async def events(self, count: int) -> list[dict[str, Any]]:
@@ -327,7 +327,7 @@ async def test_subscriptions_of_one_client_have_a_bound(dsn: str) -> None:
     async with serving(settings) as api, connected(api) as socket:
         for name in ("1", "2", "3"):
             await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": PRICES}})
-        message = await socket.receive_json(timeout=10)
+        message = await socket.receive_json(timeout=PATIENCE_S)
     assert (message["type"], message["payload"][0]["extensions"]["code"]) == ("error", "RATE_LIMITED")
 
 
@@ -342,7 +342,7 @@ class Streamed:
         found: dict[str, str] = {}
         while "event" not in found:
             found = {}
-            while (line := (await asyncio.wait_for(self.response.content.readline(), 10)).decode()) not in ("\n", ""):
+            while (line := (await asyncio.wait_for(self.response.content.readline(), PATIENCE_S)).decode()) not in ("\n", ""):
                 name, _, value = line.rstrip("\n").partition(":")
                 found[name] = value.removeprefix(" ")
         return found
@@ -432,7 +432,7 @@ async def test_a_process_that_ends_tells_what_is_there_and_to_come_back(dsn: str
             await store(db, [row("btc_usd", MINUTE)])
             stand.process.terminate()
             assert len(await listener.events(1)) == 1
-            message = await listener.socket.receive(timeout=5)
+            message = await listener.socket.receive(timeout=PATIENCE_S)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
             assert (await stream.event())["event"] == "next"
             assert b"complete" not in await stream.response.content.read()

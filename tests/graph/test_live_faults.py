@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 from tests.graph.test_live import END_LISTENERS
 from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 pytestmark = pytest.mark.slow
 
@@ -51,9 +51,9 @@ class Follower:
         async with session.ws_connect(address, protocols=("graphql-transport-ws",), heartbeat=2) as socket:
             await socket.send_json({"type": "connection_init"})
             payload = {"query": SUBSCRIBE, "variables": {"after": after}}
-            await socket.receive_json(timeout=5)
+            await socket.receive_json(timeout=PATIENCE_S)
             await socket.send_json({"type": "subscribe", "id": "1", "payload": payload})
-            while (message := await socket.receive_json(timeout=30))["type"] == "next":
+            while (message := await socket.receive_json(timeout=PATIENCE_S))["type"] == "next":
                 price = message["payload"]["data"]["priceAdded"]
                 self.told.append((int(price["id"]), price["ticker"], price["ts"]))
 

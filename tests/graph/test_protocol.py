@@ -15,7 +15,7 @@ from graph.http.socket import SocketEndpoint
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 TOO_LONG = {
     "the address": b"GET /graphql?query=" + b"a" * HEAD_MOST + b" HTTP/1.1\r\nHost: x\r\n\r\n",
@@ -38,7 +38,7 @@ async def _said(api: Api, *parts: bytes) -> bytes:
         for part in parts:
             writer.write(part)
             await writer.drain()
-        return await asyncio.wait_for(reader.read(), 10)
+        return await asyncio.wait_for(reader.read(), PATIENCE_S)
     except ConnectionError:
         return b"reset"  # it went while we were still sending
     finally:
@@ -125,7 +125,7 @@ async def test_trailers_without_end_are_neither_kept_nor_waited_for(dsn: str, mo
         reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
         writer.write(head + b"1\r\n{\r\n0\r\n")
         with contextlib.suppress(ConnectionError):
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 while not reader.at_eof():
                     writer.write(b"a: b\r\n" * 1_000)
                     await writer.drain()
@@ -141,7 +141,7 @@ async def test_an_empty_line_does_not_keep_a_connection_open(api: Api, monkeypat
     writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404")
     writer.write(b"\r\n")
-    assert await asyncio.wait_for(reader.read(), 3) == b""
+    assert await asyncio.wait_for(reader.read(), PATIENCE_S) == b""
     writer.close()
 
 

@@ -17,6 +17,7 @@ from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.graph.test_socket import connected
 from tests.stored import MINUTE, row, store, track
+from tests.waiting import PATIENCE_S
 
 WINDOW = f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}'
 """Costs 20."""
@@ -69,13 +70,13 @@ async def test_a_websocket_spends_the_same_share(dsn: str) -> None:
     ):
         assert (await _ask(api))[0] == 200
         await socket.send_json({"type": "connection_init"})
-        assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "connection_ack"
         found = []
         for name in ("1", "2"):
             await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": WINDOW}})
-            found.append(await socket.receive_json(timeout=5))
+            found.append(await socket.receive_json(timeout=PATIENCE_S))
             if found[-1]["type"] == "next":
-                await socket.receive_json(timeout=5)
+                await socket.receive_json(timeout=PATIENCE_S)
     assert [one["type"] for one in found] == ["next", "error"]
     assert found[1]["payload"][0]["extensions"]["code"] == "RATE_LIMITED"
 
@@ -115,11 +116,11 @@ async def test_refused_operations_of_a_websocket_are_spent_too(dsn: str) -> None
         api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket,
     ):
         await socket.send_json({"type": "connection_init"})
-        await socket.receive_json(timeout=5)
+        await socket.receive_json(timeout=PATIENCE_S)
         codes = []
         for number in range(7):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": {"query": "{ nothing }"}})
-            codes.append((await socket.receive_json(timeout=5))["payload"][0]["extensions"]["code"])
+            codes.append((await socket.receive_json(timeout=PATIENCE_S))["payload"][0]["extensions"]["code"])
     assert codes == ["GRAPHQL_VALIDATION_FAILED"] * 5 + ["RATE_LIMITED"] * 2
 
 
@@ -181,12 +182,14 @@ async def test_events_of_the_past_are_charged_as_rows_however_many_subscriptions
         for number in range(100):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": {"query": query}})
         given = 0
+        while given <= 300:
+            given += (await socket.receive_json(timeout=PATIENCE_S))["type"] == "next"
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(3):
+            async with asyncio.timeout(1):
                 while True:
                     given += (await socket.receive_json())["type"] == "next"
         may = 600 + (time.monotonic() - began) * 10
-        assert 300 < given <= may, "of 20,000"
+        assert given <= may, "of 20,000"
 
 
 async def test_a_window_that_is_sent_as_it_is_read_is_paid_for_as_it_goes_on(dsn: str, db: Database) -> None:

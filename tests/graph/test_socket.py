@@ -17,6 +17,7 @@ from graph.http.socket import OPERATIONS_MOST
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, prices_locked, row, store, track
+from tests.waiting import PATIENCE_S
 
 PROTOCOL = "graphql-transport-ws"
 QUERY = {"query": "{ __typename }"}
@@ -27,19 +28,19 @@ async def connected(api: Api, *, greeted: bool = True) -> AsyncIterator[aiohttp.
     async with api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,)) as socket:
         if greeted:
             await socket.send_json({"type": "connection_init"})
-            assert await socket.receive_json(timeout=5) == {"type": "connection_ack"}
+            assert await socket.receive_json(timeout=PATIENCE_S) == {"type": "connection_ack"}
         yield socket
 
 
 async def _closed(socket: aiohttp.ClientWebSocketResponse) -> int | None:
     while not socket.closed:
-        await socket.receive(timeout=5)
+        await socket.receive(timeout=PATIENCE_S)
     return socket.close_code
 
 
 async def _ask(socket: aiohttp.ClientWebSocketResponse, payload: dict[str, Any], name: str = "1") -> dict[str, Any]:
     await socket.send_json({"type": "subscribe", "id": name, "payload": payload})
-    message: dict[str, Any] = await socket.receive_json(timeout=5)
+    message: dict[str, Any] = await socket.receive_json(timeout=PATIENCE_S)
     return message
 
 
@@ -50,7 +51,7 @@ async def test_a_query_is_answered_and_completed(api: Api, db: Database) -> None
     async with connected(api) as socket:
         answer = await _ask(socket, {"query": query, "variables": {"t": "btc_usd"}, "operationName": "a"})
         assert answer == {"type": "next", "id": "1", "payload": {"data": {"latest": {"price": "68241.5"}}}}
-        assert await socket.receive_json(timeout=5) == {"type": "complete", "id": "1"}
+        assert await socket.receive_json(timeout=PATIENCE_S) == {"type": "complete", "id": "1"}
 
 
 @pytest.mark.parametrize(
@@ -74,10 +75,10 @@ async def test_a_bad_operation_gets_its_error_and_the_connection_goes_on(api: Ap
 async def test_a_ping_is_answered(api: Api) -> None:
     async with connected(api, greeted=False) as socket:
         await socket.send_json({"type": "ping", "payload": {"a": 1}})
-        assert (await socket.receive_json(timeout=5))["type"] == "pong"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "pong"
         await socket.send_json({"type": "pong"})
         await socket.send_json({"type": "connection_init", "payload": {}})
-        assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "connection_ack"
 
 
 @pytest.mark.parametrize(
@@ -180,7 +181,7 @@ async def test_with_keys_a_connection_needs_one(
     ):
         await socket.send_json({"type": "connection_init"} | ({} if payload is None else {"payload": payload}))
         if close_code is None:
-            assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+            assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "connection_ack"
             assert (await _ask(socket, QUERY))["payload"] == {"data": {"__typename": "Query"}}
         else:
             assert await _closed(socket) == close_code
@@ -195,7 +196,7 @@ async def test_the_admins_token_in_the_first_message_lets_ask_for_prices(dsn: st
             assert (await _ask(socket, fetch))["payload"]["errors"][0]["extensions"]["code"] == "FORBIDDEN"
         async with connected(api, greeted=False) as socket:
             await socket.send_json({"type": "connection_init", "payload": {"Authorization": "Bearer the-admin"}})
-            assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+            assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "connection_ack"
             assert (await _ask(socket, fetch))["payload"] == {"data": {"fetchPrices": {"queued": True}}}
 
 
@@ -205,7 +206,7 @@ async def test_operations_beyond_a_connections_share_are_refused_and_the_others_
     async with serving(Settings(database_url=dsn)) as api, prices_locked(dsn), connected(api) as socket:
         for number in range(OPERATIONS_MOST + 1):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": latest})
-        refused = [await socket.receive_json(timeout=5) for _ in range(OPERATIONS_MOST + 1 - 64)]
+        refused = [await socket.receive_json(timeout=PATIENCE_S) for _ in range(OPERATIONS_MOST + 1 - 64)]
         assert {one["payload"][0]["extensions"]["code"] for one in refused} == {"RATE_LIMITED", "UNAVAILABLE"}
         assert str(OPERATIONS_MOST) in {one["id"] for one in refused}
 
@@ -223,7 +224,7 @@ async def test_many_operations_run_beside_each_other(api: Api) -> None:
     async with connected(api) as socket:
         for number in range(50):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": QUERY})
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             messages = [await socket.receive_json() for _ in range(100)]
     assert {message["id"] for message in messages if message["type"] == "complete"} == {str(number) for number in range(50)}
 
@@ -264,6 +265,6 @@ async def test_an_address_may_keep_only_so_many_connections(dsn: str) -> None:
 async def test_a_greeting_without_a_payload_may_say_so_by_null(api: Api, payload: dict[str, Any] | None) -> None:
     async with api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",)) as socket:
         await socket.send_json({"type": "connection_init", "payload": payload})
-        assert (await socket.receive_json(timeout=5))["type"] == "connection_ack"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "connection_ack"
         await socket.send_json({"type": "ping", "payload": None})
-        assert (await socket.receive_json(timeout=5))["type"] == "pong"
+        assert (await socket.receive_json(timeout=PATIENCE_S))["type"] == "pong"

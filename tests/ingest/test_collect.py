@@ -25,7 +25,7 @@ from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint, ExchangeClock, Quote
 from tests.conftest import Servers
 from tests.stored import MINUTE, minutes, row, store, track
-from tests.waiting import until
+from tests.waiting import PATIENCE_S, until
 
 BOTH = ("btc_usd", "eth_usd")
 
@@ -486,7 +486,7 @@ async def test_a_lock_held_by_somebody_leaves_prices_in_the_outbox(db: Database,
     watchlist = Watchlist(BOTH)
     async with writing.turn(db):
         collecting = collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
-        assert (await asyncio.wait_for(collecting, 15)).failures == {}
+        assert (await asyncio.wait_for(collecting, PATIENCE_S)).failures == {}
     assert await outbox.depth() == 2
 
 

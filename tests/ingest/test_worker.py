@@ -179,7 +179,7 @@ async def test_a_worker_stops_within_seconds_even_while_it_asks_a_silent_exchang
     async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
         await until(lambda: "get_index_price" in simulator.calls)
         worker.process.terminate()
-        await asyncio.wait_for(worker.process.wait(), 8)
+        await asyncio.wait_for(worker.process.wait(), PATIENCE_S)
 
 
 async def test_no_exchange_is_said_in_a_line_that_names_the_setting(env: dict[str, str], tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ async def test_a_second_sigterm_ends_a_worker_at_once(env: dict[str, str], simul
         await until(lambda: "get_index_price" in simulator.calls, otherwise=lambda: worker.said)
         for _ in range(2):
             os.killpg(worker.process.pid, signal.SIGTERM)
-        await asyncio.wait_for(worker.process.wait(), 10)
+        await asyncio.wait_for(worker.process.wait(), PATIENCE_S)
 
 
 async def test_what_the_api_asks_for_is_collected_by_a_worker(
