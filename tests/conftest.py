@@ -144,7 +144,7 @@ SEQUENCES = "SELECT schemaname || '.' || sequencename AS name, last_value, start
 
 
 class Databases:
-    """Migrated databases. One that a test leaves with its schema unchanged is emptied and used again: that is faster than a clone."""
+    """Migrated databases. One whose schema a test left unchanged is emptied and used again, which is faster than a clone."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
@@ -158,11 +158,10 @@ class Databases:
         tables = [name for (name,) in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         statements = ["SET session_replication_role = replica", f"TRUNCATE {', '.join(tables)}"]
         for table in tables:
-            rows = await connection.fetchval(f"SELECT json_agg(found)::text FROM {table} AS found")
+            rows = await connection.fetchval(f"SELECT json_agg(found)::text FROM {table} AS found")  # noqa: S608  names of ours
             if rows is not None:
-                statements.append(
-                    f"INSERT INTO {table} SELECT * FROM json_populate_recordset(NULL::{table}, $json${rows}$json$)"
-                )
+                written = f"json_populate_recordset(NULL::{table}, $json${rows}$json$)"
+                statements.append(f"INSERT INTO {table} SELECT * FROM {written}")  # noqa: S608
         for name, last, start in await connection.fetch(SEQUENCES):
             statements.append(f"SELECT setval('{name}', {last or start}, {last is not None})")
         self._reset = "; ".join(statements)

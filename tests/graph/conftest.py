@@ -55,7 +55,7 @@ class Api:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn inside a test. It stops at once where no client is connected, so that a test does not wait for uvicorn's pauses."""
+    """Uvicorn inside a test. Where no client is connected it stops at once, without uvicorn's pauses."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
