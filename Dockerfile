@@ -1,7 +1,7 @@
-# One image for API, worker, scheduler and migrations (target `app`, the default); beside it
-#   all-in-one  everything but PostgreSQL in one container, under supervisor
-#   test        the tests, with servers of their own
-# Nothing in it is bound to an architecture.
+# Target `app` (default) is the image of the API, worker, scheduler and migrations. Other targets:
+#   all-in-one  everything except PostgreSQL in one container, under supervisord
+#   test        the tests, with their own servers
+# The image builds on any architecture.
 
 FROM python:3.13-slim AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PATH=/venv/bin:$PATH
@@ -9,7 +9,7 @@ WORKDIR /app
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tickgraph
 
 FROM base AS packages
-# requirements-traces.lock for an image that can trace.
+# Use requirements-traces.lock for an image with tracing.
 ARG LOCK=requirements.lock
 RUN python3 -m venv /venv
 COPY requirements.lock requirements-traces.lock ./

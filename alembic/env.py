@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: the address of the settings, asyncpg, and one migrator at a time."""
+"""Alembic environment. It connects with asyncpg to the configured database; a lock allows one migration at a time."""
 
 import asyncio
 
@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from db import log, pool, running, tables
+from db import embedded_lookup, log, pool, tables
 from db.errors import DatabaseError
 from db.settings import Settings
 
@@ -17,7 +17,7 @@ MIGRATORS_LOCK = 7235422
 
 
 def number(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
-    """Gives a new revision the number after the newest, as all of them have: their order is seen in the folder."""
+    """Numbers a new revision after the newest one, so that file names show the order of the revisions."""
     head = ScriptDirectory.from_config(context.config).get_current_head()
     for script in directives:
         script.rev_id = f"{int(head or 0) + 1:04}"
@@ -31,7 +31,7 @@ def migrate(connection: Connection) -> None:
         process_revision_directives=number,
     )
     with context.begin_transaction():
-        # Taken inside the transaction that migrates: whoever waited here finds the work done.
+        # The lock belongs to the migrating transaction, so a waiting process sees the migrated schema.
         connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATORS_LOCK})"))
         guard = context.config.attributes.get("guard")
         if guard is not None:
@@ -52,10 +52,10 @@ if context.is_offline_mode():
         context.run_migrations()
 elif (dsn := context.config.attributes.get("dsn")) is not None:
     asyncio.run(run(dsn))
-else:  # by Alembic's own command
+else:  # the `alembic` command line
     settings = Settings.read()
     log.configure(settings, "alembic")
     try:
-        asyncio.run(run(running.dsn_of(settings)))
+        asyncio.run(run(embedded_lookup.postgres_url(settings)))
     except DatabaseError as error:
         raise SystemExit(f"{settings.dsn_setting}: {error}") from None

@@ -1,1 +1,1 @@
-"""The ground floor: settings, tables, statements and the servers they run on. Knows nothing of `graph` or `ingest`."""
+"""The lowest layer: settings, tables, SQL statements and server management. It imports neither `graph` nor `ingest`."""

@@ -1,4 +1,4 @@
-"""What all verbs have in common: how one ends, and what `check` says."""
+"""Exit handling and the settings report that all command-line verbs share."""
 
 import logging
 import os
@@ -6,32 +6,32 @@ import sys
 from collections.abc import Callable
 
 from db.errors import DatabaseError, ServerError
-from db.settings import Settings, without_password
+from db.settings import Settings, mask_password
 
 INTERRUPTED = 130
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a verb and returns its exit status. What nobody thought of is one line on standard error, not a traceback."""
+    """Runs a verb and returns its exit status. An unexpected error is written to standard error as one line."""
     try:
         return main()
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:  # whoever read it has enough
+    except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
-        known = isinstance(error, DatabaseError | ServerError)
-        said = " ".join(without_password(str(error)).split()) or type(error).__name__
-        where = "" if known else f" ({type(error).__name__}; LOG_LEVEL=DEBUG shows where)"
-        sys.stderr.write(f"{said}{where}\n")
+        is_expected = isinstance(error, DatabaseError | ServerError)
+        message = " ".join(mask_password(str(error)).split()) or type(error).__name__
+        hint = "" if is_expected else f" ({type(error).__name__}; set LOG_LEVEL=DEBUG for a traceback)"
+        sys.stderr.write(f"{message}{hint}\n")
         return 1
 
 
-def tell(settings: Settings) -> int:
-    """For `check`: says what is set and does nothing, and what cannot work; 1 where something cannot."""
+def report_settings(settings: Settings) -> int:
+    """Writes the notes and problems of the settings to standard error. Returns 1 if there is a problem, otherwise 0."""
     problems = settings.problems()
     for line in settings.notes() + problems:
         sys.stderr.write(f"{line}\n")

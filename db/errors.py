@@ -1,37 +1,37 @@
-"""What can go wrong below the two edges.
+"""Exceptions of the database layer.
 
 DatabaseError
-├── PoolExhaustedError         this process has no connection left for the statement
-├── DatabaseUnavailableError   the server cannot be reached, or does not answer
-│   └── NotMigratedError       its tables are not there yet
-├── StatementTimeoutError      the server gave up on a statement
-└── RowRefusedError            a row breaks a rule of its table
-ServerError                    an embedded server cannot be started, or a named one not be used
+├── PoolExhaustedError         no connection of the pool became free in time
+├── DatabaseUnavailableError   the server cannot be reached, or does not respond
+│   └── NotMigratedError       a table does not exist
+├── StatementTimeoutError      the server cancelled a statement after its timeout
+└── RowRejectedError           a row violates a constraint of its table
+ServerError                    a server cannot be started or used
 """
 
 
 class DatabaseError(Exception):
-    """Raised where PostgreSQL did not do what it was asked; the cause is kept."""
+    """Raised when PostgreSQL fails to execute a statement. The driver's exception is its `__cause__`."""
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """Raised when no connection can be had or the one in use was lost. Worth trying again."""
+    """Raised when no connection can be opened, or when a connection is lost. Callers may retry."""
 
 
 class PoolExhaustedError(DatabaseError):
-    """Raised when every connection of the pool is in use for too long. The server is there; the process is overloaded."""
+    """Raised when no connection of the pool becomes free in time. The server is available; this process is overloaded."""
 
 
 class NotMigratedError(DatabaseUnavailableError):
-    """Raised when a table is missing. Worth trying again: somebody may be migrating."""
+    """Raised when a table does not exist. Callers may retry, because a migration may be running."""
 
 
 class StatementTimeoutError(DatabaseError):
-    """Raised when a statement ran longer than the pool's statement timeout allows."""
+    """Raised when a statement exceeds the statement timeout of the pool."""
 
 
-class RowRefusedError(DatabaseError):
-    """Raised when a row breaks a rule of its table (SQLSTATE class 22 or 23). Trying again changes nothing."""
+class RowRejectedError(DatabaseError):
+    """Raised when a row violates a constraint of its table (SQLSTATE class 22 or 23). A retry fails again."""
 
 
 class ServerError(Exception):

@@ -1,4 +1,4 @@
-"""Alembic, called from Python: the same migrations that `alembic upgrade head` runs."""
+"""Runs the Alembic migrations from Python, like `alembic upgrade head`."""
 
 from collections.abc import Callable
 from functools import cache
@@ -13,7 +13,7 @@ INI = Path(__file__).parent.parent / "alembic.ini"
 
 
 def config(dsn: str) -> Config:
-    """Alembic's configuration for the database at `dsn`."""
+    """Returns the Alembic configuration for the database at `dsn`."""
     configuration = Config(INI)
     configuration.attributes["dsn"] = dsn
     return configuration
@@ -21,35 +21,35 @@ def config(dsn: str) -> Config:
 
 @cache
 def head() -> str:
-    """The newest revision that this release knows."""
+    """Returns the newest revision of this release."""
     found = ScriptDirectory.from_config(Config(INI)).get_current_head()
-    assert found is not None  # noqa: S101  there are migrations
+    assert found is not None  # noqa: S101  the repository has migrations
     return found
 
 
 @cache
-def _known() -> frozenset[str]:
+def _known_revisions() -> frozenset[str]:
     return frozenset(script.revision for script in ScriptDirectory.from_config(Config(INI)).walk_revisions())
 
 
-def serves(revision: str | None) -> bool:
-    """Whether a database at the revision is one for this release: at its newest, or at one of a later release.
+def is_compatible(revision: str | None) -> bool:
+    """Whether this release can use a database at the revision: its newest revision, or an unknown one.
 
-    Revisions have no order of their own: one that is not known here can only be a later release's, which is being rolled out.
+    Revisions have no inherent order. An unknown revision belongs to a later release that is being rolled out.
     """
-    return revision is not None and (revision == head() or revision not in _known())
+    return revision is not None and (revision == head() or revision not in _known_revisions())
 
 
 def upgrade(dsn: str, revision: str = "head") -> None:
-    """Migrates up to `revision`. Any number of processes may do so at once.
+    """Migrates the database up to `revision`. Several processes may call it at the same time.
 
-    Raises DatabaseUnavailableError where the address is wrong or the server away.
+    Raises DatabaseUnavailableError if `dsn` is wrong or the server is unavailable.
     """
     command.upgrade(config(dsn), revision)
 
 
-def take_away(dsn: str, guard: Callable[[Connection], None]) -> None:
-    """Migrates down until nothing is left but Alembic's own table, unless `guard` raises: in the same transaction, before."""
+def drop_schema(dsn: str, guard: Callable[[Connection], None]) -> None:
+    """Drops the schema, except for Alembic's own table. Calls `guard` first in the same transaction; it may raise to abort."""
     configuration = config(dsn)
     configuration.attributes["guard"] = guard
     command.downgrade(configuration, "base")

@@ -1,4 +1,4 @@
-"""Names of queues and actors: what a message is addressed to, whoever sends it."""
+"""Names of the queues and actors that messages are sent to."""
 
 from enum import StrEnum
 
@@ -11,7 +11,7 @@ class Queue(StrEnum):
 
 
 class Actor(StrEnum):
-    """An actor that takes messages."""
+    """An actor that processes messages."""
 
     COLLECT = "collect"
     RECONCILE = "reconcile"

@@ -1,6 +1,6 @@
-"""The tables, and the rules of their rows. Alembic reads the metadata; each rule stands again as a CHECK.
+"""Tables and the constraints of their rows. Alembic reads the metadata; a CHECK repeats each validation rule.
 
-A `table=True` model does not validate by itself, so what comes from outside goes through `PriceRow.model_validate`.
+A SQLModel class with `table=True` does not validate. External data must pass `PriceRow.model_validate`.
 """
 
 from decimal import Decimal
@@ -36,19 +36,19 @@ metadata.naming_convention = {
 }
 
 data_version = Sequence("data_version", metadata=metadata, data_type=BigInteger)
-"""Draws the ids of everything that alters what a reader can see, so ids follow the order of commits."""
+"""Provides the ids of all rows that change query results. Ids follow the order of commits."""
 
-NAME = r"^[a-z0-9][a-z0-9_-]{0,63}$"
-"""What an index name looks like: `btc_usd`, `drbfix-btc_usdc`, `1000pepe_usdc`."""
-IS_NO_NAME = "is no index name; names look like btc_usd or drbfix-btc_usdc"
-"""What is said of one that does not."""
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+"""Pattern of an index name: `btc_usd`, `drbfix-btc_usdc`, `1000pepe_usdc`."""
+INVALID_NAME = "is not an index name; names look like btc_usd or drbfix-btc_usdc"
+"""Message for a name that does not match; the name precedes it."""
 
-PRICE_BELOW = 10**15
-PRICE_SCALE = 18
+MAX_PRICE = 10**15
+MAX_PRICE_DECIMALS = 18
 
 
 class Source(StrEnum):
-    """Where a stored price came from."""
+    """How a price was obtained."""
 
     LIVE = "LIVE"
     BACKFILL = "BACKFILL"
@@ -56,7 +56,7 @@ class Source(StrEnum):
 
 
 class Reason(StrEnum):
-    """Why a minute has no price: a closed list."""
+    """Reason why a minute has no price."""
 
     TIMEOUT = "timeout"
     REFUSED = "refused"
@@ -71,7 +71,7 @@ class Reason(StrEnum):
 
 
 class ChangeKind(StrEnum):
-    """What altered what a reader can see, beside single prices."""
+    """Kind of a change event."""
 
     HISTORY = "history"
     GAP_OPENED = "gap_opened"
@@ -81,60 +81,63 @@ class ChangeKind(StrEnum):
     HORIZON = "horizon"
 
 
-def normal(price: Decimal) -> Decimal:
-    """The same number without trailing zeros and without an exponent: `68241.50` is `68241.5`, `6E+4` is `60000`."""
+def normalize_price(price: Decimal) -> Decimal:
+    """Returns the number without trailing zeros and exponent: `68241.50` becomes `68241.5`, `6E+4` becomes `60000`."""
     text = f"{price:f}"
     return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
-def _price(price: Decimal) -> Decimal:
-    if not price.is_finite() or not 0 < price < PRICE_BELOW:
-        raise ValueError(f"should be over 0 and below {PRICE_BELOW}")
+def _validate_price(price: Decimal) -> Decimal:
+    if not price.is_finite() or not 0 < price < MAX_PRICE:
+        raise ValueError(f"should be greater than 0 and less than {MAX_PRICE}")
     _, digits, exponent = price.as_tuple()
-    # Looked at first: written out, a number like 1E-999999999 would fill the memory.
-    if int(exponent) < -(PRICE_SCALE + len(digits)) or -int((price := normal(price)).as_tuple().exponent) > PRICE_SCALE:
-        raise ValueError(f"should have at most {PRICE_SCALE} decimals")
+    # The exponent is checked first, because formatting a number like 1E-999999999 would exhaust memory.
+    if (
+        int(exponent) < -(MAX_PRICE_DECIMALS + len(digits))
+        or -int((price := normalize_price(price)).as_tuple().exponent) > MAX_PRICE_DECIMALS
+    ):
+        raise ValueError(f"should have at most {MAX_PRICE_DECIMALS} decimals")
     return price
 
 
-def _minute(ts: int) -> int:
+def _validate_minute(ts: int) -> int:
     if ts % times.MINUTE or not times.FIRST <= ts < times.END:
-        raise ValueError("should be a multiple of 60, in UNIX seconds, in the years 1970 to 2200")
+        raise ValueError("should be a multiple of 60 in UNIX seconds, between the years 1970 and 2200")
     return ts
 
 
-Minute = Annotated[int, AfterValidator(_minute)]
+Minute = Annotated[int, AfterValidator(_validate_minute)]
 _IS_MINUTE = "{0} % 60 = 0 AND {0} >= 0 AND {0} < " + str(times.END)
 
 
-def _one_of(column: str, values: type[StrEnum]) -> CheckConstraint:
+def _enum_check(column: str, values: type[StrEnum]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
 class PriceRow(SQLModel):
-    """A price of one minute, checked: what may go into `price`."""
+    """A validated price of one minute, to be stored in the table `price`."""
 
     model_config = ConfigDict(frozen=True)  # type: ignore[assignment]  # SQLModel's own config type is narrower
 
-    ticker: str = Field(regex=NAME)
+    ticker: str = Field(regex=NAME_PATTERN)
     ts: Minute
-    price: Annotated[Decimal, AfterValidator(_price)]
+    price: Annotated[Decimal, AfterValidator(_validate_price)]
     observed_at: int | None = None
     source: Source
 
     @model_validator(mode="after")
-    def _observed_inside_the_minute(self) -> Self:
+    def _require_observed_in_minute(self) -> Self:
         if self.observed_at is not None and times.minute_of(self.observed_at // 1_000_000) != self.ts:
-            raise ValueError("observed_at should lie inside the minute")
+            raise ValueError("observed_at should be within the minute")
         return self
 
 
 class Ticker(SQLModel, table=True):
-    """An index that is known: tracked now or once, or imported."""
+    """A known index: currently or formerly tracked, or imported."""
 
     __table_args__ = (
-        CheckConstraint(f"name ~ '{NAME}'", name="name"),
+        CheckConstraint(f"name ~ '{NAME_PATTERN}'", name="name"),
         CheckConstraint(_IS_MINUTE.format("horizon"), name="horizon"),
         CheckConstraint(_IS_MINUTE.format("checked_until"), name="checked_until"),
         CheckConstraint(f"candles_from % 86400 = 0 AND candles_from < {times.END}", name="candles_from"),
@@ -154,7 +157,7 @@ class Ticker(SQLModel, table=True):
 
 
 class Tracking(SQLModel, table=True):
-    """A period in which a ticker was asked for every minute."""
+    """A period in which a ticker is collected every minute."""
 
     __table_args__ = (
         CheckConstraint(_IS_MINUTE.format("since"), name="since"),
@@ -174,15 +177,15 @@ class Tracking(SQLModel, table=True):
 
 
 class Price(SQLModel, table=True):
-    """The index price of a ticker in a minute. Stored once; first come stays."""
+    """The index price of a ticker in a minute. The first stored value is never overwritten."""
 
     __table_args__ = (
         UniqueConstraint("id"),
         CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
-        CheckConstraint(f"price > 0 AND price < {PRICE_BELOW}", name="price"),  # NaN and Infinity sort above all
-        CheckConstraint(f"scale(price) = min_scale(price) AND scale(price) <= {PRICE_SCALE}", name="price_normal"),
+        CheckConstraint(f"price > 0 AND price < {MAX_PRICE}", name="price"),  # NaN and Infinity exceed any number
+        CheckConstraint(f"scale(price) = min_scale(price) AND scale(price) <= {MAX_PRICE_DECIMALS}", name="price_normal"),
         CheckConstraint("observed_at >= ts * 1000000 AND observed_at < (ts + 60) * 1000000", name="observed_at"),
-        _one_of("source", Source),
+        _enum_check("source", Source),
     )
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
@@ -197,7 +200,7 @@ class Price(SQLModel, table=True):
 
 
 class Candle(SQLModel, table=True):
-    """An hour or a day of prices. A trigger of `price` keeps it: the hour from its minutes, the day from its hours."""
+    """A candle of an hour or a day. A trigger on `price` computes hours from minutes and days from hours."""
 
     __table_args__ = (
         CheckConstraint("span IN (3600, 86400)", name="span"),
@@ -223,11 +226,11 @@ _NOW = text("extract(epoch FROM now())::bigint")
 
 
 class Gap(SQLModel, table=True):
-    """An expected minute whose price was not there when it was over. Stays when it is filled: the ledger of what was missed."""
+    """An expected minute without a price when the minute ended. The row remains after a backfill, with `filled_at`."""
 
     __table_args__ = (
         CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
-        _one_of("reason", Reason),
+        _enum_check("reason", Reason),
         CheckConstraint("attempts >= 0", name="attempts"),
         Index("ix_gap_open", "ts", postgresql_where=text("filled_at IS NULL AND given_up_at IS NULL")),
         Index("ix_gap_missing", "ticker", "given_up_at", postgresql_where=text("filled_at IS NULL")),
@@ -252,10 +255,10 @@ class Gap(SQLModel, table=True):
 
 
 class Change(SQLModel, table=True):
-    """What a transaction altered beside single prices, for readers who keep a copy."""
+    """A change event of a transaction, for clients that maintain a copy of the data."""
 
     __table_args__ = (
-        _one_of("kind", ChangeKind),
+        _enum_check("kind", ChangeKind),
         Index("ix_change_history", "ticker", "last_id", postgresql_where=text("kind = 'history'")),
     )
 
@@ -272,7 +275,7 @@ class Change(SQLModel, table=True):
 
 
 class Milestone(SQLModel, table=True):
-    """The data version of an hour. Of what has an id above the oldest one's, nothing was forgotten."""
+    """The data version at an hour. Events with an id above that of the oldest milestone are still available."""
 
     __table_args__ = (
         CheckConstraint(f"at % 3600 = 0 AND at >= 0 AND at < {times.END}", name="at"),
@@ -286,9 +289,9 @@ class Milestone(SQLModel, table=True):
 
 
 class Epoch(SQLModel, table=True):
-    """A stretch of ids that belongs to one history: a restore or a promoted replica begins the next one.
+    """A range of ids that belongs to one history. A restore or the promotion of a replica begins the next epoch.
 
-    An id between `forked_at` and `first_id` was given in a history that is lost.
+    An id between `forked_at` and `first_id` was assigned in a history that is lost.
     """
 
     __table_args__ = (CheckConstraint("forked_at >= 0 AND forked_at < first_id", name="forked_at"),)
@@ -306,7 +309,7 @@ class Epoch(SQLModel, table=True):
 
 
 class Reject(SQLModel, table=True):
-    """What waited in the outbox and could not be stored: set aside, so that it blocks nothing."""
+    """An outbox entry that could not be stored. It is moved here so that it does not block other entries."""
 
     __table_args__ = (Index("ix_reject_minute", "ticker", "ts"),)
 

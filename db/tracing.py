@@ -1,4 +1,4 @@
-"""Traces, by OpenTelemetry and as its own environment variables say; where none asks for them it is not even imported.
+"""Tracing with OpenTelemetry, configured by its standard environment variables. It is imported only when enabled.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/
 """
@@ -8,43 +8,43 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final, Literal
 
-ASKING: Final = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-"""Whichever is set asks for traces; `OTEL_TRACES_EXPORTER=none` and `OTEL_SDK_DISABLED=true` say no."""
+ENABLING_VARIABLES: Final = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+"""Any of these variables enables tracing, unless `OTEL_TRACES_EXPORTER=none` or `OTEL_SDK_DISABLED=true` is set."""
 DEFAULTS: Final = {
     "OTEL_TRACES_EXPORTER": "otlp",
-    "OTEL_METRICS_EXPORTER": "none",  # there is Prometheus
-    "OTEL_LOGS_EXPORTER": "none",  # and there are lines of JSON
+    "OTEL_METRICS_EXPORTER": "none",  # Prometheus collects metrics
+    "OTEL_LOGS_EXPORTER": "none",  # logs are written as JSON lines
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-    "OTEL_EXPORTER_OTLP_TIMEOUT": "3",  # seconds: a collector that hangs keeps no process from ending
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "3",  # seconds; an unresponsive collector must not delay process exit
     "OTEL_PROPAGATORS": "tracecontext",
 }
-FLUSHED_MS: Final = 3_000
+FLUSH_TIMEOUT_MS: Final = 3_000
 CARRIER: Final = "trace"
-"""The option of a message that holds the context of who sent it."""
+"""Message option with the trace context of the sender."""
 
 
-def are_wanted() -> bool:
-    """Whether the environment asks for traces."""
-    says_no = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
-    return not says_no and any(os.environ.get(name) for name in ASKING)
+def is_enabled() -> bool:
+    """Whether the environment enables tracing."""
+    is_disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
+    return not is_disabled and any(os.environ.get(name) for name in ENABLING_VARIABLES)
 
 
-def begin(service: str) -> bool:
-    """Begins to trace this process, its SQL and its calls over HTTP, if that is wanted; whether it is.
+def configure(service: str) -> bool:
+    """Starts tracing of this process, its SQL statements and HTTP requests, if enabled. Returns whether it is enabled.
 
-    Ends the process with a line that says what to install where OpenTelemetry is not.
+    Raises SystemExit with instructions if OpenTelemetry is not installed.
     """
-    if not are_wanted():
+    if not is_enabled():
         return False
     try:
-        from opentelemetry.instrumentation import auto_instrumentation  # noqa: PLC0415  not where nobody wants it
+        from opentelemetry.instrumentation import auto_instrumentation  # noqa: PLC0415  imported only if enabled
         from opentelemetry.trace import ProxyTracerProvider, get_tracer_provider  # noqa: PLC0415
     except ImportError:
         raise SystemExit(
-            "OTEL_… asks for traces, and OpenTelemetry is not installed: "
-            "`pip install -r requirements-traces.lock`, or set OTEL_SDK_DISABLED=true"
+            "OTEL_… settings enable tracing, but OpenTelemetry is not installed. "
+            "Run `pip install -r requirements-traces.lock`, or set OTEL_SDK_DISABLED=true"
         ) from None
-    if isinstance(get_tracer_provider(), ProxyTracerProvider):  # else `opentelemetry-instrument` has done it
+    if isinstance(get_tracer_provider(), ProxyTracerProvider):  # otherwise `opentelemetry-instrument` has set it up
         for name, value in DEFAULTS.items():
             os.environ.setdefault(name, value)
         if "service.name=" not in os.environ.get("OTEL_RESOURCE_ATTRIBUTES", ""):
@@ -55,19 +55,19 @@ def begin(service: str) -> bool:
 
 @contextmanager
 def span(
-    name: str, kind: Literal["INTERNAL", "PRODUCER", "CONSUMER"] = "INTERNAL", sent: Mapping[str, str] | None = None
+    name: str, kind: Literal["INTERNAL", "PRODUCER", "CONSUMER"] = "INTERNAL", parent_carrier: Mapping[str, str] | None = None
 ) -> Iterator[None]:
-    """A span as long as the block runs, below who `sent` that, if anybody did. Only where tracing has begun."""
+    """Records a span for the block, as a child of the context in `parent_carrier` if given. Tracing must be enabled."""
     from opentelemetry import propagate, trace  # noqa: PLC0415
 
-    above = propagate.extract(sent) if sent else None
-    with trace.get_tracer("tickgraph").start_as_current_span(name, context=above, kind=trace.SpanKind[kind]):
+    parent = propagate.extract(parent_carrier) if parent_carrier else None
+    with trace.get_tracer("tickgraph").start_as_current_span(name, context=parent, kind=trace.SpanKind[kind]):
         yield
 
 
 def carrier() -> dict[str, dict[str, str]]:
-    """The options by which a message takes the present span with it; none where nothing is traced."""
-    if not are_wanted():
+    """Returns the message options that carry the current trace context; empty if tracing is disabled."""
+    if not is_enabled():
         return {}
     from opentelemetry import propagate  # noqa: PLC0415
 
@@ -76,21 +76,21 @@ def carrier() -> dict[str, dict[str, str]]:
     return {CARRIER: context}
 
 
-def unseen() -> AbstractContextManager[None]:
-    """A block whose SQL and calls are not traced: what a process asks all the time by itself."""
-    if not are_wanted():
+def suppress() -> AbstractContextManager[None]:
+    """Disables tracing in a block, for periodic background queries."""
+    if not is_enabled():
         return nullcontext()
     from opentelemetry.instrumentation.utils import suppress_instrumentation  # noqa: PLC0415
 
     return suppress_instrumentation()
 
 
-def end() -> None:
-    """Sends what was not sent yet, within some seconds, for processes that end without Python's usual leave."""
-    if not are_wanted():
+def flush() -> None:
+    """Exports pending spans, with a timeout of three seconds, for processes that exit without running `atexit` handlers."""
+    if not is_enabled():
         return
     from opentelemetry import trace  # noqa: PLC0415
 
     provider = trace.get_tracer_provider()
     if hasattr(provider, "force_flush"):
-        provider.force_flush(FLUSHED_MS)
+        provider.force_flush(FLUSH_TIMEOUT_MS)

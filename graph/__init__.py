@@ -1,1 +1,1 @@
-"""Serves the prices over HTTP and GraphQL. Stands on `db`, knows nothing of `ingest`."""
+"""Serves the prices over HTTP and GraphQL. Imports `db`, never `ingest`."""

@@ -1,4 +1,4 @@
-"""`python -m graph`: the API's settings and schema, by hand."""
+"""Command line of the API: `python -m graph`."""
 
 import argparse
 import asyncio
@@ -14,48 +14,48 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from db import cli, log, metrics, running, times
+from db import cli, embedded_lookup, log, metrics, times
 from db.pool import open_database
 from db.queries import prices, tickers
-from graph.engine.knowledge import require_known
+from graph.engine.tickers import require_known_tickers
 from graph.errors import ApiError
-from graph.http.asked import BODY_MOST
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
+from graph.http.request import MAX_BODY_BYTES
 from graph.schema import arguments
 from graph.schema.executable import Schema
 from graph.settings import Settings
 from graph.watch import watch
 
 EXAMPLES = """examples:
-  python -m graph check                          # are the settings right, is the port free?
-  python -m graph serve                          # the API by itself
-  python -m graph latest btc_usd eth_usd         # the newest prices, from the database
-  python -m graph watch btc_usd eth_usd          # prices as they are stored, from the API
-  python -m graph watch --json --after 0         # the same as lines of JSON, from the beginning on
+  python -m graph check                          # validate the settings; check that the port is free
+  python -m graph serve                          # run the API alone
+  python -m graph latest btc_usd eth_usd         # print the newest prices from the database
+  python -m graph watch btc_usd eth_usd          # show each price when the API stores it
+  python -m graph watch --json --after 0         # the same as JSON lines, from the first event
   python -m graph schema > graph/schema.graphql  # what `make schema` does
 """
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs one verb and returns its exit status."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one verb. Returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m graph", description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("check", help="read the settings and say what is wrong with them, a port in use included")
+    verbs.add_parser("check", help="validate the settings; report a port that is in use")
     verbs.add_parser("serve", help="serve the API on HOST and PORT, like `uvicorn graph.app:app`")
     verbs.add_parser("schema", help="print the schema")
-    verbs.add_parser("key", help="draw a key for a reader, and print it with the digest that API_KEYS takes")
-    verbs.add_parser("healthy", help="exit with 0 if the API on this machine answers GET /health with 200; for containers")
-    newest = verbs.add_parser("latest", help="print the newest price of each ticker, or of those named")
-    newest.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd")
-    follow = verbs.add_parser("watch", help="show prices as they are stored, over the API's subscription")
-    follow.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd; left out: all")
-    follow.add_argument("--url", help="where the API is; left out: on this machine, at PORT")
-    follow.add_argument("--key", help="where reading needs one")
-    follow.add_argument("--json", action="store_true", help="a line of JSON for each price, for pipes")
-    follow.add_argument("--after", metavar="ID", help="with --json: begin after the price with this id")
-    options = parser.parse_args(words)
+    verbs.add_parser("key", help="generate an API key; print it with its digest for API_KEYS")
+    verbs.add_parser("healthy", help="exit with 0 if GET /health on this machine returns 200; for container health checks")
+    latest_parser = verbs.add_parser("latest", help="print the newest price of each tracked ticker, or of the given tickers")
+    latest_parser.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd")
+    watch_parser = verbs.add_parser("watch", help="show each price when it is stored, through the API's subscription")
+    watch_parser.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd; default: all")
+    watch_parser.add_argument("--url", help="URL of the API; default: this machine, PORT")
+    watch_parser.add_argument("--key", help="API key, if the API requires one")
+    watch_parser.add_argument("--json", action="store_true", help="print one JSON line for each price, for pipes")
+    watch_parser.add_argument("--after", metavar="ID", help="start after the price with this id; requires --json")
+    options = parser.parse_args(argv)
     match options.verb:
         case "watch":
             return _watch(options)
@@ -69,7 +69,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return _serve(Settings.read())
         case "key":
             key = secrets.token_urlsafe(24)
-            print(f"key, for the reader: {key}\nfor API_KEYS:        {hashlib.sha256(key.encode()).hexdigest()}")
+            print(f"key for the client: {key}\nfor API_KEYS:       {hashlib.sha256(key.encode()).hexdigest()}")
             return 0
         case _:
             sys.stdout.write(f"{Schema().as_str()}\n")
@@ -80,7 +80,7 @@ def _serve(settings: Settings) -> int:
     settings.required_dsn()
     log.configure(settings, "api")
     if settings.api_metrics_port and settings.web_concurrency > 1:
-        metrics.share()
+        metrics.enable_multiprocess()
     uvicorn.run(
         "graph.app:app",
         host=settings.host,
@@ -90,9 +90,9 @@ def _serve(settings: Settings) -> int:
         access_log=False,
         http=BoundedHttp,
         ws=BoundedWebSocket,
-        ws_per_message_deflate=False,  # messages are short
-        ws_max_size=4 * BODY_MOST,  # bytes; what is longer than a body may be is told so below that
-        proxy_headers=False,  # TRUSTED_PROXIES says whose are believed
+        ws_per_message_deflate=False,  # messages are too short to gain from compression
+        ws_max_size=4 * MAX_BODY_BYTES,  # bytes; graph.http.socket closes shorter oversized messages with a reason
+        proxy_headers=False,  # ForwardedHeadersMiddleware handles them, for TRUSTED_PROXIES
         timeout_graceful_shutdown=3,
     )
     return 0
@@ -111,13 +111,13 @@ def _healthy(settings: Settings) -> int:
 
 
 async def _latest(settings: Settings, names: Sequence[str]) -> int:
-    async with open_database(running.dsn_of(settings), application_name="tickgraph latest") as db:
+    async with open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph latest") as db:
         try:
-            wanted = arguments.tickers(names) or await tickers.tracked(db)
-            # Where nothing is tracked, prices may have been collected by hand, or imported.
-            wanted = wanted or [record["name"] for record in await tickers.every(db, time.time())]
-            records = await prices.latest_of_each(db, wanted, time.time())
-            await require_known(db, set(wanted) - {record["ticker"] for record in records})
+            names_to_show = arguments.tickers(names) or await tickers.tracked(db)
+            # Without tracked tickers, prices may still exist: imported or collected by hand.
+            names_to_show = names_to_show or [record["name"] for record in await tickers.list_tickers(db, time.time())]
+            records = await prices.latest_of_each(db, names_to_show, time.time())
+            await require_known_tickers(db, set(names_to_show) - {record["ticker"] for record in records})
         except ApiError as error:
             sys.stderr.write(f"{error}\n")
             return 1
@@ -135,20 +135,20 @@ def _watch(options: argparse.Namespace) -> int:
 
 
 def _check(settings: Settings) -> int:
-    places = [("PORT", settings.port, "HOST", settings.host)]
+    listeners = [("PORT", settings.port, "HOST", settings.host)]
     if settings.api_metrics_port:
-        places.append(("API_METRICS_PORT", settings.api_metrics_port, "METRICS_HOST", settings.metrics_host))
-    wrong, taken = cli.tell(settings), contextlib.ExitStack()
-    for port_name, port, host_name, host in places:
+        listeners.append(("API_METRICS_PORT", settings.api_metrics_port, "METRICS_HOST", settings.metrics_host))
+    exit_status, sockets = cli.report_settings(settings), contextlib.ExitStack()
+    for port_name, port, host_name, host in listeners:
         try:
-            taken.enter_context(socket.create_server((host, port), reuse_port=False))
+            sockets.enter_context(socket.create_server((host, port), reuse_port=False))
         except OSError as error:
             reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            place = f"{port_name}={port} on {host_name}={host}"
-            sys.stderr.write(f"{place} cannot be used: {reason}; set {port_name} or {host_name} to another\n")
-            wrong = 1
-    taken.close()
-    return wrong
+            listener = f"{port_name}={port} on {host_name}={host}"
+            sys.stderr.write(f"{listener} cannot be used: {reason}. Set {port_name} or {host_name} to another value.\n")
+            exit_status = 1
+    sockets.close()
+    return exit_status
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The edge where the API begins: `uvicorn graph.app:app`. Reads the settings, opens nothing."""
+"""Entry point of the API process: `uvicorn graph.app:app`. Reads the settings; opens no connection."""
 
 import gc
 import logging
@@ -11,11 +11,11 @@ settings = Settings.read()
 log.configure(settings, "api")
 for note in settings.notes():
     logging.getLogger(__name__).warning(note)
-tracing.begin("tickgraph api")
+tracing.configure("tickgraph api")
 settings.required_dsn()
 app = application(settings)
 
-# What was made by now stays, so the collector need not look at it again; and it need not look after every few requests, for
-# what they leave behind goes by itself but for a few cycles. Together they cost a tenth of a small query.
+# Objects created at startup live until exit, so the garbage collector skips them. Requests leave few reference cycles,
+# so the collector can run rarely. Together this saves a tenth of a small query's time.
 gc.freeze()
 gc.set_threshold(20_000, 10, 10)

@@ -1,13 +1,13 @@
-"""What a client is told when its request cannot be answered.
+"""Errors that the API returns to clients.
 
-`code` stands in GraphQL's `extensions.code`, `status` is the HTTP status of the same error over REST.
+GraphQL returns `code` as `extensions.code`. REST returns the same error with the HTTP status `status`.
 
 ApiError
 ├── BadInputError         BAD_USER_INPUT    422
 ├── RangeTooLargeError    RANGE_TOO_LARGE   422
 ├── ResumeTooOldError     RESUME_TOO_OLD    410
 ├── HistoryChangedError   HISTORY_CHANGED   410
-├── NotFoundError         NOT_FOUND         404   REST only: GraphQL answers null
+├── NotFoundError         NOT_FOUND         404   REST only: GraphQL returns null
 │   └── UnknownTickerError  UNKNOWN_TICKER  404
 ├── TooComplexError       QUERY_TOO_COMPLEX 400
 ├── UnauthenticatedError  UNAUTHENTICATED   401
@@ -18,25 +18,24 @@ ApiError
 │   └── BusyError
 ├── InternalError         INTERNAL_SERVER_ERROR 500
 ├── PersistedQueryNotFoundError  PERSISTED_QUERY_NOT_FOUND
-└── RequestError          what HTTP has a status for, before anything is answered
-    ├── BadRequestError       BAD_REQUEST             400
-    ├── MethodError           METHOD_NOT_ALLOWED      405
-    ├── NotAcceptableError    NOT_ACCEPTABLE          406
-    ├── TooLargeError         PAYLOAD_TOO_LARGE       413
-    └── MediaTypeError        UNSUPPORTED_MEDIA_TYPE  415
+└── RequestError          HTTP errors, raised before an operation runs
+    ├── BadRequestError           BAD_REQUEST             400
+    ├── MethodNotAllowedError     METHOD_NOT_ALLOWED      405
+    ├── NotAcceptableError        NOT_ACCEPTABLE          406
+    ├── PayloadTooLargeError      PAYLOAD_TOO_LARGE       413
+    └── UnsupportedMediaTypeError UNSUPPORTED_MEDIA_TYPE  415
 """
 
 import difflib
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-SHOWN = 20
-"""Names listed in a message at most."""
+MAX_NAMES_SHOWN = 20
 RETRY_AFTER_S = 2
 
 
 class ApiError(Exception):
-    """Raised to tell the client what was wrong and what would be right; `headers` go with it over HTTP."""
+    """Base of the errors that clients see. The HTTP response includes `headers`; GraphQL includes `extensions`."""
 
     code: ClassVar[str]
     status: ClassVar[int]
@@ -48,94 +47,96 @@ class ApiError(Exception):
 
 
 class BadInputError(ApiError):
-    """Raised when an argument's value cannot be."""
+    """Raised when an argument has an invalid value."""
 
     code = "BAD_USER_INPUT"
     status = 422
 
 
 class RangeTooLargeError(ApiError):
-    """Raised when a window holds more than one answer may."""
+    """Raised when a window contains more minutes than one response may return."""
 
     code = "RANGE_TOO_LARGE"
     status = 422
 
 
 class ResumeTooOldError(ApiError):
-    """Raised when what came after an id is not known any more."""
+    """Raised when the events after an id are no longer stored."""
 
     code = "RESUME_TOO_OLD"
     status = 410
 
     def __init__(self, after: int, oldest: int) -> None:
         super().__init__(
-            f"after: what came right after {after} is forgotten; the oldest id to go on from is {oldest}. Read the prices in "
-            "between with `prices` or `range`",
+            f"after: the events after {after} are no longer stored; the oldest id to resume from is {oldest}. Read the prices "
+            "in between with `prices` or `range`",
             oldest=str(oldest),
         )
 
 
 class HistoryChangedError(ApiError):
-    """Raised when an id or a cursor belongs to a history that was lost by a restore or a failover."""
+    """Raised when an id or a cursor belongs to a history that a restore or a failover replaced."""
 
     code = "HISTORY_CHANGED"
     status = 410
 
-    def __init__(self, what: str, resume_from: int, then: str | None = None) -> None:
-        """`then` says what to do; by default what a subscriber does."""
-        then = then or f"Drop everything with an id above {resume_from}, then resume with after: {resume_from}"
+    def __init__(self, subject: str, resume_from: int, advice: str | None = None) -> None:
+        """Names the invalid `subject` and says what to do: `advice`, by default the steps for a subscriber."""
+        advice = advice or f"Drop everything with an id above {resume_from}, then resume with after: {resume_from}"
         super().__init__(
-            f"{what} belongs to a history that a restore or a failover replaced. {then}", resumeFrom=str(resume_from)
+            f"{subject} belongs to a history that a restore or a failover replaced. {advice}", resumeFrom=str(resume_from)
         )
 
 
 class TooComplexError(ApiError):
-    """Raised when a document is bigger, or asks for more, than one may."""
+    """Raised when a document exceeds the size or cost limit of a query."""
 
     code = "QUERY_TOO_COMPLEX"
     status = 400
 
 
 class NotFoundError(ApiError):
-    """Raised when there is nothing at what was asked for."""
+    """Raised when the requested resource does not exist."""
 
     code = "NOT_FOUND"
     status = 404
 
 
 class UnknownTickerError(NotFoundError):
-    """Raised when a ticker was never tracked nor imported."""
+    """Raised when a ticker was never tracked or imported. The message suggests similar names."""
 
     code = "UNKNOWN_TICKER"
 
     def __init__(self, name: str, tracked: Sequence[str]) -> None:
-        near = difflib.get_close_matches(name, tracked, n=3)
-        hint = f"; did you mean {' or '.join(near)}? Tracked" if near else "; tracked"
-        shown = ", ".join(tracked[:SHOWN]) + (", …" if len(tracked) > SHOWN else "")
-        super().__init__(f"{name} is not known{hint} are: {shown or 'none yet'}", tracked=list(tracked[:SHOWN]))
+        similar = difflib.get_close_matches(name, tracked, n=3)
+        hint = f". Did you mean {' or '.join(similar)}? Tracked" if similar else ". Tracked"
+        shown = ", ".join(tracked[:MAX_NAMES_SHOWN]) + (", …" if len(tracked) > MAX_NAMES_SHOWN else "")
+        super().__init__(
+            f"Unknown ticker: {name}{hint} tickers: {shown or 'none yet'}", tracked=list(tracked[:MAX_NAMES_SHOWN])
+        )
 
 
 class UnauthenticatedError(ApiError):
-    """Raised when reading needs a key and none that is known came."""
+    """Raised when API_KEYS is set and the request has no valid key."""
 
     code = "UNAUTHENTICATED"
     status = 401
 
     def __init__(self) -> None:
         super().__init__(
-            "Reading needs a key: send `Authorization: Bearer …` or `X-API-Key: …`", {"WWW-Authenticate": "Bearer"}
+            "An API key is required: send `Authorization: Bearer …` or `X-API-Key: …`", {"WWW-Authenticate": "Bearer"}
         )
 
 
 class ForbiddenError(ApiError):
-    """Raised when a request needs the ADMIN_TOKEN and does not bring it."""
+    """Raised when a request requires the ADMIN_TOKEN and does not send it."""
 
     code = "FORBIDDEN"
     status = 403
 
 
 class RateLimitedError(ApiError):
-    """Raised when a caller has spent what it may, with the seconds after which this can be asked again."""
+    """Raised when a client exceeds its rate limit. The client may retry after `retry_after_s` seconds."""
 
     code = "RATE_LIMITED"
     status = 429
@@ -145,14 +146,14 @@ class RateLimitedError(ApiError):
 
 
 class TimedOutError(ApiError):
-    """Raised when the database took longer than a request may."""
+    """Raised when a request exceeds its timeout."""
 
     code = "TIMEOUT"
     status = 504
 
 
 class UnavailableError(ApiError):
-    """Raised when the database, or the queue where it is needed, cannot be reached."""
+    """Raised when the database, or the queue if the request needs it, is unavailable."""
 
     code = "UNAVAILABLE"
     status = 503
@@ -162,63 +163,63 @@ class UnavailableError(ApiError):
 
 
 class BusyError(UnavailableError):
-    """Raised when as many requests are being answered as may be at once."""
+    """Raised when a concurrency limit of the API process is reached."""
 
 
 class InternalError(ApiError):
-    """Raised for a mistake of ours: which one stands in the log, under the request's id."""
+    """Raised for an internal error. The log has the details under the request id."""
 
     code = "INTERNAL_SERVER_ERROR"
     status = 500
 
     def __init__(self, request_id: str) -> None:
-        super().__init__(f"Something went wrong on our side; request {request_id}.")
+        super().__init__(f"Internal server error. Report the request id {request_id}.")
 
 
 class PersistedQueryNotFoundError(ApiError):
-    """Raised when only a document's digest came, and the document is not remembered: the client sends both then."""
+    """Raised when a client sends only a digest and its document is not cached. The client then sends both."""
 
     code = "PERSISTED_QUERY_NOT_FOUND"
     status = 400
 
     def __init__(self) -> None:
-        super().__init__("PersistedQueryNotFound")  # by this text clients know it
+        super().__init__("PersistedQueryNotFound")  # clients recognize the error by this text
 
 
 class RequestError(ApiError):
-    """Raised when a request cannot be taken as it came."""
+    """Base of the errors in an HTTP request, raised before an operation runs."""
 
 
 class BadRequestError(RequestError):
-    """Raised when a request's parts are not what they should be."""
+    """Raised when a part of a request is missing or malformed."""
 
     code = "BAD_REQUEST"
     status = 400
 
 
-class MethodError(RequestError):
-    """Raised when a method cannot do what was asked; `Allow` says which can."""
+class MethodNotAllowedError(RequestError):
+    """Raised when a path does not support the method. The header `Allow` lists the supported methods."""
 
     code = "METHOD_NOT_ALLOWED"
     status = 405
 
 
 class NotAcceptableError(RequestError):
-    """Raised when a client accepts nothing that can be sent."""
+    """Raised when a client accepts none of the available media types."""
 
     code = "NOT_ACCEPTABLE"
     status = 406
 
 
-class TooLargeError(RequestError):
-    """Raised when a body is longer than one may be."""
+class PayloadTooLargeError(RequestError):
+    """Raised when a request body exceeds the size limit."""
 
     code = "PAYLOAD_TOO_LARGE"
     status = 413
 
 
-class MediaTypeError(RequestError):
-    """Raised when a body is of a kind that is not taken."""
+class UnsupportedMediaTypeError(RequestError):
+    """Raised when a request body has an unsupported media type, charset or content coding."""
 
     code = "UNSUPPORTED_MEDIA_TYPE"
     status = 415

@@ -1,4 +1,4 @@
-"""What Prometheus is told of the API."""
+"""Prometheus metrics of the API process."""
 
 import os
 import time
@@ -9,72 +9,77 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from db.metrics import FOLDER
+from db.metrics import MULTIPROCESS_DIR
 
-OPERATIONS_MOST: Final = 100
-"""Names of operations that are counted apart: anybody can send new ones."""
-UNUSED_S: Final = 600.0
-"""After so long a name's place may go to another."""
+MAX_OPERATION_NAMES: Final = 100
+"""Maximum number of operation names with a label of their own, because clients can send any name."""
+NAME_IDLE_TIMEOUT_S: Final = 600.0
+"""Seconds without use after which a new name may replace an operation name."""
 
-requests = Counter("tickgraph_requests", "Requests answered, by what they asked and by status.", ("kind", "status"))
+requests = Counter("tickgraph_requests", "HTTP requests, by kind and status.", ("kind", "status"))
 request_seconds = Histogram(
     "tickgraph_request_seconds",
-    "Seconds that requests took.",
+    "Duration of HTTP requests in seconds, by kind.",
     ("kind",),
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
-operations = Counter("tickgraph_operations", "GraphQL operations answered, by name.", ("operation", "outcome"))
+operations = Counter("tickgraph_operations", "Executed GraphQL operations, by name and outcome.", ("operation", "outcome"))
 operation_seconds = Histogram(
     "tickgraph_operation_seconds",
-    "Seconds that executing GraphQL operations took, by name.",
+    "Duration of GraphQL operations in seconds, by name.",
     ("operation",),
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5),
 )
 cost = Histogram(
     "tickgraph_operation_cost", "Cost of GraphQL operations.", buckets=(1, 10, 100, 1_000, 10_000, 100_000, 500_000)
 )
-refusals = Counter("tickgraph_refusals", "Errors told to clients, by code.", ("code",))
-lists = Counter("tickgraph_lists", "Lists answered: written by PostgreSQL, or made of objects.", ("way",))
-answers = Counter("tickgraph_answers", "Answers that could be kept: given again, shared while asked, or made.", ("by",))
-answer_bytes = Gauge("tickgraph_answer_bytes", "Bytes of the answers kept.", multiprocess_mode="livesum")
+rejected_requests = Counter("tickgraph_rejected_requests", "Errors returned to clients, by code.", ("code",))
+list_encodings = Counter("tickgraph_list_encodings", "Lists encoded as JSON, by encoder: postgresql or python.", ("encoder",))
+cached_responses = Counter("tickgraph_cached_responses", "Lookups in the response cache, by outcome.", ("outcome",))
+response_cache_bytes = Gauge(
+    "tickgraph_response_cache_bytes", "Size of the response cache in bytes.", multiprocess_mode="livesum"
+)
 subscribers = Gauge("tickgraph_subscribers", "Subscriptions.", multiprocess_mode="livesum")
-told_seconds = Histogram(
-    "tickgraph_told_seconds",
-    "Seconds from hearing of a commit until its events were handed to all who subscribed.",
+delivery_seconds = Histogram(
+    "tickgraph_delivery_seconds",
+    "Seconds from the notification of a commit until its events are passed to all subscribers.",
     buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5),
 )
-event_read_failures = Counter("tickgraph_event_read_failures", "Reads of events for subscriptions that failed.")
-saturated = Counter("tickgraph_saturated", "Requests refused because a limit of this process was reached.", ("limit",))
+event_read_failures = Counter("tickgraph_event_read_failures", "Failed reads of events for subscriptions.")
+saturated = Counter("tickgraph_saturated", "Requests rejected because a limit of this process was reached.", ("limit",))
 for _limit in ("requests", "connections", "subscriptions", "database_connections"):
-    saturated.labels(_limit)  # from the start: what appears with its first event does not increase
+    saturated.labels(_limit)  # creates the series at 0: Prometheus sees no increase in a series that starts at 1
     if _limit != "database_connections":
         saturated.labels(f"{_limit}_per_client")
-cut = Counter("tickgraph_clients_cut", "Clients cut off because they took nothing.")
-read_by = Counter("tickgraph_read_by", "Answers read, by server; only where there is a replica.", ("server",))
-replica_behind = Gauge(
-    "tickgraph_replica_behind_seconds",
-    "The replica holds everything that was committed so many seconds ago; 0 where there is none.",
+slow_clients_disconnected = Counter("tickgraph_slow_clients_disconnected", "Clients disconnected because they did not read.")
+reads_by_server = Counter("tickgraph_reads_by_server", "Reads by server; only with a replica.", ("server",))
+replica_lag = Gauge(
+    "tickgraph_replica_lag_seconds",
+    "Replication lag of the replica in seconds; 0 without a replica.",
     multiprocess_mode="livemax",
 )
 connections = Gauge("tickgraph_database_connections", "Connections to PostgreSQL in use.", multiprocess_mode="livesum")
 
 
-class Names:
-    """The names of operations that are counted apart: so many at once; one that is unused gives its place to another."""
+class OperationNames:
+    """Limits the operation names that are used as metric labels.
+
+    At most MAX_OPERATION_NAMES have a label of their own. A new name replaces the oldest one that is idle.
+    """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._used_at: OrderedDict[str, float] = OrderedDict()
 
-    def of(self, name: str | None) -> str:
-        """What an operation is counted as."""
+    def label_for(self, name: str | None) -> str:
+        """Returns the label of an operation: its name, `other` above the limit, or an empty string without a name."""
         if name is None:
             return ""
         now = self._monotonic()
-        if name not in self._used_at and len(self._used_at) >= OPERATIONS_MOST:
+        if name not in self._used_at and len(self._used_at) >= MAX_OPERATION_NAMES:
             oldest, used_at = next(iter(self._used_at.items()))
-            # Of several processes, a series cannot be removed again.
-            if now - used_at < UNUSED_S or os.environ.get(FOLDER):
+            # With several processes, a series cannot be removed.
+            if now - used_at < NAME_IDLE_TIMEOUT_S or os.environ.get(MULTIPROCESS_DIR):
                 return "other"
             del self._used_at[oldest]
             for outcome in ("ok", "error", "subscribed"):

@@ -1,4 +1,4 @@
-"""What the API needs to know beside the database."""
+"""Settings of the API process, in addition to those of the database."""
 
 import re
 from typing import Annotated
@@ -10,93 +10,89 @@ from db import settings
 from db.settings import PostgresUrl
 
 
-def _split(value: object) -> object:
+def _split_commas(value: object) -> object:
     return [origin.strip() for origin in value.split(",") if origin.strip()] if isinstance(value, str) else value
 
 
-def _digest(text: str) -> str:
+def _validate_digest(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
         raise ValueError("should be SHA-256 digests of keys, 64 hexadecimal digits each, not keys: see `python -m graph key`")
     return text.lower()
 
 
-def _ascii(token: SecretStr) -> SecretStr:
+def _validate_ascii(token: SecretStr) -> SecretStr:
     if not token.get_secret_value().isascii():
-        raise ValueError("should be ASCII: that is all that an HTTP header carries")
+        raise ValueError("should be ASCII, because clients send it in an HTTP header")
     return token
 
 
-Digest = Annotated[str, AfterValidator(_digest)]
+Digest = Annotated[str, AfterValidator(_validate_digest)]
 
 
 class Settings(settings.Settings):
-    """Where it listens, and for whom."""
+    """Settings of the API process."""
 
-    host: str = Field("127.0.0.1", description="address that the API listens on")
-    port: int = Field(8000, ge=1, le=65535, description="port that the API listens on")
+    host: str = Field("127.0.0.1", description="listen address of the API")
+    port: int = Field(8000, ge=1, le=65535, description="listen port of the API")
     api_metrics_port: int | None = Field(
-        None, ge=1, le=65535, description="port on which the API serves `/metrics` for Prometheus; none where not set"
+        None, ge=1, le=65535, description="port of the API's `/metrics` for Prometheus; disabled if unset"
     )
     web_concurrency: int = Field(1, ge=1, description="API processes that `python -m graph serve` starts")
-    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
-        (), description="origins whose pages may call the API, separated by commas, or `*`; none but its own by default"
+    cors_origins: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
+        (), description="allowed CORS origins, separated by commas, or `*`; default: same origin only"
     )
-    admin_token: Annotated[SecretStr, AfterValidator(_ascii)] | None = Field(
-        None, description="where set, asking for a fetch needs it as `Authorization: Bearer …`; open to all otherwise"
+    admin_token: Annotated[SecretStr, AfterValidator(_validate_ascii)] | None = Field(
+        None, description="token for fetch requests, as `Authorization: Bearer …`; if unset, every client may request a fetch"
     )
     database_read_url: PostgresUrl | None = Field(
         None,
-        description="a streaming replica of the database that answers are read from while it is near; one server, not several "
-        "behind an address. Not set: the database itself",
+        description="a streaming replica that the API reads from while its lag is below `REPLICA_BEHIND_MOST_S`; one server, "
+        "not several behind one address. If unset, the API reads from the primary",
     )
     database_listen_url: PostgresUrl | None = Field(
         None,
-        description="the database itself, past a pooler in transaction mode, which passes no notifications on; not set: "
-        "`DATABASE_URL`",
+        description="direct address of the primary for `LISTEN`, if `DATABASE_URL` is a pooler in transaction mode, which "
+        "forwards no notifications; default: `DATABASE_URL`",
     )
-    replica_behind_most_s: float = Field(
-        5.0, ge=4, description="an answer holds everything that was committed this many seconds before it was asked for"
-    )
+    replica_behind_most_s: float = Field(5.0, ge=4, description="maximum staleness of a read from the replica, in seconds")
 
-    api_keys: Annotated[tuple[Digest, ...], NoDecode, BeforeValidator(_split)] = Field(
+    api_keys: Annotated[tuple[Digest, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
         (),
-        description="SHA-256 digests, in hex, of the keys that may read, separated by commas: list two to change one. Open to "
-        "all where not set; `python -m graph key` draws one",
+        description="SHA-256 digests, in hex, of the accepted API keys, separated by commas; list both keys during a "
+        "rotation. If unset, no key is required. `python -m graph key` generates a key",
     )
-    introspection: bool = Field(True, description="whether the schema can be asked for; where not, no error suggests a name")
-    graphiql: bool = Field(True, description="whether a browser gets GraphiQL")
-    max_in_flight: int = Field(256, ge=1, description="requests that an API process answers at once; the others get 503")
-    max_in_flight_per_client: int = Field(64, ge=1, description="the same of one address")
+    introspection: bool = Field(True, description="allow schema introspection; if false, errors also suggest no names")
+    graphiql: bool = Field(True, description="serve GraphiQL to browsers")
+    max_in_flight: int = Field(256, ge=1, description="maximum concurrent requests of an API process; further requests get 503")
+    max_in_flight_per_client: int = Field(64, ge=1, description="maximum concurrent requests of one client address")
     max_sockets: int = Field(
-        10_000, ge=1, description="WebSockets and event streams that an API process keeps at once; the others get 503"
+        10_000, ge=1, description="maximum open WebSockets and event streams of an API process; further ones get 503"
     )
-    max_sockets_per_client: int = Field(1_000, ge=1, description="the same of one address")
-    request_timeout_s: float = Field(15.0, gt=0, description="seconds that a request may take, from the end of its head on")
-    answer_cache_mb: int = Field(
-        64, ge=0, description="megabytes of answers that an API process keeps until the next commit; 0: none"
-    )
+    max_sockets_per_client: int = Field(1_000, ge=1, description="maximum open connections of one client address")
+    request_timeout_s: float = Field(15.0, gt=0, description="request timeout in seconds, from the end of the request headers")
+    answer_cache_mb: int = Field(64, ge=0, description="size of an API process's response cache in megabytes; 0 disables it")
     rate_limit: int | None = Field(
         None,
         ge=1,
-        description="cost that one key or address may spend a minute, over all API processes; no bound where not set",
+        description="cost limit per minute for one key or address, over all API processes; no limit if unset",
     )
-    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split)] = Field(
+    trusted_proxies: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_split_commas)] = Field(
         (),
-        description="addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are believed, separated by "
+        description="addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are trusted, separated by "
         "commas",
     )
 
     @property
-    def rate_limit_of_process(self) -> int | None:
-        """The part of RATE_LIMIT that one API process lets through."""
+    def rate_limit_per_process(self) -> int | None:
+        """The share of RATE_LIMIT that each API process enforces; None without a limit."""
         return None if self.rate_limit is None else max(1, self.rate_limit // self.web_concurrency)
 
     @property
     def url(self) -> str:
-        """Where a person on this machine finds the API."""
-        return f"http://{settings.in_brackets(self.reachable_host)}:{self.port}"
+        """The URL of the API on this machine."""
+        return f"http://{settings.bracket_ipv6(self.reachable_host)}:{self.port}"
 
     @property
     def reachable_host(self) -> str:
-        """The address by which this machine reaches what listens on HOST."""
+        """The address under which this machine reaches a server on HOST."""
         return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host)  # noqa: S104  compared, not bound

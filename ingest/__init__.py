@@ -1,1 +1,1 @@
-"""Collects the prices: an exchange client, jobs, and how they are run. Stands on `db`, knows nothing of `graph`."""
+"""Collects prices: the exchange client, the jobs, and the worker that runs them. Imports `db`, never `graph`."""

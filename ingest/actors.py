@@ -1,4 +1,4 @@
-"""Messages in, jobs out. Each actor is one call; none is retried: a job tries by itself until its minute's budget ends."""
+"""Dramatiq actors. Each actor calls one job. Dramatiq retries none of them: a job retries by itself within its time budget."""
 
 import dramatiq
 from dramatiq.middleware import Shutdown
@@ -6,14 +6,14 @@ from periodiq import cron
 
 from db.errors import DatabaseError
 from db.queues import Actor, Queue
-from ingest.broker import broker, lifetimes, settings
+from ingest.broker import broker, resource_middleware, settings
 from ingest.errors import JobsFailedError, OutboxError
 from ingest.jobs.collect import collect as collect_minute
 from ingest.jobs.reconcile import reconcile as reconcile_until
 
 EVERY_MINUTE = cron("* * * * *")
-EXPECTED = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
-"""Told in a line of our own, or none of our doing: no traceback."""
+EXPECTED_ERRORS = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
+"""Expected errors, logged without a traceback: the jobs log their failures, and `Shutdown` is no failure."""
 
 
 @dramatiq.actor(
@@ -24,11 +24,11 @@ EXPECTED = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
     max_retries=0,
     time_limit=60_000,
     notify_shutdown=True,
-    throws=EXPECTED,
+    throws=EXPECTED_ERRORS,
 )
 async def collect(minute: int, only: list[str] | None = None) -> None:
-    """Collects the prices of the minute (its first UNIX second), of the tickers in `only` or of all."""
-    resources = await lifetimes.resources()
+    """Collects the prices of one minute, of the tickers in `only` or of all. `minute` is its first UNIX second."""
+    resources = await resource_middleware.resources()
     await collect_minute(
         minute,
         watchlist=resources.watchlist,
@@ -37,7 +37,9 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
         outbox=resources.outbox,
         only=only or (),
         max_retries=settings.http_max_retries,
-        minutes=None if only else resources.collects,  # who asks for some leaves the minute to the scheduled message
+        minutes=None
+        if only
+        else resources.collect_minutes,  # a fetch of some tickers leaves the minute to the scheduled message
     )
 
 
@@ -45,16 +47,16 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
     broker=broker,
     queue_name=Queue.RECONCILE,
     actor_name=Actor.RECONCILE,
-    priority=10,  # behind every collect: those cannot be made up for
+    priority=10,  # after every collect message, whose live prices cannot be fetched later
     periodic=EVERY_MINUTE,
     max_retries=0,
     time_limit=60_000,
     notify_shutdown=True,
-    throws=EXPECTED,
+    throws=EXPECTED_ERRORS,
 )
 async def reconcile(minute: int) -> None:
-    """Drains the outbox, and explains every minute before this one: stored, or a gap that is filled where it can be."""
-    resources = await lifetimes.resources()
+    """Drains the outbox, records each missing minute before this one as a gap, and fills gaps."""
+    resources = await resource_middleware.resources()
     await reconcile_until(
         minute,
         watchlist=resources.watchlist,
@@ -63,5 +65,5 @@ async def reconcile(minute: int) -> None:
         outbox=resources.outbox,
         resume_days=settings.resume_days,
         retention_days=settings.retention_days,
-        minutes=resources.reconciles,
+        minutes=resources.reconcile_minutes,
     )

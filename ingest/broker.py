@@ -1,4 +1,4 @@
-"""The edge where the worker and the scheduler begin: `dramatiq ingest.broker:broker ingest.actors`. Opens nothing."""
+"""Entry module of the worker and the scheduler: `dramatiq ingest.broker:broker ingest.actors`. Opens no connection."""
 
 import logging
 
@@ -7,7 +7,16 @@ from periodiq import PeriodiqMiddleware
 
 from db import log, tracing
 from db.queues import Actor, Queue
-from ingest.middleware import EndWithParent, EventLoop, FirstMessages, Heartbeat, Lifetimes, Metrics, ScheduledMinute, Traces
+from ingest.middleware import (
+    EnqueueOnBoot,
+    EventLoop,
+    ExitWithParent,
+    Heartbeat,
+    Metrics,
+    ResourceMiddleware,
+    ScheduledMinute,
+    TracingMiddleware,
+)
 from ingest.queue import QueueBroker
 from ingest.redis_state import RedisState
 from ingest.settings import Settings
@@ -20,27 +29,27 @@ queue_state = RedisState("BROKER_URL" if settings.broker_url else "REDIS_URL")
 for handler in logging.getLogger().handlers:
     handler.addFilter(queue_state)
 redis_states = {settings.required_redis(): RedisState("REDIS_URL")} | {settings.required_broker(): queue_state}
-lifetimes = Lifetimes(settings)
+resource_middleware = ResourceMiddleware(settings)
 
 broker = QueueBroker(
     url=settings.required_broker(),
     state=queue_state,
     middleware=[
-        *([Traces()] if tracing.begin("tickgraph worker") else []),
+        *([TracingMiddleware()] if tracing.configure("tickgraph worker") else []),
         AgeLimit(),
         TimeLimit(),
         ShutdownNotifications(),
         Callbacks(),
         Retries(),
-        EndWithParent(),
+        ExitWithParent(),
         EventLoop(),
-        lifetimes,
+        resource_middleware,
         Heartbeat(settings.tickers, redis_states),
         Metrics(settings.metrics_host, settings.worker_metrics_port),
-        # Never skips: a collect knows by itself what is too old, and skipping would hide it.
+        # Never skips a message: the collect job handles old messages itself, and a skipped one would not be logged.
         PeriodiqMiddleware(skip_delay=float("inf")),
         ScheduledMinute(),
-        # At a start, too: what waits is stored, and what was missed may still be filled from the finest chart.
-        FirstMessages((Queue.RECONCILE, Actor.RECONCILE), (Queue.COLLECT, Actor.COLLECT)),
+        # At startup the worker stores queued prices and fills recent gaps while the finest chart still has them.
+        EnqueueOnBoot((Queue.RECONCILE, Actor.RECONCILE), (Queue.COLLECT, Actor.COLLECT)),
     ],
 )

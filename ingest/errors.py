@@ -1,14 +1,14 @@
-"""Why there is no price, told apart by what to do about it.
+"""The errors of the collector, grouped by how to handle them.
 
-CollectError                a minute got no price
-├── SourceError             the source gave no usable answer
-│   ├── AgainError          soon: time-outs, resets, 5xx, rate limits, answers that make no sense
-│   ├── LaterError          slowly, and say so loudly: maintenance
-│   └── NeverError          not before somebody changes the configuration
+CollectError                    a minute has no price
+├── SourceError                 the source returned no usable response
+│   ├── RetryableError          retry soon: timeouts, resets, 5xx, rate limits, malformed responses
+│   ├── RetryLaterError         retry slowly: maintenance
+│   └── PermanentError          do not retry: the configuration must change first
 │       └── UnknownTickerError
-└── NotKeptError            the price was there, and nothing that could keep it
-JobsFailedError             some of the jobs of a minute failed, the others were done
-OutboxError                 the outbox did not do what it was asked
+└── StorageUnavailableError     neither Redis nor PostgreSQL accepted the price
+JobsFailedError                 some jobs of a minute failed, the others succeeded
+OutboxError                     Redis did not execute a command of the outbox
 └── OutboxFullError
 """
 
@@ -16,42 +16,42 @@ from db.tables import Reason
 
 
 class CollectError(Exception):
-    """Raised when a minute got no price. The message carries the evidence."""
+    """Raised when a minute has no price. The message contains the evidence."""
 
     def __init__(self, message: str, reason: Reason) -> None:
-        # Parts of it come from outside: half a surrogate pair could not be written anywhere.
+        # Parts of the message come from outside. A lone surrogate could not be encoded as UTF-8.
         super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.reason = reason
 
 
-class NotKeptError(CollectError):
-    """Raised when a price came and neither the outbox nor the database took it."""
+class StorageUnavailableError(CollectError):
+    """Raised when neither the outbox nor the database accepted a fetched price."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message, Reason.STORAGE)
 
 
 class SourceError(CollectError):
-    """Raised when a source was asked and gave no usable answer."""
+    """Raised when a source returned no usable response."""
 
     def __init__(self, message: str, reason: Reason, *, retry_after_s: float = 0.0) -> None:
         super().__init__(message, reason)
         self.retry_after_s = retry_after_s
 
 
-class AgainError(SourceError):
-    """Raised when the next try may well succeed, not before `retry_after_s` seconds."""
+class RetryableError(SourceError):
+    """Raised when a retry may succeed. Wait at least `retry_after_s` seconds."""
 
 
-class LaterError(SourceError):
-    """Raised when the source is under maintenance: trying goes on slowly."""
+class RetryLaterError(SourceError):
+    """Raised when the source is under maintenance. Wait at least `retry_after_s` seconds."""
 
 
-class NeverError(SourceError):
-    """Raised when asking again changes nothing: a wrong address, a testnet, a refused parameter."""
+class PermanentError(SourceError):
+    """Raised when a retry cannot succeed: a wrong URL, the testnet, a rejected parameter."""
 
 
-class UnknownTickerError(NeverError):
+class UnknownTickerError(PermanentError):
     """Raised when the source does not know the ticker."""
 
 
@@ -60,8 +60,8 @@ class JobsFailedError(Exception):
 
 
 class OutboxError(Exception):
-    """Raised when Redis, where the outbox is, cannot be reached or refuses to read or write."""
+    """Raised when the Redis server of the outbox is unavailable or rejects a read or a write."""
 
 
 class OutboxFullError(OutboxError):
-    """Raised when the outbox holds as much as it may: what is in it stays, what came is not taken."""
+    """Raised when the outbox is full. Queued prices stay; the new prices are not added."""

@@ -1,4 +1,4 @@
-"""What happens around messages: the minute they carry, the resources they need, and the first one of all."""
+"""Dramatiq middleware: sets the minute of messages, opens resources, sends the first messages, heartbeats, metrics, traces."""
 
 import asyncio
 import concurrent.futures
@@ -35,14 +35,14 @@ from ingest.settings import Settings
 from ingest.source import Source
 
 _PR_SET_PDEATHSIG = 1
-HEARTBEAT_EVERY_S = 5
-HEARTBEAT_KEPT_S = 20
+HEARTBEAT_INTERVAL_S = 5
+HEARTBEAT_TTL_S = 20
 
 log = logging.getLogger(__name__)
 
 
 class ScheduledMinute(dramatiq.Middleware):
-    """Writes the minute into a scheduled message, where periodiq only notes when it was sent (half a second late)."""
+    """Adds the minute to a scheduled message. periodiq records only when it sent the message, half a second late."""
 
     def before_enqueue(self, broker: dramatiq.Broker, message: dramatiq.Message[None], delay: int | None) -> None:
         scheduled_at = message.options.get("scheduled_at")
@@ -50,8 +50,8 @@ class ScheduledMinute(dramatiq.Middleware):
             message.kwargs.setdefault("minute", times.minute_of(datetime.fromisoformat(scheduled_at).timestamp()))
 
 
-class FirstMessages(dramatiq.Middleware):
-    """Sends messages for the current minute as soon as a worker runs: the schedule's next ones may be a minute away."""
+class EnqueueOnBoot(dramatiq.Middleware):
+    """Sends messages for the current minute when a worker starts. The next scheduled messages may be a minute away."""
 
     def __init__(self, *addresses: tuple[str, str]) -> None:
         """`addresses` are pairs of queue and actor."""
@@ -63,8 +63,8 @@ class FirstMessages(dramatiq.Middleware):
             broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs={"minute": minute}, options={}))
 
 
-class EndWithParent(dramatiq.Middleware):
-    """Ends a worker process when its parent was killed: nobody would be left to end it."""
+class ExitWithParent(dramatiq.Middleware):
+    """Terminates a worker process when its parent is killed. No other process would terminate it."""
 
     def after_process_boot(self, broker: dramatiq.Broker) -> None:
         parent = multiprocessing.parent_process()
@@ -74,10 +74,10 @@ class EndWithParent(dramatiq.Middleware):
 
 
 class EventLoop(AsyncIO):
-    """dramatiq's event loop in a thread that does not keep the process alive.
+    """Runs Dramatiq's event loop in a daemon thread.
 
-    A second SIGTERM (`timeout` and systemd send one to each process of a group) makes dramatiq leave at once, and Python
-    would wait for that thread for ever.
+    A second SIGTERM makes Dramatiq exit at once; `timeout` and systemd send one to each process of a group. Python would
+    wait forever for a thread that is not a daemon.
     """
 
     def before_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -88,30 +88,30 @@ class EventLoop(AsyncIO):
 
 
 class Heartbeat(dramatiq.Middleware):
-    """Says in Redis that this worker process runs and what its TICKERS are, from its event loop.
+    """Writes heartbeats of this worker process to Redis, from its event loop. The value of a heartbeat is its TICKERS.
 
-    By this workers agree on what is tracked, and `python -m ingest healthy --worker` knows of them. (Dramatiq's own heartbeats
-    do not tell: whoever sends a message beats, too.) Stands after `EventLoop` in the list.
+    Workers read them to agree on the tracked tickers, and `python -m ingest healthy --worker` checks them. Dramatiq's own
+    heartbeats are no proof of a worker: every process that sends a message writes them. Must follow `EventLoop` in the list.
     """
 
     def __init__(self, tickers: Sequence[str], states: Mapping[str, RedisState]) -> None:
-        """`states`: of each Redis, by its address: the one of prices, and that of messages where it is another."""
+        """`states` maps the URL of each Redis server to its state: the outbox's and, if it is another, the broker's."""
         self._tickers = json.dumps(list(tickers))
         self._states = states
-        self._beating: concurrent.futures.Future[None] | None = None
+        self._heartbeat_task: concurrent.futures.Future[None] | None = None
 
     def after_worker_boot(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         thread = get_event_loop_thread()
         if thread is not None:
-            self._beating = asyncio.run_coroutine_threadsafe(self._beat(), thread.loop)
+            self._heartbeat_task = asyncio.run_coroutine_threadsafe(self._send_heartbeats(), thread.loop)
         check = threading.Thread(target=self._check_settings, daemon=True)
-        check.start()  # in a thread: a worker starts without Redis
+        check.start()  # in a thread, because a worker starts without Redis
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        if self._beating is not None:
-            self._beating.cancel()
+        if self._heartbeat_task is not None:
+            self._heartbeat_task.cancel()
 
-    async def _beat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         key = f"{HEARTBEATS}{socket.gethostname()}:{os.getpid()}"
         async with contextlib.AsyncExitStack() as stack:
             clients = {
@@ -124,12 +124,12 @@ class Heartbeat(dramatiq.Middleware):
                 while True:
                     for url, client in clients.items():
                         try:
-                            await client.set(key, self._tickers, ex=HEARTBEAT_KEPT_S)
+                            await client.set(key, self._tickers, ex=HEARTBEAT_TTL_S)
                         except (redis.RedisError, OSError) as error:
-                            self._states[url].failed(error)
+                            self._states[url].record_failure(error)
                         else:
-                            self._states[url].works()
-                    await asyncio.sleep(HEARTBEAT_EVERY_S)
+                            self._states[url].record_success()
+                    await asyncio.sleep(HEARTBEAT_INTERVAL_S)
             finally:
                 for client in clients.values():
                     with contextlib.suppress(redis.RedisError, OSError):
@@ -138,12 +138,12 @@ class Heartbeat(dramatiq.Middleware):
     def _check_settings(self) -> None:
         for url, state in self._states.items():
             with contextlib.suppress(redis.RedisError), redis.Redis.from_url(url, socket_timeout=2) as client:
-                for problem in redis_state.problems(client):
+                for problem in redis_state.list_problems(client):
                     log.warning("%s: %s", state.setting, problem)
 
 
 class Metrics(dramatiq.Middleware):
-    """Serves the metrics of all worker processes, from the first of them."""
+    """Serves the metrics of all worker processes from the first one."""
 
     def __init__(self, host: str, port: int | None) -> None:
         self._host = host
@@ -153,11 +153,11 @@ class Metrics(dramatiq.Middleware):
         metrics.serve(self._host, self._port)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        metrics.leave()
+        metrics.unregister_process()
 
 
-class Traces(dramatiq.Middleware):
-    """Each message's span lies below the one of who sent it, in whichever process that was."""
+class TracingMiddleware(dramatiq.Middleware):
+    """Traces messages. The span of a message is a child of its sender's span, across processes."""
 
     def __init__(self) -> None:
         self._spans: dict[str, contextlib.ExitStack] = {}
@@ -182,42 +182,42 @@ class Traces(dramatiq.Middleware):
         self.after_process_message(broker, message)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
-        tracing.end()
+        tracing.flush()
 
 
-def beats_here(client: redis.Redis) -> bool:
-    """Whether a worker of this host said of late that it runs. Raises redis.RedisError."""
+def has_local_heartbeat(client: redis.Redis) -> bool:
+    """Returns whether Redis has a heartbeat of a worker on this host. Raises redis.RedisError."""
     return next(iter(client.scan_iter(f"{HEARTBEATS}{socket.gethostname()}:*")), None) is not None
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What jobs work with; one set a process."""
+    """The resources of the jobs, one set per process."""
 
     db: Database
     outbox: Outbox
     source: Source
     watchlist: Watchlist
-    collects: MessageMinutes
-    reconciles: MessageMinutes
+    collect_minutes: MessageMinutes
+    reconcile_minutes: MessageMinutes
 
 
-class Lifetimes(dramatiq.Middleware):
-    """Opens the resources when a message first needs them and closes them when the worker stops.
+class ResourceMiddleware(dramatiq.Middleware):
+    """Opens the resources for the first message and closes them when the worker stops.
 
-    Stands after `EventLoop` in the list, on which they live. Not in `before_worker_boot`: dramatiq swallows what a
-    hook raises.
+    Must follow `EventLoop` in the list, because the resources use its loop. They are not opened in `before_worker_boot`:
+    Dramatiq swallows the exceptions of hooks.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = contextlib.AsyncExitStack()
         self._resources: Resources | None = None
-        self._opening = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def resources(self) -> Resources:
-        """The resources, opened: once, whichever message comes first."""
-        async with self._opening:
+        """Returns the resources. The first call opens them."""
+        async with self._lock:
             if self._resources is None:
                 database = open_database(
                     self._settings.required_dsn(), application_name="tickgraph worker", statement_timeout_s=WRITER_TIMEOUT_S
@@ -229,8 +229,8 @@ class Lifetimes(dramatiq.Middleware):
                         outbox=await opened.enter_async_context(outbox),
                         source=await opened.enter_async_context(open_deribit(self._settings)),
                         watchlist=Watchlist(self._settings.tickers),
-                        collects=MessageMinutes(),
-                        reconciles=MessageMinutes(),
+                        collect_minutes=MessageMinutes(),
+                        reconcile_minutes=MessageMinutes(),
                     )
                     self._stack = opened.pop_all()
         return self._resources

@@ -1,7 +1,7 @@
-"""Where a price waits, in Redis, from the moment it was fetched until PostgreSQL has committed it.
+"""The outbox in Redis, which stores fetched prices until PostgreSQL has committed them.
 
-One hash holds the prices, one entry for each ticker and minute, first come stays; another holds why a minute has none; a third
-what workers last said of themselves. Every method raises OutboxError where Redis does not do it.
+One hash holds the prices, with one entry per ticker and minute; the first value stays. A second hash holds the reasons of
+minutes without a price, a third the report of the workers. Every method raises OutboxError if Redis fails.
 """
 
 import json
@@ -19,18 +19,18 @@ from redis.backoff import ExponentialBackoff
 
 from db import times
 from db.queries.gaps import Minute
-from db.tables import NAME, PriceRow, Reason
+from db.tables import NAME_PATTERN, PriceRow, Reason
 from ingest.errors import OutboxError, OutboxFullError
 
 PRICES = "tickgraph:outbox"
 FAILURES = "tickgraph:failures"
 REPORT = "tickgraph:report"
 HEARTBEATS = "tickgraph:worker:"
-"""Each worker process has a key of its own: this, its host, a colon, its process id. The value is its TICKERS as JSON."""
-PATIENCE_S = 2.0
+"""Prefix of the heartbeat keys: prefix, host, colon, process id. The value is the TICKERS of the process as a JSON array."""
+REDIS_TIMEOUT_S = 2.0
 
-# Only what was read: another worker may have removed it meanwhile, and a new price taken its name.
-REMOVE = """
+# Removes an entry only if its value is the one that was read: another worker may have replaced it in the meantime.
+REMOVE_SCRIPT = """
 for place = 1, #ARGV, 2 do
     if redis.call('HGET', KEYS[1], ARGV[place]) == ARGV[place + 1] then
         redis.call('HDEL', KEYS[1], ARGV[place])
@@ -40,8 +40,8 @@ end
 
 
 @dataclass(frozen=True)
-class Unreadable:
-    """An entry that is no price: what it is, and why it cannot be stored."""
+class InvalidEntry:
+    """An outbox entry that is not a valid price, with the reason."""
 
     entry: str
     reason: str
@@ -50,156 +50,158 @@ class Unreadable:
 
 
 @dataclass
-class Waiting:
-    """Entries of the outbox."""
+class OutboxBatch:
+    """A batch of outbox entries and their parsed rows."""
 
     entries: dict[bytes, bytes] = field(default_factory=dict)
-    """As they are there."""
+    """Hash fields and their raw values."""
     rows: list[PriceRow] = field(default_factory=list)
-    unreadable: list[Unreadable] = field(default_factory=list)
+    invalid: list[InvalidEntry] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What workers last said."""
+    """The last report of the workers."""
 
     clock_skew_s: float | None = None
-    """Local clock minus the exchange's."""
+    """Local clock minus the exchange's clock, in seconds."""
     errors: dict[str, str] = field(default_factory=dict)
-    """By ticker, the last failure and its minute."""
+    """The last failure of each ticker, with its minute."""
     jobs: dict[str, tuple[int, str]] = field(default_factory=dict)
-    """By job, since when it fails (UNIX seconds), and why."""
+    """For each failing job, the UNIX second of its first failure and the error."""
 
 
 class Outbox:
-    """The outbox of one Redis, which holds at most `most` prices."""
+    """The outbox in one Redis server. Holds at most `max_prices` prices."""
 
-    def __init__(self, client: redis.asyncio.Redis, most: int) -> None:
+    def __init__(self, client: redis.asyncio.Redis, max_prices: int) -> None:
         self._client = client
-        self.most = most
-        self._unsaid: dict[Minute, Reason] = {}
-        self._remove = client.register_script(REMOVE)
+        self.max_prices = max_prices
+        self._buffered_failures: dict[Minute, Reason] = {}
+        self._remove = client.register_script(REMOVE_SCRIPT)
 
     async def put(self, rows: Sequence[PriceRow]) -> None:
-        """Takes prices in; one that waits already stays as it is. OutboxFullError: none was taken."""
-        with _own_errors():
-            if await self._client.hlen(PRICES) + len(rows) > self.most:
-                raise OutboxFullError(f"the outbox is full: {self.most} prices wait for PostgreSQL")
+        """Adds prices. A queued price is not overwritten. Raises OutboxFullError, and adds none, if they do not all fit."""
+        with _translate_errors():
+            if await self._client.hlen(PRICES) + len(rows) > self.max_prices:
+                raise OutboxFullError(
+                    f"the outbox is full: {self.max_prices} prices are queued. Restore PostgreSQL, or raise OUTBOX_MOST"
+                )
             async with self._client.pipeline(transaction=True) as pipe:
                 for row in rows:
                     pipe.hsetnx(PRICES, _field(row.ticker, row.ts), row.model_dump_json())
                 await pipe.execute()
 
     async def depth(self) -> int:
-        """How many prices wait."""
-        with _own_errors():
+        """Returns the number of queued prices."""
+        with _translate_errors():
             return int(await self._client.hlen(PRICES))
 
     async def fields(self) -> list[bytes]:
-        """What every entry is called, the oldest minute first."""
-        with _own_errors():
+        """Returns the hash fields of all entries, the oldest minute first."""
+        with _translate_errors():
             names = await self._client.hkeys(PRICES)
         return sorted(map(_bytes, names), key=lambda name: name.rpartition(b"|")[2])
 
-    async def minutes(self) -> set[Minute]:
-        """The minutes whose prices wait."""
+    async def pending_minutes(self) -> set[Minute]:
+        """Returns the ticker and minute of each queued price."""
         return {minute for name in await self.fields() if (minute := _minute(_text(name))) is not None}
 
-    async def waits(self, tickers: Iterable[str], ts: int) -> set[str]:
-        """Those of the tickers whose price of the minute waits."""
-        asked = list(tickers)
-        if not asked:
+    async def pending_tickers(self, tickers: Iterable[str], ts: int) -> set[str]:
+        """Returns those of the tickers whose price of the minute `ts` is queued."""
+        names = list(tickers)
+        if not names:
             return set()
-        with _own_errors():
-            values = await self._client.hmget(PRICES, [_field(ticker, ts) for ticker in asked])
-        return {ticker for ticker, value in zip(asked, values, strict=True) if value is not None}
+        with _translate_errors():
+            values = await self._client.hmget(PRICES, [_field(ticker, ts) for ticker in names])
+        return {ticker for ticker, value in zip(names, values, strict=True) if value is not None}
 
-    async def read(self, fields: Sequence[bytes]) -> Waiting:
-        """The entries, as far as they are still there."""
-        with _own_errors():
+    async def read(self, fields: Sequence[bytes]) -> OutboxBatch:
+        """Reads the entries of the fields. Skips entries that no longer exist."""
+        with _translate_errors():
             values = await self._client.hmget(PRICES, list(fields))
-        waiting = Waiting()
+        batch = OutboxBatch()
         for name, value in zip(fields, values, strict=True):
             if value is not None:
-                waiting.entries[name] = _bytes(value)
-                _sort_in(waiting, _text(name), _text(value))
-        return waiting
+                batch.entries[name] = _bytes(value)
+                _parse_entry(batch, _text(name), _text(value))
+        return batch
 
     async def remove(self, entries: Mapping[bytes, bytes]) -> None:
-        """Forgets entries that are committed or set aside, as far as they are still those."""
+        """Removes committed or rejected entries, unless their value has changed since they were read."""
         if entries:
-            with _own_errors():
+            with _translate_errors():
                 await self._remove(keys=[PRICES], args=[part for entry in entries.items() for part in entry])
 
-    async def note(self, failures: Mapping[Minute, Reason]) -> None:
-        """Leaves evidence of why minutes have no price, for whoever looks for gaps."""
-        noted = self._unsaid | dict(failures)
-        if not noted:
+    async def record_failures(self, failures: Mapping[Minute, Reason]) -> None:
+        """Records why minutes have no price, for the job that opens gaps."""
+        reasons = self._buffered_failures | dict(failures)
+        if not reasons:
             return
-        with _own_errors():
-            if await self._client.hlen(FAILURES) + len(noted) > self.most:
-                raise OutboxFullError(f"there is room for no more than {self.most} reasons")
-            await self._client.hset(FAILURES, mapping={_field(*minute): reason.value for minute, reason in noted.items()})
-        for minute in noted:
-            self._unsaid.pop(minute, None)
+        with _translate_errors():
+            if await self._client.hlen(FAILURES) + len(reasons) > self.max_prices:
+                raise OutboxFullError(f"the outbox has no room for more than {self.max_prices} reasons")
+            await self._client.hset(FAILURES, mapping={_field(*minute): reason.value for minute, reason in reasons.items()})
+        for minute in reasons:
+            self._buffered_failures.pop(minute, None)
 
-    def remember(self, failures: Mapping[Minute, Reason]) -> None:
-        """Keeps evidence in memory that neither Redis nor PostgreSQL took, until the next `note`."""
-        self._unsaid.update(failures)
+    def buffer_failures(self, failures: Mapping[Minute, Reason]) -> None:
+        """Buffers reasons in memory that neither Redis nor PostgreSQL accepted, until the next `record_failures`."""
+        self._buffered_failures.update(failures)
 
-    async def failures(self) -> dict[Minute, Reason]:
-        """The evidence."""
-        with _own_errors():
-            noted = await self._client.hgetall(FAILURES)
+    async def read_failures(self) -> dict[Minute, Reason]:
+        """Returns the recorded reasons."""
+        with _translate_errors():
+            reasons = await self._client.hgetall(FAILURES)
         found = {}
-        for name, reason in noted.items():
+        for name, reason in reasons.items():
             minute = _minute(_text(name))
             if minute is not None and _text(reason) in set(Reason):
                 found[minute] = Reason(_text(reason))
         return found
 
-    async def forget(self, minutes: Iterable[Minute]) -> None:
-        """Removes evidence that has become a gap, or that nobody needs."""
+    async def delete_failures(self, minutes: Iterable[Minute]) -> None:
+        """Deletes reasons that were written to a gap or are no longer needed."""
         names = [_field(*minute) for minute in minutes]
         if names:
-            with _own_errors():
+            with _translate_errors():
                 await self._client.hdel(FAILURES, *names)
 
-    async def say(self, report: Report) -> None:
-        """Leaves the report for whoever asks how things are."""
-        said: dict[Any, str] = {} if report.clock_skew_s is None else {"clock": f"{report.clock_skew_s:.3f}"}
-        said |= {f"error|{ticker}": message for ticker, message in report.errors.items()}
-        said |= {f"job|{name}": f"{since} {why}" for name, (since, why) in report.jobs.items()}
-        if said:
-            with _own_errors():
-                await self._client.hset(REPORT, mapping=said)
+    async def write_report(self, report: Report) -> None:
+        """Merges the report into the stored one, for `python -m ingest status`."""
+        values: dict[Any, str] = {} if report.clock_skew_s is None else {"clock": f"{report.clock_skew_s:.3f}"}
+        values |= {f"error|{ticker}": message for ticker, message in report.errors.items()}
+        values |= {f"job|{name}": f"{since} {error}" for name, (since, error) in report.jobs.items()}
+        if values:
+            with _translate_errors():
+                await self._client.hset(REPORT, mapping=values)
 
-    async def said(self) -> Report:
-        """What workers last said."""
-        with _own_errors():
-            said = {_text(name): _text(value) for name, value in (await self._client.hgetall(REPORT)).items()}
-        errors = {name.removeprefix("error|"): message for name, message in said.items() if name.startswith("error|")}
+    async def read_report(self) -> Report:
+        """Returns the last report of the workers."""
+        with _translate_errors():
+            values = {_text(name): _text(value) for name, value in (await self._client.hgetall(REPORT)).items()}
+        errors = {name.removeprefix("error|"): message for name, message in values.items() if name.startswith("error|")}
         jobs = {}
-        for name, value in said.items():
-            since, _, why = value.partition(" ")
+        for name, value in values.items():
+            since, _, error = value.partition(" ")
             if name.startswith("job|") and since.isdecimal():
-                jobs[name.removeprefix("job|")] = int(since), why
-        return Report(float(said["clock"]) if "clock" in said else None, errors, jobs)
+                jobs[name.removeprefix("job|")] = int(since), error
+        return Report(float(values["clock"]) if "clock" in values else None, errors, jobs)
 
     async def write_jobs(self, failed: Mapping[str, str], done: Iterable[str], now: int) -> None:
-        """Leaves which jobs failed and why, since when they do, and takes back what was said of those that were done."""
-        before = (await self.said()).jobs
-        jobs = {name: (before[name][0] if name in before else now, why) for name, why in failed.items()}
-        await self.say(Report(jobs=jobs))
-        names = [f"job|{name}" for name in done if name in before]
+        """Records the failed jobs with their errors and first failure times, and removes the jobs that succeeded."""
+        previous = (await self.read_report()).jobs
+        jobs = {name: (previous[name][0] if name in previous else now, error) for name, error in failed.items()}
+        await self.write_report(Report(jobs=jobs))
+        names = [f"job|{name}" for name in done if name in previous]
         if names:
-            with _own_errors():
+            with _translate_errors():
                 await self._client.hdel(REPORT, *names)
 
     async def worker_tickers(self) -> dict[str, list[str]]:
-        """The TICKERS of each worker process that said of late that it runs, by `host:pid`."""
+        """Returns the TICKERS of each worker process that has a heartbeat, by `host:pid`."""
         found = {}
-        with _own_errors():
+        with _translate_errors():
             async for key in self._client.scan_iter(f"{HEARTBEATS}*"):
                 value = await self._client.get(key)
                 with suppress(ValueError):
@@ -210,25 +212,25 @@ class Outbox:
 
 
 @asynccontextmanager
-async def open_outbox(redis_url: str, most: int) -> AsyncIterator[Outbox]:
-    """The outbox at the address, connected to when it is first used."""
-    # Without retries of its own, connections from before a restart of Redis would each fail once.
+async def open_outbox(redis_url: str, max_prices: int) -> AsyncIterator[Outbox]:
+    """Opens the outbox at the URL. Its first command connects to Redis."""
+    # Without retries, each pooled connection would fail once after a restart of Redis.
     client = redis.asyncio.Redis.from_url(
         redis_url,
-        socket_timeout=PATIENCE_S,
-        socket_connect_timeout=PATIENCE_S,
+        socket_timeout=REDIS_TIMEOUT_S,
+        socket_connect_timeout=REDIS_TIMEOUT_S,
         retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
     )
     async with client:
-        yield Outbox(client, most)
+        yield Outbox(client, max_prices)
 
 
 @contextmanager
-def _own_errors() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (redis.RedisError, OSError) as error:
-        raise OutboxError(f"Redis does not take or give prices: {error or type(error).__name__}") from error
+        raise OutboxError(f"Redis failed: {error or type(error).__name__}") from error
 
 
 def _field(ticker: str, ts: int) -> str:
@@ -236,9 +238,9 @@ def _field(ticker: str, ts: int) -> str:
 
 
 def _minute(name: str) -> Minute | None:
-    """The ticker and minute that a name names, None where it names none."""
+    """Parses a hash field into ticker and minute. Returns None if it is invalid."""
     ticker, _, text = name.rpartition("|")
-    if not re.fullmatch(NAME, ticker) or not re.fullmatch(r"[0-9]{1,10}", text):
+    if not re.fullmatch(NAME_PATTERN, ticker) or not re.fullmatch(r"[0-9]{1,10}", text):
         return None
     ts = int(text)
     return (ticker, ts) if ts % times.MINUTE == 0 and ts < times.END else None
@@ -252,22 +254,22 @@ def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="backslashreplace")
 
 
-def _sort_in(waiting: Waiting, name: str, value: str) -> None:
+def _parse_entry(batch: OutboxBatch, name: str, value: str) -> None:
     try:
         row = PriceRow.model_validate_json(value)
     except ValidationError as error:
-        waiting.unreadable.append(_unreadable(name, value, f"no price: {error.errors()[0]['msg']}"))
+        batch.invalid.append(_invalid_entry(name, value, f"invalid price: {error.errors()[0]['msg']}"))
         return
     if _field(row.ticker, row.ts) == name:
-        waiting.rows.append(row)
+        batch.rows.append(row)
     else:
-        waiting.unreadable.append(_unreadable(name, value, f"it waits under {name}"))
+        batch.invalid.append(_invalid_entry(name, value, f"its hash field is {name}"))
 
 
-def _unreadable(name: str, value: str, why: str) -> Unreadable:
-    return Unreadable(_printable(value), _printable(why), *(_minute(name) or (None, None)))
+def _invalid_entry(name: str, value: str, reason: str) -> InvalidEntry:
+    return InvalidEntry(_without_nul(value), _without_nul(reason), *(_minute(name) or (None, None)))
 
 
-def _printable(entry: str) -> str:
-    """Without what PostgreSQL's text cannot hold."""
+def _without_nul(entry: str) -> str:
+    """Escapes NUL characters, which PostgreSQL's text cannot store."""
     return entry if "\0" not in entry else json.dumps(entry)

@@ -1,4 +1,4 @@
-"""What a source of prices is to the jobs. A second source is one class with these methods and a clock."""
+"""The interface of a source of prices. A second source is one class with these methods and a clock."""
 
 import time
 from collections.abc import Callable
@@ -9,41 +9,41 @@ from typing import Protocol
 
 from db import times
 
-HEARD_WITHIN_S = 50.0
-"""How long the exchange's clock is believed to go on without a new answer. Less than a minute: one wrong answer is forgotten
-before the next collect."""
+MAX_CLOCK_AGE_S = 50.0
+"""How long the exchange's clock is extrapolated without a new response. It is less than a minute, so that one wrong response
+has no effect on the next collect."""
 
-PLAUSIBLE_WITHIN_S = 86_400
-AHEAD_S = 2.0
-"""By how much an answer may be ahead of the local clock, and of what other answers say."""
-BEHIND_S = 60.0
-"""By how much an answer may be behind both: no call takes that long."""
-OTHERS_WITHIN_S = 90.0
-"""How old an answer may be to be held against another one."""
-AGREE_WITHIN_S = 3_600
-"""How far apart clocks may be that agree enough for something to be deleted or to expire."""
+MAX_PLAUSIBLE_OFFSET_S = 86_400
+MAX_AHEAD_S = 2.0
+"""How far a response may be ahead of the local clock and of other responses."""
+MAX_BEHIND_S = 60.0
+"""How far a response may be behind both. No call takes that long."""
+MAX_COMPARISON_AGE_S = 90.0
+"""Maximum age of a response that another one is compared with."""
+MAX_CLOCK_DIFFERENCE_S = 3_600
+"""Maximum difference of clocks that agree well enough to delete or expire data."""
 
 
-def agreed(*clocks: float | None) -> int | None:
-    """The earliest of the clocks, UNIX seconds, where all of them are known and agree; else None."""
+def agree_on_time(*clocks: float | None) -> int | None:
+    """Returns the earliest of the clocks in UNIX seconds; None if one is unknown or they disagree."""
     known = [clock for clock in clocks if clock is not None]
-    if len(known) < len(clocks) or max(known) - min(known) > AGREE_WITHIN_S:
+    if len(known) < len(clocks) or max(known) - min(known) > MAX_CLOCK_DIFFERENCE_S:
         return None
     return int(min(known))
 
 
 @dataclass(frozen=True, slots=True)
 class Quote:
-    """A price as it was said."""
+    """A price as the source returned it."""
 
     ticker: str
     price: Decimal
     observed_at: int | None
-    """When the exchange said it, by its own clock, in microseconds; None where it did not tell."""
-    asked_at: int
-    """When the request left, by the local clock, in microseconds."""
-    answered_at: int
-    """When the answer was there, by the local clock, in microseconds."""
+    """When the exchange quoted it, by its own clock, in UNIX microseconds; None if the response has no time."""
+    requested_at: int
+    """When the request was sent, by the local clock, in UNIX microseconds."""
+    received_at: int
+    """When the response was received, by the local clock, in UNIX microseconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +56,15 @@ class ChartPoint:
 
 
 class ExchangeClock:
-    """The exchange's clock as its answers show it, carried on by a monotonic one in between.
+    """The exchange's clock, measured by its responses and extrapolated by a monotonic clock.
 
-    Three other clocks judge what it says: the local one, that of the message, and the database's where it was heard.
+    Each measurement is compared with three other clocks: the local one, the message's, and the database's if it is known.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
-        self._heard: tuple[float, float] | None = None
-        self._answers: dict[str, tuple[float, float]] = {}
+        self._last_accepted: tuple[float, float] | None = None
+        self._last_by_subject: dict[str, tuple[float, float]] = {}
         self._database: tuple[float, float] | None = None
         self.skew_s: float | None = None
         """Local clock minus exchange's clock, in seconds; None: never measured."""
@@ -72,96 +72,96 @@ class ExchangeClock:
         """By how much `skew_s` may be wrong: half the call's duration."""
 
     @property
-    def was_heard(self) -> bool:
-        """Whether the exchange ever told its time."""
-        return self._heard is not None
+    def has_observation(self) -> bool:
+        """Whether the exchange's clock was ever measured."""
+        return self._last_accepted is not None
 
-    def hear(self, said_at: int, asked_at: int, answered_at: int, about: str = "") -> None:
-        """Takes in an answer: the exchange's instant, the local ones before and after; microseconds. `about`: whose it is.
+    def observe(self, exchange_at: int, requested_at: int, received_at: int, subject: str = "") -> None:
+        """Adds a measurement: the exchange's time, and the local times before and after the call, in UNIX microseconds.
 
-        An answer that is ahead of the local clock and of the answers about others, or behind both, changes nothing.
+        `subject` is a ticker or method. A time ahead of the local clock and of other subjects, or behind both, has no effect.
         """
-        said_s, local_s = said_at / 1e6, answered_at / 1e6
-        is_apart = self.is_ahead(said_s, local_s, about) or self._is_behind(said_s, local_s, about)
-        self._answers[about] = (said_s, self._monotonic())
-        if is_apart:
+        exchange_s, local_s = exchange_at / 1e6, received_at / 1e6
+        is_outlier = self.is_ahead(exchange_s, local_s, subject) or self._is_behind(exchange_s, local_s, subject)
+        self._last_by_subject[subject] = (exchange_s, self._monotonic())
+        if is_outlier:
             return
-        self._heard = (said_s, self._monotonic())
-        self.skew_s = ((asked_at + answered_at) / 2 - said_at) / 1e6
-        self.uncertainty_s = (answered_at - asked_at) / 2e6
+        self._last_accepted = (exchange_s, self._monotonic())
+        self.skew_s = ((requested_at + received_at) / 2 - exchange_at) / 1e6
+        self.uncertainty_s = (received_at - requested_at) / 2e6
 
-    def hear_database(self, now: float) -> None:
-        """Takes in what the database's clock says, UNIX seconds."""
+    def observe_database(self, now: float) -> None:
+        """Adds a measurement of the database's clock, in UNIX seconds."""
         self._database = (now, self._monotonic())
 
     @property
     def database_now(self) -> float | None:
-        """UNIX seconds by the database's clock; None where it was never heard."""
+        """UNIX seconds by the database's clock; None if it was never measured."""
         return None if self._database is None else self._database[0] + self._monotonic() - self._database[1]
 
-    def others(self, about: str) -> float | None:
-        """UNIX seconds now by the latest answers about others (their median); None where there are none."""
+    def others_now(self, subject: str) -> float | None:
+        """Returns UNIX seconds by the latest measurements of other subjects (their median); None if there are none."""
         now = self._monotonic()
-        said = [
-            said_at + now - heard_at
-            for other, (said_at, heard_at) in self._answers.items()
-            if other != about and now - heard_at <= OTHERS_WITHIN_S
+        estimates = [
+            exchange_at + now - measured_at
+            for name, (exchange_at, measured_at) in self._last_by_subject.items()
+            if name != subject and now - measured_at <= MAX_COMPARISON_AGE_S
         ]
-        return median_low(said) if said else None
+        return median_low(estimates) if estimates else None
 
-    def is_ahead(self, said_at: float, local: float, about: str) -> bool:
-        """Whether an instant is ahead of the local clock and of what the answers about others say."""
-        others = self.others(about)
-        return said_at > local + AHEAD_S and others is not None and said_at > others + AHEAD_S
+    def is_ahead(self, exchange_at: float, local_s: float, subject: str) -> bool:
+        """Returns whether an instant is ahead of the local clock and of the measurements of other subjects."""
+        others_now = self.others_now(subject)
+        return exchange_at > local_s + MAX_AHEAD_S and others_now is not None and exchange_at > others_now + MAX_AHEAD_S
 
-    def _is_behind(self, said_at: float, local: float, about: str) -> bool:
-        others = self.others(about)
-        return said_at < local - BEHIND_S and others is not None and said_at < others - BEHIND_S
+    def _is_behind(self, exchange_at: float, local_s: float, subject: str) -> bool:
+        others_now = self.others_now(subject)
+        return exchange_at < local_s - MAX_BEHIND_S and others_now is not None and exchange_at < others_now - MAX_BEHIND_S
 
-    def is_plausible(self, said_at: float, near: float, local: float) -> bool:
-        """Whether an instant can be the exchange's: it is within a day of where it should be near, or of another clock."""
-        clocks = (near, local, self.database_now)
-        return min(abs(said_at - clock) for clock in clocks if clock is not None) <= PLAUSIBLE_WITHIN_S
+    def is_plausible(self, exchange_at: float, expected_at: float, local_s: float) -> bool:
+        """Returns whether an instant can be the exchange's: it is within a day of the expected time or of another clock."""
+        clocks = (expected_at, local_s, self.database_now)
+        return min(abs(exchange_at - clock) for clock in clocks if clock is not None) <= MAX_PLAUSIBLE_OFFSET_S
 
-    def now(self, near: int, *, within_s: float = HEARD_WITHIN_S) -> float | None:
-        """UNIX seconds; None where nothing was heard within so long, or nothing plausible by the instant it should be near."""
-        if self._heard is None or self.skew_s is None:
+    def now(self, expected_at: int, *, max_age_s: float = MAX_CLOCK_AGE_S) -> float | None:
+        """Returns UNIX seconds; None if the last measurement is too old, or not plausible near the expected time."""
+        if self._last_accepted is None or self.skew_s is None:
             return None
-        said_at, heard_at = self._heard
-        passed_s = self._monotonic() - heard_at
-        if passed_s > within_s or not self.is_plausible(said_at, near, said_at + self.skew_s):
+        exchange_at, measured_at = self._last_accepted
+        elapsed_s = self._monotonic() - measured_at
+        if elapsed_s > max_age_s or not self.is_plausible(exchange_at, expected_at, exchange_at + self.skew_s):
             return None
-        return said_at + passed_s
+        return exchange_at + elapsed_s
 
-    def has_passed(self, minute: int, *, within_s: float = HEARD_WITHIN_S) -> bool:
-        """Whether the minute is known to be over, by this clock and by the local one.
+    def has_passed(self, minute: int, *, max_age_s: float = MAX_CLOCK_AGE_S) -> bool:
+        """Returns whether the minute is over by this clock and by the local one.
 
-        Where the local clock is behind, its present minute is over by this one, and yet must be used to ask.
+        If the local clock is behind, its current minute is over by this clock but must still be collected.
         """
-        now = self.now(minute, within_s=within_s)
+        now = self.now(minute, max_age_s=max_age_s)
         return now is not None and self.skew_s is not None and min(now, now + self.skew_s) >= minute + times.MINUTE
 
 
 class Source(Protocol):
-    """An exchange, or whatever else knows prices. Each method raises a SourceError of its kind where it cannot answer."""
+    """An exchange, or another source of prices. Each method raises a SourceError if it fails."""
 
     @property
     def clock(self) -> ExchangeClock:
-        """What the answers so far told about its clock."""
+        """The source's clock, measured by its responses."""
         ...
 
     async def price(self, ticker: str) -> Quote:
-        """The ticker's price now."""
+        """Returns the current price of the ticker."""
         ...
 
     def window(self, age_s: float) -> str:
-        """The name of the finest chart that still reaches back so many seconds."""
+        """Returns the name of the finest chart window that reaches back `age_s` seconds."""
         ...
 
     async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
-        """A chart up to now, ascending."""
+        """Returns the chart of the window up to now, in ascending order."""
         ...
 
     async def names(self) -> frozenset[str]:
-        """The tickers that can be asked for."""
+        """Returns the tickers that the source supports."""
         ...

@@ -17,7 +17,7 @@ from db import embedded, migrate, settings
 from db.pool import Database, open_database
 from graph.settings import Settings as GraphSettings
 from ingest.settings import Settings as IngestSettings
-from ingest.simulator.server import Simulator, serving
+from ingest.simulator.server import Simulator, serve
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = "template_tickgraph"
@@ -177,7 +177,7 @@ class Databases:
         await admin.close()
         return name
 
-    async def give_back(self, name: str) -> None:
+    async def refund(self, name: str) -> None:
         """Ends the database's sessions and empties it, or drops it where the test changed its schema or its settings."""
         connection = await asyncpg.connect(self._servers.dsn_of(name))
         await connection.execute(END_SESSIONS)
@@ -209,7 +209,7 @@ async def dsn(servers: Servers, databases: Databases) -> AsyncIterator[str]:
     """A migrated database of the test's own."""
     name = await databases.take()
     yield servers.dsn_of(name)
-    await databases.give_back(name)
+    await databases.refund(name)
 
 
 @pytest.fixture
@@ -241,5 +241,5 @@ def simulator() -> Simulator:
 @pytest.fixture
 async def rpc_url(simulator: Simulator) -> AsyncIterator[str]:
     """DERIBIT_RPC_URL of the test's own exchange."""
-    async with serving(simulator) as url:
+    async with serve(simulator) as url:
         yield url

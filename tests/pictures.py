@@ -22,7 +22,7 @@ from playwright.async_api import Browser, async_playwright
 
 from db import embedded, migrate
 from db.pool import Database, open_database
-from db.queries import gaps, importing, prices, writing
+from db.queries import bulk_import, gaps, prices, write_lock
 from db.tables import PriceRow, Reason, Source
 from graph.settings import Settings
 from tests.graph.conftest import serving
@@ -53,7 +53,7 @@ def _walk(begin: float, minutes: int, seed: int) -> list[Decimal]:
 async def fill(db: Database, now: int) -> None:
     """Some days of prices up to now; of one ticker some are missing, some were filled later, and some imported."""
     begin = now - DAYS * 86_400
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await follow(connection, list(BEGINS), begin)
     for seed, (name, price) in enumerate(BEGINS.items()):
         walk = _walk(price, DAYS * 1_440 + 1, seed)
@@ -70,18 +70,18 @@ async def fill(db: Database, now: int) -> None:
             if number not in missing
         ]
         rows = [PriceRow.model_validate(one.model_dump()) for one in rows]
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             if missing | late:
                 reasons = {
                     (name, begin + 60 * n): Reason.TIMEOUT if n in missing else Reason.MAINTENANCE for n in missing | late
                 }
-                await gaps.open_(connection, reasons)
+                await gaps.open_gaps(connection, reasons)
             await prices.store(connection, rows)
         before = [
             (begin - 60 * (n + 1), f"{value.normalize():f}", None) for n, value in enumerate(_walk(price, 2_000, seed + 50))
         ]
-        async with writing.turn(db) as connection:
-            await importing.merge(connection, name, before)
+        async with write_lock.write_transaction(db) as connection:
+            await bulk_import.merge(connection, name, before)
 
 
 @contextlib.asynccontextmanager

@@ -7,7 +7,7 @@ from decimal import Decimal
 import asyncpg
 
 from db.pool import Database, Executor
-from db.queries import prices, tickers, tracking, writing
+from db.queries import prices, tickers, tracking, write_lock
 from db.tables import PriceRow, Source
 
 MINUTE = 1_705_318_800
@@ -31,12 +31,12 @@ async def follow(db: Executor, names: Iterable[str], minute: int) -> tuple[list[
 
 async def track(db: Database, *names: str, since: int = MINUTE) -> None:
     """Makes the tickers the ones that are tracked."""
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await follow(connection, names, since)
 
 
 async def store(db: Database, rows: Iterable[PriceRow]) -> None:
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await prices.store(connection, list(rows))
 
 

@@ -1,4 +1,4 @@
-"""tickers, their tracking and their prices
+"""Create tickers, tracking periods and prices.
 
 Revision ID: 0001
 Revises:

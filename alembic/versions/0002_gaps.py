@@ -1,4 +1,4 @@
-"""the ledger of gaps, changes for readers who keep a copy, and what could not be stored
+"""Create gaps, change events for clients that maintain a copy, and rejected entries.
 
 Revision ID: 0002
 Revises: 0001

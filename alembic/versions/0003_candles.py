@@ -1,4 +1,4 @@
-"""candles by hour and day, kept up to date by whatever stores a price
+"""Create hourly and daily candles, maintained by a trigger on price.
 
 Revision ID: 0003
 Revises: 0002
@@ -12,7 +12,7 @@ down_revision = "0002"
 
 END = 7_289_654_400
 
-# Scalar subqueries, because the planner, which knows nothing of the arrays, could read the whole history for a join.
+# Scalar subqueries force index lookups. For a join the planner, which has no statistics of the arrays, could read all prices.
 REFRESH = """
 CREATE FUNCTION refresh_candles(tickers text[], hours bigint[]) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
@@ -47,7 +47,7 @@ BEGIN
 END $$
 """
 
-# A price that is the last of its day, as every live one is, only moves the end of its hour and its day.
+# The last price of its day, such as a live price, only updates the end of its hour and day.
 KEEP = """
 CREATE FUNCTION keep_candles() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -101,7 +101,7 @@ EMPTY_TRIGGER = """
 CREATE TRIGGER price_empties_candles AFTER TRUNCATE ON price FOR EACH STATEMENT EXECUTE FUNCTION empty_candles()
 """
 
-# From the end of its newest day on, which is before the next minute anybody could store.
+# `candles_from` is the end of the newest day. The trigger handles later minutes; earlier days are still to be built.
 TO_BUILD = """
 UPDATE ticker SET candles_from = newest.ts - newest.ts % 86400 + 86400
   FROM (SELECT name, (SELECT max(ts) FROM price WHERE ticker = name) AS ts FROM ticker) AS newest
@@ -110,7 +110,7 @@ UPDATE ticker SET candles_from = newest.ts - newest.ts % 86400 + 86400
 
 
 def upgrade() -> None:
-    op.execute("SELECT pg_advisory_xact_lock(7235421)")  # a writer's turn: no price is stored between what follows
+    op.execute("SELECT pg_advisory_xact_lock(7235421)")  # the writer lock: no price is stored during this migration
     op.create_table(
         "candle",
         sa.Column("ticker", sa.Text, nullable=False),

@@ -1,4 +1,4 @@
-"""milestones of the data version, so that changes are kept no longer than a reader may resume
+"""Create milestones of the data version, so that changes are deleted once no client can resume before them.
 
 Revision ID: 0004
 Revises: 0003
@@ -22,7 +22,7 @@ def upgrade() -> None:
         sa.CheckConstraint(f"at % 3600 = 0 AND at >= 0 AND at < {END}", name=op.f("ck_milestone_at")),
         sa.CheckConstraint("id >= 0", name=op.f("ck_milestone_id")),
     )
-    op.execute("INSERT INTO milestone (at, id) VALUES (0, 0)")  # nothing was forgotten yet
+    op.execute("INSERT INTO milestone (at, id) VALUES (0, 0)")  # no change has been deleted yet
     op.create_index("ix_change_history", "change", ["ticker", "last_id"], postgresql_where=sa.text("kind = 'history'"))
 
 

@@ -1,4 +1,4 @@
-"""epochs of the ids, so that no id of a lost history is ever given again; the writers' lock before an id is drawn
+"""Create epochs of ids, so that no id of a lost history is reused; take the writer lock before an id is assigned.
 
 Revision ID: 0005
 Revises: 0004
@@ -10,9 +10,9 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
-# The cluster, its timeline (a promoted replica begins a new one) and the table itself (a restored dump creates a new one). A
-# provider may refuse one of the functions: the other parts still tell histories apart. As its owner, so that every role that
-# writes sees the same.
+# Identifies the cluster, its timeline (a promoted replica begins a new one) and the table (a restored dump creates a new one).
+# If a provider forbids one of the functions, the other parts still distinguish histories. SECURITY DEFINER gives every role
+# the same result.
 IDENTITY = """
 CREATE FUNCTION database_identity() RETURNS text LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -31,8 +31,8 @@ BEGIN
 END $$
 """
 
-# Ids of an epoch begin at its second times 2^20 (below 2^53 until the year 2200), so two histories that fork from one backup
-# do not give the same ids either. A clock that is behind only makes the step smaller.
+# Ids of an epoch begin at its start second times 2^20 (below 2^53 until the year 2200), so two histories restored from one
+# backup do not assign the same ids. A clock that is slow only makes the step smaller.
 BEGIN_EPOCH = """
 CREATE FUNCTION begin_epoch(new_identity text) RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
 DECLARE
@@ -45,7 +45,7 @@ BEGIN
 END $$
 """
 
-# Before the statement, because its rows draw their ids: so ids follow the order of commits for everybody who inserts.
+# A BEFORE trigger takes the lock before the rows get their ids, so ids follow the order of commits for every writer.
 TAKE_LOCK = """
 CREATE FUNCTION take_writers_lock() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -65,7 +65,7 @@ TRIGGERS = [
     for table in ("price", "change")
 ]
 
-# As in 0003, but for the lock, which is taken before.
+# Same as in 0003, but without the lock, which the BEFORE trigger takes.
 KEEP = """
 CREATE OR REPLACE FUNCTION keep_candles() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
@@ -104,7 +104,7 @@ LOCK = "PERFORM pg_advisory_xact_lock(7235421);"
 
 
 def upgrade() -> None:
-    op.execute("SELECT pg_advisory_xact_lock(7235421)")  # no price is stored between what follows
+    op.execute("SELECT pg_advisory_xact_lock(7235421)")  # the writer lock: no price is stored during this migration
     op.create_table(
         "epoch",
         sa.Column("first_id", sa.BigInteger, nullable=False, comment="no id of the epoch is lower"),

@@ -1,5 +1,5 @@
-"""Every statement of the product, one noun a module, one named statement a function.
+"""All SQL statements of the product. Each module covers one subject; each function executes one named statement.
 
-A function takes what it runs on first: the pool, or a connection inside a transaction. Times are UNIX seconds; `observed_at`
-is in microseconds. Windows are half-open: `low` is in, `high` is not.
+The first parameter of a function is the executor: the pool, or a connection inside a transaction. Times are UNIX seconds;
+`observed_at` is in microseconds. Windows are half-open: `low` is inclusive, `high` is exclusive.
 """

@@ -1,6 +1,6 @@
-"""Candles of any interval, from the hours and days that the table `candle` keeps, and from minutes below an hour.
+"""Candles of any interval. Intervals of an hour or more come from the table `candle`, shorter ones from minute prices.
 
-What was stored before candles were kept is built day by day; until that is done, its part is read from the minutes.
+Candles of prices older than the table `candle` are built day by day. Until then they are computed from minute prices.
 """
 
 from dataclasses import dataclass
@@ -16,21 +16,21 @@ from db.queries.shapes import Column, Shape, Statement
 from db.times import DAY
 
 _MONDAY: Final = 3 * DAY
-"""UNIX time began on a Thursday, three days after a Monday."""
+"""Offset of weeks in seconds: UNIX time began on a Thursday, three days after a Monday."""
 
 
 @dataclass(frozen=True)
 class _Span:
     seconds: int
-    """Of a month: of the longest."""
+    """Length; for months the longest possible."""
     base: int
-    """Of the rows that it is made of: 60, 3600 or 86400."""
+    """Length of the source rows: 60, 3600 or 86400."""
     shift: int = 0
     months: bool = False
 
 
 class Interval(Enum):
-    """How long a candle is."""
+    """Length of a candle."""
 
     ONE_MINUTE = _Span(60, 60)
     FIVE_MINUTES = _Span(300, 60)
@@ -43,8 +43,8 @@ class Interval(Enum):
     ONE_WEEK = _Span(7 * DAY, DAY, shift=_MONDAY)
     ONE_MONTH = _Span(31 * DAY, DAY, months=True)
 
-    def at_or_after(self, ts: int) -> int:
-        """The first of its beginnings that is not before `ts`; UNIX seconds."""
+    def ceil(self, ts: int) -> int:
+        """Returns the first start of a candle at or after `ts`, in UNIX seconds."""
         if self.value.months:
             day = datetime.fromtimestamp(ts, UTC)
             first = day.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -54,8 +54,8 @@ class Interval(Enum):
         shift, seconds = self.value.shift, self.value.seconds
         return -(-(ts + shift) // seconds) * seconds - shift
 
-    def at_or_before(self, ts: int) -> int:
-        """The last of its beginnings that is not after `ts`; UNIX seconds."""
+    def floor(self, ts: int) -> int:
+        """Returns the last start of a candle at or before `ts`, in UNIX seconds."""
         if self.value.months:
             first = datetime.fromtimestamp(ts, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             return int(first.timestamp())
@@ -63,20 +63,20 @@ class Interval(Enum):
         return (ts + shift) // seconds * seconds - shift
 
     def count(self, low: int, high: int) -> int:
-        """About how many begin in [low, high): of months the most there can be."""
+        """Returns the number of candles that start in [low, high); for months an upper bound."""
         seconds = 28 * DAY if self.value.months else self.value.seconds
-        return max(0, self.at_or_after(high) - self.at_or_after(low)) // seconds
+        return max(0, self.ceil(high) - self.ceil(low)) // seconds
 
     @property
     def start_sql(self) -> str:
-        """SQL: the beginning of the one that `ts` lies in."""
+        """SQL expression for the start of the candle that contains `ts`."""
         if self.value.months:
             return "extract(epoch FROM date_trunc('month', to_timestamp(ts), 'UTC'))::bigint"
         return f"ts - (ts + {self.value.shift}) % {self.value.seconds}"
 
     @property
     def end_sql(self) -> str:
-        """SQL: the end of the one that begins at `ts`."""
+        """SQL expression for the end of the candle that starts at `ts`."""
         if self.value.months:
             return "extract(epoch FROM date_trunc('month', to_timestamp(ts + 32 * 86400), 'UTC'))::bigint"
         return f"ts + {self.value.seconds}"
@@ -86,7 +86,7 @@ _NUMBERS: Final = {name: f"{name}::text" for name in ("open", "high", "low", "cl
     "twap": "trim_scale(round(sum::numeric(60, 18) / count, 12))::text"
 }
 
-AS_TEXT: Final = {
+JSON_COLUMNS: Final = {
     "ts": Column("ts::text"),
     "end": Column("end_ts::text"),
     "count": Column("count::text"),
@@ -95,19 +95,19 @@ AS_TEXT: Final = {
     "complete": Column("(end_ts <= $4 AND count = (end_ts - ts) / 60)::text"),
     **{name: Column(sql, '"') for name, sql in _NUMBERS.items()},
 }
-"""Values as clients read them."""
+"""SQL expressions of the JSON values of a candle."""
 
-AS_TEXT_WITH_EMPTY: Final = AS_TEXT | {
+JSON_COLUMNS_WITH_EMPTY: Final = JSON_COLUMNS | {
     name: Column(f"coalesce('\"' || {sql} || '\"', 'null')") for name, sql in _NUMBERS.items()
 }
-"""The same where some have no price."""
+"""Like JSON_COLUMNS, for candles that may have no price."""
 
-_MINUTES: Final = """
+_MINUTE_CANDLES: Final = """
     SELECT ts, price AS open, price AS high, price AS low, price AS close, 1::bigint AS count, price AS sum
       FROM price
      WHERE ticker = $1 AND ts >= $2 AND ts < """
 
-_KEPT: Final = """
+_STORED_CANDLES: Final = """
     SELECT ts, open, high, low, close, count, sum
       FROM candle
      WHERE ticker = $1 AND span = {span} AND ts >= greatest($2, (SELECT ts FROM built)) AND ts < $3"""
@@ -115,20 +115,20 @@ _KEPT: Final = """
 
 @lru_cache(512)
 def statement(interval: Interval, shape: Shape, *, with_open: bool, with_empty: bool) -> Statement:
-    """Parameters: ticker, first beginning, end of the last, now; then the constants."""
-    return shapes.rows(shape, 5, lambda text: _sql(interval, text, with_open=with_open, with_empty=with_empty))
+    """Builds the statement of `fetch_json`. Parameters: ticker, first start, last end, now; then the constants."""
+    return shapes.build_list_statement(shape, 5, lambda text: _sql(interval, text, with_open=with_open, with_empty=with_empty))
 
 
 def _sql(interval: Interval, text: str, *, with_open: bool, with_empty: bool) -> str:
     base, seconds = interval.value.base, interval.value.seconds
-    kept = _KEPT.format(span=base)
-    # Where a row is a candle already, only what is still to be built has to be put together.
+    stored = _STORED_CANDLES.format(span=base)
+    # If a stored row already is a candle, only the part that is not built yet must be grouped.
     if base == times.MINUTE:
-        found = _grouped(interval, f"{_MINUTES} $3")
+        found = _group_sql(interval, f"{_MINUTE_CANDLES} $3")
     elif base == seconds:
-        found = f"{kept} UNION ALL {_grouped(interval, f'{_MINUTES} least($3, (SELECT ts FROM built))')}"
+        found = f"{stored} UNION ALL {_group_sql(interval, f'{_MINUTE_CANDLES} least($3, (SELECT ts FROM built))')}"
     else:
-        found = _grouped(interval, f"{kept} UNION ALL {_MINUTES} least($3, (SELECT ts FROM built))")
+        found = _group_sql(interval, f"{stored} UNION ALL {_MINUTE_CANDLES} least($3, (SELECT ts FROM built))")
     slots = "found"
     if with_empty:
         step = "1 month" if interval.value.months else f"{seconds} seconds"
@@ -141,16 +141,16 @@ def _sql(interval: Interval, text: str, *, with_open: bool, with_empty: bool) ->
 WITH built AS (
     SELECT coalesce((SELECT candles_from FROM ticker WHERE name = $1), 0) AS ts
 ), found AS MATERIALIZED ({found}
-), every AS (
+), slots_with_end AS (
     SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, coalesce(count, 0) AS count, sum FROM {slots}
 )
 SELECT {text}
-  FROM (SELECT * FROM every WHERE end_ts <= $4::bigint OR {str(with_open).lower()} ORDER BY ts) AS candle
+  FROM (SELECT * FROM slots_with_end WHERE end_ts <= $4::bigint OR {str(with_open).lower()} ORDER BY ts) AS candle
 """
 
 
-def _grouped(interval: Interval, part: str) -> str:
-    # The first of [ts, open] holds the first open: in one pass, where a join on the first and last minute needs three.
+def _group_sql(interval: Interval, part: str) -> str:
+    # min(ARRAY[ts, open]) finds the first open in one pass; joins on the first and last minute would need three.
     return f"""
     SELECT {interval.start_sql} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
            (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum
@@ -158,7 +158,7 @@ def _grouped(interval: Interval, part: str) -> str:
      GROUP BY 1"""
 
 
-async def listed(
+async def fetch_json(
     db: Executor,
     interval: Interval,
     shape: Shape,
@@ -170,19 +170,19 @@ async def listed(
     with_open: bool = False,
     with_empty: bool = False,
 ) -> str:
-    """The candles that begin in [low, high) as the JSON text of a list, oldest first; `now` decides which are closed."""
-    made = statement(interval, shape, with_open=with_open, with_empty=with_empty)
-    # The last one reaches beyond `high`, unless that is a beginning itself.
-    bounds = interval.at_or_after(low), interval.at_or_after(high)
-    text: str = await db.fetchval(made.sql, ticker, *bounds, now, *made.constants)
+    """Returns the candles that start in [low, high) as a JSON list, oldest first. Those that end by `now` are closed."""
+    query = statement(interval, shape, with_open=with_open, with_empty=with_empty)
+    # The last candle ends after `high`, unless `high` is the start of a candle.
+    bounds = interval.ceil(low), interval.ceil(high)
+    text: str = await db.fetchval(query.sql, ticker, *bounds, now, *query.constants)
     return text
 
 
-STILL_TO_BUILD: Final = """
+PENDING_BUILDS: Final = """
 SELECT name, candles_from FROM ticker WHERE candles_from IS NOT NULL ORDER BY name
 """
 
-# The hours of a stretch of days before what is built, down to the first price; how far it came, null where that was all.
+# Builds the hours of some days before `candles_from`. Returns the new `candles_from`; null if no older price exists.
 BUILD: Final = """
 WITH stretch AS (
     SELECT $1::text AS ticker, greatest(candles_from - $2::bigint * 86400, 0) AS low, candles_from AS high
@@ -200,8 +200,8 @@ UPDATE ticker
 RETURNING candles_from
 """
 
-# Recomputed from the minutes with other means than those that keep them.
-DIFFERENT: Final = """
+# Recomputes the candles from minute prices, with a method that differs from that of the trigger.
+FIND_DIFFERENCES: Final = """
 WITH minutes AS (
     SELECT ticker, ts, price FROM price WHERE ticker = $1 AND ts >= greatest($2, 0)
 ), ranked AS (
@@ -213,25 +213,28 @@ WITH minutes AS (
     SELECT ticker, span, bucket AS ts, max(price) FILTER (WHERE from_first = 1) AS open, max(price) AS high, min(price) AS low,
            max(price) FILTER (WHERE from_last = 1) AS close, count(*) AS count, sum(price) AS sum
       FROM ranked GROUP BY ticker, span, bucket
-), kept AS (
+), stored AS (
     SELECT ticker, span, ts, open, high, low, close, count, sum FROM candle WHERE ticker = $1 AND ts >= greatest($2, 0)
 )
-SELECT DISTINCT span, ts FROM ((TABLE expected EXCEPT TABLE kept) UNION (TABLE kept EXCEPT TABLE expected)) AS different
+SELECT DISTINCT span, ts FROM ((TABLE expected EXCEPT TABLE stored) UNION (TABLE stored EXCEPT TABLE expected)) AS different
  ORDER BY span, ts
 """
 
 
-async def still_to_build(db: Executor) -> dict[str, int]:
-    """For each ticker that is not done, the second from which on its hours and days are there."""
-    return {row["name"]: row["candles_from"] for row in await db.fetch(STILL_TO_BUILD)}
+async def pending_builds(db: Executor) -> dict[str, int]:
+    """Returns `candles_from` of each ticker whose candles are not completely built, in UNIX seconds."""
+    return {row["name"]: row["candles_from"] for row in await db.fetch(PENDING_BUILDS)}
 
 
 async def build(db: Transaction, ticker: str, days: int) -> int | None:
-    """Builds the candles of so many days more, in a writer's turn; from when on they are there now, None for all of them."""
+    """Builds the candles of up to `days` more days. Returns the new `candles_from`, or None if all are built.
+
+    Requires a write transaction.
+    """
     built: int | None = await db.fetchval(BUILD, ticker, days)
     return built
 
 
-async def different(db: Executor, ticker: str, since: int) -> list[tuple[int, int]]:
-    """Span and beginning of each hour and day from `since` on whose candle is not what its minutes make."""
-    return [(row["span"], row["ts"]) for row in await db.fetch(DIFFERENT, ticker, since)]
+async def find_differences(db: Executor, ticker: str, since: int) -> list[tuple[int, int]]:
+    """Returns span and start of each hour and day candle from `since` on that differs from its minute prices."""
+    return [(row["span"], row["ts"]) for row in await db.fetch(FIND_DIFFERENCES, ticker, since)]

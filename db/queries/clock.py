@@ -1,4 +1,4 @@
-"""The database's clock: a third opinion beside the local one and the exchange's."""
+"""The clock of the database, for comparison with the local clock and that of the exchange."""
 
 from typing import Final
 
@@ -8,6 +8,6 @@ NOW: Final = "SELECT extract(epoch FROM clock_timestamp())::float8"
 
 
 async def now(db: Executor) -> float:
-    """UNIX seconds."""
+    """Returns the time of the database in UNIX seconds."""
     found: float = await db.fetchval(NOW)
     return found

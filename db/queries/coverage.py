@@ -1,4 +1,4 @@
-"""How much of what is expected is stored."""
+"""Coverage: how many of the expected minutes are stored."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -7,7 +7,7 @@ from db import times
 from db.pool import Executor, Record
 from db.queries.retention import valid_horizon_sql
 
-# What lies in a period of tracking and not before the horizon is expected; stored beside it, it is extra.
+# Minutes in a tracking period and not before the horizon are expected. Other stored minutes are extra.
 COUNT: Final = f"""
 WITH period AS (
     SELECT greatest(since, $2::bigint, {valid_horizon_sql}) AS low, least(coalesce(until, $3), $3::bigint) AS high
@@ -25,39 +25,39 @@ WITH period AS (
 SELECT expected.minutes AS expected, stored.minutes AS stored, live, backfilled, imported,
        (SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) - stored.minutes AS extra
   FROM expected, stored
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
 
 @dataclass(frozen=True)
-class Counted:
-    """Minutes of a window [low, high), which ends with the last finished minute."""
+class CoverageCounts:
+    """Counts of the minutes in [low, high); `high` is at most the end of the last completed minute."""
 
     low: int
     high: int
     expected: int = 0
     stored: int = 0
-    """Of the expected; live, backfilled and imported are its parts."""
+    """Expected minutes that are stored: the sum of live, backfilled and imported."""
     live: int = 0
     backfilled: int = 0
     imported: int = 0
     extra: int = 0
-    """Stored though not expected."""
+    """Stored minutes that are not expected."""
 
     @property
     def missing(self) -> int:
-        """Expected and not stored."""
+        """Number of expected minutes that are not stored."""
         return self.expected - self.stored
 
 
-async def count(db: Executor, ticker: str, low: int, high: int, now: float) -> Counted:
-    """The minutes that begin in [low, high) and are over by `now`; all in UNIX seconds."""
+async def count(db: Executor, ticker: str, low: int, high: int, now: float) -> CoverageCounts:
+    """Counts the minutes that start in [low, high) and have ended by `now`; all in UNIX seconds."""
     low = -(-low // times.MINUTE) * times.MINUTE
     high = max(low, min(-(-high // times.MINUTE) * times.MINUTE, times.minute_of(now)))
     row = await db.fetchrow(COUNT, ticker, low, high)
-    return Counted(low, high, **row) if row is not None else Counted(low, high)
+    return CoverageCounts(low, high, **row) if row is not None else CoverageCounts(low, high)
 
 
-PARTS: Final = """
+NON_LIVE_PERIODS: Final = """
 SELECT min(ts) AS low, max(ts) + 60 AS high, source
   FROM (SELECT ts, source, ts - 60 * row_number() OVER (PARTITION BY source ORDER BY ts) AS part
           FROM price
@@ -68,6 +68,6 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, source
 """
 
 
-async def parts(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[Record]:
-    """The periods of minutes, one after another, that were not stored in their own minute: `low`, `high`, `source`."""
-    return await db.fetch(PARTS, ticker, low, high, limit)
+async def non_live_periods(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[Record]:
+    """Returns the periods of backfilled or imported minutes, oldest first: `low`, `high`, `source`."""
+    return await db.fetch(NON_LIVE_PERIODS, ticker, low, high, limit)

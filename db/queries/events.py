@@ -1,4 +1,4 @@
-"""What happened, in the order of commits: each price stored, and each change beside them. For readers who go on by id."""
+"""Events in the order of commits: stored prices and changes. Clients resume by the id of an event."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from db.queries import prices
 from db.queries.shapes import Column
 from db.queries.version import CURRENT
 
-PRICE: Final = {name: Column(name, column.quote) for name, column in prices.AS_TEXT.items()}
-"""The texts of a price in an event's record."""
+PRICE_COLUMNS: Final = {name: Column(name, column.quote) for name, column in prices.JSON_COLUMNS.items()}
+"""JSON columns of a price event."""
 
-CHANGE: Final = {
+CHANGE_COLUMNS: Final = {
     "id": Column("id", '"'),
     "ticker": Column("ticker", '"'),
     "from": Column("from"),
@@ -20,15 +20,15 @@ CHANGE: Final = {
     "count": Column("count"),
     "filled": Column("filled"),
 }
-"""Those of a change. `from`, `to` and `count` as `db.tables.Change` has them."""
+"""JSON columns of a change event. `from`, `to` and `count` are those of `db.tables.Change`."""
 
-_PRICE_TEXTS: Final = ", ".join(
-    f"{column.sql} AS {name}" for name, column in prices.AS_TEXT.items() if name not in ("id", "ticker")
+_PRICE_JSON_SQL: Final = ", ".join(
+    f"{column.sql} AS {name}" for name, column in prices.JSON_COLUMNS.items() if name not in ("id", "ticker")
 )
 
-# A page of rows as they are, then those of them that are told one by one: prices that a `history` tells of are not. Where it
-# ends is bounded by the rows read, not by those found, so that a rare ticker does not make it read everything.
-AFTER: Final = f"""
+# Reads a page of rows, then selects the events. Prices that a `history` event covers are no events of their own. The page is
+# limited by the rows read, not by the events found, so that a query for a rare ticker does not read the whole history.
+EVENTS_AFTER: Final = f"""
 WITH page AS MATERIALIZED (
     (SELECT id, 'price' AS kind, ticker, ts, price, observed_at, source, NULL::bigint AS from_ts, NULL::bigint AS to_ts,
             NULL::bigint AS count
@@ -37,7 +37,7 @@ WITH page AS MATERIALIZED (
     (SELECT id, kind, ticker, NULL, NULL, NULL, NULL, from_ts, to_ts, count
        FROM change WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      ORDER BY id LIMIT $3
-), told AS (
+), selected_events AS (
     SELECT * FROM page
      WHERE ($4::text[] IS NULL OR ticker = ANY ($4))
        AND (kind <> 'price' OR source = 'LIVE'
@@ -48,51 +48,52 @@ WITH page AS MATERIALIZED (
                           LIMIT 1), true))
      ORDER BY id
      LIMIT $5
-), known AS (
+), bounds AS (
     SELECT coalesce((SELECT min(id) FROM milestone), 0) AS oldest, (SELECT max(id) FROM page) AS last,
            (SELECT count(*) FROM page) AS read
 )
-SELECT known.*, told.id AS position, kind, ticker, told.id::text AS id, {_PRICE_TEXTS},
+SELECT bounds.*, selected_events.id AS position, kind, ticker, selected_events.id::text AS id, {_PRICE_JSON_SQL},
        coalesce(from_ts::text, 'null') AS from, coalesce(to_ts::text, 'null') AS to, coalesce(count::text, 'null') AS count,
        (kind = 'gap_closed')::text AS filled
-  FROM known LEFT JOIN told ON true
- ORDER BY told.id
-"""  # noqa: S608  of the catalogue
+  FROM bounds LEFT JOIN selected_events ON true
+ ORDER BY selected_events.id
+"""  # noqa: S608  inserts constants
 
 PAGE_ROWS: Final = 2_000
 
-EVER: Final = 2**63 - 1
-"""For `until`: as far as there is anything."""
+MAX_ID: Final = 2**63 - 1
+"""Value of `until` for no upper bound."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Some events, in order."""
+    """A page of events, in order of their ids."""
 
     events: Sequence[Record]
-    """With `position` (the id), `kind` ('price' or as `db.tables.ChangeKind`), `ticker`, and the texts of PRICE or CHANGE."""
-    reached: int
-    """The id up to which the page tells everything."""
-    oldest: int
-    """Nothing above this id was forgotten yet."""
+    """Records with `position` (the id), `kind` ('price' or a `db.tables.ChangeKind`), `ticker`, and the columns of
+    PRICE_COLUMNS or CHANGE_COLUMNS."""
+    end_position: int
+    """The page contains all events up to this id."""
+    oldest_resumable_id: int
+    """All events above this id are still available."""
     is_last: bool
-    """Whether there was no more."""
+    """Whether there are no further events."""
 
 
-async def after(
-    db: Executor, position: int, until: int, tickers: Sequence[str] | None = None, *, most: int = PAGE_ROWS
+async def read_events_after(
+    db: Executor, position: int, until: int, tickers: Sequence[str] | None = None, *, max_events: int = PAGE_ROWS
 ) -> Page:
-    """The events of the tickers (None: of all) with ids in (position, until], or the first of them, `most` at most."""
-    records = await db.fetch(AFTER, position, until, PAGE_ROWS, None if tickers is None else list(tickers), most)
+    """Returns the first `max_events` events with ids in (position, until] of the tickers, or of all if `tickers` is None."""
+    records = await db.fetch(EVENTS_AFTER, position, until, PAGE_ROWS, None if tickers is None else list(tickers), max_events)
     first = records[0]
     found = records if first["position"] is not None else []
-    if len(found) == most:
-        reached, is_last = found[-1]["position"], False
+    if len(found) == max_events:
+        end_position, is_last = found[-1]["position"], False
     elif first["read"] == PAGE_ROWS:
-        reached, is_last = first["last"], False
+        end_position, is_last = first["last"], False
     else:
-        reached, is_last = (max(position, first["last"] or 0) if until == EVER else until), True
-    return Page(found, reached, first["oldest"], is_last)
+        end_position, is_last = (max(position, first["last"] or 0) if until == MAX_ID else until), True
+    return Page(found, end_position, first["oldest"], is_last)
 
 
 OLDEST: Final = """
@@ -100,43 +101,43 @@ SELECT coalesce(min(id), 0) FROM milestone
 """
 
 
-async def oldest(db: Executor) -> int:
-    """Nothing above this id was forgotten yet."""
+async def oldest_resumable_id(db: Executor) -> int:
+    """Returns the oldest id to resume from: all events above it are still available."""
     found: int = await db.fetchval(OLDEST)
     return found
 
 
-IS_NOTED: Final = """
+HAS_MILESTONE: Final = """
 SELECT EXISTS (SELECT FROM milestone WHERE at = $1::bigint / 3600 * 3600)
 """
 
-NOTE: Final = f"""
+INSERT_MILESTONE: Final = f"""
 INSERT INTO milestone (at, id) SELECT $1::bigint / 3600 * 3600, ({CURRENT}) ON CONFLICT (at) DO NOTHING
 """
 
-# The version of an hour may have been noted at its very end.
-MOVE_OLDEST: Final = """
+# A milestone may have been recorded at the very end of its hour, hence the 3600.
+DELETE_OLD_MILESTONES: Final = """
 DELETE FROM milestone
  WHERE at < (SELECT max(at) FROM milestone WHERE at <= $1::bigint - 3600 - $2::bigint)
 """
 
-FORGET: Final = """
+DELETE_OLD_CHANGES: Final = """
 DELETE FROM change
  WHERE id IN (SELECT id FROM change WHERE id <= (SELECT min(id) FROM milestone) ORDER BY id LIMIT 10000)
 """
 
 
-async def is_noted(db: Executor, now: int) -> bool:
-    """Whether the version of this hour is noted."""
-    found: bool = await db.fetchval(IS_NOTED, now)
+async def has_milestone(db: Executor, now: int) -> bool:
+    """Whether the milestone of this hour is recorded."""
+    found: bool = await db.fetchval(HAS_MILESTONE, now)
     return found
 
 
-async def forget(db: Transaction, now: int, keep_s: int) -> None:
-    """Notes the version of this hour, and forgets up to 10,000 changes older than `keep_s` seconds. Belongs into a turn.
+async def record_milestone(db: Transaction, now: int, retention_s: int) -> None:
+    """Records the milestone of this hour, and deletes up to 10,000 changes older than `retention_s` seconds.
 
-    `now` is the earliest of the clocks that agree.
+    `now` is the earliest of the clocks that agree. Requires a write transaction.
     """
-    await db.execute(NOTE, now)
-    await db.execute(MOVE_OLDEST, now, keep_s)
-    await db.execute(FORGET)
+    await db.execute(INSERT_MILESTONE, now)
+    await db.execute(DELETE_OLD_MILESTONES, now, retention_s)
+    await db.execute(DELETE_OLD_CHANGES)

@@ -1,4 +1,4 @@
-"""Gaps: expected minutes without a price, each with its reason. What writes belongs into a writer's turn."""
+"""Gaps: expected minutes without a price, each with a reason. Functions that write require a write transaction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -8,28 +8,28 @@ from db.queries.retention import valid_horizon_sql
 from db.tables import Reason
 
 Minute = tuple[str, int]
-"""A ticker and a minute."""
+"""Ticker, and minute in UNIX seconds."""
 
-LAST_MINUTES: Final = """
+WATERMARKS: Final = """
 SELECT name, coalesce(checked_until, min(since)) AS low
   FROM ticker JOIN tracking ON tracking.ticker = ticker.name
  GROUP BY name
  ORDER BY name
 """
 
-# Expected is what lies in a period of tracking and not before the horizon. The OFFSET keeps looking for a price a probe for
-# each minute: joined, the planner reads the whole history, not knowing how few minutes there are.
-OPEN_MISSING: Final = f"""
-WITH walked AS (
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS walked (ticker, low, high)
+# Minutes in a tracking period and not before the horizon are expected. OFFSET 0 forces an index lookup for each minute. In a
+# join the planner would read the whole history, because it does not know how few minutes there are.
+DETECT_GAPS: Final = f"""
+WITH windows AS (
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::bigint[]) AS windows (ticker, low, high)
 ), missing AS (
-    SELECT walked.ticker, minute.ts
-      FROM walked
-      JOIN ticker ON ticker.name = walked.ticker
-      JOIN tracking ON tracking.ticker = walked.ticker
+    SELECT windows.ticker, minute.ts
+      FROM windows
+      JOIN ticker ON ticker.name = windows.ticker
+      JOIN tracking ON tracking.ticker = windows.ticker
      CROSS JOIN LATERAL generate_series(
            greatest(since, low, {valid_horizon_sql}), least(coalesce(until, high), high) - 60, 60) AS minute (ts)
-     WHERE NOT EXISTS (SELECT FROM price WHERE price.ticker = walked.ticker AND price.ts = minute.ts OFFSET 0)
+     WHERE NOT EXISTS (SELECT FROM price WHERE price.ticker = windows.ticker AND price.ts = minute.ts OFFSET 0)
 ), opened AS (
     INSERT INTO gap (ticker, ts, reason)
     SELECT missing.ticker, missing.ts, coalesce(
@@ -42,8 +42,8 @@ WITH walked AS (
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING ticker, ts, reason
 ), advanced AS (
-    UPDATE ticker SET checked_until = high FROM walked WHERE name = walked.ticker
-), told AS (
+    UPDATE ticker SET checked_until = high FROM windows WHERE name = windows.ticker
+), inserted_changes AS (
     INSERT INTO change (kind, ticker, from_ts, to_ts, count)
     SELECT 'gap_opened', ticker, min(ts), max(ts) + 60, count(*) FROM opened GROUP BY ticker
 )
@@ -51,9 +51,9 @@ SELECT ticker, reason, count(*) AS minutes, min(ts) AS low, max(ts) + 60 AS high
   FROM opened
  GROUP BY ticker, reason
  ORDER BY ticker, low
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
-OPEN: Final = f"""
+OPEN_GAPS: Final = f"""
 WITH opened AS (
     INSERT INTO gap (ticker, ts, reason)
     SELECT failed.ticker, failed.ts, failed.reason
@@ -68,10 +68,10 @@ WITH opened AS (
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts, count)
 SELECT 'gap_opened', ticker, min(ts), max(ts) + 60, count(*) FROM opened GROUP BY ticker
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
-# Evidence may come after the gap was opened: a collect that began late ends late.
-EXPLAIN: Final = """
+# A late collect job may report the reason after the gap was opened.
+SET_GAP_REASONS: Final = """
 WITH explained AS (
     UPDATE gap SET reason = evidence.reason
       FROM unnest($1::text[], $2::bigint[], $3::text[]) AS evidence (ticker, ts, reason)
@@ -82,7 +82,8 @@ INSERT INTO change (kind, ticker, from_ts, to_ts, count)
 SELECT kind, ticker, min(ts), max(ts) + 60, count(*) FROM explained GROUP BY kind, ticker
 """
 
-# A minute that was looked for in vain k times waits until it is 2 to the k minutes old: some ten times a day, twenty a year.
+# Exponential backoff: after k failed attempts a minute is retried when it is 2^k minutes old. That makes about ten attempts
+# in the first day, and twenty in a year.
 NEWEST_OPEN: Final = """
 SELECT ticker, ts
   FROM gap
@@ -104,7 +105,7 @@ UPDATE gap SET attempts = attempts + 1
  WHERE ticker = $1 AND ts = ANY ($2::bigint[]) AND filled_at IS NULL
 """
 
-GIVE_UP: Final = """
+MARK_UNRECOVERABLE: Final = """
 WITH given_up AS (
     UPDATE gap SET given_up_at = extract(epoch FROM now())::bigint
      WHERE ticker = $1 AND ts = ANY ($2::bigint[]) AND filled_at IS NULL AND given_up_at IS NULL
@@ -118,11 +119,11 @@ _STATE: Final = """
 CASE WHEN filled_at IS NOT NULL THEN 'FILLED' WHEN given_up_at IS NOT NULL THEN 'GIVEN_UP' ELSE 'OPEN' END"""
 
 PERIODS: Final = f"""
-WITH kept AS (
+WITH window_gaps AS (
     SELECT ts, reason, {_STATE} AS state FROM gap WHERE ticker = $1 AND ts >= $2 AND ts < $3
 ), marked AS (
     SELECT *, (lag(ts) OVER w, lag(reason) OVER w, lag(state) OVER w) IS DISTINCT FROM (ts - 60, reason, state) AS begins
-      FROM kept WINDOW w AS (ORDER BY ts)
+      FROM window_gaps WINDOW w AS (ORDER BY ts)
 ), numbered AS (
     SELECT *, count(*) FILTER (WHERE begins) OVER (ORDER BY ts) AS period FROM marked
 )
@@ -132,25 +133,25 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, reason, state
  GROUP BY period, reason, state
  ORDER BY low
  LIMIT $5
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
-# Walks back from the newest gap of each ticker, over its last period only.
+# Reads backwards from the newest gap of each ticker, and only over its last period.
 LAST_PERIOD_OF_EACH: Final = f"""
 SELECT newest.ticker, newest.reason, newest.state, newest.ts + 60 AS high, (
        SELECT ts
          FROM gap
         WHERE gap.ticker = newest.ticker AND ts <= newest.ts
           AND NOT EXISTS (
-              SELECT FROM (SELECT before.reason, {_STATE} AS state
-                             FROM gap AS before
-                            WHERE before.ticker = newest.ticker AND before.ts = gap.ts - 60) AS earlier
-               WHERE earlier.reason = newest.reason AND earlier.state = newest.state)
+              SELECT FROM (SELECT previous.reason, {_STATE} AS state
+                             FROM gap AS previous
+                            WHERE previous.ticker = newest.ticker AND previous.ts = gap.ts - 60) AS adjacent
+               WHERE adjacent.reason = newest.reason AND adjacent.state = newest.state)
         ORDER BY ts DESC
         LIMIT 1) AS low
-  FROM unnest($1::text[]) AS asked (ticker)
+  FROM unnest($1::text[]) AS names (ticker)
  CROSS JOIN LATERAL (
-       SELECT ticker, ts, reason, {_STATE} AS state FROM gap WHERE gap.ticker = asked.ticker ORDER BY ts DESC LIMIT 1) AS newest
-"""  # noqa: S608  a constant of ours
+       SELECT ticker, ts, reason, {_STATE} AS state FROM gap WHERE gap.ticker = names.ticker ORDER BY ts DESC LIMIT 1) AS newest
+"""  # noqa: S608  inserts a constant
 
 COUNTS: Final = """
 SELECT ticker, count(*) FILTER (WHERE given_up_at IS NULL) AS open, count(*) FILTER (WHERE given_up_at IS NOT NULL) AS given_up
@@ -163,68 +164,70 @@ SELECT reason, CASE WHEN given_up_at IS NULL THEN 'open' ELSE 'given_up' END AS 
 """
 
 
-async def last_minutes(db: Executor) -> dict[str, int]:
-    """For each ticker that was ever tracked, the first minute that is not known to be stored or a gap."""
-    return {row["name"]: row["low"] for row in await db.fetch(LAST_MINUTES)}
+async def watermarks(db: Executor) -> dict[str, int]:
+    """Returns the watermark of each ticker that was ever tracked: all earlier expected minutes are stored or gaps."""
+    return {row["name"]: row["low"] for row in await db.fetch(WATERMARKS)}
 
 
-async def open_missing(db: Executor, walked: Mapping[str, tuple[int, int]], evidence: Mapping[Minute, Reason]) -> list[Record]:
-    """Makes every expected minute without a price a gap, for each ticker in its [low, high), and moves the watermark to high.
+async def detect_gaps(
+    db: Executor, ticker_windows: Mapping[str, tuple[int, int]], evidence: Mapping[Minute, Reason]
+) -> list[Record]:
+    """Opens a gap for each expected minute without a price in the window [low, high) of each ticker.
 
-    The reason is the evidence's, or that the price was set aside, or that nobody collected. Returns what was opened:
-    ticker, reason, minutes, low, high.
+    Moves the watermark of each ticker to the end of its window. The reason is that of the evidence, `storage` if the
+    price was rejected, otherwise `not_collected`. Returns the opened gaps: ticker, reason, minutes, low, high.
     """
-    windows = [(name, low, high) for name, (low, high) in walked.items()]
-    return await db.fetch(OPEN_MISSING, *_columns(windows), *_reasons(evidence))
+    windows = [(name, low, high) for name, (low, high) in ticker_windows.items()]
+    return await db.fetch(DETECT_GAPS, *_columns(windows), *_reasons(evidence))
 
 
-async def open_(db: Executor, failed: Mapping[Minute, Reason]) -> None:
-    """Makes the minutes gaps, those of them that are expected and not stored."""
-    await db.execute(OPEN, *_reasons(failed))
+async def open_gaps(db: Executor, failed: Mapping[Minute, Reason]) -> None:
+    """Opens a gap for each of the minutes that is expected and not stored."""
+    await db.execute(OPEN_GAPS, *_reasons(failed))
 
 
-async def explain(db: Executor, evidence: Mapping[Minute, Reason]) -> None:
-    """Gives gaps that were opened without evidence their reason."""
-    await db.execute(EXPLAIN, *_reasons(evidence))
+async def set_gap_reasons(db: Executor, evidence: Mapping[Minute, Reason]) -> None:
+    """Sets the reason of gaps that were opened as `not_collected`."""
+    await db.execute(SET_GAP_REASONS, *_reasons(evidence))
 
 
 async def newest_open(db: Executor, now: int, limit: int) -> list[Minute]:
-    """The gaps that a chart should be looked through for in the minute `now`, newest first."""
+    """Returns the open gaps for which a backfill is due at the minute `now`, newest first."""
     return [(row["ticker"], row["ts"]) for row in await db.fetch(NEWEST_OPEN, now, limit)]
 
 
 async def unfilled(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[Minute]:
-    """The gaps of a window, given up or not, newest first."""
+    """Returns the unfilled gaps of a window, including unrecoverable ones, newest first."""
     return [(row["ticker"], row["ts"]) for row in await db.fetch(UNFILLED, ticker, low, high, limit)]
 
 
 async def count_attempt(db: Executor, ticker: str, minutes: Sequence[int]) -> None:
-    """Notes that a chart was looked through for the minutes in vain."""
+    """Increments the count of failed backfill attempts of the minutes."""
     await db.execute(COUNT_ATTEMPT, ticker, list(minutes))
 
 
-async def give_up(db: Executor, ticker: str, minutes: Sequence[int]) -> None:
-    """Notes that no chart can resolve the minutes any more."""
-    await db.execute(GIVE_UP, ticker, list(minutes))
+async def mark_unrecoverable(db: Executor, ticker: str, minutes: Sequence[int]) -> None:
+    """Marks gaps as unrecoverable: the chart data no longer contains their minutes."""
+    await db.execute(MARK_UNRECOVERABLE, ticker, list(minutes))
 
 
 async def periods(db: Executor, ticker: str, low: int, high: int, states: Sequence[str], limit: int) -> list[Record]:
-    """The gaps of [low, high) as periods of one reason and state: low, high, reason, state (OPEN, FILLED, GIVEN_UP)."""
+    """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP)."""
     return await db.fetch(PERIODS, ticker, low, high, list(states), limit)
 
 
 async def last_period_of_each(db: Executor, tickers: Sequence[str]) -> dict[str, Record]:
-    """The newest period of gaps, like `periods` gives them, of each ticker that has one."""
+    """Returns the newest period of gaps of each ticker that has one, with the columns of `periods`."""
     return {row["ticker"]: row for row in await db.fetch(LAST_PERIOD_OF_EACH, list(tickers))}
 
 
 async def counts(db: Executor) -> dict[str, Record]:
-    """How many minutes of each ticker are missing: open (to be looked for) and given_up."""
+    """Returns the number of missing minutes of each ticker: open (backfill pending) and given_up (unrecoverable)."""
     return {row["ticker"]: row for row in await db.fetch(COUNTS)}
 
 
 async def missing_by_reason(db: Executor) -> list[Record]:
-    """How many minutes are missing, by reason and state (open, given_up), and the oldest of them."""
+    """Returns the number of missing minutes and the oldest one, by reason and state (open, given_up)."""
     return await db.fetch(MISSING_BY_REASON)
 
 
@@ -233,4 +236,4 @@ def _reasons(evidence: Mapping[Minute, Reason]) -> list[list[object]]:
 
 
 def _columns(rows: Sequence[tuple[object, object, object]]) -> list[list[object]]:
-    return [[row[place] for row in rows] for place in range(3)]
+    return [[row[column] for row in rows] for column in range(3)]

@@ -1,10 +1,10 @@
-"""What waited to be stored and could not be: set aside with its reason."""
+"""Rejected outbox entries: prices that could not be stored, each with the reason."""
 
 from typing import Final
 
 from db.pool import Executor, Record
 
-SET_ASIDE: Final = """
+INSERT_REJECT: Final = """
 INSERT INTO reject (ticker, ts, entry, reason) VALUES ($1, $2, $3, $4)
 """
 
@@ -17,17 +17,17 @@ SELECT count(*) FROM reject
 """
 
 
-async def set_aside(db: Executor, ticker: str | None, ts: int | None, entry: str, reason: str) -> None:
-    """Keeps an entry that could not be stored; ticker and minute where they can be told."""
-    await db.execute(SET_ASIDE, ticker, ts, entry, reason)
+async def insert_reject(db: Executor, ticker: str | None, ts: int | None, entry: str, reason: str) -> None:
+    """Stores an entry that cannot be stored as a price. `ticker` and `ts` are None if they are unreadable."""
+    await db.execute(INSERT_REJECT, ticker, ts, entry, reason)
 
 
 async def newest(db: Executor, limit: int) -> list[Record]:
-    """The entries set aside last, newest first."""
+    """Returns the newest rejected entries, newest first."""
     return await db.fetch(NEWEST, limit)
 
 
 async def count(db: Executor) -> int:
-    """How many there are."""
+    """Returns the number of rejected entries."""
     found: int = await db.fetchval(COUNT)
     return found

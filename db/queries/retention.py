@@ -1,21 +1,21 @@
-"""Forgetting minutes that are too old to be kept. Their hours and days stay, as candles.
+"""Retention: deletes minutes before a ticker's horizon. Their hourly and daily candles remain.
 
-`now` is never one clock's: callers pass the earliest of those that agree.
+Callers pass the earliest of the clocks that agree as `now`.
 """
 
 from typing import Final
 
 from db.pool import Executor, Record, Transaction
 
-AT_ONCE: Final = 10_000
-"""Rows in a transaction."""
+BATCH_ROWS: Final = 10_000
+"""Maximum number of rows that one transaction deletes from a table."""
 
 valid_horizon_sql: Final = "CASE WHEN horizon <= extract(epoch FROM now())::bigint THEN horizon END"
-"""SQL: a ticker's horizon. One in the future was set by a wrong clock and counts as none, until `reset` repairs it."""
+"""SQL expression for the horizon of a ticker. A horizon in the future comes from a wrong clock and is ignored until `reset`."""
 
-# A ticker's horizon goes to the day $1, but never past the day of its newest price; one step is from the day of its oldest
-# minute, or from the horizon before. Only where every hour and day is there already: what is forgotten cannot be read for them
-# any more.
+# The horizon of a ticker advances to the day $1, but never past the day of its newest price. The step is measured from the day
+# of the oldest minute, or from the previous horizon. A ticker without complete candles is skipped, because candles cannot be
+# built from deleted minutes.
 _NEXT: Final = """
 SELECT name, horizon, next.to_ts, next.to_ts - next.from_ts AS step
   FROM ticker
@@ -32,7 +32,7 @@ SELECT name, horizon, next.to_ts, next.to_ts - next.from_ts AS step
 
 STEPS: Final = _NEXT + " ORDER BY name"
 
-MOVE: Final = f"""
+ADVANCE_HORIZONS: Final = f"""
 WITH next AS ({_NEXT}
 ), moved AS (
     UPDATE ticker SET horizon = next.to_ts FROM next WHERE next.name = ticker.name AND next.step <= $3::bigint
@@ -40,9 +40,9 @@ WITH next AS ({_NEXT}
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts) SELECT 'horizon', name, horizon, horizon FROM moved ORDER BY name
 RETURNING ticker
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
-BEHIND: Final = """
+TICKERS_WITH_EXPIRED_ROWS: Final = """
 SELECT name, horizon FROM ticker
  WHERE horizon <= $1::bigint
    AND (EXISTS (SELECT FROM price WHERE price.ticker = name AND price.ts < horizon)
@@ -50,12 +50,12 @@ SELECT name, horizon FROM ticker
  ORDER BY name
 """
 
-FORGET_PRICES: Final = """
+DELETE_EXPIRED_PRICES: Final = """
 DELETE FROM price
  WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM price WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
 """
 
-FORGET_GAPS: Final = """
+DELETE_EXPIRED_GAPS: Final = """
 DELETE FROM gap
  WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM gap WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
 """
@@ -64,17 +64,17 @@ HORIZONS: Final = """
 SELECT name, horizon FROM ticker WHERE horizon IS NOT NULL
 """
 
-IN_FUTURE: Final = """
+FUTURE_HORIZONS: Final = """
 SELECT name, horizon FROM ticker WHERE horizon > greatest(extract(epoch FROM now())::bigint, $1::bigint) ORDER BY name
 """
 
-# Back to the oldest minute that is still stored, and what lies after it is looked through for gaps once more.
+# Resets the horizon to the oldest stored minute, and the watermark, so that later minutes are checked for gaps again.
 RESET: Final = """
-WITH kept AS (
+WITH base AS (
     SELECT name, coalesce((SELECT min(ts) FROM price WHERE price.ticker = name), $1::bigint / 60 * 60) AS ts
       FROM ticker WHERE horizon > $1::bigint
 ), moved AS (
-    UPDATE ticker SET horizon = kept.ts, checked_until = least(checked_until, kept.ts) FROM kept WHERE kept.name = ticker.name
+    UPDATE ticker SET horizon = base.ts, checked_until = least(checked_until, base.ts) FROM base WHERE base.name = ticker.name
     RETURNING ticker.name, ticker.horizon
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts) SELECT 'horizon', name, horizon, horizon FROM moved ORDER BY name
@@ -83,36 +83,38 @@ RETURNING ticker, from_ts
 
 
 async def steps(db: Executor, horizon: int, now: int) -> list[Record]:
-    """The tickers whose horizon is to move to the UTC day that begins there: name, horizon (as it stands), to_ts, step (s)."""
+    """Returns the tickers whose horizon would advance to the UTC day `horizon`: name, current horizon, to_ts, step (s)."""
     return await db.fetch(STEPS, horizon, now)
 
 
-async def move(db: Transaction, horizon: int, now: int, most_s: int) -> list[str]:
-    """Moves the horizons whose step is at most so many seconds; the tickers whose moved. In a writer's turn."""
-    return [row["ticker"] for row in await db.fetch(MOVE, horizon, now, most_s)]
+async def advance_horizons(db: Transaction, horizon: int, now: int, max_step_s: int) -> list[str]:
+    """Advances the horizons whose step is at most `max_step_s`, and returns their tickers. Requires a write transaction."""
+    return [row["ticker"] for row in await db.fetch(ADVANCE_HORIZONS, horizon, now, max_step_s)]
 
 
-async def behind(db: Executor, now: int) -> list[Record]:
-    """The tickers that have something before their horizon: name, horizon. One in the future deletes nothing."""
-    return await db.fetch(BEHIND, now)
+async def tickers_with_expired_rows(db: Executor, now: int) -> list[Record]:
+    """Returns the tickers with rows before their horizon: name, horizon. Horizons in the future are ignored."""
+    return await db.fetch(TICKERS_WITH_EXPIRED_ROWS, now)
 
 
-async def forget(db: Transaction, ticker: str, horizon: int) -> int:
-    """Forgets the oldest prices and gaps before the horizon, some of them; how many. In a writer's turn."""
-    statuses = [await db.execute(statement, ticker, horizon, AT_ONCE) for statement in (FORGET_PRICES, FORGET_GAPS)]
+async def delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> int:
+    """Deletes a batch of the oldest prices and gaps before the horizon. Returns their number. Requires a write transaction."""
+    statuses = [
+        await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in (DELETE_EXPIRED_PRICES, DELETE_EXPIRED_GAPS)
+    ]
     return sum(int(status.rpartition(" ")[2]) for status in statuses)
 
 
 async def horizons(db: Executor) -> dict[str, int]:
-    """The horizon of each ticker that has one."""
+    """Returns the horizon of each ticker that has one."""
     return {row["name"]: row["horizon"] for row in await db.fetch(HORIZONS)}
 
 
-async def in_future(db: Executor, now: int) -> dict[str, int]:
-    """The horizons that lie ahead of the database's clock and of `now`."""
-    return {row["name"]: row["horizon"] for row in await db.fetch(IN_FUTURE, now)}
+async def future_horizons(db: Executor, now: int) -> dict[str, int]:
+    """Returns the horizons later than the clock of the database and `now`."""
+    return {row["name"]: row["horizon"] for row in await db.fetch(FUTURE_HORIZONS, now)}
 
 
 async def reset(db: Transaction, now: int) -> dict[str, int]:
-    """Takes horizons of the future back to each ticker's oldest stored minute; where they are now. In a writer's turn."""
+    """Resets horizons in the future to the oldest stored minute. Returns the new horizons. Requires a write transaction."""
     return {row["ticker"]: row["from_ts"] for row in await db.fetch(RESET, now)}

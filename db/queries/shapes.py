@@ -1,7 +1,7 @@
-"""Rows as JSON text, made by PostgreSQL: only what was asked for, under the names it was asked for.
+"""Rows as JSON text, built by PostgreSQL with the requested members under the requested names.
 
-Python would need many times as long to make objects of the rows and text of the objects. The text is joined from the columns'
-own text and constants; the constants are bound like any parameter, so a statement depends on the columns alone.
+This is many times faster than objects in Python that are serialized afterwards. The text is a concatenation of columns and
+constants. Constants are bound as parameters, so a statement depends only on its columns.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +12,7 @@ import orjson
 
 @dataclass(frozen=True)
 class Column:
-    """SQL that gives the text of a value, never null, and what stands around it in JSON."""
+    """SQL expression for the text of a value (never null), and the quotes around it in JSON."""
 
     sql: str
     quote: str = ""
@@ -20,19 +20,19 @@ class Column:
 
 @dataclass(frozen=True)
 class Constant:
-    """A member that is the same in every row."""
+    """A member with the same value in every row."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class Shape:
-    """A JSON object's members in their order."""
+    """The members of a JSON object, in order."""
 
     members: tuple[tuple[str, Column | Constant], ...]
 
     def parts(self) -> tuple[list[str], list[str]]:
-        """SQL of the columns, and the constants before, between and after them: one more."""
+        """Returns the SQL expressions of the columns, and the constant texts before, between and after them (one more)."""
         expressions, constants, pending = [], [], "{"
         for number, (key, value) in enumerate(self.members):
             pending += f"{',' if number else ''}{orjson.dumps(key).decode()}:"
@@ -45,31 +45,32 @@ class Shape:
         return expressions, [*constants, pending + "}"]
 
     def writer(self) -> Callable[[Mapping[str, str]], str]:
-        """Writes the object of a row that was read already, where the columns' SQL is names of the row's texts."""
+        """Returns a function that formats a fetched row as JSON. The `sql` of each column is the name of a text in the row."""
         names, constants = self.parts()
 
         def write(row: Mapping[str, str]) -> str:
-            return constants[0] + "".join([row[name] + after for name, after in zip(names, constants[1:], strict=True)])
+            return constants[0] + "".join([row[name] + constant for name, constant in zip(names, constants[1:], strict=True)])
 
         return write
 
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with the constants that it is to be given after its other parameters."""
+    """SQL, and the constants that follow its other parameters."""
 
     sql: str
     constants: list[str]
 
 
-def rows(shape: Shape, first: int, around: Callable[[str], str]) -> Statement:
-    """A statement whose `around` is given an expression: the JSON list of the rows it stands over, `[]` where there are none.
+def build_list_statement(shape: Shape, first: int, wrap: Callable[[str], str]) -> Statement:
+    """Builds a statement that returns rows as a JSON list; `[]` if there are none.
 
-    Its constants are the parameters from `$first` on.
+    `wrap` receives the SQL expression of the list and returns the statement. The constants are the parameters from
+    `$first` on.
     """
     expressions, constants = shape.parts()
     begin, *between, end = constants if len(constants) > 1 else [constants[0], ""]
-    # What ends a row and begins the next stands between two rows anyway, so it costs a row nothing.
+    # The end of a row and the start of the next are part of the separator, so they need no concatenation per row.
     bound = ["[" + begin, f"{end},{begin}", end + "]", *between]
     text = "''"
     if expressions:
@@ -77,18 +78,18 @@ def rows(shape: Shape, first: int, around: Callable[[str], str]) -> Statement:
         for number, expression in enumerate(expressions[1:]):
             text += f" || ${first + 3 + number}::text || {expression}"
     joined = f"coalesce(${first}::text || string_agg({text}, ${first + 1}::text) || ${first + 2}::text, '[]')"
-    return Statement(around(joined), bound)
+    return Statement(wrap(joined), bound)
 
 
-def one(shape: Shape, first: int, around: Callable[[str], str]) -> Statement:
-    """The same for the JSON object of a single row."""
+def build_object_statement(shape: Shape, first: int, wrap: Callable[[str], str]) -> Statement:
+    """Builds a statement that returns a single row as a JSON object. See `build_list_statement`."""
     expressions, constants = shape.parts()
     text = f"${first}::text"
     for number, expression in enumerate(expressions):
         text += f" || {expression} || ${first + 1 + number}::text"
-    return Statement(around(text), constants)
+    return Statement(wrap(text), constants)
 
 
 def instant(second: str) -> str:
-    """SQL that gives `2024-01-15T11:40:00` of an expression of UNIX seconds, without its `Z`."""
+    """Returns SQL that formats an expression of UNIX seconds as `2024-01-15T11:40:00`, without the `Z`."""
     return f"to_char(to_timestamp({second}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')"

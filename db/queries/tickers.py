@@ -1,4 +1,4 @@
-"""Tickers: what is known, whether it is tracked, and how fresh it is."""
+"""Known tickers: whether each is tracked, and its newest price."""
 
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -22,13 +22,13 @@ SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
         WHERE price.ticker = t.name AND {has_begun_sql.format(now="$1")}
         ORDER BY ts DESC
         LIMIT 1) AS p ON true
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
 ALL: Final = _WITH_LATEST + " ORDER BY t.name"
 
-ONE: Final = _WITH_LATEST + " WHERE t.name = $2"
+BY_NAME: Final = _WITH_LATEST + " WHERE t.name = $2"
 
-KNOWN: Final = """
+FILTER_KNOWN: Final = """
 SELECT name FROM ticker WHERE name = ANY ($1::text[])
 """
 
@@ -41,35 +41,35 @@ SELECT ticker FROM tracking WHERE until IS NULL ORDER BY ticker
 """
 
 
-async def every(db: Executor, now: float) -> list[Record]:
-    """All known tickers by name, each with its last period of tracking and the columns of its newest price (or nulls).
+async def list_tickers(db: Executor, now: float) -> list[Record]:
+    """Returns all known tickers by name, each with its last tracking period and its newest price (nulls if it has none).
 
-    Minutes that have not begun by `now` (UNIX seconds), nor by the database's clock, do not count.
+    Minutes that have not begun by `now` (UNIX seconds) or by the clock of the database are ignored.
     """
     return await db.fetch(ALL, int(now))
 
 
-async def one(db: Executor, name: str, now: float) -> Record | None:
-    """One ticker like `every` gives them, None where the name is not known."""
-    return await db.fetchrow(ONE, int(now), name)
+async def get_ticker(db: Executor, name: str, now: float) -> Record | None:
+    """Returns one ticker with the columns of `list_tickers`, or None if the name is not known."""
+    return await db.fetchrow(BY_NAME, int(now), name)
 
 
-async def known(db: Executor, names: Sequence[str]) -> set[str]:
-    """Those of the names that are known."""
-    return {row["name"] for row in await db.fetch(KNOWN, list(names))}
+async def filter_known(db: Executor, names: Sequence[str]) -> set[str]:
+    """Returns the names that are known tickers."""
+    return {row["name"] for row in await db.fetch(FILTER_KNOWN, list(names))}
 
 
 async def tracked(db: Executor) -> list[str]:
-    """The names tracked now, in order."""
+    """Returns the names of the tracked tickers, in order."""
     return [row["ticker"] for row in await db.fetch(TRACKED)]
 
 
 def is_stale(record: Record, now: float, stale_after_s: int) -> bool:
-    """Whether a ticker of `every` or `one` is tracked, and its newest minute (or its tracking) is older than that."""
+    """Whether a tracked ticker has no minute newer than `stale_after_s`. Without a price its tracking period counts."""
     newest = record["since"] if record["ts"] is None else record["ts"]
     return bool(record["tracked"]) and now - newest > stale_after_s
 
 
 async def add(db: Executor, names: Iterable[str]) -> list[str]:
-    """Makes the names known; returns those that were not. Belongs into a writer's turn."""
+    """Inserts the names that are not known tickers yet, and returns them. Requires a write transaction."""
     return [row["name"] for row in await db.fetch(ADD, list(names))]

@@ -1,4 +1,4 @@
-"""Periods of tracking. All functions belong into a writer's turn."""
+"""Tracking periods of tickers. All functions require a write transaction."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final
@@ -6,8 +6,8 @@ from typing import Final
 from db.pool import Executor, Record
 from db.queries import tickers
 
-# A period that would end in the minute it began in never was one.
-FORGET_UNBEGUN: Final = """
+# A period that would end in the minute it began in is deleted instead.
+DELETE_UNSTARTED_PERIODS: Final = """
 DELETE FROM tracking
  WHERE until IS NULL AND since >= $2 AND ticker = ANY ($1::text[])
 RETURNING ticker
@@ -19,24 +19,24 @@ UPDATE tracking SET until = $2
 RETURNING ticker
 """
 
-# Never before the end of the period before it, should a clock have gone back. It may begin before the watermark, where the
-# database was away when it began: then its minutes must be walked again.
+# A period never begins before the end of the previous one, even if a clock was set back. It may begin before the watermark if
+# the database was unavailable at its begin. Then the watermark moves back, so that its minutes are checked again.
 BEGIN: Final = """
-WITH began AS (
+WITH started AS (
     INSERT INTO tracking (ticker, since)
     SELECT name, greatest(first, (SELECT max(until) FROM tracking WHERE ticker = name))
-      FROM unnest($1::text[], $2::bigint[]) AS wanted (name, first)
+      FROM unnest($1::text[], $2::bigint[]) AS requested (name, first)
      WHERE NOT EXISTS (SELECT FROM tracking WHERE ticker = name AND until IS NULL)
     RETURNING ticker, since
 ), rewound AS (
-    UPDATE ticker SET checked_until = least(checked_until, since) FROM began WHERE name = ticker
+    UPDATE ticker SET checked_until = least(checked_until, since) FROM started WHERE name = ticker
 )
-SELECT ticker, since FROM began
+SELECT ticker, since FROM started
 """
 
-# Live prices right before an open period, or a period that begins in the future, are a contradiction: the clock was wrong when
-# the period began. It begins with the first such price of the last day, or now where there is none; what lies a day further
-# back is found by the next call. More than an hour without a price ends the run: what lies before it was collected by hand.
+# Live prices right before an open period, or a period that begins in the future, show that the clock was wrong when the period
+# began. The period is moved to the first of these prices within the last day, or to now if there is none. The next call finds
+# earlier prices. An hour without a price ends the search, because prices before it were collected manually.
 REPAIR: Final = """
 WITH stray AS (
     SELECT period.ticker, period.since, (
@@ -67,12 +67,12 @@ WITH stray AS (
 SELECT ticker, before, since FROM moved ORDER BY ticker
 """
 
-# What is not expected is no gap.
+# Minutes outside of tracking periods are not expected, so their gaps are deleted.
 DROP_GAPS: Final = """
 DELETE FROM gap WHERE ticker = ANY ($1::text[]) AND ts >= $2 AND filled_at IS NULL
 """
 
-TELL: Final = """
+INSERT_CHANGE: Final = """
 INSERT INTO change (kind, ticker, from_ts) SELECT 'tracking', unnest($1::text[]), $2::bigint
 """
 
@@ -80,7 +80,7 @@ HAS_PRICE: Final = """
 SELECT EXISTS (SELECT FROM price WHERE ticker = $1)
 """
 
-FORGET: Final = """
+DELETE_OPEN_PERIOD: Final = """
 DELETE FROM tracking
  WHERE ticker = $1 AND until IS NULL
 RETURNING since
@@ -90,7 +90,7 @@ END: Final = """
 UPDATE tracking SET until = $2 WHERE ticker = $1 AND until IS NULL AND since < $2
 """
 
-FORGET_TICKER: Final = """
+DELETE_TICKER: Final = """
 DELETE FROM ticker
  WHERE name = $1
    AND NOT EXISTS (SELECT FROM price WHERE ticker = $1)
@@ -100,36 +100,36 @@ DELETE FROM ticker
 
 
 async def begin(db: Executor, since: Mapping[str, int]) -> dict[str, int]:
-    """Begins a period of each name that has no open one, with its minute; where those that began do so."""
+    """Begins a tracking period of each name without an open one, at its minute. Returns the begins of the new periods."""
     await tickers.add(db, since)
-    began = {row["ticker"]: row["since"] for row in await db.fetch(BEGIN, list(since), list(since.values()))}
-    for name, minute in began.items():
-        await db.execute(TELL, [name], minute)
-    return began
+    started = {row["ticker"]: row["since"] for row in await db.fetch(BEGIN, list(since), list(since.values()))}
+    for name, minute in started.items():
+        await db.execute(INSERT_CHANGE, [name], minute)
+    return started
 
 
 async def end(db: Executor, names: Sequence[str], minute: int) -> list[str]:
-    """Ends the open periods of the names with the minute; the names whose ended."""
-    wanted = list(names)
-    unbegun = [row["ticker"] for row in await db.fetch(FORGET_UNBEGUN, wanted, minute)]
-    ended = [row["ticker"] for row in await db.fetch(END_PERIODS, wanted, minute)]
-    if ended or unbegun:
-        await db.execute(DROP_GAPS, ended + unbegun, minute)
-        await db.execute(TELL, ended + unbegun, minute)
+    """Ends the open periods of the names at the minute. Returns the names whose period ended."""
+    tickers_to_end = list(names)
+    unstarted = [row["ticker"] for row in await db.fetch(DELETE_UNSTARTED_PERIODS, tickers_to_end, minute)]
+    ended = [row["ticker"] for row in await db.fetch(END_PERIODS, tickers_to_end, minute)]
+    if ended or unstarted:
+        await db.execute(DROP_GAPS, ended + unstarted, minute)
+        await db.execute(INSERT_CHANGE, ended + unstarted, minute)
     return ended
 
 
 async def repair(db: Executor, now: int) -> list[Record]:
-    """Moves open periods that a wrong clock began too late, by the minute `now`: ticker, before, since."""
+    """Moves open periods that a wrong clock began too late. `now` is a minute. Returns ticker, before, since."""
     return await db.fetch(REPAIR, now)
 
 
-async def take_back(db: Executor, name: str, minute: int) -> None:
-    """Ends the period of a name that the exchange does not know, and forgets the name where it never had a price."""
+async def remove_unknown_ticker(db: Executor, name: str, minute: int) -> None:
+    """Ends the period of a ticker that the exchange does not know. Deletes the ticker if it never had a price."""
     if await db.fetchval(HAS_PRICE, name):
         await db.execute(END, name, minute)
-    # The whole period, where it was not ended just now.
-    since = await db.fetchval(FORGET, name)
+    # A period that is still open is deleted as a whole.
+    since = await db.fetchval(DELETE_OPEN_PERIOD, name)
     await db.execute(DROP_GAPS, [name], minute if since is None else since)
-    await db.execute(FORGET_TICKER, name)
-    await db.execute(TELL, [name], minute)
+    await db.execute(DELETE_TICKER, name)
+    await db.execute(INSERT_CHANGE, [name], minute)

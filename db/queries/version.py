@@ -1,19 +1,19 @@
-"""The data version: two readers at the same one see the same. And the history that its ids belong to."""
+"""The data version, which identifies the state that a query sees; the history of ids; and the state of a replica."""
 
 from dataclasses import dataclass
 from typing import Final
 
 from db.pool import Executor
 
-# Both draw from one sequence, and writers take turns, so it grows with every commit that a reader can see. Changes are
-# forgotten in time, milestones stay.
+# Prices and changes share one sequence and the writer lock, so the version grows with each commit. Old changes are deleted;
+# milestones remain.
 CURRENT: Final = """
 SELECT greatest((SELECT max(id) FROM price), (SELECT max(id) FROM change), (SELECT max(id) FROM milestone), 0)
 """
 
 
 async def current(db: Executor) -> int:
-    """The highest id committed; 0 where nothing was ever stored."""
+    """Returns the highest committed id; 0 if nothing was ever stored."""
     version: int = await db.fetchval(CURRENT)
     return version
 
@@ -22,7 +22,7 @@ REVISION: Final = "SELECT version_num FROM alembic_version"
 
 
 async def revision(db: Executor) -> str | None:
-    """The migration that the database stands at; None where there was none yet."""
+    """Returns the Alembic revision of the database, or None if it has none."""
     found: str | None = await db.fetchval(REVISION)
     return found
 
@@ -30,9 +30,9 @@ async def revision(db: Executor) -> str | None:
 HISTORY: Final = f"""
 SELECT database_identity() AS identity, ({CURRENT}) AS version, epoch.first_id AS epoch, epoch.forked_at
   FROM epoch ORDER BY first_id DESC LIMIT 1
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts a constant
 
-# The fork that an id was lost at: it was given after the last id that the next epoch kept, and before that epoch began.
+# An id was lost if it is above `forked_at` of an epoch, the last id that the epoch retained, and below its first id.
 FORK: Final = """
 SELECT min(forked_at) FROM epoch WHERE forked_at < $1 AND first_id > $1
 """
@@ -40,84 +40,84 @@ SELECT min(forked_at) FROM epoch WHERE forked_at < $1 AND first_id > $1
 
 @dataclass(frozen=True)
 class History:
-    """What the primary says of the history of its ids."""
+    """The history of ids, read from the primary."""
 
     identity: str
-    """Of the cluster, its timeline and the table: another one after a restore or a failover."""
+    """Identifies the cluster, its timeline and the table. It changes after a restore or a failover."""
     version: int
-    """The highest id committed."""
+    """The highest committed id."""
     epoch: int
-    """The first id of the present epoch."""
+    """The first id of the current epoch."""
     forked_at: int
-    """The last id of before that this history holds."""
+    """The last id before this epoch that the history contains."""
 
 
 async def history(db: Executor) -> History:
-    """On the primary."""
+    """Returns the current history. Run it on the primary."""
     (row,) = await db.fetch(HISTORY)
     return History(**row)
 
 
 async def fork_of(db: Executor, position: int) -> int | None:
-    """Where an id was given in a history that is lost, the last id that both have; None where it belongs to this one."""
+    """Returns the last common id if `position` belongs to a lost history, or None if it belongs to the current one."""
     found: int | None = await db.fetchval(FORK, position)
     return found
 
 
-# The whole row as text: the same id with another column is another history.
+# The whole row as text, because the same id with a different value belongs to a different history.
 _ROW_OF_ID: Final = "SELECT found::text FROM price AS found WHERE found.id = "
 
-NEWEST: Final = f"""
+LAST_COMMIT: Final = f"""
 SELECT ({CURRENT}) AS version, id, ({_ROW_OF_ID} newest.id) AS row,
        pg_current_wal_flush_lsn()::text AS position
   FROM (SELECT max(id) AS id FROM price) AS newest
-"""  # noqa: S608  constants of ours
+"""  # noqa: S608  inserts constants
 
-HELD: Final = f"""
-SELECT pg_is_in_recovery() AS follows,
+REPLICA_STATE: Final = f"""
+SELECT pg_is_in_recovery() AS is_replica,
        coalesce(pg_last_wal_replay_lsn() >= $4::text::pg_lsn, false)
        AND ({CURRENT}) >= $1
-       AND ($2::bigint IS NULL OR coalesce(({_ROW_OF_ID} $2) = $3, false)) AS holds
+       AND ($2::bigint IS NULL OR coalesce(({_ROW_OF_ID} $2) = $3, false)) AS is_caught_up
 """
 
 
 @dataclass(frozen=True)
-class Newest:
-    """By which another server can tell whether it holds all that this one did."""
+class LastCommit:
+    """The last commit of the primary. A replica compares it with its own state."""
 
     version: int
     id: int | None
     row: str | None
-    """The newest price, every column of it: of another history it would be another."""
+    """All columns of the newest price as text; they differ in a different history."""
     position: str
-    """In the log (WAL), for commits that draw no id, migrations among them."""
+    """WAL position, for commits without an id, for example migrations."""
 
 
 @dataclass(frozen=True)
-class Held:
-    """What a server says of itself."""
+class ReplicaState:
+    """State of a replica."""
 
-    follows: bool
-    """Whether it is a streaming replica."""
-    holds: bool
-
-
-async def newest(db: Executor) -> Newest:
-    """What was committed last. On the primary."""
-    (row,) = await db.fetch(NEWEST)
-    return Newest(**row)
+    is_replica: bool
+    """Whether the server is a streaming replica."""
+    is_caught_up: bool
 
 
-async def held(db: Executor, newest: Newest) -> Held:
-    """Whether a server follows another, and holds what that one held."""
-    (row,) = await db.fetch(HELD, newest.version, newest.id, newest.row, newest.position)
-    return Held(**row)
+async def newest(db: Executor) -> LastCommit:
+    """Returns the last commit. Run it on the primary."""
+    (row,) = await db.fetch(LAST_COMMIT)
+    return LastCommit(**row)
+
+
+async def replica_state(db: Executor, newest: LastCommit) -> ReplicaState:
+    """Returns whether a server is a replica, and whether it contains the given commit of the primary."""
+    (row,) = await db.fetch(REPLICA_STATE, newest.version, newest.id, newest.row, newest.position)
+    return ReplicaState(**row)
 
 
 SERVER: Final = "SELECT pg_postmaster_start_time()::text"
 
 
 async def server(db: Executor) -> str:
-    """Tells this server, as long as it runs, from any other."""
+    """Returns the start time of the server, which identifies it until its next restart."""
     found: str = await db.fetchval(SERVER)
     return found

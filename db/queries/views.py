@@ -1,4 +1,4 @@
-"""Views under the names that older trackers gave their tables, made on request."""
+"""Views with the table names of older trackers, created on request."""
 
 from typing import Final
 
@@ -20,11 +20,11 @@ NAMES: Final = ("price_ticks", "price_records")
 
 
 async def create(db: Executor) -> None:
-    """Makes the views, or makes them anew. Raises DatabaseError where a table of such a name is there."""
+    """Creates or replaces the views. Raises DatabaseError if a table with one of the names exists."""
     await db.execute(PRICE_TICKS)
     await db.execute(PRICE_RECORDS)
 
 
 async def drop(db: Executor) -> None:
-    """Takes them away, where they are there."""
+    """Drops the views if they exist."""
     await db.execute(DROP)

@@ -1,1 +1,1 @@
-"""How things are answered: what resolvers and REST handlers share above the database."""
+"""Request processing that GraphQL resolvers and REST handlers share."""

@@ -1,4 +1,4 @@
-"""Work that goes on beside a block of code."""
+"""Background tasks that run for the length of a block of code."""
 
 import asyncio
 import logging
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
-async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Runs the work as a task as long as the block runs; an error that ends it before is logged. It makes no traces."""
-    with tracing.unseen():
+async def background_task(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Runs a coroutine as a task while the block runs. Logs an error that ends it early. Creates no trace spans."""
+    with tracing.suppress():
         task = asyncio.create_task(work)
     task.add_done_callback(_report)
     try:
@@ -26,4 +26,4 @@ async def running(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def _report(task: "asyncio.Task[None]") -> None:
     if not task.cancelled() and task.exception() is not None:
-        log.error("%s ended, and nothing does its work any more", task.get_coro(), exc_info=task.exception())
+        log.error("background task %s failed; it runs again after a restart", task.get_coro(), exc_info=task.exception())

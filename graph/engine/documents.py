@@ -1,4 +1,4 @@
-"""Documents: parsed and validated once, and the operation that is meant."""
+"""Parses and validates GraphQL documents, caches valid ones, and selects the operation to execute."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -7,95 +7,95 @@ from typing import Final
 from cachetools import LRUCache
 from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, parse
 
-from graph.engine.limits import require_small
+from graph.engine.limits import check_document_size
 from graph.engine.selection import Selections
 from graph.errors import TooComplexError
 
 MAX_CHARACTERS: Final = 16_384
-"""Of a document: the longest honest ones, introspection among them, have a few thousand."""
-TOKENS_MOST: Final = 2_000
+"""Maximum length of a document. Real documents, including introspection, have at most a few thousand characters."""
+MAX_TOKENS: Final = 2_000
 CHARACTERS_PER_COST: Final = 4_000
 TOKENS_PER_COST: Final = 25
 PAIRS_PER_COST: Final = 1_500
-"""What takes about half a millisecond to read and to validate: as long as a small query takes as a whole."""
-BYTES_MOST: Final = 16 * 1024 * 1024
-"""Of all documents remembered, those used last."""
-BYTES_OF_A_TOKEN: Final = 550
-"""With its share of the nodes that were made of it, as measured."""
+"""A cost of 1 stands for about half a millisecond of parsing and validation, which is the time of a whole small query."""
+MAX_CACHE_BYTES: Final = 16 * 1024 * 1024
+"""Size of the document cache. The least recently used documents are evicted."""
+BYTES_PER_TOKEN: Final = 550
+"""Measured memory per token, including its share of the AST nodes."""
 
 Validate = Callable[[DocumentNode], Sequence[GraphQLError]]
 
 
-class InvalidError(Exception):
-    """Raised when a document does not fit the schema, with all that is wrong with it."""
+class InvalidDocumentError(Exception):
+    """Raised when a document does not match the schema. Holds all validation errors."""
 
     def __init__(self, errors: Sequence[GraphQLError]) -> None:
         super().__init__(errors[0].message)
         self.errors = errors
 
 
-class Documents:
-    """Those that fit the schema are remembered: most clients send the same few."""
+class DocumentCache:
+    """Cache of valid documents. Most clients send the same few documents."""
 
     def __init__(self, validate: Validate) -> None:
         self._validate = validate
-        self._kept: LRUCache[str, Document] = LRUCache(BYTES_MOST, getsizeof=_bytes)
+        self._cache: LRUCache[str, Document] = LRUCache(MAX_CACHE_BYTES, getsizeof=_memory_bytes)
 
     def get(self, text: str) -> "Document | None":
-        """The document, where it is remembered: it is valid."""
-        return self._kept.get(text)
+        """Returns the cached document, which is valid, or None."""
+        return self._cache.get(text)
 
-    def require_valid(self, document: "Document") -> None:
-        """Raises InvalidError where the document does not fit the schema, else remembers it."""
+    def validate_and_cache(self, document: "Document") -> None:
+        """Validates the document and caches it. Raises InvalidDocumentError if it does not match the schema."""
         errors = self._validate(document.node)
         if errors:
-            raise InvalidError(errors)
-        self._kept[document.text] = document
+            raise InvalidDocumentError(errors)
+        self._cache[document.text] = document
 
 
-def _bytes(document: "Document") -> int:
-    return sys.getsizeof(document.text) + BYTES_OF_A_TOKEN * (document.node.token_count or 0)
+def _memory_bytes(document: "Document") -> int:
+    return sys.getsizeof(document.text) + BYTES_PER_TOKEN * (document.node.token_count or 0)
 
 
-def require_short(text: str) -> None:
-    """Raises TooComplexError where the text is longer than a document may be."""
+def check_length(text: str) -> None:
+    """Raises TooComplexError if the text has more than MAX_CHARACTERS characters."""
     if len(text) > MAX_CHARACTERS:
         raise TooComplexError(
-            f"The document has {len(text)} characters, and one may have {MAX_CHARACTERS}: send values as variables, or several "
-            "requests"
+            f"The document has {len(text)} characters; the maximum is {MAX_CHARACTERS}. Send values as variables, or split the "
+            "document into several requests."
         )
 
 
-def cost_of_reading(text: str) -> int:
-    """What it costs to find out what the text of a document says."""
+def parse_cost(text: str) -> int:
+    """Returns the cost of parsing a document."""
     return len(text) // CHARACTERS_PER_COST
 
 
 class Document:
-    """A document that is no bigger than one may be."""
+    """A parsed document within the size limits."""
 
     def __init__(self, text: str) -> None:
-        """Raises GraphQLError where the text is none, TooComplexError where it is too big."""
+        """Raises GraphQLError if the text is not a document, TooComplexError if it exceeds a size limit."""
         self.text = text
-        require_short(text)
+        check_length(text)
         try:
-            self.node: DocumentNode = parse(text, max_tokens=TOKENS_MOST)
+            self.node: DocumentNode = parse(text, max_tokens=MAX_TOKENS)
             self.selections = Selections(self.node)
-            pairs = require_small(self.node, self.selections)
+            pairs = check_document_size(self.node, self.selections)
         except RecursionError:
-            raise TooComplexError("The document is nested too deeply: ask for less at once") from None
+            raise TooComplexError("The document is nested too deeply. Split it into several requests.") from None
         self.cost = (self.node.token_count or 0) // TOKENS_PER_COST + pairs // PAIRS_PER_COST
-        """What validating it costs; `cost_of_reading` comes to it."""
+        """The cost of validation. The cost of parsing (`parse_cost`) is not included."""
 
     def operation(self, name: str | None) -> OperationDefinitionNode:
-        """The operation of that name, or the only one there is. Raises GraphQLError where it cannot be told which."""
+        """Returns the operation with this name, or the only operation. Raises GraphQLError if there is no such operation."""
         operations = [node for node in self.node.definitions if isinstance(node, OperationDefinitionNode)]
         if not operations:
-            raise GraphQLError("The document has no operation: send a query or a mutation")
+            raise GraphQLError("The document has no operation. Send a query, a mutation or a subscription.")
         if name is None:
             if len(operations) > 1:
                 named = ", ".join(node.name.value for node in operations if node.name)
-                raise GraphQLError(f"The document has {len(operations)} operations: name one in operationName ({named[:100]})")
+                raise GraphQLError(f"The document has {len(operations)} operations. Choose one in operationName: {named[:100]}")
             return operations[0]
         for node in operations:
             if node.name is not None and node.name.value == name:

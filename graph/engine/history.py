@@ -1,4 +1,4 @@
-"""The history that the ids of the database belong to: a restore or a failover with lost commits replaces it."""
+"""Detects that a restore, or a failover that lost commits, replaced the history that ids belong to."""
 
 import asyncio
 import logging
@@ -10,76 +10,82 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import version
 from db.queries.version import History
-from graph.engine.background import running
-from graph.engine.feed import AGAIN_S, Feed
+from graph.engine.background import background_task
+from graph.engine.commit_listener import RETRY_INTERVAL_S, CommitListener
 
-READ_EVERY_S: Final = 5.0
-"""Where no commit is heard of; after a commit, and after a connection that was lost, at once."""
+READ_INTERVAL_S: Final = 5.0
+"""Interval without commits. Each commit and each new connection triggers a check at once."""
 
 log = logging.getLogger(__name__)
 
 
 class HistoryWatch:
-    """Notices when the database is another one than before: another identity, or a data version that went back."""
+    """Detects a replaced history: another identity of the database, or a data version that decreased."""
 
-    def __init__(self, feed: Feed, on_change: Callable[[int], None], delivered: Callable[[], int] = int) -> None:
-        """`on_change` gets the last id that both histories hold; `delivered` gives the last id that a subscriber was given."""
-        self._feed = feed
-        self._delivered = delivered
+    def __init__(
+        self, commits: CommitListener, on_change: Callable[[int], None], last_delivered_id: Callable[[], int] = int
+    ) -> None:
+        """Stores the callbacks.
+
+        `on_change` receives the last id that both histories share. `last_delivered_id` returns the last id that a subscriber
+        received.
+        """
+        self._commits = commits
+        self._last_delivered_id = last_delivered_id
         self._on_change = on_change
-        self._seen: History | None = None
+        self._history: History | None = None
 
     @property
     def epoch(self) -> int:
-        """The first id of the present epoch; 0 where it was never read."""
-        return 0 if self._seen is None else self._seen.epoch
+        """The first id of the current epoch; 0 before the first check."""
+        return 0 if self._history is None else self._history.epoch
 
     @property
     def forked_at(self) -> int:
-        """The last id that the present history took over from the one before; 0 where it was never read."""
-        return 0 if self._seen is None else self._seen.forked_at
+        """The last id that the current history shares with the previous one; 0 before the first check."""
+        return 0 if self._history is None else self._history.forked_at
 
     @asynccontextmanager
-    async def watched(self, db: Database) -> AsyncIterator[None]:
-        """Reads the history again and again as long as the block runs."""
-        async with running(self._watch(db)):
+    async def run_in_background(self, db: Database) -> AsyncIterator[None]:
+        """Checks the history repeatedly while the block runs."""
+        async with background_task(self._watch(db)):
             yield
 
-    async def look(self, db: Database) -> None:
-        """Reads the history once. Raises DatabaseError."""
-        delivered = self._delivered()  # before the look: what is committed meanwhile is no other history
-        found, before = await version.history(db), self._seen
-        if before is None:
-            self._seen = found
+    async def check(self, db: Database) -> None:
+        """Reads the history once, and calls `on_change` if it was replaced. Raises DatabaseError."""
+        delivered_id = self._last_delivered_id()  # read first: a commit in between is not another history
+        current, previous = await version.history(db), self._history
+        if previous is None:
+            self._history = current
             return
-        # What was delivered since the new epoch began is no part of the history before it.
-        newest = max(before.version, delivered if found.epoch == before.epoch or delivered < found.epoch else 0)
-        fork = await version.fork_of(db, newest) if found.epoch != before.epoch else None
-        self._seen = found
-        is_other = fork is not None or found.version < newest or found.identity != before.identity
-        if is_other or found.epoch != before.epoch:
-            self._feed.invalidate()  # cursors and tags of before are none any more
-        if is_other:
-            resume_from = min(newest, found.version) if fork is None else fork
+        # Ids delivered since the start of the new epoch do not belong to the previous history.
+        newest = max(previous.version, delivered_id if current.epoch == previous.epoch or delivered_id < current.epoch else 0)
+        fork = await version.fork_of(db, newest) if current.epoch != previous.epoch else None
+        self._history = current
+        was_replaced = fork is not None or current.version < newest or current.identity != previous.identity
+        if was_replaced or current.epoch != previous.epoch:
+            self._commits.invalidate()  # older cursors and ETags are invalid now
+        if was_replaced:
+            resume_from = min(newest, current.version) if fork is None else fork
             log.warning(
-                "the database holds another history since a restore or a failover: its newest id is %d, the newest before was "
-                "%d; caches are dropped, and subscriptions end with HISTORY_CHANGED to resume from %d",
-                *(found.version, newest, resume_from),
+                "a restore or a failover replaced the history of the database: its newest id is %d, the newest id before was "
+                "%d; caches are cleared, and subscriptions end with HISTORY_CHANGED and can resume from %d",
+                *(current.version, newest, resume_from),
             )
             self._on_change(resume_from)
 
     async def _watch(self, db: Database) -> None:
-        heard = -1
+        commit_count = -1
         while True:
             try:
-                heard = self._feed.count
-                await self.look(db)
+                commit_count = self._commits.count
+                await self.check(db)
             except DatabaseError as error:
-                log.debug("the history is read again once the database answers: %s", error)
-                await asyncio.sleep(AGAIN_S)
+                log.debug("the history could not be read: %s; retrying", error)
+                await asyncio.sleep(RETRY_INTERVAL_S)
                 continue
             except Exception:
-                log.exception("the history of the database could not be read")
+                log.exception("the history of the database could not be checked; retrying")
             with suppress(TimeoutError):
-                async with asyncio.timeout(READ_EVERY_S):
-                    await self._feed.beyond(heard)
+                async with asyncio.timeout(READ_INTERVAL_S):
+                    await self._commits.wait_for_commit_after(commit_count)

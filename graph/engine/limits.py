@@ -1,4 +1,4 @@
-"""How big a document may be and how much it may ask for, told before anything of it is validated or run."""
+"""Limits on the size and the cost of a document, checked before validation and execution."""
 
 import time
 from collections.abc import Mapping
@@ -8,143 +8,149 @@ from graphql import DocumentNode, ExecutableDefinitionNode, OperationDefinitionN
 
 from db import times
 from db.queries.candles import Interval
-from graph.engine.selection import Selections, arguments_of, directives_below, variables_of
+from graph.engine.selection import Selections, arguments_of, count_directives, variables_of
 from graph.errors import TooComplexError
 
-DEFINITIONS_MOST: Final = 50
-VARIABLES_MOST: Final = 50
-DIRECTIVES_MOST: Final = 50
-DEPTH_MOST: Final = 10
-FIELDS_MOST: Final = 500
-ALIASES_MOST: Final = 50
-ALIAS_LENGTH_MOST: Final = 100
-"""Characters: an alias stands in each row of its answer."""
-ROOT_FIELDS_MOST: Final = 20
-PAIRS_MOST: Final = 10_000
-"""Pairs of fields with one response key in a selection: validation compares each with each."""
-INTROSPECTION_DEPTH_MOST: Final = 20
-INTROSPECTION_FIELDS_MOST: Final = 1_000
-COST_MOST: Final = 500_000
+MAX_DEFINITIONS: Final = 50
+MAX_VARIABLES: Final = 50
+MAX_DIRECTIVES: Final = 50
+MAX_DEPTH: Final = 10
+MAX_FIELDS: Final = 500
+MAX_ALIASES: Final = 50
+MAX_ALIAS_LENGTH: Final = 100
+"""Characters. Each row of the response repeats its aliases."""
+MAX_ROOT_FIELDS: Final = 20
+MAX_FIELD_PAIRS: Final = 10_000
+"""Pairs of fields with the same response key in a selection. Validation compares each pair."""
+MAX_INTROSPECTION_DEPTH: Final = 20
+MAX_INTROSPECTION_FIELDS: Final = 1_000
+MAX_COST: Final = 500_000
 
-PAGE_DEFAULT: Final = 100
-PAGE_MOST: Final = 1_000
-RANGE_MOST: Final = 50_000
-"""Minutes."""
-CANDLES_MOST: Final = 10_000
-TICKERS_MOST: Final = 1_000
-"""Names in an argument."""
-TICKERS: Final = 200
-"""Tickers counted where all are asked for: the exchange has about so many."""
-SUMMARY: Final = 10_000
-"""Rows counted for what a window comes to, which is made of its hours."""
-COVERAGE: Final = 25_000
-"""Rows counted for telling how complete a window is: its minutes are counted, whatever is selected."""
+DEFAULT_PAGE_SIZE: Final = 100
+MAX_PAGE_SIZE: Final = 1_000
+MAX_RANGE_MINUTES: Final = 50_000
+MAX_CANDLES: Final = 10_000
+MAX_TICKERS: Final = 1_000
+"""Ticker names in one argument."""
+ASSUMED_TICKER_COUNT: Final = 200
+"""Assumed number of tickers in a query for all tickers. The exchange has about as many."""
+SUMMARY_COST: Final = 10_000
+"""Rows assumed for the aggregates of a window, which are computed from its hourly candles."""
+COVERAGE_COST: Final = 25_000
+"""Rows assumed for the coverage of a window. Its minutes are counted, whatever is selected."""
 
 
-def require_small(document: DocumentNode, selections: Selections) -> int:
-    """Raises TooComplexError where the document has more of something than one may.
+def check_document_size(document: DocumentNode, selections: Selections) -> int:
+    """Raises TooComplexError if the document exceeds a size limit.
 
-    Returns how many pairs of fields validation has to compare, for they stand under one response key.
+    Returns the number of field pairs with the same response key, which validation compares.
     """
-    _bound("definitions", len(document.definitions), DEFINITIONS_MOST)
+    _check_limit("definitions", len(document.definitions), MAX_DEFINITIONS)
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
-    _bound("variables", sum(len(operation.variable_definitions or ()) for operation in operations), VARIABLES_MOST)
-    _bound("directives", sum(directives_below(node) for node in document.definitions), DIRECTIVES_MOST)
+    _check_limit("variables", sum(len(operation.variable_definitions or ()) for operation in operations), MAX_VARIABLES)
+    _check_limit("directives", sum(count_directives(node) for node in document.definitions), MAX_DIRECTIVES)
     for definition in document.definitions:
-        # Fragments too, whether an operation spreads them or not: validation looks at them all.
+        # Includes fragments that no operation spreads, because validation visits all of them.
         if isinstance(definition, ExecutableDefinitionNode):
-            _require_small(definition.selection_set, selections, is_operation=isinstance(definition, OperationDefinitionNode))
-    # Only now, for what is counted here is as long as the fields counted above.
+            _check_selection_size(
+                definition.selection_set, selections, is_operation=isinstance(definition, OperationDefinitionNode)
+            )
+    # Counted after the checks above, which bound the number of fields to compare.
     pairs = sum(
         selections.pairs([definition.selection_set])
         for definition in document.definitions
         if isinstance(definition, ExecutableDefinitionNode)
     )
-    _bound("pairs of fields under the same name", pairs, PAIRS_MOST)
+    _check_limit("pairs of fields with the same response key", pairs, MAX_FIELD_PAIRS)
     return pairs
 
 
-def _require_small(selection: SelectionSetNode, selections: Selections, *, is_operation: bool) -> None:
+def _check_selection_size(selection: SelectionSetNode, selections: Selections, *, is_operation: bool) -> None:
     roots = selections.fields(selection)
     size = selections.size(selection)
     introspects = not is_operation or all(field.name.value.startswith("__") for field in roots)
     if is_operation:
-        _bound("fields at its root", len(roots), ROOT_FIELDS_MOST)
-    _bound("levels of fields", size.depth, INTROSPECTION_DEPTH_MOST if introspects else DEPTH_MOST)
-    _bound("fields", size.fields, INTROSPECTION_FIELDS_MOST if introspects else FIELDS_MOST)
-    _bound("aliases", size.aliases, ALIASES_MOST)
-    _bound("characters in an alias", size.longest, ALIAS_LENGTH_MOST)
+        _check_limit("root fields", len(roots), MAX_ROOT_FIELDS)
+    _check_limit("levels of fields", size.depth, MAX_INTROSPECTION_DEPTH if introspects else MAX_DEPTH)
+    _check_limit("fields", size.fields, MAX_INTROSPECTION_FIELDS if introspects else MAX_FIELDS)
+    _check_limit("aliases", size.aliases, MAX_ALIASES)
+    _check_limit("characters in an alias", size.longest_alias, MAX_ALIAS_LENGTH)
 
 
-def cost_of(selections: Selections, operation: OperationDefinitionNode, sent: Mapping[str, Any]) -> int:
-    """Rows asked for, times the fields asked of each, over everything selected. What makes no sense costs little."""
-    return _cost_below(selections, operation.selection_set, variables_of(operation, sent), 1)
+def estimate_cost(selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> int:
+    """Estimates the cost of an operation: requested rows times selected fields. Invalid arguments cost little."""
+    return _estimate_selection_cost(selections, operation.selection_set, variables_of(operation, raw_variables), 1)
 
 
-def _cost_below(selections: Selections, below: SelectionSetNode | None, variables: Mapping[str, Any], page: int) -> int:
-    """`page` is how many rows the list holds whose parts these are."""
+def _estimate_selection_cost(
+    selections: Selections, selection_set: SelectionSetNode | None, variables: Mapping[str, Any], page_size: int
+) -> int:
+    """Estimates the cost of a selection. `page_size` is the number of rows of the enclosing list."""
     cost = 0
-    for field in selections.fields(below):
+    for field in selections.fields(selection_set):
         arguments = arguments_of(field, variables)
-        size = _whole(arguments.get("first"), arguments.get("last"))
-        each = _cost_below(selections, field.selection_set, variables, size) if field.selection_set else 1
+        size = _first_integer(arguments.get("first"), arguments.get("last"))
+        row_cost = _estimate_selection_cost(selections, field.selection_set, variables, size) if field.selection_set else 1
         match field.name.value:
             case "range" | "series":
-                cost += _minutes(arguments) * each
+                cost += _count_minutes(arguments) * row_cost
             case "candles":
-                count, minutes = _candles(arguments)
-                cost += count * each + minutes
+                count, minutes = _count_candles(arguments)
+                cost += count * row_cost + minutes
             case "summary":
-                cost += SUMMARY + each
+                cost += SUMMARY_COST + row_cost
             case "tickers":
-                cost += TICKERS * each
+                cost += ASSUMED_TICKER_COUNT * row_cost
             case "latestPrices":
-                asked = arguments.get("tickers")
-                cost += (len(asked) if isinstance(asked, list) else TICKERS) * each
+                names = arguments.get("tickers")
+                cost += (len(names) if isinstance(names, list) else ASSUMED_TICKER_COUNT) * row_cost
             case "nodes" | "edges":
-                cost += page * each
+                cost += page_size * row_cost
             case "coverage":
-                cost += COVERAGE + each
+                cost += COVERAGE_COST + row_cost
             case _:
-                cost += each
+                cost += row_cost
     return cost
 
 
-def require_cheap(cost: int) -> None:
-    """Raises TooComplexError where it costs more than a request may."""
-    if cost > COST_MOST:
+def check_cost(cost: int) -> None:
+    """Raises TooComplexError if the cost exceeds MAX_COST."""
+    if cost > MAX_COST:
         raise TooComplexError(
-            f"This costs {cost}, rows times fields, and a request may cost {COST_MOST}: ask for a shorter window, fewer fields "
-            "or a smaller page, or send several requests",
+            f"The query costs {cost} (rows times fields); the maximum is {MAX_COST}. Request a shorter window, fewer fields "
+            "or a smaller page, or send several requests.",
             cost=cost,
-            most=COST_MOST,
+            most=MAX_COST,
         )
 
 
-def _bound(what: str, found: int, most: int) -> None:
-    if found > most:
-        raise TooComplexError(f"The document has {found} {what}, and one may have {most}: ask for less at once")
+def _check_limit(what: str, count: int, maximum: int) -> None:
+    if count > maximum:
+        raise TooComplexError(f"The document has {count} {what}; the maximum is {maximum}. Split it into several requests.")
 
 
-def _candles(arguments: Mapping[str, Any]) -> tuple[int, int]:
-    """How many they are, and how many minutes have to be read for them: those of an hour and more are kept ready."""
+def _count_candles(arguments: Mapping[str, Any]) -> tuple[int, int]:
+    """Returns the number of candles, and the number of minutes to read for them.
+
+    Candles of one hour or longer are precomputed, so no minutes are read for them.
+    """
     interval = Interval.__members__.get(str(arguments.get("interval")))
     if interval is None:
         return 1, 0
     span = interval.value
-    minutes = _minutes(arguments, CANDLES_MOST * span.seconds // times.MINUTE)
+    minutes = _count_minutes(arguments, MAX_CANDLES * span.seconds // times.MINUTE)
     return max(1, minutes * times.MINUTE // span.seconds), minutes if span.base == times.MINUTE else 0
 
 
-def _minutes(arguments: Mapping[str, Any], most: int = RANGE_MOST) -> int:
+def _count_minutes(arguments: Mapping[str, Any], maximum: int = MAX_RANGE_MINUTES) -> int:
     try:
         low = times.parse(arguments.get("from"))
         high = times.parse(arguments["to"]) if arguments.get("to") is not None else int(time.time())
     except ValueError:
         return 1
-    return min(most, max(1, (high - low) // times.MINUTE))
+    return min(maximum, max(1, (high - low) // times.MINUTE))
 
 
-def _whole(*numbers: Any) -> int:
-    """The first that is a whole number, as GraphQL's Int has it: `10.0` is one."""
-    return next((max(1, int(one)) for one in numbers if isinstance(one, int | float) and one == one // 1), PAGE_DEFAULT)
+def _first_integer(*numbers: Any) -> int:
+    """Returns the first integer, at least 1, or the default page size. `10.0` is an integer, as in GraphQL."""
+    return next((max(1, int(one)) for one in numbers if isinstance(one, int | float) and one == one // 1), DEFAULT_PAGE_SIZE)

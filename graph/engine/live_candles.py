@@ -1,4 +1,4 @@
-"""The candle that is open, to whoever follows it: read once for all who ask the same, whenever it may have changed."""
+"""Delivers open candles to subscribers. A candle is read once for all identical subscriptions, whenever it may have changed."""
 
 import asyncio
 import functools
@@ -14,150 +14,150 @@ from db.pool import Database
 from db.queries import candles
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
-from graph.engine.live import Live, Question, patiently
-from graph.engine.topics import Event, LeavingError, Topic
+from graph.engine.live_events import EventSelection, LiveEvents, read_with_retry
+from graph.engine.topics import Event, ShuttingDownError, Topic
 from graph.errors import HistoryChangedError, UnavailableError
 
 log = logging.getLogger(__name__)
 
-NOTHING: Final = Shape(())
-LOOKED_AT_MOST: Final = 100
-"""Candles that are looked at where the database was away for long."""
+NO_COLUMNS: Final = Shape(())
+MAX_CANDLES_CHECKED: Final = 100
+"""Maximum number of candles to read after a long outage of the database."""
 
 
 @dataclass(frozen=True)
-class Followed:
-    """Which candle is followed, and what is told of it."""
+class CandleSelection:
+    """The candles of a subscription and their JSON form."""
 
     ticker: str
     interval: Interval
     shape: Shape
 
 
-class _Candles(Topic):
-    """What was told of a candle, and of those before it."""
+class _CandleTopic(Topic):
+    """The events of one candle subscription."""
 
     def __init__(self) -> None:
         super().__init__(0)
-        self.last = 0
+        self.last_position = 0
         """The position of the last event."""
-        self.open: Event | None = None
-        """What was last told of the candle that is open."""
-        self.following: asyncio.Task[None]
+        self.open_event: Event | None = None
+        """The last event of the open candle."""
+        self.task: asyncio.Task[None]
 
-    def tell(self, text: str, *, is_open: bool) -> None:
-        """Adds an event. `wake` then."""
-        self.last += 1
-        event = Event(self.last, text)
+    def add_event(self, text: str, *, is_open: bool) -> None:
+        """Adds an event. Call `wake` afterwards."""
+        self.last_position += 1
+        event = Event(self.last_position, text)
         if is_open:
-            self.open = event
+            self.open_event = event
         self.put([event])
 
 
 class LiveCandles:
-    """The candles that somebody follows."""
+    """The candle subscriptions of a process."""
 
-    def __init__(self, live: Live) -> None:
+    def __init__(self, live: LiveEvents) -> None:
         self._live = live
-        self._topics: dict[Followed, _Candles] = {}
-        self._is_leaving = False
+        self._topics: dict[CandleSelection, _CandleTopic] = {}
+        self._is_shutting_down = False
 
     @property
     def subscribers(self) -> int:
-        """How many subscriptions there are."""
+        """Number of active subscriptions."""
         return sum(topic.subscribers for topic in self._topics.values())
 
-    def leave(self) -> None:
-        """Ends every subscription with LeavingError, once it has told what is there."""
-        self._is_leaving = True
+    def shut_down(self) -> None:
+        """Ends every subscription with ShuttingDownError, after the events in memory are delivered."""
+        self._is_shutting_down = True
         for topic in self._topics.values():
-            topic.end()
+            topic.close()
 
-    async def subscribe(self, db: Database, followed: Followed) -> AsyncGenerator[Event, None]:
-        """The open candle as it stands, each time it changes, and its closing; then the next one's.
+    async def subscribe(self, db: Database, selection: CandleSelection) -> AsyncGenerator[Event, None]:
+        """Yields the open candle, each of its changes, and its final state; then the next candle.
 
-        Raises LeavingError, or UnavailableError where it cannot be told any more.
+        Raises ShuttingDownError, HistoryChangedError, or UnavailableError if the candle cannot be read.
         """
-        with self._joined(db, followed) as topic:
-            position = topic.last
-            if topic.open is not None:
-                yield topic.open
+        with self._join_topic(db, selection) as topic:
+            position = topic.last_position
+            if topic.open_event is not None:
+                yield topic.open_event
             while True:
-                for event in await topic.further(position):
+                for event in await topic.wait_for_events_after(position):
                     yield event
                     position = event.position
 
     @contextmanager
-    def _joined(self, db: Database, followed: Followed) -> Iterator[_Candles]:
-        topic = self._topics.get(followed)
+    def _join_topic(self, db: Database, selection: CandleSelection) -> Iterator[_CandleTopic]:
+        topic = self._topics.get(selection)
         if topic is None:
-            topic = self._topics[followed] = _Candles()
-            with tracing.unseen():  # it is for all who come
-                topic.following = asyncio.create_task(self._follow(db, followed, topic))
-        if self._is_leaving:
-            topic.end()
+            topic = self._topics[selection] = _CandleTopic()
+            with tracing.suppress():  # the task serves all subscribers, so it belongs to no trace
+                topic.task = asyncio.create_task(self._run_topic(db, selection, topic))
+        if self._is_shutting_down:
+            topic.close()
         topic.subscribers += 1
         try:
             yield topic
         finally:
             topic.subscribers -= 1
             if not topic.subscribers:
-                topic.following.cancel()
-                if self._topics.get(followed) is topic:
-                    del self._topics[followed]
+                topic.task.cancel()
+                if self._topics.get(selection) is topic:
+                    del self._topics[selection]
 
-    async def _follow(self, db: Database, followed: Followed, topic: _Candles) -> None:
-        """Tells until nobody listens, or the process leaves."""
+    async def _run_topic(self, db: Database, selection: CandleSelection, topic: _CandleTopic) -> None:
+        """Publishes changes until the topic has no subscribers or the process shuts down."""
         try:
-            await self._tell(db, followed, topic)
-        except LeavingError:
-            topic.end()
+            await self._publish_changes(db, selection, topic)
+        except ShuttingDownError:
+            topic.close()
         except HistoryChangedError as error:
-            topic.end(functools.partial(_itself, error), at_once=True)
+            topic.close(functools.partial(_identity, error), immediately=True)
         except Exception:
-            log.exception("a candle could not be told")
-            topic.end(lambda: UnavailableError("The candle cannot be told any more; subscribe again."))
+            log.exception("a candle could not be read: its subscriptions end")
+            topic.close(lambda: UnavailableError("The candle could not be read. Subscribe again."))
         finally:
-            if self._topics.get(followed) is topic:
-                del self._topics[followed]
+            if self._topics.get(selection) is topic:
+                del self._topics[selection]
 
-    async def _tell(self, db: Database, followed: Followed, topic: _Candles) -> None:
-        """Reads the candles anew whenever something of the ticker was stored, and when the open one's time is over."""
-        interval, told = followed.interval, dict[int, str]()
-        question = Question(frozenset({followed.ticker}), (("price", NOTHING), ("history", NOTHING)))
-        seen = await patiently(lambda: self._live.begun(db))
-        start = interval.at_or_before(int(time.time()))
-        with self._live.joined(question) as stored:
+    async def _publish_changes(self, db: Database, selection: CandleSelection, topic: _CandleTopic) -> None:
+        """Reads the candles again after each stored price of the ticker, and when the interval of the open candle ends."""
+        interval, published = selection.interval, dict[int, str]()
+        event_selection = EventSelection(frozenset({selection.ticker}), (("price", NO_COLUMNS), ("history", NO_COLUMNS)))
+        position = await read_with_retry(lambda: self._live.start_position(db))
+        start = interval.floor(int(time.time()))
+        with self._live.join_topic(event_selection) as price_topic:
             while True:
                 now = int(time.time())
-                starts = _starts(interval, interval.at_or_before(start - 1), now)
-                found = {at: await _read(db, followed, at, now) for at in starts}
+                starts = _starts_to_check(interval, interval.floor(start - 1), now)
+                found = {at: await _read_candle(db, selection, at, now) for at in starts}
                 start = starts[-1]
                 for at, text in found.items():
-                    if text and text != told.get(at) and (told or at == start):
-                        topic.tell(text, is_open=at == start)
+                    if text and text != published.get(at) and (published or at == start):
+                        topic.add_event(text, is_open=at == start)
                 if not found[start]:
-                    topic.open = None
-                told = found
+                    topic.open_event = None
+                published = found
                 await topic.wake()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(interval.at_or_after(start + 1) - time.time()):
-                        seen = (await stored.further(seen))[-1].position
+                    async with asyncio.timeout(interval.ceil(start + 1) - time.time()):
+                        position = (await price_topic.wait_for_events_after(position))[-1].position
 
 
-def _itself(error: Exception) -> Exception:
+def _identity(error: Exception) -> Exception:
     return error
 
 
-def _starts(interval: Interval, low: int, now: int) -> list[int]:
-    """When the candles begin that are to be looked at: the one before the last that was open, up to the one that is."""
-    found = [interval.at_or_before(now)]
-    while found[0] > low and len(found) < LOOKED_AT_MOST:
-        found.insert(0, interval.at_or_before(found[0] - 1))
+def _starts_to_check(interval: Interval, low: int, now: int) -> list[int]:
+    """Returns the starts of the candles to read, from `low` to the open candle, at most MAX_CANDLES_CHECKED."""
+    found = [interval.floor(now)]
+    while found[0] > low and len(found) < MAX_CANDLES_CHECKED:
+        found.insert(0, interval.floor(found[0] - 1))
     return found
 
 
-async def _read(db: Database, followed: Followed, start: int, now: int) -> str:
-    """The candle that begins there; '' where it has no price."""
-    asked = followed.interval, followed.shape, followed.ticker, start, start + 1, now
-    return (await patiently(lambda: candles.listed(db, *asked, with_open=True)))[1:-1]
+async def _read_candle(db: Database, selection: CandleSelection, start: int, now: int) -> str:
+    """Returns the JSON of the candle that starts at `start`; '' if it has no price."""
+    arguments = selection.interval, selection.shape, selection.ticker, start, start + 1, now
+    return (await read_with_retry(lambda: candles.fetch_json(db, *arguments, with_open=True)))[1:-1]

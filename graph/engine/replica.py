@@ -1,4 +1,4 @@
-"""A server that follows the primary: answers are read there while it is known to hold all that was committed a moment ago."""
+"""Reads from a streaming replica while its lag is known to be below a limit, and from the primary otherwise."""
 
 import asyncio
 import logging
@@ -11,190 +11,198 @@ from typing import Any, Final, NoReturn, TypeVar
 
 import asyncpg
 
-from db.errors import DatabaseError, DatabaseUnavailableError, RowRefusedError, StatementTimeoutError
-from db.pool import Database, Executor, Record, connect, open_database, own_errors
+from db.errors import DatabaseError, DatabaseUnavailableError, RowRejectedError, StatementTimeoutError
+from db.pool import Database, Executor, Record, connect, open_database, translate_errors
 from db.queries import version
-from db.queries.version import Newest
+from db.queries.version import LastCommit
 from graph import metrics
-from graph.engine.background import running
-from graph.engine.feed import AGAIN_S, Feed
+from graph.engine.background import background_task
+from graph.engine.commit_listener import RETRY_INTERVAL_S, CommitListener
 
-LOOKED_EVERY_S: Final = 1.0
-"""Where nothing is committed; after a commit at once."""
-WAITED_S: Final = 0.01
-"""Between two looks at least."""
-SILENCE_S: Final = 2.0
-MISTAKEN_S: Final = 30.0
-"""Until an address is tried again that leads to no replica of ours."""
+CHECK_INTERVAL_S: Final = 1.0
+"""Interval without commits. Each commit triggers a check at once."""
+MIN_CHECK_INTERVAL_S: Final = 0.01
+"""Minimum interval between two checks."""
+SERVER_TIMEOUT_S: Final = 2.0
+NOT_A_REPLICA_RETRY_INTERVAL_S: Final = 30.0
+"""Interval before an address that is not a replica of the primary is tried again."""
 
-BY_REPLICA, BY_PRIMARY = (metrics.read_by.labels(server) for server in ("replica", "primary"))
+REPLICA_READS, PRIMARY_READS = (metrics.reads_by_server.labels(server) for server in ("replica", "primary"))
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class MistakenError(Exception):
-    """Raised where the address leads to something else than one replica of the primary."""
+class NotAReplicaError(Exception):
+    """Raised when the address does not lead to exactly one replica of the primary."""
 
 
 @dataclass(frozen=True)
-class _Mark:
-    """What the primary held."""
+class _PrimarySnapshot:
+    """The state of the primary at one point in time."""
 
-    newest: Newest
-    at: float
-    """By the monotonic clock."""
-    heard: int
-    """Commits that had been heard of."""
+    newest: LastCommit
+    taken_at: float
+    """Seconds of the monotonic clock."""
+    commit_count: int
+    """Number of commits notified before."""
 
 
 class Replica:
-    """Knows how far a replica is, by asking it for what the primary held a moment before.
+    """Measures the lag of a replica: it checks whether the replica has what the primary had a moment before.
 
-    A server that runs never goes back, so what it held once bounds how old anything is that is read there later. Whatever may
-    lead to another server, or to the same one started again, ends with the connection that this is known by, and with it all
-    others end.
+    A running server never loses data, so each passed check bounds the age of all later reads from it. The checks use one
+    connection. When it ends, the address may lead to another server or to a restarted one, so all other connections are closed.
     """
 
-    def __init__(self, feed: Feed, dsn: str, at_most_s: float) -> None:
-        """`at_most_s`: an answer holds everything that was committed so many seconds before it was asked for."""
-        self._feed = feed
+    def __init__(self, commits: CommitListener, dsn: str, max_lag_s: float) -> None:
+        """`max_lag_s`: a response includes everything that was committed this many seconds before its request."""
+        self._commits = commits
         self._dsn = dsn
-        self._at_most_s = at_most_s
-        self._level_at = time.monotonic()
-        self._level_with = -1
+        self._max_lag_s = max_lag_s
+        self._caught_up_at = time.monotonic()
+        self._caught_up_commit_count = -1
         self._database: Database | None = None
-        """None where there is nothing to read from."""
-        self._was_near: bool | None = None
+        """None while the replica must not be read."""
+        self._was_usable: bool | None = None
 
     @property
-    def behind_s(self) -> float:
-        """It holds everything that was committed so many seconds ago, as far as is known."""
-        return time.monotonic() - self._level_at
+    def lag_s(self) -> float:
+        """Upper bound of the lag: the replica has everything that was committed this many seconds ago."""
+        return time.monotonic() - self._caught_up_at
 
     def reader(self, primary: Database) -> tuple[Executor, bool]:
-        """What a whole answer is read from, and whether that holds every commit that was heard of."""
-        if self._database is None or not self._is_near:
-            BY_PRIMARY.inc()
+        """Returns the reader for one whole response, and whether it has every commit notified so far."""
+        if self._database is None or not self._is_usable:
+            PRIMARY_READS.inc()
             return primary, True
-        BY_REPLICA.inc()
-        return _Reader(self._database, primary), self._level_with == self._feed.count
+        REPLICA_READS.inc()
+        return _Reader(self._database, primary), self._caught_up_commit_count == self._commits.count
 
     @asynccontextmanager
-    async def followed(self, primary: Database, statement_timeout_s: float) -> AsyncIterator[None]:
-        """Follows it as long as the block runs."""
-        async with running(self._follow(primary, statement_timeout_s)):
+    async def run_in_background(self, primary: Database, statement_timeout_s: float) -> AsyncIterator[None]:
+        """Connects to the replica and measures its lag while the block runs."""
+        async with background_task(self._follow(primary, statement_timeout_s)):
             yield
 
     @property
-    def _is_near(self) -> bool:
-        return self._database is not None and self.behind_s < self._at_most_s
+    def _is_usable(self) -> bool:
+        return self._database is not None and self.lag_s < self._max_lag_s
 
     async def _follow(self, primary: Database, statement_timeout_s: float) -> None:
         while True:
-            again_s = AGAIN_S
+            retry_interval_s = RETRY_INTERVAL_S
             try:
-                await self._connected(primary, statement_timeout_s)
+                await self._follow_server(primary, statement_timeout_s)
             except DatabaseError as error:
-                self._tell(str(error))
-            except MistakenError as mistake:
-                self._tell(str(mistake))
-                again_s = MISTAKEN_S
+                self._log_source_change(str(error))
+            except NotAReplicaError as error:
+                self._log_source_change(str(error))
+                retry_interval_s = NOT_A_REPLICA_RETRY_INTERVAL_S
             except Exception:
-                log.exception("the replica is not followed")
-            await asyncio.sleep(again_s)
+                log.exception("the lag of the replica could not be measured; retrying")
+            await asyncio.sleep(retry_interval_s)
 
-    async def _connected(self, primary: Database, statement_timeout_s: float) -> None:
-        """Follows one server until its connection ends. Raises DatabaseError then, or MistakenError."""
+    async def _follow_server(self, primary: Database, statement_timeout_s: float) -> None:
+        """Measures one server until its connection ends. Raises DatabaseError then, or NotAReplicaError."""
         connection = await connect(self._dsn)
         ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
-        connection.add_termination_listener(lambda _: self._end(ended, DatabaseUnavailableError("its connection ended")))
+        connection.add_termination_listener(
+            lambda _: self._stop_using(ended, DatabaseUnavailableError("its connection closed"))
+        )
         try:
-            server = await _within(SILENCE_S, version.server(connection))
+            server = await _with_timeout(SERVER_TIMEOUT_S, version.server(connection))
 
             async def accept(other: Executor) -> None:
                 try:
-                    found = await _within(SILENCE_S, version.server(other))
+                    found = await _with_timeout(SERVER_TIMEOUT_S, version.server(other))
                 except DatabaseError as error:
-                    self._end(ended, error)
+                    self._stop_using(ended, error)
                     raise
                 if found != server:
-                    self._end(ended, MistakenError("it leads to more than one server: name one of them"))
-                    raise DatabaseUnavailableError("another server")
+                    self._stop_using(
+                        ended, NotAReplicaError("it leads to more than one server; set the address of one of them")
+                    )
+                    raise DatabaseUnavailableError("the address leads to another server")
 
             name = "tickgraph api"
-            opened = open_database(self._dsn, application_name=name, statement_timeout_s=statement_timeout_s, accept=accept)
+            opened = open_database(
+                self._dsn, application_name=name, statement_timeout_s=statement_timeout_s, check_connection=accept
+            )
             async with opened as database:
-                looking = asyncio.create_task(self._look(primary, connection, database, ended))
-                first: list[asyncio.Future[Any]] = [looking, ended]
+                polling = asyncio.create_task(self._poll_lag(primary, connection, database, ended))
+                futures: list[asyncio.Future[Any]] = [polling, ended]
                 try:
-                    await asyncio.wait(first, return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     self._database = None
-                    looking.cancel()
-                    database.terminate()  # whoever waits for it goes on with the primary
-                    (failed,) = await asyncio.gather(looking, return_exceptions=True)
+                    polling.cancel()
+                    database.terminate()  # waiting requests continue with the primary
+                    (failed,) = await asyncio.gather(polling, return_exceptions=True)
             raise ended.result() if ended.done() else failed
         finally:
             connection.terminate()
 
-    def _end(self, ended: "asyncio.Future[Exception]", why: Exception) -> None:
+    def _stop_using(self, ended: "asyncio.Future[Exception]", error: Exception) -> None:
         self._database = None
         if not ended.done():
-            ended.set_result(why)
+            ended.set_result(error)
 
-    async def _look(
+    async def _poll_lag(
         self, primary: Database, connection: asyncpg.Connection, database: Database, ended: "asyncio.Future[Exception]"
     ) -> NoReturn:
-        """Finds out again and again what the replica holds. Raises DatabaseError where it is away, or MistakenError."""
-        marks: deque[_Mark] = deque()
+        """Measures the lag repeatedly. Raises DatabaseError if the replica is unavailable, or NotAReplicaError."""
+        snapshots: deque[_PrimarySnapshot] = deque()
         while True:
-            if not marks or time.monotonic() - marks[-1].at > LOOKED_EVERY_S:
-                with suppress(DatabaseError):  # the primary's: what is known of the replica gets older
-                    at, heard = time.monotonic(), self._feed.count
-                    marks.append(_Mark(await version.newest(primary), at, heard))
-            if marks and await _holds(connection, marks[0].newest) and not ended.done():
-                self._level_at, self._level_with = marks[0].at, marks[0].heard
+            if not snapshots or time.monotonic() - snapshots[-1].taken_at > CHECK_INTERVAL_S:
+                with suppress(DatabaseError):  # of the primary: the measured lag grows meanwhile
+                    taken_at, commit_count = time.monotonic(), self._commits.count
+                    snapshots.append(_PrimarySnapshot(await version.newest(primary), taken_at, commit_count))
+            if snapshots and await _has_caught_up(connection, snapshots[0].newest) and not ended.done():
+                self._caught_up_at, self._caught_up_commit_count = snapshots[0].taken_at, snapshots[0].commit_count
                 self._database = database
-                marks.popleft()
-            elif marks and time.monotonic() - marks[0].at >= self._at_most_s:
-                marks.popleft()  # of no use any more
-            self._tell("it is behind")
-            await asyncio.sleep(WAITED_S)
-            if not marks:
+                snapshots.popleft()
+            elif snapshots and time.monotonic() - snapshots[0].taken_at >= self._max_lag_s:
+                snapshots.popleft()  # older than the limit, so useless
+            self._log_source_change("its lag exceeds the limit")
+            await asyncio.sleep(MIN_CHECK_INTERVAL_S)
+            if not snapshots:
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(LOOKED_EVERY_S):
-                        await self._feed.beyond(self._level_with)
+                    async with asyncio.timeout(CHECK_INTERVAL_S):
+                        await self._commits.wait_for_commit_after(self._caught_up_commit_count)
 
-    def _tell(self, reason: str) -> None:
-        """Logs it where the answers come from another server than before."""
-        if self._is_near != self._was_near:
-            self._was_near = self._is_near
-            if self._is_near:
-                log.info("answers are read from the replica")
+    def _log_source_change(self, reason: str) -> None:
+        """Logs when reads change from one server to the other."""
+        if self._is_usable != self._was_usable:
+            self._was_usable = self._is_usable
+            if self._is_usable:
+                log.info("reading from the replica")
             else:
-                log.warning("answers are read from the primary, not from the replica (DATABASE_READ_URL): %s", reason)
+                log.warning("reading from the primary, not from the replica (DATABASE_READ_URL): %s", reason)
 
 
-async def _holds(connection: asyncpg.Connection, newest: Newest) -> bool:
-    found = await _within(SILENCE_S, version.held(connection, newest))
-    if not found.follows:
-        raise MistakenError("it follows no other server: name a streaming replica of the database")
-    return found.holds
+async def _has_caught_up(connection: asyncpg.Connection, newest: LastCommit) -> bool:
+    found = await _with_timeout(SERVER_TIMEOUT_S, version.replica_state(connection, newest))
+    if not found.is_replica:
+        raise NotAReplicaError("it follows no other server; set the address of a streaming replica of the database")
+    return found.is_caught_up
 
 
-async def _within(seconds: float, asked: Awaitable[T]) -> T:
-    with own_errors():
+async def _with_timeout(seconds: float, awaitable: Awaitable[T]) -> T:
+    with translate_errors():
         async with asyncio.timeout(seconds):
-            return await asked
+            return await awaitable
 
 
 class _Reader:
-    """Reads one answer from the replica, or what is left of it from the primary: never the other way round, back in time."""
+    """Reads one response from the replica, and after an error the rest of it from the primary.
+
+    It never changes from the primary to the replica, which may be older.
+    """
 
     def __init__(self, replica: Database, primary: Database) -> None:
-        self._from = replica
+        self._server = replica
         self._primary = primary
 
     async def fetch(self, statement: str, /, *args: Any) -> list[Record]:
@@ -209,16 +217,16 @@ class _Reader:
     async def execute(self, statement: str, /, *args: Any) -> str:
         return await self._read(lambda db: db.execute(statement, *args))
 
-    async def _read(self, ask: Callable[[Database], Awaitable[T]]) -> T:
-        asked = self._from  # another statement of the same answer may turn to the primary meanwhile
+    async def _read(self, query: Callable[[Database], Awaitable[T]]) -> T:
+        server = self._server  # a concurrent statement of the same response may change to the primary
         try:
-            return await ask(asked)
-        except (StatementTimeoutError, RowRefusedError):
-            raise  # of the statement's own making
+            return await query(server)
+        except (StatementTimeoutError, RowRejectedError):
+            raise  # caused by the statement, not by the server
         except DatabaseError:
-            if asked is self._primary:
+            if server is self._primary:
                 raise
-            if self._from is not self._primary:
-                self._from = self._primary
-                BY_PRIMARY.inc()
-        return await ask(self._primary)
+            if self._server is not self._primary:
+                self._server = self._primary
+                PRIMARY_READS.inc()
+        return await query(self._primary)

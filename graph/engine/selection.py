@@ -1,4 +1,4 @@
-"""What a document selects, with its fragments in their places, so that a small text cannot hide a big question."""
+"""The selections of a document with expanded fragments, so that a short document cannot hide a large query."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,73 +25,79 @@ from graphql import (
 
 @dataclass(frozen=True)
 class Size:
-    """What a selection is made of."""
+    """The size of a selection with everything below it."""
 
     fields: int = 0
     aliases: int = 0
     depth: int = 0
-    longest: int = 0
+    longest_alias: int = 0
     """Characters of the longest alias."""
     names: frozenset[str] = field(default_factory=frozenset)
-    """Of all its fields, at whatever level."""
+    """Names of all fields at all levels."""
 
 
 class Selections:
-    """A document's selections; a fragment that leads back to itself counts once. Nothing is known to be valid yet."""
+    """The selections of a document, which need not be valid. A fragment that spreads itself counts once."""
 
     def __init__(self, document: DocumentNode) -> None:
         self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
         self._sizes: dict[str, Size] = {}
-        # By the identity of the document's nodes, which live as long as this. A document is asked about by each request.
+        # Cached by the id() of AST nodes, which live as long as this object, because every request of the document needs them.
         self._size_of: dict[int, Size] = {}
         self._fields_of: dict[int, tuple[FieldNode, ...]] = {}
 
     def size(self, selections: SelectionSetNode | None) -> Size:
-        """What the selection is made of."""
-        known = self._size_of.get(id(selections))
-        if known is None:
-            known = self._size_of[id(selections)] = self._size(selections)
-        return known
+        """Returns the size of the selection."""
+        cached = self._size_of.get(id(selections))
+        if cached is None:
+            cached = self._size_of[id(selections)] = self._size(selections)
+        return cached
 
     def fields(self, selections: SelectionSetNode | None) -> tuple[FieldNode, ...]:
-        """The fields of the selection itself; each fragment's once, however often it is spread, as they are executed."""
-        known = self._fields_of.get(id(selections))
-        if known is None:
-            known = self._fields_of[id(selections)] = tuple(self._fields(selections))
-        return known
+        """Returns the direct fields of the selection. As in execution, a fragment counts once, however often it is spread."""
+        cached = self._fields_of.get(id(selections))
+        if cached is None:
+            cached = self._fields_of[id(selections)] = tuple(self._fields(selections))
+        return cached
 
-    def pairs(self, together: Sequence[SelectionSetNode]) -> int:
-        """How many pairs of fields have one response key, in the selections and in what is selected below such fields.
+    def pairs(self, selection_sets: Sequence[SelectionSetNode]) -> int:
+        """Counts the pairs of fields with the same response key, in the selections and below such fields.
 
-        These selections are merged into one, as validation sees them.
+        The selections are merged into one, as in validation.
         """
         by_key: dict[str, list[FieldNode]] = {}
-        for selections in together:
-            for one in self.fields(selections):
-                by_key.setdefault((one.alias or one.name).value, []).append(one)
+        for selections in selection_sets:
+            for node in self.fields(selections):
+                by_key.setdefault((node.alias or node.name).value, []).append(node)
         found = 0
-        for same in by_key.values():
-            found += len(same) * (len(same) - 1) // 2
-            below = [one.selection_set for one in same if one.selection_set is not None]
-            found += self.pairs(below) if below else 0
+        for merged_fields in by_key.values():
+            found += len(merged_fields) * (len(merged_fields) - 1) // 2
+            child_sets = [node.selection_set for node in merged_fields if node.selection_set is not None]
+            found += self.pairs(child_sets) if child_sets else 0
         return found
 
     def _size(self, selections: SelectionSetNode | None) -> Size:
-        fields = aliases = depth = longest = 0
+        fields = aliases = depth = longest_alias = 0
         names: set[str] = set()
         for node in selections.selections if selections else ():
             if isinstance(node, FieldNode):
-                below = self.size(node.selection_set)
-                fields, depth = fields + 1, max(depth, below.depth + 1)
+                child_size = self.size(node.selection_set)
+                fields, depth = fields + 1, max(depth, child_size.depth + 1)
                 if node.alias is not None:
-                    aliases, longest = aliases + 1, max(longest, len(node.alias.value))
+                    aliases, longest_alias = aliases + 1, max(longest_alias, len(node.alias.value))
                 names.add(node.name.value)
             else:
-                below = self.size(node.selection_set) if isinstance(node, InlineFragmentNode) else self._of_fragment(node)
-                depth = max(depth, below.depth)
-            fields, aliases, longest = fields + below.fields, aliases + below.aliases, max(longest, below.longest)
-            names |= below.names
-        return Size(fields, aliases, depth, longest, frozenset(names))
+                child_size = (
+                    self.size(node.selection_set) if isinstance(node, InlineFragmentNode) else self._fragment_size(node)
+                )
+                depth = max(depth, child_size.depth)
+            fields, aliases, longest_alias = (
+                fields + child_size.fields,
+                aliases + child_size.aliases,
+                max(longest_alias, child_size.longest_alias),
+            )
+            names |= child_size.names
+        return Size(fields, aliases, depth, longest_alias, frozenset(names))
 
     def _fields(self, selections: SelectionSetNode | None) -> list[FieldNode]:
         found: list[FieldNode] = []
@@ -109,47 +115,50 @@ class Selections:
                 waiting += fragment.selection_set.selections[::-1] if fragment else ()
         return found
 
-    def _of_fragment(self, node: Node) -> Size:
+    def _fragment_size(self, node: Node) -> Size:
         name = node.name.value if isinstance(node, FragmentSpreadNode) else ""
         if name not in self._sizes:
-            self._sizes[name] = Size()  # while it is being counted
+            self._sizes[name] = Size()  # stops the recursion if the fragment spreads itself
             fragment = self._fragments.get(name)
             self._sizes[name] = self.size(fragment.selection_set if fragment else None)
         return self._sizes[name]
 
 
-def variables_of(operation: OperationDefinitionNode, sent: Mapping[str, Any]) -> dict[str, Any]:
-    """The variables as sent, with the operation's defaults for the others."""
+def variables_of(operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the variables of the request, with the operation's defaults for missing ones."""
     defaults = {
-        definition.variable.name.value: _plain(definition.default_value, {})
+        definition.variable.name.value: _plain_value(definition.default_value, {})
         for definition in operation.variable_definitions or ()
         if definition.default_value is not None
     }
-    return defaults | dict(sent)
+    return defaults | dict(raw_variables)
 
 
-def arguments_of(one: FieldNode, variables: Mapping[str, Any]) -> dict[str, Any]:
-    """A field's arguments as plain values; of lists only the length is kept, and what could be no number here is None."""
-    return {argument.name.value: _plain(argument.value, variables) for argument in one.arguments or ()}
+def arguments_of(node: FieldNode, variables: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a field's arguments as Python values.
+
+    A literal list becomes a list of None with the same length. Values that no limit or cost depends on become None.
+    """
+    return {argument.name.value: _plain_value(argument.value, variables) for argument in node.arguments or ()}
 
 
-def directives_below(node: Node) -> int:
-    """The directives of a definition, of its variables and of all below it, without those of the fragments that it spreads."""
+def count_directives(node: Node) -> int:
+    """Counts the directives of a definition, its variables and its selections, without those of the fragments it spreads."""
     waiting, found = [node, *(getattr(node, "variable_definitions", None) or ())], 0
     while waiting:
-        one = waiting.pop()
-        found += len(getattr(one, "directives", None) or ())
-        selections = getattr(one, "selection_set", None)
+        current = waiting.pop()
+        found += len(getattr(current, "directives", None) or ())
+        selections = getattr(current, "selection_set", None)
         waiting += selections.selections if selections else ()
     return found
 
 
-def _plain(value: ValueNode, variables: Mapping[str, Any]) -> Any:
+def _plain_value(value: ValueNode, variables: Mapping[str, Any]) -> Any:
     match value:
         case VariableNode():
             return variables.get(value.name.value)
         case IntValueNode():
-            return int(value.value) if len(value.value) < 20 else None  # noqa: PLR2004  digits of what could be meant
+            return int(value.value) if len(value.value) < 20 else None  # noqa: PLR2004  no valid value has more digits
         case FloatValueNode():
             return float(value.value)
         case StringValueNode() | EnumValueNode():

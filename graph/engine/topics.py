@@ -1,4 +1,7 @@
-"""What is told to many at once: kept in memory for a while, each subscriber at its own place in it, and nobody waited for."""
+"""Recent events in memory that many subscribers share.
+
+Each subscriber has its own position. A slow subscriber delays no other.
+"""
 
 import asyncio
 import time
@@ -6,40 +9,40 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple
 
-IN_MEMORY_S: Final = 30.0
-IN_MEMORY_MOST: Final = 10_000
-"""Events of one topic."""
-AT_ONCE: Final = 25
-"""Subscribers served, or events told to one, before others get their turn of the event loop."""
+EVENT_RETENTION_S: Final = 30.0
+MAX_EVENTS: Final = 10_000
+"""Maximum number of events of one topic in memory."""
+BATCH_SIZE: Final = 25
+"""Subscribers woken, or events delivered to one subscriber, before the event loop runs other tasks."""
 
 
-class LeavingError(Exception):
-    """Raised when this process is about to end: whoever listens should come back."""
+class ShuttingDownError(Exception):
+    """Raised when this process shuts down. Subscribers should reconnect."""
 
 
 class Event(NamedTuple):
-    """An event as it is told."""
+    """An event as subscribers receive it."""
 
     position: int
-    """Grows with each event of a topic."""
+    """Increases with each event of a topic."""
     text: str
     """JSON."""
 
 
 class Topic:
-    """The events of one question that are in memory, and who waits for the next."""
+    """The events of one selection in memory, and the subscribers that wait for the next event."""
 
-    def __init__(self, begins: int) -> None:
-        self.begins = begins
+    def __init__(self, base_position: int) -> None:
+        self.base_position = base_position
         """All events after this position are in memory."""
         self.subscribers = 0
         self._events: deque[tuple[float, Event]] = deque()
         self._waiting: dict[asyncio.Future[None], None] = {}
-        self._end: Callable[[], Exception] | None = None
-        self._ends_at_once = False
+        self._closing_error: Callable[[], Exception] | None = None
+        self._closes_immediately = False
 
-    def beyond(self, position: int) -> list[Event]:
-        """The events after the position, in order."""
+    def events_after(self, position: int) -> list[Event]:
+        """Returns the events after the position, in order."""
         found = []
         for _, event in reversed(self._events):
             if event.position <= position:
@@ -48,15 +51,15 @@ class Topic:
         return found[::-1]
 
     def require_open(self) -> None:
-        """Raises what `end` was given where it ends at once."""
-        if self._end is not None and self._ends_at_once:
-            raise self._end()
+        """Raises the error of `close` if the topic was closed immediately."""
+        if self._closing_error is not None and self._closes_immediately:
+            raise self._closing_error()
 
-    async def further(self, position: int) -> list[Event]:
-        """The same, but waits until there are some. Raises what `end` was given where there are none and none will come."""
-        while not (found := self.beyond(position)):
-            if self._end is not None:
-                raise self._end()
+    async def wait_for_events_after(self, position: int) -> list[Event]:
+        """Waits for events after the position and returns them. Raises the error of `close` if there are none left."""
+        while not (found := self.events_after(position)):
+            if self._closing_error is not None:
+                raise self._closing_error()
             waiting = asyncio.get_running_loop().create_future()
             self._waiting[waiting] = None
             try:
@@ -66,25 +69,28 @@ class Topic:
         return found
 
     def put(self, new: Iterable[Event]) -> None:
-        """Adds events, and lets go of old ones. `wake` then."""
+        """Adds events and drops old ones. Call `wake` afterwards."""
         now = time.monotonic()
         self._events.extend((now, event) for event in new)
-        while len(self._events) > 1 and (self._events[0][0] < now - IN_MEMORY_S or len(self._events) > IN_MEMORY_MOST):
-            self.begins = self._events.popleft()[1].position
+        while len(self._events) > 1 and (self._events[0][0] < now - EVENT_RETENTION_S or len(self._events) > MAX_EVENTS):
+            self.base_position = self._events.popleft()[1].position
 
     async def wake(self) -> None:
-        """Lets those who wait look again, a few at a time, so that small requests are answered in between."""
-        for number, one in enumerate(list(self._waiting), 1):
-            if not one.done():
-                one.set_result(None)
-            if number % AT_ONCE == 0:
+        """Wakes the waiting subscribers in batches, so that other requests can run in between."""
+        for number, waiter in enumerate(list(self._waiting), 1):
+            if not waiter.done():
+                waiter.set_result(None)
+            if number % BATCH_SIZE == 0:
                 await asyncio.sleep(0)
 
-    def end(self, error: Callable[[], Exception] = LeavingError, *, at_once: bool = False) -> None:
-        """Ends it once: for whoever has been told everything, or `at_once` for those, too, who still catch up."""
-        if self._end is None:
-            self._end = error
-            self._ends_at_once = at_once
-            for one in self._waiting:
-                if not one.done():
-                    one.set_result(None)
+    def close(self, error: Callable[[], Exception] = ShuttingDownError, *, immediately: bool = False) -> None:
+        """Closes the topic with an error. Only the first call has an effect.
+
+        A subscriber receives the error after the events in memory, or `immediately`, even if it is still catching up.
+        """
+        if self._closing_error is None:
+            self._closing_error = error
+            self._closes_immediately = immediately
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)

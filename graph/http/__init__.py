@@ -1,1 +1,1 @@
-"""How the schema is reached: GraphQL over HTTP, the GraphiQL page, health."""
+"""HTTP layer of the API: GraphQL over HTTP and WebSocket, REST, pages, health checks, middleware."""

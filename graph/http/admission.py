@@ -1,4 +1,4 @@
-"""Who is let in, how much each may ask, how many requests are answered at once, and for how long."""
+"""Admission control: authentication, rate limits, concurrency limits and request timeouts."""
 
 import asyncio
 from collections import Counter
@@ -10,49 +10,55 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graph import metrics
-from graph.engine.allowance import WINDOW_S, Allowance
+from graph.engine.rate_limit import WINDOW_S, CostBudget
 from graph.errors import RETRY_AFTER_S, ApiError, BusyError, RateLimitedError, TimedOutError, UnauthenticatedError
-from graph.http.caller import Callers, address_of
-from graph.http.negotiation import wants_page
-from graph.http.problems import GRAPHQL_PATH, refusal
+from graph.http.caller import Authenticator, address_of
+from graph.http.negotiation import prefers_html
+from graph.http.problems import GRAPHQL_PATH, error_response
 
-WATCHED_AFTER_S: Final = 0.05
-PART: Final = 256 * 1024
-"""Bytes of an answer that are sent at once."""
+WATCH_DELAY_S: Final = 0.05
+CHUNK_BYTES: Final = 256 * 1024
+"""Maximum bytes of a response body in one ASGI message."""
 
 
-class Known:
-    """Tells who calls, and lets in who may read; to `open_` paths and those below them everybody.
+class AuthenticationMiddleware:
+    """Identifies the caller and rejects HTTP requests without read permission.
 
-    A WebSocket is let in: browsers send its key in the first message.
+    `public_paths` and the paths below them require no key. A WebSocket handshake requires none either: browsers send the key
+    in the first message.
     """
 
-    def __init__(self, app: ASGIApp, callers: Callers, open_: tuple[str, ...]) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator, public_paths: tuple[str, ...]) -> None:
         self.app = app
-        self._callers = callers
-        self._open = open_
+        self._authenticator = authenticator
+        self._public_paths = public_paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope["caller"] = self._callers.who(scope, Headers(scope=scope))
-        if scope["type"] == "http" and not scope["caller"].may_read and not self._is_open(scope):
-            await refusal(scope, UnauthenticatedError())(scope, receive, send)
+            scope["caller"] = self._authenticator.identify(scope, Headers(scope=scope))
+        if scope["type"] == "http" and not scope["caller"].may_read and not self._is_public(scope):
+            await error_response(scope, UnauthenticatedError())(scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
-    def _is_open(self, scope: Scope) -> bool:
+    def _is_public(self, scope: Scope) -> bool:
         path = scope["path"]
-        if path == GRAPHQL_PATH:  # the page, which asks nothing by itself
-            return scope["method"] == "GET" and not scope["query_string"] and wants_page(Headers(scope=scope).get("Accept", ""))
-        return any(path == one or (one != "/" and path.startswith(f"{one}/")) for one in self._open)
+        if path == GRAPHQL_PATH:  # the GraphiQL page itself contains no data
+            return (
+                scope["method"] == "GET" and not scope["query_string"] and prefers_html(Headers(scope=scope).get("Accept", ""))
+            )
+        return any(
+            path == public_path or (public_path != "/" and path.startswith(f"{public_path}/"))
+            for public_path in self._public_paths
+        )
 
 
-class Rates:
-    """Takes one of the caller's allowance for each request, whatever becomes of it, and tells what is left."""
+class RateLimitMiddleware:
+    """Charges each request a cost of 1 to the caller's budget and adds the RateLimit headers."""
 
-    def __init__(self, app: ASGIApp, allowance: Allowance) -> None:
+    def __init__(self, app: ASGIApp, cost_budget: CostBudget) -> None:
         self.app = app
-        self._allowance = allowance
+        self._allowance = cost_budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -65,68 +71,72 @@ class Rates:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 headers["RateLimit-Policy"] = f'"cost";q={self._allowance.per_minute};w={WINDOW_S}'
-                whole_in = round(self._allowance.whole_in_s(caller))
-                headers["RateLimit"] = f'"cost";r={self._allowance.left(caller)};t={whole_in}'
+                reset_s = round(self._allowance.reset_after_s(caller))
+                headers["RateLimit"] = f'"cost";r={self._allowance.remaining(caller)};t={reset_s}'
             await send(message)
 
         try:
-            self._allowance.spend(caller, 1)
+            self._allowance.charge(caller, 1)
         except ApiError as error:
-            await refusal(scope, error)(scope, receive, send_with_rate)
+            await error_response(scope, error)(scope, receive, send_with_rate)
         else:
             await self.app(scope, receive, send_with_rate)
 
 
-class Slots:
-    """Places for what goes on at once: so many in all, and so many of one address."""
+class ConcurrencyLimiter:
+    """Limits what runs at the same time: in total, and for one client address."""
 
-    def __init__(self, limit: str, what: str, most: int, most_of_one: int) -> None:
-        """`limit` is its name in metrics, `what` there may be `most` of, for messages."""
-        self._limit = limit
-        self._what = what
-        self._most = most
-        self._most_of_one = most_of_one
-        self._taken: Counter[str] = Counter()
-        self._in_all = 0
+    def __init__(self, name: str, description: str, max_total: int, max_per_client: int) -> None:
+        """`name` is the limit's label in metrics. `description` names the limited thing in messages."""
+        self._name = name
+        self._description = description
+        self._max_total = max_total
+        self._max_per_client = max_per_client
+        self._count_by_address: Counter[str] = Counter()
+        self._total = 0
 
     @contextmanager
-    def taken(self, address: str) -> Iterator[None]:
-        """Holds a place. Raises BusyError at once where none is free, RateLimitedError where the client has its share."""
-        if self._taken[address] >= self._most_of_one:
-            metrics.saturated.labels(f"{self._limit}_per_client").inc()
+    def acquire(self, address: str) -> Iterator[None]:
+        """Holds a slot for the length of the block.
+
+        Raises RateLimitedError at the limit of this address, BusyError at the total limit. It never waits.
+        """
+        if self._count_by_address[address] >= self._max_per_client:
+            metrics.saturated.labels(f"{self._name}_per_client").inc()
             raise RateLimitedError(
-                f"{self._most_of_one} {self._what} from this client: end one, or retry in {RETRY_AFTER_S} s", RETRY_AFTER_S
+                f"Limit reached: {self._max_per_client} {self._description} from this client. Retry in {RETRY_AFTER_S} s.",
+                RETRY_AFTER_S,
             )
-        if self._in_all >= self._most:
-            metrics.saturated.labels(self._limit).inc()
-            raise BusyError(f"The server is busy: {self._most} {self._what}. Retry in a few seconds.")
-        self._taken[address] += 1
-        self._in_all += 1
+        if self._total >= self._max_total:
+            metrics.saturated.labels(self._name).inc()
+            raise BusyError(f"The server is busy: {self._max_total} {self._description}. Retry in a few seconds.")
+        self._count_by_address[address] += 1
+        self._total += 1
         try:
             yield
         finally:
-            self._in_all -= 1
-            self._taken[address] -= 1
-            if not self._taken[address]:
-                del self._taken[address]
+            self._total -= 1
+            self._count_by_address[address] -= 1
+            if not self._count_by_address[address]:
+                del self._count_by_address[address]
 
 
 @contextmanager
-def held_open(scope: Scope, connections: Slots) -> Iterator[None]:
-    """For an answer that lasts as long as its client likes: it takes a connection's place, and gives its request's back.
+def hold_connection(scope: Scope, connections: ConcurrencyLimiter) -> Iterator[None]:
+    """Holds a connection slot for a response of unlimited duration, and releases its request slot.
 
-    Raises BusyError or RateLimitedError where no place is free.
+    Raises BusyError or RateLimitedError if no connection slot is free.
     """
-    with connections.taken(address_of(scope)):
-        request: ExitStack = scope["slot"]
-        request.close()
+    with connections.acquire(address_of(scope)):
+        request_slot: ExitStack = scope["slot"]
+        request_slot.close()
         yield
 
 
-class InFlight:
-    """Answers as many requests at once as there are slots; the others get 503 and when to come back."""
+class ConcurrencyLimitMiddleware:
+    """Limits the concurrent requests. Further requests get 429 (per client) or 503 (in total) with Retry-After."""
 
-    def __init__(self, app: ASGIApp, slots: Slots) -> None:
+    def __init__(self, app: ASGIApp, slots: ConcurrencyLimiter) -> None:
         self.app = app
         self._slots = slots
 
@@ -136,121 +146,121 @@ class InFlight:
             return
         try:
             with ExitStack() as slot:
-                slot.enter_context(self._slots.taken(address_of(scope)))
-                scope["slot"] = slot  # an answer without end gives it back early
+                slot.enter_context(self._slots.acquire(address_of(scope)))
+                scope["slot"] = slot  # a streaming response releases the slot early
                 await self.app(scope, receive, send)
         except (BusyError, RateLimitedError) as error:
-            await refusal(scope, error)(scope, receive, send)
+            await error_response(scope, error)(scope, receive, send)
 
 
-class WhileWanted:
-    """Ends the work on a request when its client has gone, or when its time is up; the statement it waits for ends as well.
+class CancelOnDisconnect:
+    """Cancels a request, and its SQL statement, when the client disconnects or the request timeout expires.
 
-    Most requests are answered before anybody could have gone, so a client is only watched when its answer takes a while.
+    Most requests finish at once. The middleware therefore watches for a disconnect only after WATCH_DELAY_S.
     """
 
-    def __init__(self, app: ASGIApp, at_most_s: float) -> None:
+    def __init__(self, app: ASGIApp, request_timeout_s: float) -> None:
         self.app = app
-        self._at_most_s = at_most_s
+        self._request_timeout_s = request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        wanted = _Wanted(scope, receive, send, self._at_most_s)
+        monitor = _RequestMonitor(scope, receive, send, self._request_timeout_s)
         try:
-            await self.app(scope, wanted.receive, wanted.send)
+            await self.app(scope, monitor.receive, monitor.send)
         except asyncio.CancelledError:
-            if not wanted.is_over or wanted.task.uncancel():
+            if not monitor.is_cancelled or monitor.task.uncancel():
                 raise
-            if not wanted.is_gone and not wanted.started:
-                await refusal(scope, took_too_long(self._at_most_s))(scope, receive, send)
+            if not monitor.is_disconnected and not monitor.response_started:
+                await error_response(scope, timeout_error(self._request_timeout_s))(scope, receive, send)
         finally:
-            wanted.stop_watching()
+            monitor.stop_watching()
 
 
-class _Wanted:
-    """One request's messages, its deadline, and whether its client is still there."""
+class _RequestMonitor:
+    """Passes on the messages of one request and detects its timeout and the client's disconnect."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, at_most_s: float) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, request_timeout_s: float) -> None:
         self._receive = receive
         self._send = send
-        self._left_s = max(0.0, at_most_s - WATCHED_AFTER_S)
+        self._remaining_s = max(0.0, request_timeout_s - WATCH_DELAY_S)
         self._has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-        self._all_came = not self._has_body
-        self._is_late = False
-        self.started = False
-        self.is_gone = False
-        self.is_over = False
+        self._is_body_complete = not self._has_body
+        self._is_slow = False
+        self.response_started = False
+        self.is_disconnected = False
+        self.is_cancelled = False
         self.task = _current_task()
-        self._timer = asyncio.get_running_loop().call_later(min(at_most_s, WATCHED_AFTER_S), self._watch)
+        self._timer = asyncio.get_running_loop().call_later(min(request_timeout_s, WATCH_DELAY_S), self._on_slow)
         self._watcher: asyncio.Task[None] | None = None
 
     async def receive(self) -> Message:
-        """The next message, for whoever reads the body. After its end it waits for ever: the watcher waits for the rest."""
+        """Returns the next message of the body. After the body it never returns: the watcher receives the rest."""
         if not self._has_body:
             self._has_body = True
             return {"type": "http.request", "body": b"", "more_body": False}
-        if self._all_came:
+        if self._is_body_complete:
             await asyncio.get_running_loop().create_future()
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            self._leave()
+            self._on_disconnect()
             await asyncio.get_running_loop().create_future()
-        self._all_came = not message.get("more_body", False)
-        self._listen()
+        self._is_body_complete = not message.get("more_body", False)
+        self._watch_for_disconnect()
         return message
 
     async def send(self, message: Message) -> None:
-        """Sends. Once the answer begins only the client's own pace counts, not the deadline."""
-        self.started = True
+        """Sends a message. The timeout no longer applies once the response has started."""
+        self.response_started = True
         body = message.get("body", b"")
-        # In parts, so that whoever reads slowly keeps the slot that it was given, not our memory.
-        last = (len(body) - 1) // PART * PART if body else 0
-        for start in range(0, last, PART):
-            await self._send({"type": "http.response.body", "body": body[start : start + PART], "more_body": True})
+        # A large body is sent in chunks, so that a slow client holds its slot instead of buffered memory.
+        last = (len(body) - 1) // CHUNK_BYTES * CHUNK_BYTES if body else 0
+        for start in range(0, last, CHUNK_BYTES):
+            await self._send({"type": "http.response.body", "body": body[start : start + CHUNK_BYTES], "more_body": True})
         await self._send({**message, "body": body[last:]} if last else message)
 
     def stop_watching(self) -> None:
-        """For when the work is done."""
+        """Stops the timer and the watcher after the request."""
         self._timer.cancel()
         if self._watcher is not None:
             self._watcher.cancel()
 
-    def _watch(self) -> None:
-        self._is_late = True
-        self._timer = asyncio.get_running_loop().call_later(self._left_s, self._expire)
-        self._listen()
+    def _on_slow(self) -> None:
+        self._is_slow = True
+        self._timer = asyncio.get_running_loop().call_later(self._remaining_s, self._on_timeout)
+        self._watch_for_disconnect()
 
-    def _listen(self) -> None:
-        """Waits for the client to go, from the end of its body on, if the answer takes long enough for that."""
-        if self._is_late and self._all_came and self._watcher is None:
-            self._watcher = asyncio.create_task(self._until_gone())
+    def _watch_for_disconnect(self) -> None:
+        """Starts to wait for a disconnect, once the body is complete and the response takes longer than WATCH_DELAY_S."""
+        if self._is_slow and self._is_body_complete and self._watcher is None:
+            self._watcher = asyncio.create_task(self._wait_for_disconnect())
 
-    async def _until_gone(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self._leave()
+        self._on_disconnect()
 
-    def _expire(self) -> None:
-        if not self.started:
-            self._end()
+    def _on_timeout(self) -> None:
+        if not self.response_started:
+            self._cancel()
 
-    def _leave(self) -> None:
-        self.is_gone = True
-        self._end()
+    def _on_disconnect(self) -> None:
+        self.is_disconnected = True
+        self._cancel()
 
-    def _end(self) -> None:
-        self.is_over = True
+    def _cancel(self) -> None:
+        self.is_cancelled = True
         self.task.cancel()
 
 
 def _current_task() -> asyncio.Task[Any]:
     task = asyncio.current_task()
-    assert task is not None  # noqa: S101  whatever runs here runs in one
+    assert task is not None  # noqa: S101  ASGI applications always run in a task
     return task
 
 
-def took_too_long(at_most_s: float) -> TimedOutError:
-    """For what took longer than it may."""
-    return TimedOutError(f"The request took longer than the {at_most_s:g} s it may; ask for less")
+def timeout_error(request_timeout_s: float) -> TimedOutError:
+    """Returns the error for a request that exceeded its timeout."""
+    return TimedOutError(f"The request exceeded the timeout of {request_timeout_s:g} s. Request less data.")

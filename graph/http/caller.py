@@ -1,4 +1,4 @@
-"""Who calls, what that one may do, and the context of its request."""
+"""Identifies callers by API key, admin token or address, and builds the context of their requests."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -15,46 +15,46 @@ from graph.schema.context import Context
 
 @dataclass(frozen=True)
 class Caller:
-    """One who calls; `name` is what is counted of it: its key's digest, shortened, or its address."""
+    """A client of the API. `name` identifies it for rate limits: its key's shortened digest, or its address."""
 
     name: str
     may_read: bool
     may_fetch: bool
-    is_keyed: bool = False
-    """Whether reading needs a key here, so that nothing on the way may keep an answer for others."""
-    needs_token: bool = False
-    """Whether asking for prices needs the ADMIN_TOKEN here."""
+    requires_key: bool = False
+    """Whether the API requires a key, so that shared caches must not store responses."""
+    needs_admin_token: bool = False
+    """Whether a fetch request requires the ADMIN_TOKEN."""
 
 
-class Callers:
-    """Tells them apart by the keys and the admin's token of the settings; where none are set, everybody may."""
+class Authenticator:
+    """Identifies callers by the API keys and the admin token of the settings. Without these, every caller has access."""
 
     def __init__(self, keys: Collection[str], admin_token: str | None) -> None:
-        """`keys` by their SHA-256 digests in hex."""
+        """`keys` are SHA-256 digests in hex."""
         self._keys = keys
-        self._admin = None if admin_token is None else _digest(admin_token)
+        self._admin_digest = None if admin_token is None else _digest(admin_token)
 
-    def who(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
-        """Of a connection and its headers, whose names are in lower case."""
-        if not self._keys and self._admin is None:
+    def identify(self, scope: Scope, headers: Mapping[str, str]) -> Caller:
+        """Returns the caller of a connection. The header names must be in lower case."""
+        if not self._keys and self._admin_digest is None:
             return Caller(address_of(scope), may_read=True, may_fetch=True)
-        scheme, _, sent = headers.get("authorization", "").partition(" ")
-        secret = sent.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        scheme, _, credentials = headers.get("authorization", "").partition(" ")
+        secret = credentials.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         digest = _digest(secret) if secret else ""
-        is_admin = self._admin is not None and compare_digest(digest, self._admin)
-        # All are compared, so that the time tells nothing of which was near.
+        is_admin = self._admin_digest is not None and compare_digest(digest, self._admin_digest)
+        # Compares all keys, so that the duration does not reveal which key matches.
         is_known = sum(compare_digest(digest, key) for key in self._keys) > 0 or is_admin
         return Caller(
             name=digest[:16] if is_known else address_of(scope),
             may_read=is_known or not self._keys,
-            may_fetch=is_admin or self._admin is None,
-            is_keyed=bool(self._keys),
-            needs_token=self._admin is not None,
+            may_fetch=is_admin or self._admin_digest is None,
+            requires_key=bool(self._keys),
+            needs_admin_token=self._admin_digest is not None,
         )
 
 
 def address_of(scope: Scope) -> str:
-    """The client's address; of IPv6 its network, for one client has all addresses of a /64."""
+    """Returns the client's address; for IPv6 its /64 network, because one client owns a whole /64."""
     return _network(scope["client"][0]) if scope.get("client") else ""
 
 
@@ -63,7 +63,7 @@ def _network(address: str) -> str:
     try:
         parsed = ip_address(address)
     except ValueError:
-        return address  # a UNIX socket's
+        return address  # a UNIX socket
     if not isinstance(parsed, IPv6Address):
         return address
     return str(parsed.ipv4_mapped or IPv6Network((int(parsed), 64), strict=False))
@@ -74,20 +74,23 @@ def _digest(secret: str) -> str:
 
 
 def caching_headers(request: HTTPConnection) -> dict[str, str]:
-    """Of an answer of prices over REST: what it depends on, and who may keep it."""
-    if request.scope["caller"].is_keyed:
+    """Returns the Vary and Cache-Control headers of a REST response with prices."""
+    if request.scope["caller"].requires_key:
         return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": "private"}
     return {"Vary": "Accept-Encoding"}
 
 
 def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Context:
-    """The application's resources, with what the caller may do; by default who `admission.Known` found."""
+    """Returns the context of a request: the application's resources and the caller's permissions.
+
+    The default caller is the one that AuthenticationMiddleware identified.
+    """
     caller = caller or connection.scope["caller"]
     return Context(
         connection.app.state.resources,
         caller.name,
         may_read=caller.may_read,
         may_fetch=caller.may_fetch,
-        needs_token_to_fetch=caller.needs_token,
+        needs_token_to_fetch=caller.needs_admin_token,
         last_event_id=connection.headers.get("Last-Event-ID"),
     )

@@ -1,4 +1,4 @@
-"""GraphQL over HTTP (https://graphql.github.io/graphql-over-http/draft/), and GraphiQL for whoever comes with a browser."""
+"""The GraphQL endpoint over HTTP (https://graphql.github.io/graphql-over-http/draft/), with GraphiQL for browsers."""
 
 from functools import cache
 from http import HTTPStatus
@@ -11,64 +11,64 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from db.errors import DatabaseError
-from graph.engine import freshness, limits
+from graph.engine import cacheability, limits
 from graph.errors import (
     ApiError,
-    MethodError,
+    MethodNotAllowedError,
     NotAcceptableError,
     PersistedQueryNotFoundError,
     TooComplexError,
     UnavailableError,
 )
-from graph.http import answers, asked, events
-from graph.http.admission import Slots
-from graph.http.asked import Asked
-from graph.http.caching import keeping
+from graph.http import response_cache, sse
+from graph.http.admission import ConcurrencyLimiter
+from graph.http.cache_control import cache_policy
 from graph.http.caller import context_of
-from graph.http.negotiation import EVENTS, GRAPHQL, JSON, answer_type, takes_events, wants_page
-from graph.http.persisted import PersistedQueries
-from graph.http.problems import graphql_answer, on_known_error
+from graph.http.negotiation import EVENT_STREAM, GRAPHQL, JSON, accepts_sse, prefers_html, response_media_type
+from graph.http.persisted_queries import PersistedQueries
+from graph.http.problems import graphql_response, on_known_error
+from graph.http.request import GraphQLRequest, parse_body, parse_query_string
 from graph.schema.context import Context
-from graph.schema.executable import Prepared, RefusedError, Schema
+from graph.schema.executable import PreparedOperation, RequestRejectedError, Schema
 
-STATIC = Path(__file__).parent.parent / "static"
+STATIC_DIR = Path(__file__).parent.parent / "static"
 METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
 ALLOW: Final = ", ".join(METHODS)
 
-NOT_HERE: Final = (
-    "A subscription has many answers: ask for it over WebSocket (graphql-transport-ws), or with `Accept: text/event-stream`"
+SUBSCRIPTION_TRANSPORT_MESSAGE: Final = (
+    "A subscription needs a stream: use WebSocket (graphql-transport-ws) or send `Accept: text/event-stream`"
 )
 
-# ReDoc would fetch its maker's logo, and run its search in a worker made of a blob.
+# ReDoc requires data: and blob: URLs. This policy also blocks the logo that ReDoc loads from another host.
 CONTENT_SECURITY_POLICY = (
     "default-src 'self'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; font-src 'self' data:; "
     "worker-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'"
 )
 
 
-def page(name: str, policy: str = CONTENT_SECURITY_POLICY, status: int = HTTPStatus.OK) -> HTMLResponse:
-    """A page of ours, which may use nothing from another host."""
+def html_page(name: str, policy: str = CONTENT_SECURITY_POLICY, status: int = HTTPStatus.OK) -> HTMLResponse:
+    """Returns a static page. Its policy blocks resources from other hosts."""
     headers = {"Content-Security-Policy": policy, "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(_html(name), status, headers)
+    return HTMLResponse(_read_html(name), status, headers)
 
 
 @cache
-def _html(name: str) -> str:
-    return (STATIC / name).read_text(encoding="utf-8")
+def _read_html(name: str) -> str:
+    return (STATIC_DIR / name).read_text(encoding="utf-8")
 
 
 class GraphQLEndpoint:
-    """An ASGI application: queries by GET and POST, mutations by POST, each answered as the client accepts it.
+    """Executes queries by GET and POST and mutations by POST. The Accept header selects the media type of the response.
 
-    `closed`: reading needs a key, so nothing on the way may keep an answer for others.
+    `requires_key`: clients need an API key, so shared caches must not store responses.
     """
 
-    def __init__(self, schema: Schema, connections: Slots, *, graphiql: bool, closed: bool) -> None:
-        """`connections`: places for those that stay open."""
+    def __init__(self, schema: Schema, connections: ConcurrencyLimiter, *, graphiql: bool, requires_key: bool) -> None:
+        """`connections` limits the open event streams."""
         self._schema = schema
         self._connections = connections
         self._graphiql = graphiql
-        self._closed = closed
+        self._requires_key = requires_key
         self._persisted = PersistedQueries()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,80 +80,108 @@ class GraphQLEndpoint:
         await response(scope, receive, send)
 
     async def _respond(self, request: Request) -> Response:
-        """The page, or the answer. Raises ApiError where there can be neither."""
+        """Returns GraphiQL or the response to an operation. Raises ApiError if it can return neither."""
         if request.method == "OPTIONS":
             return Response(status_code=HTTPStatus.NO_CONTENT, headers={"Allow": ALLOW})
         if request.method not in METHODS:
-            raise MethodError(f"GraphQL is asked by GET or POST, not by {request.method[:20]}", {"Allow": ALLOW})
+            raise MethodNotAllowedError(f"Method {request.method[:20]} is not supported. Use GET or POST.", {"Allow": ALLOW})
         accept = request.headers.get("Accept", "")
-        if self._graphiql and request.method != "POST" and wants_page(accept):
-            return page("graphiql.html")
-        media = answer_type(accept) or (EVENTS if takes_events(accept) else None)
-        if media is None:
-            raise NotAcceptableError(f"Accept: answers are {GRAPHQL}, {JSON} or {EVENTS}, in utf-8")
+        if self._graphiql and request.method != "POST" and prefers_html(accept):
+            return html_page("graphiql.html")
+        media_type = response_media_type(accept) or (EVENT_STREAM if accepts_sse(accept) else None)
+        if media_type is None:
+            raise NotAcceptableError(f"Accept: the available media types are {GRAPHQL}, {JSON} and {EVENT_STREAM}, in utf-8")
         is_post = request.method == "POST"
-        sent = await asked.from_body(request) if is_post else asked.from_url(request.query_params)
+        graphql_request = await parse_body(request) if is_post else parse_query_string(request.query_params)
         try:
             context = context_of(request)
-            text = self._persisted.text_of(sent)
-            prepared = await self._schema.prepare(text, sent.variables, sent.operation_name, context)
-            self._persisted.remember(sent)
+            document = self._persisted.get_document(graphql_request)
+            prepared = await self._schema.prepare(document, graphql_request.variables, graphql_request.operation_name, context)
+            self._persisted.store(graphql_request)
             if prepared.is_subscription:
-                return await self._subscribed(request, context, prepared, takes_events=takes_events(accept))
-            question = prepared.document.selections, prepared.operation, prepared.variables, context.now()
-            stays = freshness.is_only_of_what_is_stored(*question)
-            answers.keep(request.scope, wanted=stays and context.is_current)
+                return await self._subscribe(request, context, prepared, accepts_sse=accepts_sse(accept))
+            selection_args = prepared.document.selections, prepared.operation, prepared.variables, context.now()
+            is_cacheable = cacheability.depends_only_on_stored_data(*selection_args)
+            response_cache.set_cacheable(request.scope, cacheable=is_cacheable and context.is_current)
             if is_post:
-                context.spend(prepared.cost)
-                return await self._answered(request, context, prepared, sent, media, {})
-            return await self._kept(request, context, prepared, sent, media, stays=stays)
-        except RefusedError as refused:
-            answers.keep(request.scope, wanted=False)
+                context.charge(prepared.cost)
+                return await self._execute(request, context, prepared, graphql_request, media_type, {})
+            return await self._respond_to_get(
+                request, context, prepared, graphql_request, media_type, is_cacheable=is_cacheable
+            )
+        except RequestRejectedError as refused:
+            response_cache.set_cacheable(request.scope, cacheable=False)
             errors = refused.errors
         except (PersistedQueryNotFoundError, TooComplexError) as error:
-            errors = RefusedError(error).errors
-        if media == EVENTS:  # a status that is not 200 keeps an EventSource from coming back
-            media = GRAPHQL
-        # As JSON with 200, which older clients expect; they read no body of another.
-        status = HTTPStatus.BAD_REQUEST if media == GRAPHQL else HTTPStatus.OK
-        return graphql_answer({"errors": [error.formatted for error in errors]}, media, status)
+            errors = RequestRejectedError(error).errors
+        if media_type == EVENT_STREAM:  # EventSource does not reconnect after a status other than 200
+            media_type = GRAPHQL
+        # application/json has status 200: older clients read the body only with 200.
+        status = HTTPStatus.BAD_REQUEST if media_type == GRAPHQL else HTTPStatus.OK
+        return graphql_response({"errors": [error.formatted for error in errors]}, media_type, status)
 
-    async def _subscribed(self, request: Request, context: Context, prepared: Prepared, *, takes_events: bool) -> Response:
-        """A stream of the answers to a subscription."""
-        answers.keep(request.scope, wanted=False)
-        if not takes_events:
-            raise RefusedError(GraphQLError(NOT_HERE))
-        context.spend(prepared.cost)
+    async def _subscribe(
+        self, request: Request, context: Context, prepared: PreparedOperation, *, accepts_sse: bool
+    ) -> Response:
+        """Returns the event stream of a subscription."""
+        response_cache.set_cacheable(request.scope, cacheable=False)
+        if not accepts_sse:
+            raise RequestRejectedError(GraphQLError(SUBSCRIPTION_TRANSPORT_MESSAGE))
+        context.charge(prepared.cost)
         try:
-            subscribed = await self._schema.begin(prepared, context)
-        except RefusedError as refused:
+            subscribed = await self._schema.start_subscription(prepared, context)
+        except RequestRejectedError as refused:
             if refused.code != UnavailableError.code:
                 raise
-            return events.come_back(refused.errors[0].message)
-        return events.Stream(subscribed, self._connections)
+            return sse.retry_response(refused.errors[0].message)
+        return sse.EventStreamResponse(subscribed, self._connections)
 
-    async def _kept(
-        self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, *, stays: bool
+    async def _respond_to_get(
+        self,
+        request: Request,
+        context: Context,
+        prepared: PreparedOperation,
+        graphql_request: GraphQLRequest,
+        media_type: str,
+        *,
+        is_cacheable: bool,
     ) -> Response:
-        """The answer to a GET, which caches may keep; 304 for who has it."""
+        """Returns the response to a GET request with caching headers; 304 if the client has it already."""
         if prepared.operation.operation is not OperationType.QUERY:
-            raise MethodError("By GET only queries are answered: send a mutation by POST", {"Allow": "POST"})
-        context.spend(prepared.cost)
-        kept = await keeping(context, prepared, media, sent.extensions, self._schema.digest, private=self._closed, stays=stays)
-        headers = {**kept.headers, "Vary": "Accept, Accept-Encoding" + (", Authorization, X-API-Key" if self._closed else "")}
-        if kept.is_known(request.headers.get("If-None-Match", "")):
+            raise MethodNotAllowedError("GET supports only queries. Send a mutation by POST.", {"Allow": "POST"})
+        context.charge(prepared.cost)
+        policy = await cache_policy(
+            context,
+            prepared,
+            media_type,
+            graphql_request.extensions,
+            self._schema.digest,
+            private=self._requires_key,
+            is_cacheable=is_cacheable,
+        )
+        headers = {
+            **policy.headers,
+            "Vary": "Accept, Accept-Encoding" + (", Authorization, X-API-Key" if self._requires_key else ""),
+        }
+        if policy.is_not_modified(request.headers.get("If-None-Match", "")):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-        return await self._answered(request, context, prepared, sent, media, headers)
+        return await self._execute(request, context, prepared, graphql_request, media_type, headers)
 
-    async def _answered(
-        self, request: Request, context: Context, prepared: Prepared, sent: Asked, media: str, headers: dict[str, str]
+    async def _execute(
+        self,
+        request: Request,
+        context: Context,
+        prepared: PreparedOperation,
+        graphql_request: GraphQLRequest,
+        media_type: str,
+        headers: dict[str, str],
     ) -> Response:
-        result = await self._schema.answer(prepared, context)
+        result = await self._schema.execute_operation(prepared, context)
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
-        if sent.extensions.get("cost") is True:
-            body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.COST_MOST}}
+        if graphql_request.extensions.get("cost") is True:
+            body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.MAX_COST}}
         if result.errors:
-            answers.keep(request.scope, wanted=False)
+            response_cache.set_cacheable(request.scope, cacheable=False)
             headers = {}
-        return events.single(body) if media == EVENTS else graphql_answer(body, media, headers=headers)
+        return sse.single_response(body) if media_type == EVENT_STREAM else graphql_response(body, media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""What surrounds every request: its id, its line in the log, and an answer even where we made a mistake."""
+"""Middleware around every request: request id, access log, response to an internal error, compression."""
 
 import logging
 import random
@@ -13,27 +13,28 @@ from structlog.contextvars import bind_contextvars
 
 from graph import metrics
 from graph.errors import InternalError
-from graph.http.problems import refusal
+from graph.http.problems import error_response
 
 log = logging.getLogger("graph.access")
-mistakes = logging.getLogger("graph.mistakes")
+error_log = logging.getLogger("graph.errors")
 
-SHOWN = 200
-"""Characters of a path in the log."""
-WELL_FORMED = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
+MAX_PATH_LENGTH = 200
+"""Maximum characters of a path in the log."""
+REQUEST_ID_PATTERN = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 
 
-def shown(path: str) -> str:
-    """A path as a line of the log can hold it: no line of its own making, and not too long."""
+def format_path(path: str) -> str:
+    """Returns a path for the log: percent-encoded, so that it contains no line break, and truncated."""
     quoted = quote(path, errors="replace")
-    return quoted if len(quoted) <= SHOWN else f"{quoted[:SHOWN]}…"
+    return quoted if len(quoted) <= MAX_PATH_LENGTH else f"{quoted[:MAX_PATH_LENGTH]}…"
 
 
-class Recorded:
-    """Gives each request an id, a line in the log (method, path, status, duration, bytes), and at the worst a 500.
+class AccessLogMiddleware:
+    """Gives each request an id and an access log line: method, path, status, duration, bytes.
 
-    A well-formed X-Request-ID is taken over; the id stands in the answer, in every line of the log, and is all that a client
-    is told of a mistake of ours. (One class for all of it: each wrapper around `send` costs every request.)
+    The id is the client's X-Request-ID if that is well-formed. It is in the response and in every log line. An unexpected
+    exception becomes a 500 response that contains only the id. One class does all this, because each wrapper around `send`
+    costs time in every request.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -43,24 +44,24 @@ class Recorded:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request_id = scope["request_id"] = id_of(scope)
-        bind_contextvars(request_id=request_id)  # of this task alone: each request has its own
+        request_id = scope["request_id"] = get_request_id(scope)
+        bind_contextvars(request_id=request_id)  # applies to this task only; each request has its own task
         if scope["type"] == "http":
-            await self._recorded(scope, receive, send)
+            await self._handle_http(scope, receive, send)
         else:
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             try:
                 await self.app(scope, receive, send)
             finally:
-                lasted = {"request_id": request_id, "duration_ms": round((time.perf_counter() - began) * 1000, 1)}
-                log.info("WEBSOCKET %s", shown(scope["path"]), extra=lasted)
+                fields = {"request_id": request_id, "duration_ms": round((time.perf_counter() - started_at) * 1000, 1)}
+                log.info("WEBSOCKET %s", format_path(scope["path"]), extra=fields)
 
-    async def _recorded(self, scope: Scope, receive: Receive, send: Send) -> None:
-        began = time.perf_counter()
+    async def _handle_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started_at = time.perf_counter()
         header = (b"x-request-id", scope["request_id"].encode())
         status, size = 0, 0
 
-        async def send_and_note(message: Message) -> None:
+        async def send_and_record(message: Message) -> None:
             nonlocal status, size
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -70,49 +71,49 @@ class Recorded:
             await send(message)
 
         try:
-            await self.app(scope, receive, send_and_note)
+            await self.app(scope, receive, send_and_record)
         except Exception:
-            mistakes.exception("unexpected error in %s %s", scope["method"], shown(scope["path"]))
+            error_log.exception("unexpected error in %s %s", scope["method"], format_path(scope["path"]))
             if status:
                 raise
-            await refusal(scope, InternalError(scope["request_id"]))(scope, receive, send_and_note)
+            await error_response(scope, InternalError(scope["request_id"]))(scope, receive, send_and_record)
         finally:
-            told(scope, scope["request_id"], status, size, began)
+            record_request(scope, scope["request_id"], status, size, started_at)
 
 
-class Compressed(GZipMiddleware):
-    """Compresses for whoever takes it; the others are not even looked at. (Each answer's Vary tells that there are both.)"""
+class CompressionMiddleware(GZipMiddleware):
+    """Compresses responses for clients that accept gzip. Bypasses Starlette's middleware for all others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        takes_it = scope["type"] == "http" and any(
+        accepts_gzip = scope["type"] == "http" and any(
             name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"]
         )
-        await (super().__call__ if takes_it else self.app)(scope, receive, send)
+        await (super().__call__ if accepts_gzip else self.app)(scope, receive, send)
 
 
-KINDS = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}
-"""What requests are counted as, by the first part of their path; anything else is a page."""
-STREAM = "stream"
-"""What an answer that goes on is counted as."""
+KIND_BY_PATH = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}
+"""Metric label of a request by the first segment of its path; all other paths are pages."""
+STREAM_KIND = "stream"
+"""Metric label of an event stream."""
 
 
-def told(scope: Scope, request_id: str, status: int, size: int, began: float) -> None:
-    """Counts a request that `began` at that reading of the performance counter, and writes its line of the log."""
+def record_request(scope: Scope, request_id: str, status: int, size: int, started_at: float) -> None:
+    """Counts a request and writes its access log line. `started_at` is a reading of `time.perf_counter`."""
     first, _, rest = scope["path"][1:].partition("/")
-    kind = scope.get("kind") or KINDS.get(rest.partition("/")[0] if first == "v1" else first, "page")
+    kind = scope.get("kind") or KIND_BY_PATH.get(rest.partition("/")[0] if first == "v1" else first, "page")
     metrics.requests.labels(kind, status).inc()
-    if kind != STREAM:  # which lasts as long as its client likes
-        metrics.request_seconds.labels(kind).observe(time.perf_counter() - began)
-    # Files and health are asked for again and again, and nobody looks for them in the log.
+    if kind != STREAM_KIND:  # the client determines the duration of a stream
+        metrics.request_seconds.labels(kind).observe(time.perf_counter() - started_at)
+    # Static files and health checks are frequent, so successful ones are logged at DEBUG level only.
     level = logging.DEBUG if status < HTTPStatus.BAD_REQUEST and (kind == "health" or first == "static") else logging.INFO
     if log.isEnabledFor(level):
-        took = {"status": int(status), "duration_ms": round((time.perf_counter() - began) * 1000, 1), "bytes": size}
-        log.log(level, "%s %s", scope["method"], shown(scope["path"]), extra={"request_id": request_id, **took})
+        fields = {"status": int(status), "duration_ms": round((time.perf_counter() - started_at) * 1000, 1), "bytes": size}
+        log.log(level, "%s %s", scope["method"], format_path(scope["path"]), extra={"request_id": request_id, **fields})
 
 
-def id_of(scope: Scope) -> str:
-    """The request's own id where it sent a good one, else a new one."""
+def get_request_id(scope: Scope) -> str:
+    """Returns the X-Request-ID of the request if it is well-formed, else a new id."""
     for name, value in scope["headers"]:
-        if name == b"x-request-id" and WELL_FORMED.fullmatch(value):
+        if name == b"x-request-id" and REQUEST_ID_PATTERN.fullmatch(value):
             return str(value.decode())
-    return f"{random.getrandbits(128):032x}"  # no secret, and the system's own randomness costs a kept answer a tenth
+    return f"{random.getrandbits(128):032x}"  # not a secret; secrets.token_hex would add a tenth to a cache hit

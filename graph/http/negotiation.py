@@ -1,4 +1,4 @@
-"""What a client accepts, by RFC 9110: media types with their q-values."""
+"""Content negotiation: the Accept header with its q-values (RFC 9110)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -7,80 +7,80 @@ from typing import Final
 GRAPHQL: Final = "application/graphql-response+json"
 JSON: Final = "application/json"
 HTML: Final = "text/html"
-EVENTS: Final = "text/event-stream"
+EVENT_STREAM: Final = "text/event-stream"
 
-EXACTLY: Final = 3
+EXACT: Final = 3
 
 
 @dataclass(frozen=True)
-class Range:
-    """One member of an Accept header."""
+class MediaRange:
+    """One media range of an Accept header."""
 
     type: str
     charset: str
     q: float
 
-    def matches(self, media: str) -> int:
-        """How closely it names the media type: 3 exactly, 2 by its group, 1 by `*/*`, 0 not at all."""
+    def specificity(self, media: str) -> int:
+        """Returns how specifically the range matches a media type: 3 exact, 2 `type/*`, 1 `*/*`, 0 no match."""
         if self.charset not in ("", "utf-8", "utf8"):
             return 0
         if self.type == media:
-            return EXACTLY
+            return EXACT
         if self.type == f"{media.partition('/')[0]}/*":
             return 2
         return 1 if self.type == "*/*" else 0
 
 
 @lru_cache(512)
-def answer_type(header: str) -> str | None:
-    """What a GraphQL answer is sent as; None where the client accepts neither.
+def response_media_type(header: str) -> str | None:
+    """Returns the media type of a GraphQL response; None if the client accepts neither.
 
-    GRAPHQL for who names it and likes nothing better; JSON for who takes anything, as older clients do.
+    GRAPHQL if the client names it and prefers nothing else; JSON if the client accepts anything, like older clients.
     """
-    ranges = _ranges(header)
+    ranges = _parse_accept(header)
     if not ranges:
         return JSON
-    graphql, json = _liking(GRAPHQL, ranges), _liking(JSON, ranges)
-    names_it = any(one.matches(GRAPHQL) == EXACTLY for one in ranges)
-    if graphql > 0 and graphql >= json and (names_it or graphql > json):
+    graphql, json = _quality(GRAPHQL, ranges), _quality(JSON, ranges)
+    is_named = any(media_range.specificity(GRAPHQL) == EXACT for media_range in ranges)
+    if graphql > 0 and graphql >= json and (is_named or graphql > json):
         return GRAPHQL
     return JSON if json > 0 else None
 
 
 @lru_cache(512)
-def wants_page(header: str) -> bool:
-    """Whether a person with a browser asks: text/html is named, and liked no less than an answer."""
-    ranges = _ranges(header)
-    html = _liking(HTML, ranges) if any(one.matches(HTML) == EXACTLY for one in ranges) else 0.0
-    return html > 0 and html >= max(_liking(GRAPHQL, ranges), _liking(JSON, ranges))
+def prefers_html(header: str) -> bool:
+    """Whether the client is a browser: it names text/html with at least the quality of the GraphQL media types."""
+    ranges = _parse_accept(header)
+    html = _quality(HTML, ranges) if any(media_range.specificity(HTML) == EXACT for media_range in ranges) else 0.0
+    return html > 0 and html >= max(_quality(GRAPHQL, ranges), _quality(JSON, ranges))
 
 
 @lru_cache(512)
-def takes_events(header: str) -> bool:
-    """Whether a client names server-sent events among what it takes."""
-    return any(one.q > 0 and one.matches(EVENTS) == EXACTLY for one in _ranges(header))
+def accepts_sse(header: str) -> bool:
+    """Whether the client explicitly accepts server-sent events."""
+    return any(media_range.q > 0 and media_range.specificity(EVENT_STREAM) == EXACT for media_range in _parse_accept(header))
 
 
-def _ranges(header: str) -> list[Range]:
-    return [_range(member) for member in header.split(",") if member.strip()]
+def _parse_accept(header: str) -> list[MediaRange]:
+    return [_parse_media_range(member) for member in header.split(",") if member.strip()]
 
 
-def _liking(media: str, ranges: list[Range]) -> float:
-    closest = max(ranges, key=lambda one: one.matches(media))
-    return closest.q if closest.matches(media) else 0.0
+def _quality(media: str, ranges: list[MediaRange]) -> float:
+    closest = max(ranges, key=lambda media_range: media_range.specificity(media))
+    return closest.q if closest.specificity(media) else 0.0
 
 
-def _range(member: str) -> Range:
+def _parse_media_range(member: str) -> MediaRange:
     media, _, parameters = member.partition(";")
-    given = parameters_of(parameters)
+    parameter_values = parse_media_parameters(parameters)
     try:
-        q = min(1.0, max(0.0, float(given.get("q", "1"))))
+        q = min(1.0, max(0.0, float(parameter_values.get("q", "1"))))
     except ValueError:
         q = 0.0
-    return Range(media.strip().lower(), given.get("charset", ""), q)
+    return MediaRange(media.strip().lower(), parameter_values.get("charset", ""), q)
 
 
-def parameters_of(text: str) -> dict[str, str]:
-    """What stands behind a media type, in lower case: `; charset=UTF-8; q=0.5`."""
-    pairs = (one.partition("=") for one in text.lower().split(";"))
+def parse_media_parameters(text: str) -> dict[str, str]:
+    """Parses the parameters of a media type, such as `charset=UTF-8; q=0.5`, in lower case."""
+    pairs = (parameter.partition("=") for parameter in text.lower().split(";"))
     return {name.strip(): value.strip().strip('"') for name, _, value in pairs}

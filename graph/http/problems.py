@@ -1,4 +1,4 @@
-"""Refusals over HTTP: GraphQL's errors, or `application/problem+json` (RFC 9457), whose `detail` the older clients read."""
+"""Error responses: GraphQL errors, or `application/problem+json` (RFC 9457); older clients read its `detail`."""
 
 from http import HTTPStatus
 from typing import Any, Final
@@ -11,43 +11,43 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from db.tables import IS_NO_NAME
+from db.tables import INVALID_NAME
 from graph import metrics
-from graph.engine.translation import told
+from graph.engine.client_errors import to_client_error
 from graph.errors import ApiError
-from graph.http.negotiation import JSON, answer_type
+from graph.http.negotiation import JSON, response_media_type
 
 GRAPHQL_PATH: Final = "/graphql"
 
 
-def refusal(scope: Scope, error: ApiError) -> Response:
-    """The error as clients of the path read it."""
-    metrics.refusals.labels(error.code).inc()
+def error_response(scope: Scope, error: ApiError) -> Response:
+    """Returns the error in the format of the requested path."""
+    metrics.rejected_requests.labels(error.code).inc()
     if scope["path"] != GRAPHQL_PATH:
         return _problem(error.status, str(error), error.code, error.headers)
-    media = answer_type(Headers(scope=scope).get("Accept", "")) or JSON
+    media = response_media_type(Headers(scope=scope).get("Accept", "")) or JSON
     body = {"errors": [{"message": str(error), "extensions": error.extensions}]}
-    return graphql_answer(body, media, error.status, error.headers)
+    return graphql_response(body, media, error.status, error.headers)
 
 
-def graphql_answer(
+def graphql_response(
     body: dict[str, Any], media: str, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> Response:
-    """An answer of GraphQL over HTTP, which nobody keeps unless its headers say so."""
-    usual = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Content-Type-Options": "nosniff"}
-    return Response(orjson.dumps(body), status, usual | (headers or {}) | {"Content-Type": f"{media}; charset=utf-8"})
+    """Returns a GraphQL response. It is not cacheable unless `headers` override Cache-Control."""
+    default_headers = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Content-Type-Options": "nosniff"}
+    return Response(orjson.dumps(body), status, default_headers | (headers or {}) | {"Content-Type": f"{media}; charset=utf-8"})
 
 
 async def on_known_error(request: Request, error: Exception) -> Response:
-    """For the errors that `graph.engine.translation` knows."""
-    known = told(error)
-    if known is None:
+    """Handles the exceptions that `graph.engine.client_errors` converts to an ApiError."""
+    api_error = to_client_error(error)
+    if api_error is None:
         raise error
-    return refusal(request.scope, known)
+    return error_response(request.scope, api_error)
 
 
 async def on_http_error(_request: Request, error: Exception) -> Response:
-    """For what routing refuses: no such path, no such method (with Allow)."""
+    """Handles the errors of routing: unknown path, unsupported method."""
     if not isinstance(error, HTTPException):
         raise error
     headers = dict(error.headers) if error.headers else {}
@@ -55,25 +55,25 @@ async def on_http_error(_request: Request, error: Exception) -> Response:
     detail = phrase
     match error.status_code:
         case HTTPStatus.NOT_FOUND:
-            detail = "There is nothing at this path; /docs lists what there is."
+            detail = "This path does not exist. See /docs for the available paths."
         case HTTPStatus.METHOD_NOT_ALLOWED:
-            detail = f"This path takes {headers.get('Allow', 'other methods')}."
+            detail = f"This path supports {headers.get('Allow', 'other methods')}."
     return _problem(error.status_code, detail, phrase.upper().replace(" ", "_"), headers)
 
 
-def complaint(error: ValidationError) -> str:
-    """What was wrong with the first parameter that was: its name, what came, what would be right."""
+def format_validation_error(error: ValidationError) -> str:
+    """Describes the first invalid parameter: its name, its value, what is expected."""
     first: dict[str, Any] = dict(error.errors()[0])
     name = str(first["loc"][0]) if first["loc"] else "query"
     message = str(first["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     if first["type"] == "missing":
         return f"{name}: is required"
     if first["type"] == "string_pattern_mismatch":
-        message = IS_NO_NAME
+        message = INVALID_NAME
     message = message.partition(", unable to parse")[0]
-    came = repr(first["input"])
-    came = came if len(came) <= 60 else f"{came[:57]}…"  # noqa: PLR2004  a line's worth
-    return f"{name}: {message}" if str(first["input"]) in message else f"{name}: {came} {message}"
+    actual = repr(first["input"])
+    actual = actual if len(actual) <= 60 else f"{actual[:57]}…"  # noqa: PLR2004  at most one line
+    return f"{name}: {message}" if str(first["input"]) in message else f"{name}: {actual} {message}"
 
 
 def _problem(status: int, detail: str, code: str, headers: dict[str, str]) -> Response:

@@ -1,5 +1,7 @@
-"""HTTP/1.1 and WebSocket by uvicorn, with bounds of which it has none itself: on heads, idle connections, clients that do not
-read; and with a word to those who listen before it ends.
+"""Uvicorn's HTTP/1.1 and WebSocket protocols with limits that uvicorn lacks.
+
+They limit the size of the headers, the time to receive a request and the time without progress in writing. On shutdown, they
+notify the subscriptions before uvicorn closes the connections.
 """
 
 import asyncio
@@ -13,126 +15,129 @@ from graph import metrics
 
 log = logging.getLogger(__name__)
 
-HEAD_MOST: Final = 64 * 1024
-"""Bytes of the request line and the headers."""
-CAME_WITHIN_S: Final = 15.0
-"""For a request to come, whole, from the first of it on, or from the opening of the connection."""
-READ_WITHIN_S: Final = 30.0
-"""A client that takes nothing of its answer for so long has gone."""
+MAX_HEADER_BYTES: Final = 64 * 1024
+"""Limit for the request line and the headers together."""
+REQUEST_TIMEOUT_S: Final = 15.0
+"""Seconds to receive a complete request, from its first byte or from the start of the connection."""
+WRITE_TIMEOUT_S: Final = 30.0
+"""Seconds without any read by the client after which its connection is aborted."""
 
-LEFT_WITHIN_S: Final = 0.5
-"""WebSockets that are not closed by then are closed when the process ends."""
-LEAVE: Final = "leave"
-"""The name in the lifespan's state of what tells those who listen that the process ends."""
+CLOSE_TIMEOUT_S: Final = 0.5
+"""Seconds that the endpoint has to close a WebSocket on shutdown; then the protocol closes it."""
+ON_SHUTDOWN: Final = "on_shutdown"
+"""Key in the lifespan state: the callback that ends the subscriptions on shutdown."""
 
-_BAD_HOST: Final = "Send one Host header"
-_BAD_UPGRADE: Final = "A request that asks for a WebSocket has no body"
-_TOO_LONG = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
-_TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_BAD_HOST: Final = "Send exactly one Host header"
+_BAD_UPGRADE: Final = "A WebSocket upgrade request must not have a body"
+_HEADERS_TOO_LARGE_RESPONSE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+_TIMEOUT_RESPONSE = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class _Patient(asyncio.Protocol):
-    """Cuts off a client that takes nothing; tells the application when the process is about to end."""
+class WriteTimeoutProtocol(asyncio.Protocol):
+    """Aborts the connection of a client that does not read. Calls the shutdown callback of the application."""
 
     loop: asyncio.AbstractEventLoop
     app_state: dict[str, Any]
     transport: asyncio.Transport
     client: tuple[str, int] | None
-    _stalled: asyncio.TimerHandle | None = None
+    _write_timer: asyncio.TimerHandle | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._goes_on()
+        self._cancel_write_timer()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, self.transport.get_write_buffer_size())
+        self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._check_progress, self.transport.get_write_buffer_size())
 
     def resume_writing(self) -> None:
-        self._goes_on()
+        self._cancel_write_timer()
         super().resume_writing()
 
     def shutdown(self) -> None:
-        self.app_state.get(LEAVE, lambda: None)()
-        super().shutdown()  # type: ignore[misc]  # uvicorn's, behind this in the order of classes
+        self.app_state.get(ON_SHUTDOWN, lambda: None)()
+        super().shutdown()  # type: ignore[misc]  # defined by uvicorn's class, later in the MRO
 
-    def _look(self, waited_for: int) -> None:
-        """Whether the client took anything since so much waited for it."""
-        waits = self.transport.get_write_buffer_size()
-        if waits >= waited_for:  # more than before where a ping or a close was added to it
+    def _check_progress(self, previous_bytes: int) -> None:
+        """Aborts the connection if the client has read nothing since `previous_bytes` were pending."""
+        pending_bytes = self.transport.get_write_buffer_size()
+        if pending_bytes >= previous_bytes:  # may have grown by a ping or a close
             log.warning(
-                "%s took nothing for %g s while %d bytes waited for it, and is cut off", self.client, READ_WITHIN_S, waits
+                "disconnecting %s: it read nothing for %g s while %d bytes were pending",
+                self.client,
+                WRITE_TIMEOUT_S,
+                pending_bytes,
             )
-            metrics.cut.inc()
+            metrics.slow_clients_disconnected.inc()
             self.transport.abort()
         else:
-            self._stalled = self.loop.call_later(READ_WITHIN_S, self._look, waits)
+            self._write_timer = self.loop.call_later(WRITE_TIMEOUT_S, self._check_progress, pending_bytes)
 
-    def _goes_on(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
+    def _cancel_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
 
-class BoundedWebSocket(_Patient, WebSocketsSansIOProtocol):
-    """Before the process ends, those who listen are told what is there; then they are closed by the endpoint.
+class BoundedWebSocket(WriteTimeoutProtocol, WebSocketsSansIOProtocol):
+    """WebSocket protocol: on shutdown, subscriptions send their pending events before the endpoint closes the connection.
 
-    A connection whose handshake is not answered in time is closed.
+    It closes a connection whose handshake is not complete within REQUEST_TIMEOUT_S.
     """
 
-    _overdue: asyncio.TimerHandle | None = None
+    _request_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._overdue = self.loop.call_later(CAME_WITHIN_S, self._refuse_to_wait)
+        self._request_timer = self.loop.call_later(REQUEST_TIMEOUT_S, self._on_request_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._overdue is not None:
-            self._overdue.cancel()
+        if self._request_timer is not None:
+            self._request_timer.cancel()
         super().connection_lost(exc)
 
-    def _refuse_to_wait(self) -> None:
+    def _on_request_timeout(self) -> None:
         if not self.handshake_complete:
             self.transport.close()
 
     def handle_ping(self) -> None:
-        # Whoever pings and takes no answer gets no more of them, for they would be kept for it.
+        # Drops the pong of a client that does not read: pongs would accumulate in memory.
         if self.writable.is_set():
             super().handle_ping()
         else:
             self.conn.data_to_send()
 
     def shutdown(self) -> None:
-        self.app_state.get(LEAVE, lambda: None)()
-        self.loop.call_later(LEFT_WITHIN_S, self._end)
+        self.app_state.get(ON_SHUTDOWN, lambda: None)()
+        self.loop.call_later(CLOSE_TIMEOUT_S, self._close)
 
-    def _end(self) -> None:
-        if not self.transport.is_closing():  # the client may have gone meanwhile
+    def _close(self) -> None:
+        if not self.transport.is_closing():  # the client may have disconnected
             WebSocketsSansIOProtocol.shutdown(self)
 
 
-class BoundedHttp(_Patient, HttpToolsProtocol):
-    """Closes connections with which strangers would hold memory and sockets.
+class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
+    """HTTP protocol: closes connections that would hold memory or sockets.
 
-    A head is too long; a request does not come to its end, or something else comes; an answer is not read. A timer runs only
-    while there is something to wait for: most requests come in one piece.
+    Reasons are too large headers, an incomplete request, an idle connection, or a response that the client does not read.
+    A timer runs only while data is outstanding, because most requests arrive in one piece.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = self._in_request = False
-        self._came = False
+        self._is_request_complete = False
         self._head_size = 0
-        self._too_long = False
-        self._refusal = ""
-        self._overdue: asyncio.TimerHandle | None = None
+        self._is_head_too_long = False
+        self._head_error = ""
+        self._request_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(transport)
-        self._await_request()
+        self._start_request_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._request_came()
+        self._cancel_request_timer()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -140,50 +145,50 @@ class BoundedHttp(_Patient, HttpToolsProtocol):
         self._in_head = self._in_request = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._in_head:  # later ones are trailers, which nobody reads and which have no end
+        if self._in_head:  # later ones are trailers, which are unused and unlimited
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_size = 0
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > HEAD_MOST:
-            self._too_long = True
-            raise ValueError  # the parser stops at it, and the request is refused below
-        self._refusal = self._wrong_with_head()
-        if self._refusal:
+        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADER_BYTES:
+            self._is_head_too_long = True
+            raise ValueError  # stops the parser; send_400_response then rejects the request
+        self._head_error = self._find_head_error()
+        if self._head_error:
             raise ValueError
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_request = False
-        self._came = True
+        self._is_request_complete = True
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        self._came = False
+        self._is_request_complete = False
         if self._in_head or not self._in_request:
             self._head_size += len(data)
         super().data_received(data)
         if self.transport.is_closing():
             return
-        if self._in_head and self._head_size > HEAD_MOST:
-            self._too_long = True
+        if self._in_head and self._head_size > MAX_HEADER_BYTES:
+            self._is_head_too_long = True
             self.send_400_response("")
-        elif (self._came and not self._in_request) or self.transport.get_protocol() is not self:
-            self._request_came()
+        elif (self._is_request_complete and not self._in_request) or self.transport.get_protocol() is not self:
+            self._cancel_request_timer()
         else:
-            self._await_request()
+            self._start_request_timer()
 
     def send_400_response(self, msg: str) -> None:
-        """For what is no HTTP, which is uvicorn's to say, and for heads that are too long."""
-        if self._too_long:
-            self.transport.write(_TOO_LONG)
+        """Rejects invalid HTTP with 400 and too large headers with 431."""
+        if self._is_head_too_long:
+            self.transport.write(_HEADERS_TOO_LARGE_RESPONSE)
             self.transport.close()
         else:
-            super().send_400_response(self._refusal or msg)
+            super().send_400_response(self._head_error or msg)
 
-    def _wrong_with_head(self) -> str:
-        """What makes a head one that is refused; '' where nothing does."""
+    def _find_head_error(self) -> str:
+        """Returns the reason to reject the headers, '' if they are valid."""
         names = [name for name, _ in self.headers]
         hosts = names.count(b"host")
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
@@ -195,16 +200,16 @@ class BoundedHttp(_Patient, HttpToolsProtocol):
             return _BAD_UPGRADE
         return ""
 
-    def _await_request(self) -> None:
-        if self._overdue is None:
-            self._overdue = self.loop.call_later(CAME_WITHIN_S, self._refuse_to_wait)
+    def _start_request_timer(self) -> None:
+        if self._request_timer is None:
+            self._request_timer = self.loop.call_later(REQUEST_TIMEOUT_S, self._on_request_timeout)
 
-    def _request_came(self) -> None:
-        if self._overdue is not None:
-            self._overdue.cancel()
-            self._overdue = None
+    def _cancel_request_timer(self) -> None:
+        if self._request_timer is not None:
+            self._request_timer.cancel()
+            self._request_timer = None
 
-    def _refuse_to_wait(self) -> None:
+    def _on_request_timeout(self) -> None:
         if self._in_request and not (self.cycle is not None and self.cycle.response_started):
-            self.transport.write(_TOO_SLOW)
+            self.transport.write(_TIMEOUT_RESPONSE)
         self.transport.close()

@@ -1,4 +1,4 @@
-"""GraphQL over WebSocket: the graphql-transport-ws protocol, by Strawberry, with our bounds, errors and keys.
+"""GraphQL over WebSocket: Strawberry's graphql-transport-ws handler with limits, error codes and API keys.
 
 https://github.com/enisdenjo/graphql-ws/blob/master/PROTOCOL.md
 """
@@ -27,29 +27,29 @@ from strawberry.subscriptions.protocols.graphql_transport_ws.types import (
 )
 from strawberry.types.unset import UNSET
 
-from graph.engine.topics import LeavingError
+from graph.engine.topics import ShuttingDownError
 from graph.errors import ApiError, BadRequestError, BusyError, InternalError, RateLimitedError
-from graph.http.admission import Slots, took_too_long
-from graph.http.asked import BODY_MOST, json_of
-from graph.http.caller import Callers, address_of, context_of
-from graph.http.problems import refusal
+from graph.http.admission import ConcurrencyLimiter, timeout_error
+from graph.http.caller import Authenticator, address_of, context_of
+from graph.http.problems import error_response
+from graph.http.request import MAX_BODY_BYTES, parse_json
 from graph.schema.context import Context
-from graph.schema.executable import END, RefusedError, Schema, Subscribed
+from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, Schema, SubscriptionStream
 
-GREETED_WITHIN: Final = timedelta(seconds=10)
-OPERATIONS_MOST: Final = 100
-"""Of one connection at once."""
-COME_BACK: Final = 1012
-"""The code of a service that starts anew: clients come back after a moment."""
-REASON_MOST: Final = 123
-"""Bytes of the reason for which a WebSocket is closed, by RFC 6455."""
+CONNECTION_INIT_TIMEOUT: Final = timedelta(seconds=10)
+MAX_OPERATIONS: Final = 100
+"""Maximum concurrent operations of one connection."""
+SERVICE_RESTART: Final = 1012
+"""WebSocket close code "service restart": clients reconnect."""
+MAX_REASON_BYTES: Final = 123
+"""Maximum length of a close reason (RFC 6455, 5.5)."""
 
 log = logging.getLogger(__name__)
-logging.getLogger("strawberry.ws").setLevel(logging.ERROR)  # its warning of a refused origin names no setting of ours
+logging.getLogger("strawberry.ws").setLevel(logging.ERROR)  # this module logs a rejected origin with the setting to change
 
 
 class Adapter(ASGIWebSocketAdapter):
-    """Messages as text, none longer than a body may be."""
+    """Reads text messages up to the size limit of an HTTP body."""
 
     async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
         while self.ws.application_state is not WebSocketState.DISCONNECTED:
@@ -59,131 +59,134 @@ class Adapter(ASGIWebSocketAdapter):
                 return
             except KeyError as error:  # bytes
                 raise NonTextMessageReceived from error
-            if len(text) > BODY_MOST:
-                await self.ws.close(1009, f"a message may have {BODY_MOST} characters")
+            if len(text) > MAX_BODY_BYTES:
+                await self.ws.close(1009, f"Message exceeds the limit of {MAX_BODY_BYTES} characters")
                 return
             try:
-                message = json_of(text, "A message")
+                message = parse_json(text, "A message")
             except BadRequestError as error:
                 raise NonJsonMessageReceived from error
-            # Without a payload, as many clients say it.
+            # Many clients send `payload: null` instead of no payload.
             if isinstance(message, dict) and message.get("payload") is None:
                 message = {name: value for name, value in message.items() if name != "payload"}
             yield message
 
     async def close(self, code: int, reason: str) -> None:
-        await super().close(code, reason.encode()[:REASON_MOST].decode(errors="ignore"))
+        await super().close(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
 
 
 class Handler(BaseGraphQLTransportWSHandler[Context, None]):
-    """One connection. A bad operation gets its error, and the connection goes on."""
+    """Handles one connection. A failed operation gets an error message; the connection stays open."""
 
-    _telling = 0
-    """Subscriptions."""
+    _active_subscriptions = 0
 
     async def handle_message(self, message: Message) -> None:
         if not _is_message(message):
-            await self.handle_invalid_message("A message is an object with a type, a subscribe one with an id and a payload")
+            await self.handle_invalid_message("A message must have a type; a subscribe message also an id and a payload")
             return
         await super().handle_message(message)
 
     async def handle_connection_init(self, message: ConnectionInitMessage) -> None:
-        """Takes the key out of the payload, where browsers can put it; the upgrade's headers count as well."""
+        """Reads the API key from the payload, because browsers cannot set headers. The headers of the upgrade also count."""
         payload = message.get("payload")
         if not self.connection_init_received and isinstance(payload, dict):
             self.context = self._endpoint.context_of(self._socket, payload)
         await super().handle_connection_init(message)
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
-        if self.connection_acknowledged and len(self.operations) >= OPERATIONS_MOST:
-            busy = BusyError(f"A connection may have {OPERATIONS_MOST} operations at once; wait for one")
+        if self.connection_acknowledged and len(self.operations) >= MAX_OPERATIONS:
+            overload_error = BusyError(f"Limit reached: {MAX_OPERATIONS} operations on this connection. Wait for one to end.")
             await self.send_message(
-                {"id": message["id"], "type": "error", "payload": [error.formatted for error in RefusedError(busy).errors]}
+                {
+                    "id": message["id"],
+                    "type": "error",
+                    "payload": [error.formatted for error in RequestRejectedError(overload_error).errors],
+                }
             )
             return
         await super().handle_subscribe(message)
 
     async def run_operation(self, operation: Operation[Context, None]) -> None:
-        """Answers one operation, or tells of a subscription's events until one side ends it."""
+        """Executes one operation, or sends the events of a subscription until the client or the server ends it."""
         try:
-            subscribed = await self._answered(operation)
+            subscribed = await self._execute(operation)
             if subscribed is not None:
-                with self._endpoint.subscriptions.taken(address_of(self._socket.scope)):
-                    await self._tell(operation, subscribed)
-        except LeavingError:
-            if not self._telling:  # the others of this connection have told what is there, too
-                await self.websocket.close(COME_BACK, "Come back: this process ends")
-        except RefusedError as refused:
+                with self._endpoint.subscriptions.acquire(address_of(self._socket.scope)):
+                    await self._send_events(operation, subscribed)
+        except ShuttingDownError:
+            if not self._active_subscriptions:  # the last subscription of the connection closes it
+                await self.websocket.close(SERVICE_RESTART, "Service restart: reconnect")
+        except RequestRejectedError as refused:
             await operation.send_initial_errors(refused.errors)
         except ApiError as error:
-            await operation.send_initial_errors(RefusedError(error).errors)
+            await operation.send_initial_errors(RequestRejectedError(error).errors)
         except TimeoutError:
-            await self.websocket.close(1013, "The answer was not taken")
+            await self.websocket.close(1013, "The client did not read the response")
         except WebSocketDisconnected:
             raise
         except Exception:
             log.exception("unexpected error in an operation over WebSocket")
-            mistake = InternalError(self._socket.scope["request_id"])
-            await operation.send_initial_errors(RefusedError(mistake).errors)
+            internal_error = InternalError(self._socket.scope["request_id"])
+            await operation.send_initial_errors(RequestRejectedError(internal_error).errors)
 
-    async def _answered(self, operation: Operation[Context, None]) -> Subscribed | None:
-        """Answers in a slot and with a deadline that hold until the answer was taken; the events, where it has many answers.
+    async def _execute(self, operation: Operation[Context, None]) -> SubscriptionStream | None:
+        """Executes an operation and sends its result; for a subscription, returns the event stream.
 
-        Raises TimeoutError where the answer is not taken.
+        The request slot and the timeout apply until the result is sent. Raises TimeoutError if the client does not read it.
         """
         schema: Any = self.schema
         result = None
         try:
-            with self._endpoint.slots.taken(address_of(self._socket.scope)):
-                async with asyncio.timeout(self._endpoint.at_most_s):
-                    self.context.spend(1, paid=0)
-                    asked = await schema.prepare(
+            with self._endpoint.slots.acquire(address_of(self._socket.scope)):
+                async with asyncio.timeout(self._endpoint.request_timeout_s):
+                    self.context.charge(1, already_charged=0)
+                    prepared = await schema.prepare(
                         operation.query, operation.variables or {}, operation.operation_name or None, self.context
                     )
-                    self.context.spend(asked.cost)
-                    if asked.is_subscription:
-                        subscribed: Subscribed = await schema.begin(asked, self.context)
+                    self.context.charge(prepared.cost)
+                    if prepared.is_subscription:
+                        subscribed: SubscriptionStream = await schema.start_subscription(prepared, self.context)
                         return subscribed
-                    result = await schema.answer(asked, self.context.again())
+                    result = await schema.execute_operation(prepared, self.context.for_next_operation())
                     await operation.send_next(result)
                     await operation.send_operation_message({"id": operation.id, "type": "complete"})
                     return None
         except TimeoutError:
             if result is not None:
                 raise
-            raise took_too_long(self._endpoint.at_most_s) from None
+            raise timeout_error(self._endpoint.request_timeout_s) from None
 
-    async def _tell(self, operation: Operation[Context, None], subscribed: Subscribed) -> None:
-        """Sends each event, in an envelope that is written once."""
-        begin = f'{{"id":{orjson.dumps(operation.id).decode()},"type":"next","payload":{subscribed.begin}'
-        end = f"{END}}}"
+    async def _send_events(self, operation: Operation[Context, None], subscribed: SubscriptionStream) -> None:
+        """Sends each event of a subscription. Builds the text around the events only once."""
+        response_prefix = f'{{"id":{orjson.dumps(operation.id).decode()},"type":"next","payload":{subscribed.response_prefix}'
+        end = f"{RESPONSE_SUFFIX}}}"
         send = self._socket.send
-        self._telling += 1
+        self._active_subscriptions += 1
         try:
             async with aclosing(subscribed.events) as events:
                 async for event in events:
-                    await send({"type": "websocket.send", "text": f"{begin}{event.text}{end}"})
+                    await send({"type": "websocket.send", "text": f"{response_prefix}{event.text}{end}"})
         except WebSocketDisconnect as error:
             raise WebSocketDisconnected from error
         finally:
-            self._telling -= 1
+            self._active_subscriptions -= 1
 
     @property
     def _endpoint(self) -> "SocketEndpoint":
-        endpoint: SocketEndpoint = self.view  # type: ignore[assignment]  # Strawberry knows it as any view
+        endpoint: SocketEndpoint = self.view  # type: ignore[assignment]  # Strawberry types it as a general view
         return endpoint
 
     @property
     def _socket(self) -> WebSocket:
-        socket: WebSocket = self.websocket.ws  # type: ignore[attr-defined]  # the adapter's is Starlette's
+        socket: WebSocket = self.websocket.ws  # type: ignore[attr-defined]  # the adapter wraps a Starlette WebSocket
         return socket
 
 
 class SocketEndpoint(GraphQL[Context, None]):
-    """Connections of the subprotocol `graphql-transport-ws` from allowed origins; others are refused.
+    """Accepts connections with the subprotocol `graphql-transport-ws` from allowed origins.
 
-    Each connection takes one of the `connections`, each operation one of the `slots` and `at_most_s` seconds, each subscription
-    one of the `subscriptions`.
+    The limiter `connections` counts the connections, `slots` the running operations, `subscriptions` the subscriptions. An
+    operation must finish within `request_timeout_s`.
     """
 
     websocket_adapter_class = Adapter
@@ -192,40 +195,40 @@ class SocketEndpoint(GraphQL[Context, None]):
     def __init__(
         self,
         schema: Schema,
-        callers: Callers,
-        slots: Slots,
-        connections: Slots,
-        subscriptions: Slots,
+        authenticator: Authenticator,
+        slots: ConcurrencyLimiter,
+        connections: ConcurrencyLimiter,
+        subscriptions: ConcurrencyLimiter,
         *,
         origins: Collection[str],
-        at_most_s: float,
+        request_timeout_s: float,
     ) -> None:
         super().__init__(
             schema,
             subscription_protocols=[GRAPHQL_TRANSPORT_WS_PROTOCOL],
-            connection_init_wait_timeout=GREETED_WITHIN,
+            connection_init_wait_timeout=CONNECTION_INIT_TIMEOUT,
             allowed_origins=list(origins),
         )
-        self._callers = callers
+        self._authenticator = authenticator
         self._connections = connections
         self.slots = slots
         self.subscriptions = subscriptions
-        self.at_most_s = at_most_s
+        self.request_timeout_s = request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            with self._connections.taken(address_of(scope)):
+            with self._connections.acquire(address_of(scope)):
                 await super().__call__(scope, receive, send)
         except (BusyError, RateLimitedError) as error:
-            await WebSocket(scope, receive, send).send_denial_response(refusal(scope, error))
+            await WebSocket(scope, receive, send).send_denial_response(error_response(scope, error))
 
     def is_websocket_origin_allowed(self, request: Any, origin: str) -> bool:
-        """Whether a page of another origin may connect; says what to set where not."""
+        """Whether a page of another origin may connect. Logs which setting allows it if it may not."""
         allowed = super().is_websocket_origin_allowed(request, origin)
         if not allowed:
             log.warning(
-                "a page of %.200s may not connect to %.200s: name it in CORS_ORIGINS; or, where a proxy stands before the API, "
-                "name that in TRUSTED_PROXIES and have it send Host or X-Forwarded-Host as its client did",
+                "rejected a WebSocket from origin %.200s to host %.200s. Add the origin to CORS_ORIGINS. Behind a proxy, add "
+                "the proxy to TRUSTED_PROXIES and let it forward the client's Host as Host or X-Forwarded-Host.",
                 *(origin, request.headers.get("host", "")),
             )
         return allowed
@@ -234,20 +237,20 @@ class SocketEndpoint(GraphQL[Context, None]):
         return context_of(request)
 
     def encode_json(self, data: object) -> str:
-        """A message as text."""
+        """Returns a message as JSON text."""
         return orjson.dumps(data).decode()
 
     async def on_ws_connect(self, context: Context) -> Any:
-        """Lets the connection begin. Raises ConnectionRejectionError where it may not read: closed with 4403."""
+        """Accepts the connection. Raises ConnectionRejectionError without read permission: close code 4403."""
         if not context.may_read:
             raise ConnectionRejectionError
         return UNSET
 
     def context_of(self, socket: WebSocket, payload: dict[str, object]) -> Context:
-        """The context of a connection that brings its key in the payload of its first message."""
-        sent = {name.lower(): value for name, value in payload.items() if isinstance(value, str)}
-        brings_key = "authorization" in sent or "x-api-key" in sent
-        return context_of(socket, self._callers.who(socket.scope, sent) if brings_key else None)
+        """Returns the context of a connection, with the key from the payload of its first message if it has one."""
+        headers = {name.lower(): value for name, value in payload.items() if isinstance(value, str)}
+        has_key = "authorization" in headers or "x-api-key" in headers
+        return context_of(socket, self._authenticator.identify(socket.scope, headers) if has_key else None)
 
 
 def _is_message(message: object) -> bool:

@@ -1,1 +1,1 @@
-"""What can be asked: scalars, types, arguments and the query."""
+"""The GraphQL schema: scalars, types, arguments and operations."""

@@ -1,4 +1,7 @@
-"""Arguments checked before any SQL runs. Each function gives the value to use or raises a BadInputError or its like."""
+"""Validates arguments before any SQL runs.
+
+Each function returns the value to use, or raises an ApiError, usually BadInputError.
+"""
 
 import base64
 import binascii
@@ -13,22 +16,22 @@ from strawberry import UNSET
 
 from db import times
 from db.queries.candles import Interval
-from db.tables import IS_NO_NAME, NAME
+from db.tables import INVALID_NAME, NAME_PATTERN
 from graph.engine.history import HistoryWatch
-from graph.engine.limits import CANDLES_MOST, PAGE_DEFAULT, PAGE_MOST, RANGE_MOST, TICKERS_MOST
+from graph.engine.limits import DEFAULT_PAGE_SIZE, MAX_CANDLES, MAX_PAGE_SIZE, MAX_RANGE_MINUTES, MAX_TICKERS
 from graph.errors import BadInputError, HistoryChangedError, RangeTooLargeError
 
-_CURSOR = "ts:"
+_CURSOR_PREFIX = "ts:"
 
 T = TypeVar("T")
 
 
-@strawberry.enum(description="Which end of a window comes first.")
+@strawberry.enum(description="Order of a list by time.")
 class Order(Enum):
-    """Which end of a window comes first."""
+    """Order of a list by time."""
 
-    NEWEST_FIRST = strawberry.enum_value("NEWEST_FIRST", description="From the newest minute back.")
-    OLDEST_FIRST = strawberry.enum_value("OLDEST_FIRST", description="From the oldest minute on.")
+    NEWEST_FIRST = strawberry.enum_value("NEWEST_FIRST", description="Newest first.")
+    OLDEST_FIRST = strawberry.enum_value("OLDEST_FIRST", description="Oldest first.")
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Page:
-    """A part of a window: at most `size` prices, from its end where `backwards`."""
+    """A page of a window: at most `size` prices, from the end of the list if `backwards`."""
 
     size: int
     backwards: bool
@@ -49,126 +52,135 @@ class Page:
     before: int | None
 
 
-def given(value: T | None) -> T | None:
-    """The value of an argument that may be left out; None where it was, or was null."""
+def unset_to_none(value: T | None) -> T | None:
+    """Returns the value of an optional argument; None if it is missing or null."""
     return None if value is UNSET else value
 
 
 def ticker(name: str) -> str:
-    """A name that could be an index's, as the exchange spells it."""
+    """Returns the name as the exchange spells it. Raises BadInputError if it cannot be an index name."""
     canonical = name.strip().lower()
-    if not re.fullmatch(NAME, canonical):
-        raise BadInputError(f"ticker: {_shown(name)} {IS_NO_NAME}")
+    if not re.fullmatch(NAME_PATTERN, canonical):
+        raise BadInputError(f"ticker: {_quoted(name)} {INVALID_NAME}")
     return canonical
 
 
 def tickers(names: Sequence[str]) -> list[str]:
-    """Names that could be indexes, each once, in their order."""
-    if len(names) > TICKERS_MOST:
-        raise BadInputError(f"tickers: {len(names)} names are too many; ask for at most {TICKERS_MOST}")
+    """Returns the distinct names in their order. Raises BadInputError for an invalid name or too many names."""
+    if len(names) > MAX_TICKERS:
+        raise BadInputError(f"tickers: {len(names)} names exceed the maximum of {MAX_TICKERS}")
     return list(dict.fromkeys(ticker(name) for name in names))
 
 
 def window(low: int | None, high: int | None) -> Window:
-    """`from` and `to`, either of which may be open. Nothing lies beyond now, so an open end needs no clock."""
-    start, end = given(low), given(high)
+    """Returns the window of `from` and `to`, each of which may be missing.
+
+    Nothing is stored after now, so a missing `to` needs no clock.
+    """
+    start, end = unset_to_none(low), unset_to_none(high)
     found = Window(times.FIRST if start is None else start, times.END if end is None else end)
     if found.low >= found.high:
-        raise BadInputError(f"from: {times.iso(found.low)} should be before to: {times.iso(found.high)}")
+        raise BadInputError(f"from ({times.iso(found.low)}) must be before to ({times.iso(found.high)})")
     return found
 
 
 def short_window(low: int, high: int | None, now: float) -> Window:
-    """A window of at most RANGE_MOST minutes; `to` left out means now."""
-    asked = window(low, high)
-    is_open = given(high) is None
-    end = max(low, int(now) + 1) if is_open else asked.high
-    minutes = -(-end // times.MINUTE) - -(-asked.low // times.MINUTE)  # those that begin in the window
-    if minutes > RANGE_MOST:
+    """Returns a window of at most MAX_RANGE_MINUTES minutes. A missing `to` means now."""
+    requested = window(low, high)
+    is_open = unset_to_none(high) is None
+    end = max(low, int(now) + 1) if is_open else requested.high
+    minutes = -(-end // times.MINUTE) - -(-requested.low // times.MINUTE)  # minutes that start in the window
+    if minutes > MAX_RANGE_MINUTES:
         raise RangeTooLargeError(
-            f"from {times.iso(asked.low)} to {times.iso(end)} are {minutes} minutes; ask for at most {RANGE_MOST} at "
-            "once, or page through `prices`",
+            f"The window from {times.iso(requested.low)} to {times.iso(end)} has {minutes} minutes; the "
+            f"maximum is {MAX_RANGE_MINUTES}. "
+            "Request a shorter window, or page through `prices`.",
             minutes=minutes,
-            most=RANGE_MOST,
+            most=MAX_RANGE_MINUTES,
         )
-    # An open end is bounded all the same: by the clock of this host alone it would be as long as that clock is behind.
-    return Window(asked.low, min(asked.high, asked.low + RANGE_MOST * times.MINUTE)) if is_open else asked
+    # Bounds a missing `to` too: if the clock of this host is behind, the window is longer than computed above.
+    return (
+        Window(requested.low, min(requested.high, requested.low + MAX_RANGE_MINUTES * times.MINUTE)) if is_open else requested
+    )
 
 
 def window_of_candles(low: int, high: int | None, interval: Interval, now: float) -> Window:
-    """A window in which at most CANDLES_MOST candles begin, none of them after now."""
-    asked = window(low, high)
-    end = max(asked.low, min(asked.high, int(now) + 1))
-    count = interval.count(asked.low, end)
-    if count > CANDLES_MOST:
+    """Returns a window in which at most MAX_CANDLES candles start, none of them after now."""
+    requested = window(low, high)
+    end = max(requested.low, min(requested.high, int(now) + 1))
+    count = interval.count(requested.low, end)
+    if count > MAX_CANDLES:
         raise RangeTooLargeError(
-            f"From {times.iso(asked.low)} to {times.iso(end)} begin {count} candles of {interval.name}; ask for at most "
-            f"{CANDLES_MOST} at once, or for longer ones",
+            f"The window from {times.iso(requested.low)} to {times.iso(end)} has {count} candles of {interval.name}; the "
+            f"maximum is {MAX_CANDLES}. Request a shorter window or a longer interval.",
             candles=count,
-            most=CANDLES_MOST,
+            most=MAX_CANDLES,
         )
-    return Window(asked.low, end)
+    return Window(requested.low, end)
 
 
 def page(
     first: int | None, after: str | None, last: int | None, before: str | None, history: HistoryWatch | None = None
 ) -> Page:
-    """Relay's arguments; without `first` and `last` the first PAGE_DEFAULT. Cursors are those of the `history`."""
-    first, after, last, before = given(first), given(after), given(last), given(before)
+    """Returns the page of Relay's arguments, by default the first DEFAULT_PAGE_SIZE. Cursors must belong to the `history`."""
+    first, after, last, before = unset_to_none(first), unset_to_none(after), unset_to_none(last), unset_to_none(before)
     if first is not None and last is not None:
-        raise BadInputError("first, last: give one of them, not both")
+        raise BadInputError("first and last exclude each other: send only one of them")
     for name, size in (("first", first), ("last", last)):
-        if size is not None and not 1 <= size <= PAGE_MOST:
-            raise BadInputError(f"{name}: {size} should be from 1 to {PAGE_MOST}")
+        if size is not None and not 1 <= size <= MAX_PAGE_SIZE:
+            raise BadInputError(f"{name} ({size}) must be from 1 to {MAX_PAGE_SIZE}")
     return Page(
-        size=last if last is not None else first if first is not None else PAGE_DEFAULT,
+        size=last if last is not None else first if first is not None else DEFAULT_PAGE_SIZE,
         backwards=last is not None,
-        after=_position("after", after, history),
-        before=_position("before", before, history),
+        after=_decode_cursor("after", after, history),
+        before=_decode_cursor("before", before, history),
     )
 
 
 def max_age(seconds: int) -> int:
-    """Seconds, 0 or more."""
+    """Returns the seconds. Raises BadInputError if they are negative."""
     if seconds < 0:
-        raise BadInputError(f"maxAge: {seconds} should be 0 or more seconds")
+        raise BadInputError(f"maxAge ({seconds}) must be 0 or more seconds")
     return seconds
 
 
 def cursor(ts: int, history: HistoryWatch) -> str:
-    """Where a minute stands in a list: opaque to clients, true whatever is added around it, for one history alone."""
-    return base64.urlsafe_b64encode(f"{_CURSOR}{ts}:{history.epoch:x}".encode()).decode()
+    """Returns the cursor of a minute in a list. It is opaque to clients.
+
+    Prices that are added to the list do not change it. It belongs to one history only.
+    """
+    return base64.urlsafe_b64encode(f"{_CURSOR_PREFIX}{ts}:{history.epoch:x}".encode()).decode()
 
 
 def event_id(text: str | None) -> int | None:
-    """The id of an event to go on from; None where none is given."""
-    if given(text) is None:
+    """Returns the id of the event to resume after; None if it is missing."""
+    if unset_to_none(text) is None:
         return None
     if not re.fullmatch(r"\d{1,18}", str(text), re.ASCII):
-        raise BadInputError(f"after: {_shown(str(text))} is no id; send the last `id` that you were given")
+        raise BadInputError(f"after: {_quoted(str(text))} is not a valid id; send the last `id` that you received")
     return int(str(text))
 
 
-def _position(name: str, text: str | None, history: HistoryWatch | None) -> int | None:
+def _decode_cursor(name: str, text: str | None, history: HistoryWatch | None) -> int | None:
     if text is None:
         return None
     try:
         plain = base64.b64decode(text.encode(), altchars=b"-_", validate=True).decode()
-        minute, epoch = _minute(plain)
+        minute, epoch = _parse_cursor(plain)
     except (binascii.Error, ValueError):
-        raise BadInputError(f"{name}: {_shown(text)} is no cursor; use a `cursor` or `endCursor` that `prices` gave") from None
+        raise BadInputError(f"{name}: {_quoted(text)} is not a valid cursor; use one of an earlier page") from None
     if history is not None and epoch not in (None, 0, history.epoch) and history.epoch:
-        raise HistoryChangedError(f"{name}: {_shown(text)}", history.forked_at, "Ask for the first page again")
+        raise HistoryChangedError(f"{name}: {_quoted(text)}", history.forked_at, "Request the first page again")
     return minute
 
 
-def _minute(plain: str) -> tuple[int, int | None]:
-    """The minute and the epoch of a cursor; one of an older release has no epoch."""
-    found = re.fullmatch(rf"{_CURSOR}(\d{{1,10}})(?::([0-9a-f]{{1,16}}))?", plain, re.ASCII)
+def _parse_cursor(plain: str) -> tuple[int, int | None]:
+    """Returns the minute and the epoch of a decoded cursor. Cursors of older releases have no epoch."""
+    found = re.fullmatch(rf"{_CURSOR_PREFIX}(\d{{1,10}})(?::([0-9a-f]{{1,16}}))?", plain, re.ASCII)
     if found is None or int(found[1]) >= times.END:
         raise ValueError(plain)
     return int(found[1]), None if found[2] is None else int(found[2], 16)
 
 
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 40 else f"{text[:40]}…")  # noqa: PLR2004  enough to recognise it
+def _quoted(text: str) -> str:
+    return repr(text if len(text) <= 40 else f"{text[:40]}…")  # noqa: PLR2004  enough to recognize it

@@ -1,4 +1,4 @@
-"""What a resolver has at hand."""
+"""The context of a request: resources, permissions and budget."""
 
 import time
 from dataclasses import dataclass
@@ -9,32 +9,32 @@ from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Executor, Record
 from db.queries import gaps
-from graph.engine.allowance import Allowance, CallerBudget
-from graph.engine.collecting import Collecting
+from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
-from graph.engine.live import Live
 from graph.engine.live_candles import LiveCandles
+from graph.engine.live_events import LiveEvents
+from graph.engine.rate_limit import CallerBudget, CostBudget
 from graph.engine.replica import Replica
 from graph.errors import ForbiddenError
 
 
 @dataclass(frozen=True)
 class Resources:
-    """What the API answers with."""
+    """The resources that all requests of an API process share."""
 
     primary: Database
     replica: Replica | None
-    collecting: Collecting
+    fetch_requests: FetchRequests
     stale_after_s: int
-    live: Live
+    live: LiveEvents
     live_candles: LiveCandles
-    allowance: Allowance | None
-    """Of all callers; None where each may ask as much as it likes."""
+    cost_budget: CostBudget | None
+    """The budget of all callers; None without a rate limit."""
     history: HistoryWatch
 
 
 class Context:
-    """The resources of the API for one answer, and what may do who asks for it."""
+    """The resources and the permissions of the caller for one response."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class Context:
         needs_token_to_fetch: bool = False,
         last_event_id: str | None = None,
     ) -> None:
-        """`last_event_id`: of a client that comes back to a stream of events."""
+        """`last_event_id`: the last id that a reconnecting client received from an event stream."""
         self.resources = resources
         self.caller = caller
         self.may_read = may_read
@@ -56,12 +56,12 @@ class Context:
 
     @property
     def db(self) -> Executor:
-        """To read from."""
+        """The reader for this response: the replica or the primary."""
         return self._reader[0]
 
     @property
     def is_current(self) -> bool:
-        """Whether what is read holds every commit that was heard of; else it may lack those of the last seconds."""
+        """Whether `db` has every commit notified so far. Otherwise it may lack the commits of the last seconds."""
         return self._reader[1]
 
     @cached_property
@@ -69,8 +69,8 @@ class Context:
         replica, primary = self.resources.replica, self.resources.primary
         return (primary, True) if replica is None else replica.reader(primary)
 
-    def again(self) -> "Context":
-        """For another answer to the same."""
+    def for_next_operation(self) -> "Context":
+        """Returns a context for another response to the same caller."""
         return Context(
             self.resources,
             self.caller,
@@ -82,7 +82,7 @@ class Context:
 
     @cached_property
     def last_gaps(self) -> DataLoader[str, Record | None]:
-        """The newest gap of a ticker, read in one statement for all that are asked about at the same time."""
+        """Loads the newest gap of a ticker, with one statement for all tickers that are loaded at the same time."""
 
         async def load(tickers: list[str]) -> list[Record | None]:
             found = await gaps.last_period_of_each(self.db, tickers)
@@ -91,32 +91,32 @@ class Context:
         return DataLoader(load_fn=load, cache=False)
 
     def now(self) -> float:
-        """UNIX seconds by the local clock: decides ages, and what an open end of a window means; nothing that is stored."""
+        """Returns UNIX seconds of the local clock. They determine ages and open ends of windows, but no stored value."""
         return time.time()
 
-    def spend(self, cost: int, paid: int = 1) -> None:
-        """Takes what a request costs out of its sender's share; one of it was `paid` before, for asking at all.
+    def charge(self, cost: int, already_charged: int = 1) -> None:
+        """Charges the cost of a request to the caller's budget. A cost of 1 was `already_charged` for the request itself.
 
-        Raises RateLimitedError where the sender has not so much left, TooComplexError where it never has.
+        Raises RateLimitedError if the remaining budget is too small, TooComplexError if the cost exceeds the whole budget.
         """
-        if self.resources.allowance is not None:
-            self.resources.allowance.spend(self.caller, cost, paid)
+        if self.resources.cost_budget is not None:
+            self.resources.cost_budget.charge(self.caller, cost, already_charged)
 
-    async def pay(self, cost: int) -> None:
-        """Takes more for an answer that goes on, as it goes on: waits until the sender has it."""
+    async def charge_gradually(self, cost: int) -> None:
+        """Charges further cost of a streamed response to the caller's budget. Waits until the budget allows it."""
         budget = self.budget
         while budget is not None and cost > 0:
             cost -= await budget.reserve(cost)
 
     @property
     def budget(self) -> CallerBudget | None:
-        """What its sender may spend; None where that is as much as it likes."""
-        return None if self.resources.allowance is None else CallerBudget(self.resources.allowance, self.caller)
+        """The caller's budget; None without a rate limit."""
+        return None if self.resources.cost_budget is None else CallerBudget(self.resources.cost_budget, self.caller)
 
-    def require_fetching(self) -> None:
-        """Raises ForbiddenError where the request does not bring the ADMIN_TOKEN that is set."""
+    def require_admin_token(self) -> None:
+        """Raises ForbiddenError if ADMIN_TOKEN is set and the request does not send it."""
         if not self.may_fetch:
-            raise ForbiddenError("Asking for prices needs the admin token: send `Authorization: Bearer …` with ADMIN_TOKEN")
+            raise ForbiddenError("Fetching prices requires the admin token: send `Authorization: Bearer …` with ADMIN_TOKEN")
 
 
 Info = strawberry.Info[Context, None]

@@ -1,4 +1,4 @@
-"""How complete a window is: counts, and gaps with their reasons."""
+"""Completeness of a window: counts of minutes, and gaps with their reasons."""
 
 from enum import Enum
 from typing import Annotated, Self
@@ -10,7 +10,7 @@ from strawberry.relay import PageInfo
 from db import times
 from db.pool import Record
 from db.queries import coverage, gaps
-from db.queries.coverage import Counted
+from db.queries.coverage import CoverageCounts
 from graph.schema import arguments
 from graph.schema.arguments import Window
 from graph.schema.context import Info
@@ -18,49 +18,49 @@ from graph.schema.scalars import UnixTime
 from graph.schema.source import Source
 
 
-@strawberry.enum(description="Why a minute had no price when it was over.")
+@strawberry.enum(description="Why a minute had no price when it ended.")
 class GapReason(Enum):
-    """Why a minute had no price when it was over."""
+    """Why a minute had no price when it ended."""
 
-    TIMEOUT = strawberry.enum_value("TIMEOUT", description="Deribit did not answer in time.")
-    REFUSED = strawberry.enum_value("REFUSED", description="Deribit refused, or could not be reached.")
-    HTTP_5XX = strawberry.enum_value("HTTP_5XX", description="Deribit, or what stands before it, had an error.")
-    RATE_LIMITED = strawberry.enum_value("RATE_LIMITED", description="Deribit wanted fewer calls.")
-    MALFORMED = strawberry.enum_value("MALFORMED", description="The answer made no sense.")
-    TESTNET = strawberry.enum_value("TESTNET", description="The answer was of Deribit's testnet, whose prices are not real.")
+    TIMEOUT = strawberry.enum_value("TIMEOUT", description="Deribit did not respond in time.")
+    REFUSED = strawberry.enum_value("REFUSED", description="Deribit rejected the request or could not be reached.")
+    HTTP_5XX = strawberry.enum_value("HTTP_5XX", description="Deribit, or a proxy in front of it, returned a server error.")
+    RATE_LIMITED = strawberry.enum_value("RATE_LIMITED", description="Deribit's rate limit was exceeded.")
+    MALFORMED = strawberry.enum_value("MALFORMED", description="Deribit's response was malformed.")
+    TESTNET = strawberry.enum_value("TESTNET", description="The response was from Deribit's testnet, which has no real prices.")
     MAINTENANCE = strawberry.enum_value("MAINTENANCE", description="Deribit was under maintenance.")
-    CLOCK = strawberry.enum_value("CLOCK", description="It could not be told which minute the answer belonged to.")
-    STORAGE = strawberry.enum_value("STORAGE", description="The price came and could not be kept.")
-    NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="Nobody asked: nothing of ours was running.")
+    CLOCK = strawberry.enum_value("CLOCK", description="The minute of the response could not be determined.")
+    STORAGE = strawberry.enum_value("STORAGE", description="The price was received but could not be stored.")
+    NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="The collector was not running.")
 
 
-@strawberry.enum(description="What became of a gap.")
+@strawberry.enum(description="State of a gap.")
 class GapState(Enum):
-    """What became of a gap."""
+    """State of a gap."""
 
-    OPEN = strawberry.enum_value("OPEN", description="Missing, and looked for in Deribit's chart.")
-    FILLED = strawberry.enum_value("FILLED", description="Filled since; its prices tell from where.")
+    OPEN = strawberry.enum_value("OPEN", description="Missing; a backfill from Deribit's chart is pending.")
+    FILLED = strawberry.enum_value("FILLED", description="Filled later; see `Price.source`.")
     GIVEN_UP = strawberry.enum_value(
-        "GIVEN_UP", description="Missing, and no chart of Deribit's is fine enough any more; an import may still fill it."
+        "GIVEN_UP", description="Missing, and Deribit's charts are too coarse for it by now; an import can still fill it."
     )
 
 
-@strawberry.type(description="Minutes without a price when they were over, one after another, of one reason and state.")
+@strawberry.type(description="Consecutive minutes without a price when they ended, with the same reason and state.")
 class Gap:
-    """A period of gaps."""
+    """Consecutive minutes without a price."""
 
     from_: UnixTime = strawberry.field(name="from", description="Its first minute.")
-    to: UnixTime = strawberry.field(description="The end of its last minute; itself not in it.")
+    to: UnixTime = strawberry.field(description="The end of its last minute (exclusive).")
     reason: GapReason = strawberry.field(description="Why there was no price.")
-    state: GapState = strawberry.field(description="What became of it.")
+    state: GapState = strawberry.field(description="The state of the gap.")
 
-    @strawberry.field(description="How many minutes they are.")
+    @strawberry.field(description="Number of minutes.")
     def minutes(self) -> int:
         return (self.to - self.from_) // times.MINUTE
 
     @classmethod
-    def of(cls, record: Record) -> Self:
-        """From a record of `db.queries.gaps`."""
+    def from_record(cls, record: Record) -> Self:
+        """Builds a gap from a record of `db.queries.gaps`."""
         return cls(
             from_=UnixTime(record["low"]),
             to=UnixTime(record["high"]),
@@ -69,11 +69,11 @@ class Gap:
         )
 
 
-@strawberry.type(description="A gap and its place in the list.")
+@strawberry.type(description="A gap and its cursor.")
 class GapEdge:
-    """A gap and its place in the list."""
+    """A gap and its cursor."""
 
-    cursor: str = strawberry.field(description="Its place in the list.")
+    cursor: str = strawberry.field(description="Cursor of the gap.")
     node: Gap = strawberry.field(description="The gap.")
 
 
@@ -82,117 +82,117 @@ class GapConnection:
     """A page of gaps."""
 
     nodes: list[Gap] = strawberry.field(description="The gaps of the page.")
-    more: strawberry.Private[bool]
-    begun: strawberry.Private[bool]
+    has_more: strawberry.Private[bool]
+    has_previous: strawberry.Private[bool]
 
     @strawberry.field(description="The gaps of the page, each with its cursor.")
     def edges(self, info: Info) -> list[GapEdge]:
         return [GapEdge(cursor=_cursor(info, node), node=node) for node in self.nodes]
 
-    @strawberry.field(description="Where the page stands in the list.")
+    @strawberry.field(description="Position of the page in the list.")
     def page_info(self, info: Info) -> PageInfo:
         return PageInfo(
-            has_next_page=self.more,
-            has_previous_page=self.begun,
+            has_next_page=self.has_more,
+            has_previous_page=self.has_previous,
             start_cursor=_cursor(info, self.nodes[0]) if self.nodes else None,
             end_cursor=_cursor(info, self.nodes[-1]) if self.nodes else None,
         )
 
 
-@strawberry.type(description="Minutes, one after another, that were not stored in their own minute, all from one source.")
+@strawberry.type(description="Consecutive minutes that were not stored in their own minute, all from the same source.")
 class Part:
-    """Minutes from one source."""
+    """Consecutive minutes from one source."""
 
     from_: UnixTime = strawberry.field(name="from", description="Its first minute.")
-    to: UnixTime = strawberry.field(description="The end of its last minute; itself not in it.")
-    source: Source = strawberry.field(description="Where the prices came from: not `LIVE`.")
+    to: UnixTime = strawberry.field(description="The end of its last minute (exclusive).")
+    source: Source = strawberry.field(description="Source of the prices; never `LIVE`.")
 
 
 @strawberry.type(
-    description="How complete a window is, up to the last minute that is over. Expected are the minutes in which the ticker "
-    "was tracked; each of them is stored, or a gap with a reason."
+    description="Completeness of a window, up to the last minute that is over. The expected minutes are those in which the "
+    "ticker was tracked. Each of them is either stored or part of a gap with a reason."
 )
 class Coverage:
-    """How complete a window is."""
+    """Completeness of a window."""
 
     ticker: strawberry.Private[str]
-    counted: strawberry.Private[Counted]
+    counts: strawberry.Private[CoverageCounts]
 
     @strawberry.field(name="from", description="First minute of the window.")
     def from_(self) -> UnixTime:
-        return UnixTime(self.counted.low)
+        return UnixTime(self.counts.low)
 
-    @strawberry.field(description="End of the window's last minute that is over; itself not in it.")
+    @strawberry.field(description="End of the window's last minute that is over (exclusive).")
     def to(self) -> UnixTime:
-        return UnixTime(self.counted.high)
+        return UnixTime(self.counts.high)
 
     @strawberry.field(description="Minutes in which the ticker was tracked.")
     def expected(self) -> int:
-        return self.counted.expected
+        return self.counts.expected
 
-    @strawberry.field(description="Those of the expected that are stored: the sum of `live`, `backfilled` and `imported`.")
+    @strawberry.field(description="Expected minutes that are stored: the sum of `live`, `backfilled` and `imported`.")
     def stored(self) -> int:
-        return self.counted.stored
+        return self.counts.stored
 
-    @strawberry.field(description="Stored in their own minute.")
+    @strawberry.field(description="Expected minutes that were stored in their own minute.")
     def live(self) -> int:
-        return self.counted.live
+        return self.counts.live
 
-    @strawberry.field(description="Missed at first, and filled from Deribit's own chart.")
+    @strawberry.field(description="Expected minutes that were missed at first and backfilled from Deribit's chart.")
     def backfilled(self) -> int:
-        return self.counted.backfilled
+        return self.counts.backfilled
 
-    @strawberry.field(description="Brought in from elsewhere.")
+    @strawberry.field(description="Expected minutes that were imported.")
     def imported(self) -> int:
-        return self.counted.imported
+        return self.counts.imported
 
-    @strawberry.field(description="Stored though not expected: from before the ticker was tracked, or between.")
+    @strawberry.field(description="Stored minutes that were not expected, because the ticker was not tracked.")
     def extra(self) -> int:
-        return self.counted.extra
+        return self.counts.extra
 
-    @strawberry.field(description="Expected and not stored.")
+    @strawberry.field(description="Expected minutes that are not stored.")
     def missing(self) -> int:
-        return self.counted.missing
+        return self.counts.missing
 
-    @strawberry.field(description="Stored by expected, from 0 to 1; null where nothing was expected.")
+    @strawberry.field(description="`stored` divided by `expected`, from 0 to 1; null if no minute was expected.")
     def ratio(self) -> float | None:
-        return self.counted.stored / self.counted.expected if self.counted.expected else None
+        return self.counts.stored / self.counts.expected if self.counts.expected else None
 
-    @strawberry.field(description="The gaps of the window, oldest first, as periods of one reason and state.")
+    @strawberry.field(description="The gaps of the window, oldest first. Each has one reason and one state.")
     async def gaps(
         self,
         info: Info,
         states: Annotated[
             list[GapState] | None,
-            strawberry.argument(description="Only those; left out: all, also those that were filled since."),
+            strawberry.argument(description="Only gaps in these states. Default: all, including filled gaps."),
         ] = UNSET,
-        first: Annotated[int, strawberry.argument(description="At most so many, 1 to 1,000.")] = 100,
-        after: Annotated[str | None, strawberry.argument(description="Cursor of the gap that the page begins after.")] = UNSET,
+        first: Annotated[int, strawberry.argument(description="Page size, 1 to 1,000.")] = 100,
+        after: Annotated[str | None, strawberry.argument(description="The page starts after this cursor.")] = UNSET,
     ) -> GapConnection:
         page = arguments.page(first, after, None, None, info.context.resources.history)
-        wanted = [state.name for state in arguments.given(states) or GapState]
-        # A cursor is the gap's end: where it ends the next one can begin.
-        low = self.counted.low if page.after is None else max(self.counted.low, page.after)
-        found = await gaps.periods(info.context.db, self.ticker, low, self.counted.high, wanted, page.size + 1)
+        state_names = [state.name for state in arguments.unset_to_none(states) or GapState]
+        # A cursor contains the end of a gap, where the next gap may start.
+        low = self.counts.low if page.after is None else max(self.counts.low, page.after)
+        found = await gaps.periods(info.context.db, self.ticker, low, self.counts.high, state_names, page.size + 1)
         return GapConnection(
-            nodes=[Gap.of(record) for record in found[: page.size]],
-            more=len(found) > page.size,
-            begun=page.after is not None,
+            nodes=[Gap.from_record(record) for record in found[: page.size]],
+            has_more=len(found) > page.size,
+            has_previous=page.after is not None,
         )
 
-    @strawberry.field(description="What of the window was not stored in its own minute, oldest first: backfilled and imported.")
+    @strawberry.field(description="Backfilled and imported minutes of the window, oldest first.")
     async def parts(
-        self, info: Info, first: Annotated[int, strawberry.argument(description="At most so many, 1 to 1,000.")] = 1_000
+        self, info: Info, first: Annotated[int, strawberry.argument(description="Maximum number of parts, 1 to 1,000.")] = 1_000
     ) -> list[Part]:
         size = arguments.page(first, None, None, None).size
-        found = await coverage.parts(info.context.db, self.ticker, self.counted.low, self.counted.high, size)
+        found = await coverage.non_live_periods(info.context.db, self.ticker, self.counts.low, self.counts.high, size)
         return [Part(from_=UnixTime(one["low"]), to=UnixTime(one["high"]), source=Source[one["source"]]) for one in found]
 
     @classmethod
-    async def of(cls, info: Info, ticker: str, window: Window) -> Self:
-        """Counts the window."""
-        counted = await coverage.count(info.context.db, ticker, window.low, window.high, info.context.now())
-        return cls(ticker=ticker, counted=counted)
+    async def read(cls, info: Info, ticker: str, window: Window) -> Self:
+        """Counts the minutes of the window."""
+        counts = await coverage.count(info.context.db, ticker, window.low, window.high, info.context.now())
+        return cls(ticker=ticker, counts=counts)
 
 
 def _cursor(info: Info, gap: Gap) -> str:

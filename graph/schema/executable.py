@@ -1,4 +1,4 @@
-"""The schema that runs, and what clients are told of errors."""
+"""The executable schema, and the errors that clients receive."""
 
 import asyncio
 import logging
@@ -33,11 +33,11 @@ from structlog.contextvars import get_contextvars
 from db import tracing
 from graph import metrics
 from graph.engine import documents, limits
-from graph.engine.documents import Document, Documents, InvalidError
-from graph.engine.fair_lane import FairLane
-from graph.engine.splicing import Executor
+from graph.engine.client_errors import to_client_error
+from graph.engine.documents import Document, DocumentCache, InvalidDocumentError
+from graph.engine.fair_lock import FairLock
+from graph.engine.json_fragments import JsonFragmentExecutionContext
 from graph.engine.topics import Event
-from graph.engine.translation import told
 from graph.errors import ApiError, InternalError, TooComplexError
 from graph.schema.context import Context
 from graph.schema.mutation import Mutation
@@ -47,17 +47,17 @@ from graph.schema.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
-BIG_FROM: Final = 20_000
-"""Cost of an answer from which on it is big: a range of a week, say."""
-BIG_AT_ONCE: Final = 3
-ERRORS_MOST: Final = 5
-"""Of one document: validation ends there."""
-INVALID: Final = "GRAPHQL_VALIDATION_FAILED"
+LARGE_RESPONSE_COST: Final = 20_000
+"""Minimum cost of a large response, such as a range of one week."""
+MAX_CONCURRENT_LARGE_RESPONSES: Final = 3
+MAX_VALIDATION_ERRORS: Final = 5
+"""Validation of a document stops after this many errors."""
+VALIDATION_FAILED: Final = "GRAPHQL_VALIDATION_FAILED"
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A request of which is known what it asks, and that it may."""
+class PreparedOperation:
+    """A valid operation that may be executed, and its cost."""
 
     document: Document
     variables: dict[str, Any]
@@ -67,168 +67,180 @@ class Prepared:
 
     @property
     def name(self) -> str | None:
-        """The operation's, where it has one."""
+        """The name of the operation; None if it has none."""
         return self.operation.name.value if self.operation.name else None
 
     @property
     def is_subscription(self) -> bool:
-        """Whether it has many answers."""
+        """Whether the operation is a subscription."""
         return self.operation.operation is OperationType.SUBSCRIPTION
 
 
 @dataclass(frozen=True)
-class Subscribed:
-    """The answers to a subscription: `begin`, the text of each event, and `END` are the JSON of one."""
+class SubscriptionStream:
+    """The responses to a subscription.
 
-    begin: str
+    The JSON of one response is `response_prefix`, the text of an event, and RESPONSE_SUFFIX.
+    """
+
+    response_prefix: str
     events: AsyncGenerator[Event, None]
 
 
-END: Final = "}}"
+RESPONSE_SUFFIX: Final = "}}"
 
 
-class RefusedError(Exception):
-    """Raised when a request was refused before anything of it was executed."""
+class RequestRejectedError(Exception):
+    """Raised when a request is rejected before its execution starts."""
 
-    def __init__(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> None:
-        """`code` is for those that have none."""
+    def __init__(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> None:
+        """`code` is the code of errors that have none."""
         super().__init__(str(errors[0]))
-        self.errors = [coded(error if isinstance(error, GraphQLError) else _of(error), code) for error in errors]
-        _count(self.errors)
-        self.code = _code(self.errors[0])
+        self.errors = [
+            with_error_code(error if isinstance(error, GraphQLError) else _to_graphql_error(error), code) for error in errors
+        ]
+        _count_errors(self.errors)
+        self.code = _error_code(self.errors[0])
 
 
 class Schema(strawberry.Schema):
-    """The schema of the contract, whose errors have their `extensions.code`, and keep the inside of unexpected ones inside."""
+    """The API schema. Its errors have an `extensions.code`. Unexpected errors reveal no internal details."""
 
     def __init__(self, *, introspection: bool = True) -> None:
-        """Where it may not be asked for, nothing suggests its names."""
+        """Without `introspection`, error messages suggest no names of the schema."""
         super().__init__(
             query=Query,
             mutation=Mutation,
             subscription=Subscription,
             config=StrawberryConfig(scalar_map=SCALARS),
         )
-        self._suggests = introspection
+        self._allows_introspection = introspection
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
-        self._names = metrics.Names()
-        self._middleware = MiddlewareManager(_traced) if tracing.are_wanted() else None
-        self._big = asyncio.Semaphore(BIG_AT_ONCE)
+        self._operation_names = metrics.OperationNames()
+        self._middleware = MiddlewareManager(_trace_field) if tracing.is_enabled() else None
+        self._large_responses = asyncio.Semaphore(MAX_CONCURRENT_LARGE_RESPONSES)
         self.digest = sha256(self.as_str().encode()).hexdigest()
-        self._reading = FairLane()
-        self.documents = Documents(lambda document: validate(self._schema, document, rules, ERRORS_MOST))
+        self._parse_lock = FairLock()
+        self.documents = DocumentCache(lambda document: validate(self._schema, document, rules, MAX_VALIDATION_ERRORS))
 
-    async def prepare(self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context) -> Prepared:
-        """What is asked, and what it costs. Raises RefusedError where it is not to be answered.
+    async def prepare(
+        self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context
+    ) -> PreparedOperation:
+        """Returns the operation of a request and its cost. Raises RequestRejectedError if it must not be executed.
 
-        A document that is not known yet is charged for reading and validating it, before that is done, and waits for its turn.
+        A document that is not cached waits for the parser. Its parsing and its validation are charged before they start.
         """
-        with self._refusing():
+        with self._reject_errors():
             document = self.documents.get(text)
             if document is not None:
-                prepared = self._prepared(document, variables, operation_name)
+                prepared = self._build_operation(document, variables, operation_name)
             else:
-                prepared = await self._read(text, variables, operation_name, context)
+                prepared = await self._parse(text, variables, operation_name, context)
         metrics.cost.observe(prepared.cost)
         return prepared
 
-    async def _read(self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context) -> Prepared:
-        documents.require_short(text)
-        context.spend(documents.cost_of_reading(text), paid=0)
-        async with self._reading.turn(context.caller):
-            document = self.documents.get(text)  # whoever had the turn before may have sent the same
+    async def _parse(
+        self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context
+    ) -> PreparedOperation:
+        documents.check_length(text)
+        context.charge(documents.parse_cost(text), already_charged=0)
+        async with self._parse_lock.acquire(context.caller):
+            document = self.documents.get(text)  # another request may have cached it meanwhile
             if document is not None:
-                return self._prepared(document, variables, operation_name)
+                return self._build_operation(document, variables, operation_name)
             document = Document(text)
-            prepared = self._prepared(document, variables, operation_name)
-            context.spend(document.cost, paid=0)
-            self.documents.require_valid(document)
+            prepared = self._build_operation(document, variables, operation_name)
+            context.charge(document.cost, already_charged=0)
+            self.documents.validate_and_cache(document)
             return prepared
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def _reject_errors(self) -> Iterator[None]:
         try:
             yield
         except (GraphQLError, TooComplexError) as error:
-            raise self._refused(error) from error
-        except InvalidError as invalid:
-            raise self._refused(*invalid.errors) from invalid
+            raise self._rejection(error) from error
+        except InvalidDocumentError as invalid:
+            raise self._rejection(*invalid.errors) from invalid
 
-    def _prepared(self, document: Document, variables: dict[str, Any], operation_name: str | None) -> Prepared:
+    def _build_operation(self, document: Document, variables: dict[str, Any], operation_name: str | None) -> PreparedOperation:
         operation = document.operation(operation_name)
-        cost = limits.cost_of(document.selections, operation, variables)
-        limits.require_cheap(cost)
-        return Prepared(document, variables, operation_name, operation, cost)
+        cost = limits.estimate_cost(document.selections, operation, variables)
+        limits.check_cost(cost)
+        return PreparedOperation(document, variables, operation_name, operation, cost)
 
-    async def answer(self, asked: Prepared, context: Context) -> ExecutionResult:
-        """Answers a query or a mutation. Raises RefusedError where nothing was executed.
+    async def execute_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
+        """Executes a query or a mutation. Raises RequestRejectedError if nothing was executed.
 
-        Big answers wait for one another, so that small ones need not wait for them, and memory holds few of them.
+        Only a few large responses run at the same time, so that small ones do not wait and memory holds few large ones.
         """
-        if asked.cost < BIG_FROM:
-            return await self._executed(asked, context)
-        async with self._big:
-            return await self._executed(asked, context)
+        if prepared.cost < LARGE_RESPONSE_COST:
+            return await self._run_operation(prepared, context)
+        async with self._large_responses:
+            return await self._run_operation(prepared, context)
 
-    async def begin(self, asked: Prepared, context: Context) -> Subscribed:
-        """Begins a subscription. Raises RefusedError where it cannot; its events raise ApiError or LeavingError."""
-        executor = Executor.build(
+    async def start_subscription(self, prepared: PreparedOperation, context: Context) -> SubscriptionStream:
+        """Starts a subscription. Its events raise ApiError or ShuttingDownError.
+
+        Raises RequestRejectedError if the subscription cannot start.
+        """
+        executor = JsonFragmentExecutionContext.build(
             self._schema,
-            asked.document.node,
+            prepared.document.node,
             context_value=context,
-            raw_variable_values=asked.variables,
-            operation_name=asked.operation_name,
+            raw_variable_values=prepared.variables,
+            operation_name=prepared.operation_name,
         )
         if isinstance(executor, list):
-            raise self._refused(*executor, code="BAD_USER_INPUT")  # variables that do not fit
-        begun: Any = create_source_event_stream(executor)
-        stream = await begun if isawaitable(begun) else begun
+            raise self._rejection(*executor, code="BAD_USER_INPUT")  # invalid variables
+        pending: Any = create_source_event_stream(executor)
+        stream = await pending if isawaitable(pending) else pending
         outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
-        metrics.operations.labels(self._names.of(asked.name), outcome).inc()
+        metrics.operations.labels(self._operation_names.label_for(prepared.name), outcome).inc()
         if isinstance(stream, ExecutionResult):
-            raise RefusedError(*(stream.errors or ()))
-        field = asked.document.selections.fields(asked.operation.selection_set)[0]  # the only one, in a valid document
-        return Subscribed(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
+            raise RequestRejectedError(*(stream.errors or ()))
+        field = prepared.document.selections.fields(prepared.operation.selection_set)[0]  # the only one, in a valid document
+        return SubscriptionStream(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
 
-    async def _executed(self, asked: Prepared, context: Context) -> ExecutionResult:
-        began, name = time.perf_counter(), self._names.of(asked.name)
-        # Without the hooks of Strawberry's extensions, of which we have none: they cost as much as a small query.
-        answered = execute(
+    async def _run_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
+        started_at, name = time.perf_counter(), self._operation_names.label_for(prepared.name)
+        # Bypasses the hooks of Strawberry's extensions, which are not used: they take as long as a small query.
+        execution = execute(
             self._schema,
-            asked.document.node,
-            variable_values=asked.variables,
-            operation_name=asked.operation_name,
+            prepared.document.node,
+            variable_values=prepared.variables,
+            operation_name=prepared.operation_name,
             context_value=context,
-            executor_class=Executor,
+            executor_class=JsonFragmentExecutionContext,
             middleware=self._middleware,
         )
-        result = await answered if isawaitable(answered) else answered
+        result = await execution if isawaitable(execution) else execution
         if result.errors:
             if result.data is None and not any(error.path for error in result.errors):
-                raise self._refused(*result.errors, code="BAD_USER_INPUT")  # variables that do not fit
-            result.errors = [coded(error) for error in result.errors]
-            _count(result.errors)
+                raise self._rejection(*result.errors, code="BAD_USER_INPUT")  # invalid variables
+            result.errors = [with_error_code(error) for error in result.errors]
+            _count_errors(result.errors)
         metrics.operations.labels(name, "error" if result.errors else "ok").inc()
-        metrics.operation_seconds.labels(name).observe(time.perf_counter() - began)
+        metrics.operation_seconds.labels(name).observe(time.perf_counter() - started_at)
         return result
 
-    def _refused(self, *errors: GraphQLError | ApiError, code: str = INVALID) -> RefusedError:
+    def _rejection(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> RequestRejectedError:
         for error in errors:
             if isinstance(error, GraphQLError):
-                error.message = self._helped(error.message)
-        return RefusedError(*errors, code=code)
+                error.message = self._add_enum_values(error.message)
+        return RequestRejectedError(*errors, code=code)
 
-    def _helped(self, message: str) -> str:
-        """With the values of the enum that was missed; where the schema may not be asked for, without any name of it."""
-        if not self._suggests:
+    def _add_enum_values(self, message: str) -> str:
+        """Adds the valid values to an error about an enum. Without introspection, removes suggested names instead."""
+        if not self._allows_introspection:
             return re.sub(r" Did you mean .*", "", message, flags=re.DOTALL)
         named = re.search(r"Enum '(\w+)' cannot represent|does not exist in '(\w+)' enum", message)
         found = self._schema.get_type(named[1] or named[2]) if named else None
         return f"{message} Its values are {', '.join(found.values)}." if isinstance(found, GraphQLEnumType) else message
 
 
-def _traced(resolve: Callable[..., Any], source: Any, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
-    """A field that takes its time gets a span."""
+def _trace_field(resolve: Callable[..., Any], source: Any, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
+    """Creates a trace span for each asynchronous field."""
     result = resolve(source, info, **arguments)
     if not isawaitable(result):
         return result
@@ -240,40 +252,43 @@ def _traced(resolve: Callable[..., Any], source: Any, info: GraphQLResolveInfo[A
     return resolved()
 
 
-def _of(error: ApiError) -> GraphQLError:
+def _to_graphql_error(error: ApiError) -> GraphQLError:
     return GraphQLError(str(error), extensions=error.extensions)
 
 
-def coded(error: GraphQLError, before: str = INVALID) -> GraphQLError:
-    """The error with its code, and nothing of the inside; `before` is the code of what was wrong before anything ran."""
+def with_error_code(error: GraphQLError, default_code: str = VALIDATION_FAILED) -> GraphQLError:
+    """Returns the error with a code and without internal details.
+
+    `default_code` is the code of errors that occur before execution and have none.
+    """
     if error.extensions and "code" in error.extensions:
         return error
     cause = error.original_error
-    known = told(cause)
-    if known is not None:
-        return GraphQLError(str(known), nodes=error.nodes, path=error.path, extensions=known.extensions)
+    client_error = to_client_error(cause)
+    if client_error is not None:
+        return GraphQLError(str(client_error), nodes=error.nodes, path=error.path, extensions=client_error.extensions)
     if isinstance(error, GraphQLSyntaxError):
-        return _with_code(error, "GRAPHQL_PARSE_FAILED")
+        return _set_code(error, "GRAPHQL_PARSE_FAILED")
     if error.path is not None and (cause is None or isinstance(cause, GraphQLError)):
-        # What graphql-core refuses while it runs: a null for a directive's condition.
-        return _with_code(error, "BAD_USER_INPUT")
+        # graphql-core rejects some values only during execution: null as the condition of a directive.
+        return _set_code(error, "BAD_USER_INPUT")
     if error.path is None:
-        # A scalar's own refusal is a value that cannot be, wherever it stands.
-        return _with_code(error, "BAD_USER_INPUT" if isinstance(cause, ValueError) else before)
+        # A scalar raises ValueError for an invalid value, in a literal and in a variable.
+        return _set_code(error, "BAD_USER_INPUT" if isinstance(cause, ValueError) else default_code)
     log.error("unexpected error at %s", ".".join(map(str, error.path)), exc_info=cause or error)
-    ours = InternalError(str(get_contextvars().get("request_id")))
-    return GraphQLError(str(ours), nodes=error.nodes, path=error.path, extensions=ours.extensions)
+    internal_error = InternalError(str(get_contextvars().get("request_id")))
+    return GraphQLError(str(internal_error), nodes=error.nodes, path=error.path, extensions=internal_error.extensions)
 
 
-def _code(error: GraphQLError) -> Any:
+def _error_code(error: GraphQLError) -> Any:
     return (error.extensions or {}).get("code")
 
 
-def _count(told_of: Iterable[GraphQLError]) -> None:
-    for error in told_of:
-        metrics.refusals.labels(_code(error)).inc()
+def _count_errors(errors: Iterable[GraphQLError]) -> None:
+    for error in errors:
+        metrics.rejected_requests.labels(_error_code(error)).inc()
 
 
-def _with_code(error: GraphQLError, code: str) -> GraphQLError:
+def _set_code(error: GraphQLError, code: str) -> GraphQLError:
     error.extensions = {**(error.extensions or {}), "code": code}
     return error

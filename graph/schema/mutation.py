@@ -1,4 +1,4 @@
-"""What can be set in motion."""
+"""Mutations."""
 
 from typing import Annotated, Self
 
@@ -7,45 +7,45 @@ from strawberry import UNSET
 
 from db import times
 from db.queries import clock
-from graph.engine import collecting
-from graph.engine.knowledge import require_tracked
+from graph.engine import fetch_requests
+from graph.engine.tickers import require_tracked_tickers
 from graph.schema import arguments
 from graph.schema.context import Info
 from graph.schema.scalars import UnixTime
 
 
-@strawberry.type(description="What became of a wish for prices. They are stored a moment later, if the exchange answers.")
+@strawberry.type(description="Result of a fetch request. The prices are stored shortly after it, if the exchange responds.")
 class FetchReceipt:
-    """What became of a wish for prices."""
+    """Result of a fetch request."""
 
-    ts: UnixTime = strawberry.field(description="The minute they are asked for.")
-    queued: bool = strawberry.field(description="Whether a message was sent; false where the same was asked in this minute.")
-    tickers: list[str] = strawberry.field(description="The tickers asked for; empty for all that are tracked.")
+    ts: UnixTime = strawberry.field(description="The minute to fetch.")
+    queued: bool = strawberry.field(description="Whether a message was sent; false for a repeated request in one minute.")
+    tickers: list[str] = strawberry.field(description="The requested tickers; empty for all tracked tickers.")
 
     @classmethod
-    def of(cls, receipt: collecting.Receipt) -> Self:
-        """From the engine's receipt."""
+    def from_receipt(cls, receipt: fetch_requests.Receipt) -> Self:
+        """Builds the GraphQL type from a receipt of the engine."""
         return cls(ts=UnixTime(receipt.ts), queued=receipt.queued, tickers=receipt.tickers)
 
 
-@strawberry.type(description="What can be set in motion.")
+@strawberry.type(description="Mutations.")
 class Mutation:
-    """What can be set in motion."""
+    """Mutations."""
 
     @strawberry.mutation(
-        description="Asks the workers for the prices of the current minute, now; they would come by themselves each minute. "
-        "Needs the header `Authorization: Bearer …` where an ADMIN_TOKEN is set."
+        description="Makes the workers fetch the current minute's prices now, in addition to the regular fetch each minute. "
+        "Requires the header `Authorization: Bearer …` if ADMIN_TOKEN is set."
     )
     async def fetch_prices(
         self,
         info: Info,
         tickers: Annotated[
-            list[str] | None, strawberry.argument(description="Tracked index names; left out: all that are tracked.")
+            list[str] | None, strawberry.argument(description="Names of tracked tickers. Default: all tracked tickers.")
         ] = UNSET,
     ) -> FetchReceipt:
-        info.context.require_fetching()
-        names = arguments.tickers(arguments.given(tickers) or [])
-        await require_tracked(info.context.resources.primary, names)
-        # By the database's clock, like the workers' third opinion: a minute that is over would be left out.
+        info.context.require_admin_token()
+        names = arguments.tickers(arguments.unset_to_none(tickers) or [])
+        await require_tracked_tickers(info.context.resources.primary, names)
+        # The workers also compare their clocks with the database's, and skip a minute that is over.
         minute = times.minute_of(await clock.now(info.context.resources.primary))
-        return FetchReceipt.of(await info.context.resources.collecting.request(minute, names))
+        return FetchReceipt.from_receipt(await info.context.resources.fetch_requests.send(minute, names))

@@ -1,4 +1,4 @@
-"""The entry points. Each checks its arguments, reads through `db.queries` and gives types."""
+"""Queries. Each resolver validates its arguments, reads through `db.queries` and returns types of the schema."""
 
 from typing import Annotated
 
@@ -7,8 +7,8 @@ from strawberry import UNSET
 
 from db import times
 from db.queries import candles, prices, tickers
-from graph.engine.knowledge import require_known
-from graph.engine.splicing import spliced
+from graph.engine.json_fragments import json_fragment
+from graph.engine.tickers import require_known_tickers
 from graph.schema import arguments
 from graph.schema.arguments import Order, Window
 from graph.schema.candles import Candle, Interval, Series, Summary, WithEmpty, WithOpen
@@ -22,78 +22,80 @@ def _argument(description: str, name: str | None = None) -> object:
     return strawberry.argument(description=description, name=name)
 
 
-Name = Annotated[str, _argument("Deribit index name, like `btc_usd`.")]
-From = Annotated[UnixTime, _argument("Start of the window; itself in it.", "from")]
-OpenFrom = Annotated[
-    UnixTime | None, _argument("Start of the window, itself in it; left out: from the first price on.", "from")
+TickerName = Annotated[str, _argument("Deribit index name, like `btc_usd`.")]
+WindowStart = Annotated[UnixTime, _argument("Start of the window (inclusive).", "from")]
+OptionalWindowStart = Annotated[
+    UnixTime | None, _argument("Start of the window (inclusive). Default: the first price.", "from")
 ]
-To = Annotated[UnixTime | None, _argument("End of the window, itself not in it, so that windows tile; left out: now.")]
-Ordered = Annotated[Order, _argument("Which end of the window comes first.")]
+WindowEnd = Annotated[
+    UnixTime | None, _argument("End of the window (exclusive; consecutive windows do not overlap). Default: now.")
+]
+WindowOrder = Annotated[Order, _argument("Order of the list by time.")]
 
 
-@strawberry.type(description="What can be asked.")
+@strawberry.type(description="Queries.")
 class Query:
-    """What can be asked."""
+    """Queries."""
 
-    @strawberry.field(description="Every known ticker, by name.")
+    @strawberry.field(description="All known tickers, sorted by name.")
     async def tickers(self, info: Info) -> list[Ticker]:
         now, stale_after_s = info.context.now(), info.context.resources.stale_after_s
-        return [Ticker.of(record, now, stale_after_s) for record in await tickers.every(info.context.db, now)]
+        return [Ticker.from_record(record, now, stale_after_s) for record in await tickers.list_tickers(info.context.db, now)]
 
-    @strawberry.field(description="One ticker; null where the name is not known.")
-    async def ticker(self, info: Info, name: Name) -> Ticker | None:
-        record = await tickers.one(info.context.db, arguments.ticker(name), info.context.now())
-        return None if record is None else Ticker.of(record, info.context.now(), info.context.resources.stale_after_s)
+    @strawberry.field(description="One ticker; null if the name is unknown.")
+    async def ticker(self, info: Info, name: TickerName) -> Ticker | None:
+        record = await tickers.get_ticker(info.context.db, arguments.ticker(name), info.context.now())
+        return None if record is None else Ticker.from_record(record, info.context.now(), info.context.resources.stale_after_s)
 
-    @strawberry.field(description="The newest price of a ticker; null where it is known but has none yet.")
-    async def latest(self, info: Info, ticker: Name) -> Price | None:
+    @strawberry.field(description="The newest price of a ticker; null if it has none yet.")
+    async def latest(self, info: Info, ticker: TickerName) -> Price | None:
         name = arguments.ticker(ticker)
         shape = Price.shape(info)
         if shape is not None:
-            text = await prices.latest_text(info.context.db, shape, name, info.context.now())
-            found = None if text is None else spliced(text)
+            text = await prices.latest_json(info.context.db, shape, name, info.context.now())
+            found = None if text is None else json_fragment(text)
         else:
             record = await prices.latest(info.context.db, name, info.context.now())
-            found = None if record is None else Price.of(record)
+            found = None if record is None else Price.from_record(record)
         if found is None:
-            await require_known(info.context.db, [name])
+            await require_known_tickers(info.context.db, [name])
         return found
 
-    @strawberry.field(description="The newest price of each ticker that has one, in the order asked for.")
+    @strawberry.field(description="The newest price of each requested ticker that has one, in the requested order.")
     async def latest_prices(
         self,
         info: Info,
-        tickers: Annotated[list[str] | None, _argument("Deribit index names; left out: all that are tracked.")] = UNSET,
+        tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tracked tickers.")] = UNSET,
     ) -> list[Price]:
-        asked = arguments.given(tickers)
-        names = await _tracked(info) if asked is None else arguments.tickers(asked)
+        requested = arguments.unset_to_none(tickers)
+        names = await _tracked_tickers(info) if requested is None else arguments.tickers(requested)
         records = await prices.latest_of_each(info.context.db, names, info.context.now())
-        await require_known(info.context.db, set(names) - {record["ticker"] for record in records})
-        return [Price.of(record) for record in records]
+        await require_known_tickers(info.context.db, set(names) - {record["ticker"] for record in records})
+        return [Price.from_record(record) for record in records]
 
-    @strawberry.field(description="The prices of a window, a page at a time; without `first` or `last` the first 100.")
+    @strawberry.field(description="Prices of a window, in pages. Default: the first 100.")
     async def prices(
         self,
         info: Info,
-        ticker: Name,
-        from_: OpenFrom = UNSET,
-        to: To = UNSET,
-        order: Ordered = Order.NEWEST_FIRST,
-        first: Annotated[int | None, _argument("At most so many from the page's start, 1 to 1,000.")] = UNSET,
-        after: Annotated[str | None, _argument("Cursor of the price that the page begins after.")] = UNSET,
-        last: Annotated[int | None, _argument("At most so many from the page's end, 1 to 1,000.")] = UNSET,
-        before: Annotated[str | None, _argument("Cursor of the price that the page ends before.")] = UNSET,
+        ticker: TickerName,
+        from_: OptionalWindowStart = UNSET,
+        to: WindowEnd = UNSET,
+        order: WindowOrder = Order.NEWEST_FIRST,
+        first: Annotated[int | None, _argument("Page size from the start of the list, 1 to 1,000.")] = UNSET,
+        after: Annotated[str | None, _argument("The page starts after this cursor.")] = UNSET,
+        last: Annotated[int | None, _argument("Page size from the end of the list, 1 to 1,000.")] = UNSET,
+        before: Annotated[str | None, _argument("The page ends before this cursor.")] = UNSET,
     ) -> PriceConnection:
         name = arguments.ticker(ticker)
         window = arguments.window(from_, to)
         page = arguments.page(first, after, last, before, info.context.resources.history)
-        part = _between(window, order, page.after, page.before)
-        shape = None if page.backwards else Price.shape(info, below="nodes")
+        part = _page_window(window, order, page.after, page.before)
+        shape = None if page.backwards else Price.shape(info, child_field="nodes")
         if shape is not None:
-            listed = await prices.listed(
+            price_page = await prices.fetch_page(
                 info.context.db, shape, name, part.low, part.high, newest_first=order is Order.NEWEST_FIRST, limit=page.size
             )
-            found = PriceConnection.listed(listed, name, window, order, page)
+            found = PriceConnection.from_json_page(price_page, name, window, order, page)
         else:
             records = await prices.window(
                 info.context.db,
@@ -103,14 +105,14 @@ class Query:
                 newest_first=(order is Order.NEWEST_FIRST) != page.backwards,
                 limit=page.size + 1,
             )
-            found = PriceConnection.of(records, name, window, order, page)
+            found = PriceConnection.from_records(records, name, window, order, page)
         if found.low is None:
-            await require_known(info.context.db, [name])
+            await require_known_tickers(info.context.db, [name])
         return found
 
     @strawberry.field(description="All prices of a window of at most 50,000 minutes.")
     async def range(
-        self, info: Info, ticker: Name, from_: From, to: To = UNSET, order: Ordered = Order.OLDEST_FIRST
+        self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, order: WindowOrder = Order.OLDEST_FIRST
     ) -> list[Price]:
         name = arguments.ticker(ticker)
         window = arguments.short_window(from_, to, info.context.now())
@@ -118,60 +120,58 @@ class Query:
         shape = Price.shape(info)
         found: list[Price]
         if shape is not None:
-            text = await prices.window_text(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
-            is_empty, found = text == b"[]", spliced(text)
+            text = await prices.window_json(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
+            is_empty, found = text == b"[]", json_fragment(text)
         else:
             records = await prices.window(info.context.db, name, window.low, window.high, newest_first=newest_first)
-            is_empty, found = not records, [Price.of(record) for record in records]
+            is_empty, found = not records, [Price.from_record(record) for record in records]
         if is_empty:
-            await require_known(info.context.db, [name])
+            await require_known_tickers(info.context.db, [name])
         return found
 
     @strawberry.field(
-        description="The last price observed at or before an instant, if it is not too old; else null. Where only the "
-        "minute is known, its price counts as observed at the minute's end."
+        description="The last price observed at or before an instant; null if it is older than `maxAge`. If only the minute of "
+        "a price is known, the price counts as observed at the end of the minute."
     )
     async def price_at(
         self,
         info: Info,
-        ticker: Name,
+        ticker: TickerName,
         at: Annotated[UnixTime, _argument("The instant.")],
-        max_age: Annotated[int, _argument("How much older than the instant it may be, in seconds.")] = 300,
+        max_age: Annotated[int, _argument("Maximum age of the price at the instant, in seconds.")] = 300,
     ) -> Price | None:
         name = arguments.ticker(ticker)
         record = await prices.last_observed(info.context.db, name, at, arguments.max_age(max_age))
         if record is None:
-            await require_known(info.context.db, [name])
+            await require_known_tickers(info.context.db, [name])
             return None
-        return Price.of(record)
+        return Price.from_record(record)
 
-    @strawberry.field(
-        description="How complete a window is: what was expected, what is stored, and the gaps with their reasons."
-    )
-    async def coverage(self, info: Info, ticker: Name, from_: From, to: To = UNSET) -> Coverage:
+    @strawberry.field(description="Completeness of a window: expected and stored minutes, and gaps with their reasons.")
+    async def coverage(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Coverage:
         name = arguments.ticker(ticker)
-        await require_known(info.context.db, [name])
-        return await Coverage.of(info, name, arguments.window(from_, to))
+        await require_known_tickers(info.context.db, [name])
+        return await Coverage.read(info, name, arguments.window(from_, to))
 
     @strawberry.field(
-        description="The candles that begin in a window, oldest first; at most 10,000. Those of an hour and more are kept "
-        "ready, so a year of days costs as little as a few hours of minutes."
+        description="The candles that start in a window, oldest first; at most 10,000. Candles of one hour or longer are "
+        "precomputed, so a year of days costs as little as a few hours of minutes."
     )
     async def candles(
         self,
         info: Info,
-        ticker: Name,
-        interval: Annotated[Interval, _argument("How long each is.")],
-        from_: From,
-        to: To = UNSET,
+        ticker: TickerName,
+        interval: Annotated[Interval, _argument("Length of each candle.")],
+        from_: WindowStart,
+        to: WindowEnd = UNSET,
         include_open: WithOpen = False,
         include_empty: WithEmpty = False,
     ) -> list[Candle]:
         name, now = arguments.ticker(ticker), info.context.now()
-        window = arguments.window_of_candles(from_, to, interval.kept, now)
-        text = await candles.listed(
+        window = arguments.window_of_candles(from_, to, interval.db_interval, now)
+        text = await candles.fetch_json(
             info.context.db,
-            interval.kept,
+            interval.db_interval,
             Candle.shape(info, with_empty=include_empty),
             name,
             window.low,
@@ -181,35 +181,35 @@ class Query:
             with_empty=include_empty,
         )
         if text == "[]" or include_empty:
-            await require_known(info.context.db, [name])
-        found: list[Candle] = spliced(text)
+            await require_known_tickers(info.context.db, [name])
+        found: list[Candle] = json_fragment(text)
         return found
 
-    @strawberry.field(description="What a window comes to; null where none of its minutes is stored.")
-    async def summary(self, info: Info, ticker: Name, from_: From, to: To = UNSET) -> Summary | None:
+    @strawberry.field(description="Aggregates of a window; null if none of its minutes is stored.")
+    async def summary(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Summary | None:
         name = arguments.ticker(ticker)
-        found = await Summary.of(info, name, arguments.window(from_, to))
+        found = await Summary.read(info, name, arguments.window(from_, to))
         if found is None:
-            await require_known(info.context.db, [name])
+            await require_known_tickers(info.context.db, [name])
         return found
 
-    @strawberry.field(description="All prices of a window of at most 50,000 minutes, as columns.")
-    async def series(self, info: Info, ticker: Name, from_: From, to: To = UNSET) -> Series:
+    @strawberry.field(description="All prices of a window of at most 50,000 minutes, in columnar form.")
+    async def series(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Series:
         name = arguments.ticker(ticker)
         window = arguments.short_window(from_, to, info.context.now())
-        found = await Series.of(info, name, window)
+        found = await Series.read(info, name, window)
         if found.is_empty:
-            await require_known(info.context.db, [name])
+            await require_known_tickers(info.context.db, [name])
         return found
 
 
-def _between(window: Window, order: Order, after: int | None, before: int | None) -> Window:
-    """The part of the window that lies after the one cursor and before the other, in the list's order."""
+def _page_window(window: Window, order: Order, after: int | None, before: int | None) -> Window:
+    """Returns the part of the window after the cursor `after` and before the cursor `before`, in the order of the list."""
     newer_than, older_than = (before, after) if order is Order.NEWEST_FIRST else (after, before)
     low = window.low if newer_than is None else max(window.low, newer_than + times.MINUTE)
     high = window.high if older_than is None else min(window.high, older_than)
     return Window(low, high)
 
 
-async def _tracked(info: Info) -> list[str]:
+async def _tracked_tickers(info: Info) -> list[str]:
     return await tickers.tracked(info.context.db)

@@ -1,4 +1,4 @@
-"""Times and numbers as JSON carries them."""
+"""Scalars: the JSON form of times and numbers."""
 
 from decimal import Decimal as PythonDecimal
 from typing import NewType
@@ -10,7 +10,7 @@ from db import times
 
 UnixTime = NewType("UnixTime", int)
 DateTime = NewType("DateTime", int)
-"""Microseconds inside, text outside."""
+"""Microseconds in Python, text in JSON."""
 
 
 def _date_time(microsecond: int) -> str:
@@ -28,14 +28,14 @@ def _decimal(price: PythonDecimal) -> str:
 SCALARS: dict[object, ScalarDefinition] = {
     UnixTime: strawberry.scalar(
         name="UnixTime",
-        description="An instant as an integer of UNIX seconds, UTC. Read from such an integer or from ISO 8601 "
-        "(`2024-01-15T11:40:00Z`; without an offset it is UTC; fractions of a second are cut off), always written as "
-        "the integer. The years 1970 to 2200.",
+        description="An instant in UNIX seconds, as an integer. Input is such an integer or ISO 8601 "
+        "(`2024-01-15T11:40:00Z`; UTC if it has no offset; fractions of a second are truncated). Output is always the "
+        "integer. Years 1970 to 2200.",
         parse_value=times.parse,
     ),
     DateTime: strawberry.scalar(
         name="DateTime",
-        description="An instant as ISO 8601 in UTC with `Z`, to the second or to the microsecond: "
+        description="An instant as ISO 8601 in UTC with `Z`, in seconds or microseconds: "
         "`2024-01-15T11:40:00Z`, `2024-01-15T11:40:00.123456Z`.",
         specified_by_url="https://scalars.graphql.org/andimarek/date-time",
         serialize=_date_time,
@@ -43,7 +43,7 @@ SCALARS: dict[object, ScalarDefinition] = {
     ),
     PythonDecimal: strawberry.scalar(
         name="Decimal",
-        description="A number as a string in plain notation: no exponent, no trailing zeros, every digit as it was "
+        description="A number as a string in plain notation: no exponent, no trailing zeros, every digit as "
         "received. `68241.5`.",
         serialize=_decimal,
         parse_value=PythonDecimal,

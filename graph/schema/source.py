@@ -1,16 +1,16 @@
-"""Where a stored price came from."""
+"""Source of a stored price."""
 
 from enum import Enum
 
 import strawberry
 
 
-@strawberry.enum(description="Where a stored price came from.")
+@strawberry.enum(description="Source of a stored price.")
 class Source(Enum):
-    """Where a stored price came from."""
+    """Source of a stored price."""
 
-    LIVE = strawberry.enum_value("LIVE", description="Asked for in its own minute.")
+    LIVE = strawberry.enum_value("LIVE", description="Fetched in its own minute.")
     BACKFILL = strawberry.enum_value(
-        "BACKFILL", description="Missed at first, filled later from Deribit's own chart: an average over some seconds."
+        "BACKFILL", description="Backfilled later from Deribit's chart: an average over some seconds."
     )
-    IMPORT = strawberry.enum_value("IMPORT", description="Brought in from a file or another database.")
+    IMPORT = strawberry.enum_value("IMPORT", description="Imported from a file or another database.")

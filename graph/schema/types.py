@@ -1,4 +1,4 @@
-"""The types of the contract, made from records."""
+"""The types of the schema, built from database records."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -9,10 +9,10 @@ from strawberry.relay import PageInfo
 
 from db.pool import Record
 from db.queries import prices, tickers
-from db.queries.prices import Listed
+from db.queries.prices import PricePage
 from db.queries.shapes import Shape
 from graph import metrics
-from graph.engine.splicing import shape_of, spliced
+from graph.engine.json_fragments import json_fragment, row_selection
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page, Window
 from graph.schema.context import Info
@@ -21,15 +21,15 @@ from graph.schema.scalars import DateTime, UnixTime
 from graph.schema.source import Source
 
 PRICE_COLUMNS = {
-    "id": prices.AS_TEXT["id"],
-    "ticker": prices.AS_TEXT["ticker"],
-    "ts": prices.AS_TEXT["ts"],
-    "time": prices.AS_TEXT["time"],
-    "price": prices.AS_TEXT["price"],
-    "observedAt": prices.AS_TEXT["observed_at"],
-    "source": prices.AS_TEXT["source"],
+    "id": prices.JSON_COLUMNS["id"],
+    "ticker": prices.JSON_COLUMNS["ticker"],
+    "ts": prices.JSON_COLUMNS["ts"],
+    "time": prices.JSON_COLUMNS["time"],
+    "price": prices.JSON_COLUMNS["price"],
+    "observedAt": prices.JSON_COLUMNS["observed_at"],
+    "source": prices.JSON_COLUMNS["source"],
 }
-"""What PostgreSQL can write of a Price by itself."""
+"""The fields of Price that PostgreSQL can write as JSON."""
 
 
 @strawberry.type(description="The index price of a ticker in a minute. It never changes once it is stored.")
@@ -37,34 +37,32 @@ class Price:
     """The index price of a ticker in a minute."""
 
     id: strawberry.ID = strawberry.field(
-        description="An integer that grows with every commit over all tickers; unique, not without jumps."
+        description="A unique integer that increases with every commit over all tickers. Ids are not consecutive."
     )
     ticker: str = strawberry.field(description="Deribit index name, like `btc_usd`.")
-    ts: UnixTime = strawberry.field(description="The minute the price belongs to: its first second.")
-    price: Decimal = strawberry.field(description="In the quote currency (`usd` of `btc_usd`), as Deribit said it.")
-    source: Source = strawberry.field(description="Where the price came from.")
+    ts: UnixTime = strawberry.field(description="The minute of the price: its first second.")
+    price: Decimal = strawberry.field(description="In the quote currency (`usd` of `btc_usd`), with Deribit's digits.")
+    source: Source = strawberry.field(description="Source of the price.")
     observed_us: strawberry.Private[int | None]
 
-    @strawberry.field(description="The minute the price belongs to, as ISO 8601.")
+    @strawberry.field(description="The minute of the price, as ISO 8601.")
     def time(self) -> DateTime:
         return DateTime(self.ts * 10**6)
 
-    @strawberry.field(
-        description="When Deribit said it, by its own clock, inside the minute; null where only the minute is known."
-    )
+    @strawberry.field(description="Deribit's own timestamp of the price, inside the minute; null if only the minute is known.")
     def observed_at(self) -> DateTime | None:
         return None if self.observed_us is None else DateTime(self.observed_us)
 
     @staticmethod
-    def shape(info: Info, *, below: str = "") -> Shape | None:
-        """What is selected of prices, where PostgreSQL can write it."""
-        shape = shape_of(info._raw_info, "Price", PRICE_COLUMNS, below=below)  # noqa: SLF001  Strawberry's way to graphql-core
-        metrics.lists.labels("objects" if shape is None else "postgresql").inc()
+    def shape(info: Info, *, child_field: str = "") -> Shape | None:
+        """Returns the selected columns of prices if PostgreSQL can write all of them as JSON; otherwise None."""
+        shape = row_selection(info._raw_info, "Price", PRICE_COLUMNS, child_field=child_field)  # noqa: SLF001  graphql-core's info
+        metrics.list_encodings.labels("python" if shape is None else "postgresql").inc()
         return shape
 
     @classmethod
-    def of(cls, record: Record) -> Self:
-        """From a record with the columns of `price`."""
+    def from_record(cls, record: Record) -> Self:
+        """Builds a price from a record with the columns of `price`."""
         return cls(
             id=strawberry.ID(str(record["id"])),
             ticker=record["ticker"],
@@ -75,32 +73,32 @@ class Price:
         )
 
 
-@strawberry.type(description="An index that is collected now, or was once.")
+@strawberry.type(description="An index that is or was collected.")
 class Ticker:
-    """An index that is collected now, or was once."""
+    """An index that is or was collected."""
 
     name: str = strawberry.field(description="Deribit index name, like `btc_usd`.")
     since: UnixTime | None = strawberry.field(
-        description="First minute of the present period of collecting, or of the last one; null: only imported."
+        description="First minute of the current or the last tracking period; null if the ticker was only imported."
     )
-    tracked: bool = strawberry.field(description="Whether it is collected now.")
-    latest: Price | None = strawberry.field(description="Its newest price; null where there is none yet.")
+    tracked: bool = strawberry.field(description="Whether it is tracked now.")
+    latest: Price | None = strawberry.field(description="Its newest price; null if it has none yet.")
     age_s: int | None = strawberry.field(
-        description="Seconds from the newest price's minute (its first second) to now; null where there is none yet."
+        description="Seconds from the newest price's minute (its first second) to now; null if it has none yet."
     )
     stale: bool = strawberry.field(
-        description="Whether it is tracked and its newest minute is older than it should be (180 seconds by default)."
+        description="Whether it is tracked and its newest minute is older than `STALE_AFTER_S` (180 seconds by default)."
     )
 
-    @strawberry.field(description="Its newest gap, filled or not; null where it never had one.")
+    @strawberry.field(description="Its newest gap, filled or not; null if it never had one.")
     async def last_gap(self, info: Info) -> Gap | None:
         record = await info.context.last_gaps.load(self.name)
-        return None if record is None else Gap.of(record)
+        return None if record is None else Gap.from_record(record)
 
     @classmethod
-    def of(cls, record: Record, now: float, stale_after_s: int) -> Self:
-        """From a record of `db.queries.tickers`."""
-        latest = None if record["ts"] is None else Price.of(record)
+    def from_record(cls, record: Record, now: float, stale_after_s: int) -> Self:
+        """Builds a ticker from a record of `db.queries.tickers`."""
+        latest = None if record["ts"] is None else Price.from_record(record)
         return cls(
             name=record["name"],
             since=record["since"],
@@ -111,17 +109,17 @@ class Ticker:
         )
 
 
-@strawberry.type(description="A price and its place in the list.")
+@strawberry.type(description="A price and its cursor.")
 class PriceEdge:
-    """A price and its place in the list."""
+    """A price and its cursor."""
 
-    cursor: str = strawberry.field(description="Its place; stays true whatever is added to the list.")
+    cursor: str = strawberry.field(description="Cursor of the price. It stays valid when prices are added to the list.")
     node: Price = strawberry.field(description="The price.")
 
 
 @strawberry.type(
-    description="A page of prices, as the Relay cursor connections specification has it "
-    "(https://relay.dev/graphql/connections.htm), with `nodes` beside `edges`."
+    description="A page of prices according to the Relay cursor connections specification "
+    "(https://relay.dev/graphql/connections.htm), with `nodes` in addition to `edges`."
 )
 class PriceConnection:
     """A page of prices."""
@@ -133,67 +131,67 @@ class PriceConnection:
     window: strawberry.Private[Window]
     order: strawberry.Private[Order]
     page: strawberry.Private[Page]
-    more: strawberry.Private[bool]
+    has_more: strawberry.Private[bool]
 
     @strawberry.field(description="The prices of the page, each with its cursor.")
     def edges(self, info: Info) -> list[PriceEdge]:
         history = info.context.resources.history
         return [PriceEdge(cursor=arguments.cursor(node.ts, history), node=node) for node in self.nodes]
 
-    @strawberry.field(description="Where the page stands in the list; both flags tell what is really stored.")
+    @strawberry.field(description="Position of the page in the list. Both flags reflect the stored prices.")
     async def page_info(self, info: Info) -> PageInfo:
-        ahead, behind = self.page.before, self.page.after
+        reading_end, reading_start = self.page.before, self.page.after
         if self.page.backwards:
-            ahead, behind = behind, ahead
-        further = self.more or await self._any_beyond(info, ahead, after=self.page.backwards)
-        before = await self._any_beyond(info, behind, after=not self.page.backwards)
+            reading_end, reading_start = reading_start, reading_end
+        has_more_at_end = self.has_more or await self._has_prices_beyond(info, reading_end, after=self.page.backwards)
+        has_more_at_start = await self._has_prices_beyond(info, reading_start, after=not self.page.backwards)
         return PageInfo(
-            has_next_page=before if self.page.backwards else further,
-            has_previous_page=further if self.page.backwards else before,
+            has_next_page=has_more_at_start if self.page.backwards else has_more_at_end,
+            has_previous_page=has_more_at_end if self.page.backwards else has_more_at_start,
             start_cursor=_cursor(info, self.high if self.order is Order.NEWEST_FIRST else self.low),
             end_cursor=_cursor(info, self.low if self.order is Order.NEWEST_FIRST else self.high),
         )
 
-    @strawberry.field(description="How complete the list's whole window is.")
+    @strawberry.field(description="Completeness of the whole window of the list.")
     async def coverage(self, info: Info) -> Coverage:
-        return await Coverage.of(info, self.ticker, self.window)
+        return await Coverage.read(info, self.ticker, self.window)
 
-    async def _any_beyond(self, info: Info, position: int | None, *, after: bool) -> bool:
-        """Whether the window holds a price on the far side of a cursor that cut the page off, the cursor's own included."""
+    async def _has_prices_beyond(self, info: Info, position: int | None, *, after: bool) -> bool:
+        """Returns whether the window has a price at or beyond a cursor that bounds the page."""
         if position is None:
             return False
         older = (self.order is Order.OLDEST_FIRST) == after
         low, high = (self.window.low, position + 1) if older else (position, self.window.high)
-        return await prices.any_in(info.context.db, self.ticker, max(low, self.window.low), min(high, self.window.high))
+        return await prices.has_any(info.context.db, self.ticker, max(low, self.window.low), min(high, self.window.high))
 
     @classmethod
-    def of(cls, records: Sequence[Record], ticker: str, window: Window, order: Order, page: Page) -> Self:
-        """From records read in reading direction, one more than the page holds where there are more."""
-        held = [Price.of(record) for record in records[: page.size]]
-        minutes = [price.ts for price in held]
+    def from_records(cls, records: Sequence[Record], ticker: str, window: Window, order: Order, page: Page) -> Self:
+        """Builds the page from records in reading order. One record more than the page size means that more prices follow."""
+        page_prices = [Price.from_record(record) for record in records[: page.size]]
+        minutes = [price.ts for price in page_prices]
         return cls(
-            nodes=held[::-1] if page.backwards else held,
+            nodes=page_prices[::-1] if page.backwards else page_prices,
             low=min(minutes, default=None),
             high=max(minutes, default=None),
             ticker=ticker,
             window=window,
             order=order,
             page=page,
-            more=len(records) > page.size,
+            has_more=len(records) > page.size,
         )
 
     @classmethod
-    def listed(cls, listed: Listed, ticker: str, window: Window, order: Order, page: Page) -> Self:
-        """From what PostgreSQL wrote."""
+    def from_json_page(cls, price_page: PricePage, ticker: str, window: Window, order: Order, page: Page) -> Self:
+        """Builds the page from JSON that PostgreSQL wrote."""
         return cls(
-            nodes=spliced(listed.text),
-            low=listed.low,
-            high=listed.high,
+            nodes=json_fragment(price_page.text),
+            low=price_page.low,
+            high=price_page.high,
             ticker=ticker,
             window=window,
             order=order,
             page=page,
-            more=listed.more,
+            has_more=price_page.has_more,
         )
 
 

@@ -1,7 +1,7 @@
 "use strict";
 
 const EXAMPLE = `# Every ticker with its newest price.
-# Run it: the button, or Ctrl-Enter.
+# To run it, press the button or Ctrl-Enter.
 query Tickers {
   tickers {
     name
@@ -14,7 +14,7 @@ query Tickers {
   }
 }
 
-# Each price as it is stored.
+# Each price when it is stored.
 subscription Prices {
   priceAdded {
     ticker
@@ -23,14 +23,14 @@ subscription Prices {
   }
 }
 
-# The book at the upper left explains
-# every type, field and argument.
+# The documentation (book icon, upper left)
+# lists every type, field and argument.
 `;
 
 const url = window.location.pathname;
 const answers = GraphiQL.createFetcher({ url });
 
-/** The answers to a subscription, as server-sent events. */
+/** Yields the events of a subscription from server-sent events. */
 async function* events(params, headers) {
   const stopping = new AbortController();
   try {
@@ -62,7 +62,7 @@ function fetcher(params, options) {
   return asked?.operation === "subscription" ? events(params, options.headers) : answers(params, options);
 }
 
-// An address may bring a query, as one that is asked by GET does, or behind its #; and it follows what is typed.
+// The URL may contain a query, in its query string or in its fragment. The page updates the URL while the user types.
 const LONGEST = 8000;
 const asked = new URLSearchParams(window.location.search);
 const hash = decoded(window.location.hash.slice(1)) || undefined;
@@ -71,7 +71,7 @@ function decoded(text) {
   try {
     return decodeURIComponent(text);
   } catch {
-    return text; // a lone % that nobody encoded
+    return text; // a % that is not part of an encoded character
   }
 }
 

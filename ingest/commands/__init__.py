@@ -1,1 +1,1 @@
-"""The verbs of `python -m ingest`: their arguments, and what they print."""
+"""The verbs of `python -m ingest`: their arguments and their output."""

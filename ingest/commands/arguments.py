@@ -1,4 +1,4 @@
-"""Arguments that several verbs take, checked; and what a verb is."""
+"""Argument types that several verbs share, and the function that adds a verb."""
 
 import argparse
 import sys
@@ -7,23 +7,23 @@ from typing import Final
 
 from rich.console import Console
 
-from db import running, times
-from ingest.settings import Settings, index_name
+from db import embedded_lookup, times
+from ingest.settings import Settings, parse_index_name
 
-UNCUT: Final = 1_000
-"""Characters."""
+PIPE_WIDTH: Final = 1_000
+"""Characters per line for a pipe or a file."""
 
 Verbs = argparse._SubParsersAction  # noqa: SLF001  argparse has no public name for it
 
 
-def verb(
-    verbs: "Verbs[argparse.ArgumentParser]", name: str, run: Callable[[argparse.Namespace], int], what: str, example: str
+def add_verb(
+    verbs: "Verbs[argparse.ArgumentParser]", name: str, run: Callable[[argparse.Namespace], int], help_text: str, example: str
 ) -> argparse.ArgumentParser:
-    """A verb that `run` runs, giving the exit status; `example` is what stands after `python -m ingest`."""
+    """Adds a verb. `run` returns the exit status; `example` is the text after `python -m ingest`."""
     parser = verbs.add_parser(
         name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}.",
+        help=help_text,
+        description=f"{help_text[0].upper()}{help_text[1:]}.",
         epilog=f"example:\n  python -m ingest {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -32,26 +32,26 @@ def verb(
 
 
 def console() -> Console:
-    """The terminal; for a pipe or a file nothing is cut."""
-    return Console(width=None if sys.stdout.isatty() else UNCUT)
+    """Returns the console. Lines for a pipe or a file are not truncated."""
+    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH)
 
 
-def beside_what_runs(settings: Settings) -> Settings:
-    """The settings of a verb beside a demo: simulated prices come from the demo's exchange, for its database is used, too."""
-    exchange = running.demo_exchange(settings)
+def use_demo_exchange(settings: Settings) -> Settings:
+    """Returns the settings of a verb. While a demo runs, they use its simulated exchange, because its database is used too."""
+    exchange = embedded_lookup.demo_exchange_url(settings)
     return settings if exchange is None else settings.model_copy(update={"deribit_rpc_url": exchange})
 
 
 def ticker(text: str) -> str:
-    """An index name."""
+    """Parses an index name."""
     try:
-        return index_name(text)
+        return parse_index_name(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def instant(text: str) -> int:
-    """UNIX seconds or ISO 8601."""
+    """Parses UNIX seconds or ISO 8601."""
     try:
         return times.parse(text)
     except ValueError as error:
@@ -59,5 +59,5 @@ def instant(text: str) -> int:
 
 
 def minute(text: str) -> int:
-    """The minute that an instant lies in."""
+    """Parses an instant and returns its minute."""
     return times.minute_of(instant(text))

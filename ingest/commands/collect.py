@@ -1,49 +1,49 @@
-"""`python -m ingest collect`: a minute by hand."""
+"""`python -m ingest collect`: collects one minute."""
 
 import argparse
 import asyncio
 import time
 from contextlib import AsyncExitStack
 
-from db import log, running, times
+from db import embedded_lookup, log, times
 from db.pool import open_database
-from ingest.commands.arguments import Verbs, beside_what_runs, minute, verb
+from ingest.commands.arguments import Verbs, add_verb, minute, use_demo_exchange
 from ingest.deribit.client import open_deribit
-from ingest.jobs.collect import Collected, collect
+from ingest.jobs.collect import CollectResult, collect
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import open_outbox
 from ingest.settings import Settings
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Its arguments."""
-    once = verb(
+    """Adds the verb."""
+    parser = add_verb(
         verbs,
         "collect",
         _run,
-        "collect a minute now, without a queue, and say what came",
-        "collect --minute 2024-01-15T11:40:00Z   # the exchange only knows now: stored under its own minute",
+        "collect a minute now, without a worker, and print the prices",
+        "collect --minute 2024-01-15T11:40:00Z   # the exchange returns current prices: stored in their own minute",
     )
-    once.add_argument("--minute", type=minute, default=None, help="UNIX seconds or ISO 8601 (the current one)")
+    parser.add_argument("--minute", type=minute, default=None, help="UNIX seconds or ISO 8601 (default: the current minute)")
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = beside_what_runs(Settings.read())
+    settings = use_demo_exchange(Settings.read())
     log.configure(settings, "collect")
     minute = options.minute if options.minute is not None else times.minute_of(time.time())
-    return _tell(asyncio.run(_collect(settings, minute)))
+    return _print_result(asyncio.run(_collect(settings, minute)))
 
 
-async def _collect(settings: Settings, minute: int) -> Collected:
-    redis_url = running.redis_of(settings)
-    database = open_database(running.dsn_of(settings), application_name="tickgraph collect")
+async def _collect(settings: Settings, minute: int) -> CollectResult:
+    redis_url = embedded_lookup.redis_url(settings)
+    database = open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph collect")
     async with AsyncExitStack() as stack:
         outbox = None
         if redis_url is not None:
             outbox = await stack.enter_async_context(open_outbox(redis_url, settings.outbox_most))
         return await collect(
             minute,
-            watchlist=Watchlist(settings.tickers, follows=False),
+            watchlist=Watchlist(settings.tickers, updates_tracking=False),
             source=await stack.enter_async_context(open_deribit(settings)),
             db=await stack.enter_async_context(database),
             outbox=outbox,
@@ -51,7 +51,7 @@ async def _collect(settings: Settings, minute: int) -> Collected:
         )
 
 
-def _tell(collected: Collected) -> int:
+def _print_result(collected: CollectResult) -> int:
     for ticker, price in sorted(collected.prices.items()):
         print(f"{ticker:<20}{price:>16}")
     for ticker, failure in sorted(collected.failures.items()):

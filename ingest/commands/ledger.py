@@ -1,4 +1,4 @@
-"""`python -m ingest gaps`, `backfill` and `rejects`: by hand what the jobs do."""
+"""`python -m ingest gaps`, `backfill` and `rejects`: lists gaps, fills them, and lists rejected prices."""
 
 import argparse
 import asyncio
@@ -9,62 +9,64 @@ from contextlib import asynccontextmanager
 
 from rich.table import Table
 
-from db import running, times
+from db import embedded_lookup, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
-from ingest.commands.arguments import Verbs, beside_what_runs, console, instant, ticker, verb
+from ingest.commands.arguments import Verbs, add_verb, console, instant, ticker, use_demo_exchange
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError
-from ingest.jobs.backfill import fill
-from ingest.jobs.reconcile import walk
+from ingest.jobs.backfill import fill_gaps
+from ingest.jobs.reconcile import detect_gaps
 from ingest.outbox import Outbox, open_outbox
 from ingest.settings import Settings
 
-PERIODS_MOST = 10_000
-GAPS_MOST = 100_000
+MAX_PERIODS = 10_000
+MAX_GAPS = 100_000
 
 Work = Callable[[argparse.Namespace, Settings, Database], Awaitable[int]]
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Their arguments."""
-    listed = verb(
+    """Adds the verbs."""
+    gaps_parser = add_verb(
         verbs,
         "gaps",
-        _with(_gaps),
+        _with_database(_gaps),
         "list the gaps with their reasons",
         "gaps --ticker btc_usd --from 2024-01-15 --open",
     )
-    listed.add_argument("--open", action="store_true", help="only minutes that are missing: those filled since left out")
-    listed.add_argument("--check", action="store_true", help="look for new ones first, as the worker does every minute")
-    _windowed(listed)
-    fills = verb(
+    gaps_parser.add_argument("--open", action="store_true", help="only minutes that are missing, without filled ones")
+    gaps_parser.add_argument("--check", action="store_true", help="detect new gaps first, as the worker does every minute")
+    _add_window_arguments(gaps_parser)
+    backfill_parser = add_verb(
         verbs,
         "backfill",
-        _with(_backfill),
-        "fill gaps from the exchange's chart, those given up, too",
+        _with_database(_backfill),
+        "fill gaps from the exchange's chart, including those given up",
         "backfill --ticker btc_usd --from 2024-01-15T11:00:00Z",
     )
-    _windowed(fills)
-    bad = verb(verbs, "rejects", _with(_rejects), "list what could not be stored and was set aside", "rejects --limit 100")
-    bad.add_argument("--limit", type=int, default=20, help="the newest so many (%(default)s)")
+    _add_window_arguments(backfill_parser)
+    rejects_parser = add_verb(
+        verbs, "rejects", _with_database(_rejects), "list prices that could not be stored", "rejects --limit 100"
+    )
+    rejects_parser.add_argument("--limit", type=int, default=20, help="number of entries, newest first (default: %(default)s)")
 
 
-def _with(work: Work) -> Callable[[argparse.Namespace], int]:
-    """The work with a database around it; 1 where a server is away."""
+def _with_database(work: Work) -> Callable[[argparse.Namespace], int]:
+    """Returns a function that runs `work` with a database. It returns 1 if a server is unavailable."""
 
-    async def opened(options: argparse.Namespace, settings: Settings) -> int:
-        async with open_database(running.dsn_of(settings), application_name=f"tickgraph {options.verb}") as db:
+    async def run_work(options: argparse.Namespace, settings: Settings) -> int:
+        async with open_database(embedded_lookup.postgres_url(settings), application_name=f"tickgraph {options.verb}") as db:
             name = getattr(options, "ticker", None)
-            if name and name not in await tickers.known(db, [name]):
+            if name and name not in await tickers.filter_known(db, [name]):
                 sys.stderr.write(f"{name} is not known: `python -m ingest status` lists those that are\n")
                 return 1
             return await work(options, settings, db)
 
     def run(options: argparse.Namespace) -> int:
         try:
-            return asyncio.run(opened(options, beside_what_runs(Settings.read())))
+            return asyncio.run(run_work(options, use_demo_exchange(Settings.read())))
         except (DatabaseError, OutboxError, SourceError) as error:
             sys.stderr.write(f"{error}\n")
             return 1
@@ -79,10 +81,12 @@ async def _gaps(options: argparse.Namespace, settings: Settings, db: Database) -
     table = Table(box=None, header_style="bold")
     for title in ("ticker", "from", "to", "minutes", "reason", "state"):
         table.add_column(title, justify="right" if title == "minutes" else "left", no_wrap=True)
-    for name in [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db, time.time())]:
-        found = await gaps.periods(db, name, options.start, options.end, states, PERIODS_MOST)
-        if len(found) == PERIODS_MOST:
-            sys.stderr.write(f"{name} has more: only the first {PERIODS_MOST:,} are listed; narrow --from and --to\n")
+    for name in (
+        [options.ticker] if options.ticker else [record["name"] for record in await tickers.list_tickers(db, time.time())]
+    ):
+        found = await gaps.periods(db, name, options.start, options.end, states, MAX_PERIODS)
+        if len(found) == MAX_PERIODS:
+            sys.stderr.write(f"{name} has more gaps: only the first {MAX_PERIODS:,} are listed; narrow --from and --to\n")
         for row in found:
             minutes = (row["high"] - row["low"]) // times.MINUTE
             state = row["state"].lower().replace("_", " ")
@@ -93,29 +97,31 @@ async def _gaps(options: argparse.Namespace, settings: Settings, db: Database) -
 
 async def _check(settings: Settings, db: Database) -> None:
     async with _outbox_and_exchange(settings) as (outbox, source):
-        await walk(times.minute_of(time.time()), clock=source.clock, db=db, outbox=outbox)
+        await detect_gaps(times.minute_of(time.time()), clock=source.clock, db=db, outbox=outbox)
 
 
 async def _backfill(options: argparse.Namespace, settings: Settings, db: Database) -> int:
-    known = [options.ticker] if options.ticker else [record["name"] for record in await tickers.every(db, time.time())]
+    names = [options.ticker] if options.ticker else [record["name"] for record in await tickers.list_tickers(db, time.time())]
     async with _outbox_and_exchange(settings) as (outbox, source):
-        waiting = await outbox.minutes()
+        pending = await outbox.pending_minutes()
         now = source.clock.now(int(time.time())) or time.time()
-        for name in known:
-            found = await gaps.unfilled(db, name, options.start, options.end, GAPS_MOST)
-            if len(found) == GAPS_MOST:
-                sys.stderr.write(f"{name} has more: the newest {GAPS_MOST:,} minutes are looked for; run it again\n")
-            done = await fill([gap for gap in found if gap not in waiting], int(now), source=source, db=db)
-            print(f"{name:<20}{done.filled:>8,} filled{done.left:>8,} left{done.given_up:>8,} that no chart can tell")
+        for name in names:
+            found = await gaps.unfilled(db, name, options.start, options.end, MAX_GAPS)
+            if len(found) == MAX_GAPS:
+                sys.stderr.write(
+                    f"{name} has more gaps: the newest {MAX_GAPS:,} minutes are processed; run the command again\n"
+                )
+            result = await fill_gaps([gap for gap in found if gap not in pending], int(now), source=source, db=db)
+            print(f"{name:<20}{result.filled:>8,} filled{result.remaining:>8,} remaining{result.given_up:>8,} unrecoverable")
     return 0
 
 
 @asynccontextmanager
 async def _outbox_and_exchange(settings: Settings) -> AsyncIterator[tuple[Outbox, Deribit]]:
-    """Both opened, and the exchange's time known."""
-    redis_url = running.redis_of(settings) or settings.required_redis()
+    """Opens both, and measures the exchange's clock."""
+    redis_url = embedded_lookup.redis_url(settings) or settings.required_redis()
     async with open_outbox(redis_url, settings.outbox_most) as outbox, open_deribit(settings) as source:
-        await source.names()  # its answer tells the time
+        await source.names()  # measures the clock
         yield outbox, source
 
 
@@ -125,7 +131,7 @@ async def _rejects(options: argparse.Namespace, _settings: Settings, db: Databas
         minute = "-" if row["ts"] is None else _iso(row["ts"])
         print(f"{times.iso(row['set_aside_at'])}  {row['ticker'] or '-'} {minute}: {row['reason']}\n  {row['entry']}")
     if not found:
-        print("nothing was set aside")
+        print("no rejected prices")
     return 0
 
 
@@ -133,7 +139,9 @@ def _iso(ts: int) -> str:
     return times.iso(ts) if times.FIRST <= ts < times.END else str(ts)
 
 
-def _windowed(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--ticker", type=ticker, help="index name, like btc_usd (all)")
-    verb.add_argument("--from", dest="start", type=instant, default=times.FIRST, help="UNIX seconds or ISO 8601 (the first)")
-    verb.add_argument("--to", dest="end", type=instant, default=times.END, help="likewise, itself not in the window (now)")
+def _add_window_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--ticker", type=ticker, help="index name, like btc_usd (default: all)")
+    parser.add_argument(
+        "--from", dest="start", type=instant, default=times.FIRST, help="start, UNIX seconds or ISO 8601 (the first)"
+    )
+    parser.add_argument("--to", dest="end", type=instant, default=times.END, help="end, exclusive (default: now)")

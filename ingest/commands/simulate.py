@@ -1,4 +1,4 @@
-"""`python -m ingest simulate` and `with-simulator`: an exchange on this machine."""
+"""`python -m ingest simulate` and `with-simulator`: a simulated exchange on this machine."""
 
 import argparse
 import asyncio
@@ -8,26 +8,28 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from db import processes, running
-from ingest.commands.arguments import Verbs, verb
-from ingest.simulator.server import Simulator, serving
+from db import embedded_lookup, processes
+from ingest.commands.arguments import Verbs, add_verb
+from ingest.simulator.server import Simulator, serve
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Their arguments."""
-    simulate = verb(verbs, "simulate", _alone, "serve a simulated Deribit until stopped", "simulate --port 8090")
-    simulate.add_argument("--host", default="127.0.0.1", help="address to listen on (%(default)s)")
-    simulate.add_argument("--port", type=int, default=8090, help="port to listen on, 0 for any (%(default)s)")
-    beside = verb(verbs, "with-simulator", _beside, "run a command beside a simulated Deribit", "with-simulator -- make up")
-    beside.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
+    """Adds the verbs."""
+    simulate = add_verb(verbs, "simulate", _run_simulator, "serve a simulated Deribit until stopped", "simulate --port 8090")
+    simulate.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    simulate.add_argument("--port", type=int, default=8090, help="port to listen on, 0 for any (default: %(default)s)")
+    parser = add_verb(
+        verbs, "with-simulator", _run_with_simulator, "run a command with a simulated Deribit", "with-simulator -- make up"
+    )
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
 
 
-def _alone(options: argparse.Namespace) -> int:
+def _run_simulator(options: argparse.Namespace) -> int:
     return asyncio.run(_simulate(options.host, options.port))
 
 
-def _beside(options: argparse.Namespace) -> int:
-    command = processes.after_dashes(options.command)
+def _run_with_simulator(options: argparse.Namespace) -> int:
+    command = processes.strip_separator(options.command)
     if not command:
         sys.stderr.write("name the command to run, for example: with-simulator -- make up\n")
         return 2
@@ -39,7 +41,7 @@ async def _simulate(host: str, port: int) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     try:
-        async with serving(Simulator(), host, port) as url:
+        async with serve(Simulator(), host, port) as url:
             print(f"DERIBIT_RPC_URL={url}", flush=True)
             await stopped.wait()
     except OSError as error:
@@ -49,10 +51,10 @@ async def _simulate(host: str, port: int) -> int:
 
 
 async def _with_simulator(command: Sequence[str]) -> int:
-    async with serving(Simulator()) as url:
+    async with serve(Simulator()) as url:
         os.environ["DERIBIT_RPC_URL"] = url
-        if os.environ.get("DATA_DIR"):  # for verbs beside it
-            (Path(os.environ["DATA_DIR"]) / running.EXCHANGE).write_text(url)
+        if os.environ.get("DATA_DIR"):  # other verbs read the URL from this file
+            (Path(os.environ["DATA_DIR"]) / embedded_lookup.EXCHANGE_URL_FILE).write_text(url)
         loop = asyncio.get_running_loop()
         child = processes.start(command)
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""`python -m ingest status`: what a person wants to know at 3 a.m."""
+"""`python -m ingest status`: the status report for operators."""
 
 import argparse
 import asyncio
@@ -13,25 +13,25 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from db import running, times
+from db import embedded_lookup, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import clock, gaps, rejects, retention, tickers, writing
-from db.settings import without_password
+from db.queries import clock, gaps, rejects, retention, tickers, write_lock
+from db.settings import mask_password
 from ingest import redis_state
-from ingest.commands.arguments import Verbs, console, verb
+from ingest.commands.arguments import Verbs, add_verb, console
 from ingest.errors import OutboxError
 from ingest.jobs.watchlist import ALL
 from ingest.outbox import Report, open_outbox
 from ingest.settings import Settings
 
-LOCK_SHOWN_S = 2.0
-"""A writer holds the lock for milliseconds; for so long something is wrong with it."""
+MIN_SHOWN_LOCK_S = 2.0
+"""A writer holds the lock for milliseconds. A lock that is held for longer than this is reported."""
 
 
 @dataclass(frozen=True)
 class TickerStatus:
-    """How one ticker is."""
+    """The status of one ticker."""
 
     ticker: str
     tracked: bool
@@ -46,31 +46,31 @@ class TickerStatus:
 
 @dataclass
 class Status:
-    """How everything is."""
+    """The status of the system."""
 
     at: int
     database_at: str = ""
     database: str = "ok"
     redis: str = "ok"
     workers: int | None = None
-    """Hosts whose worker said of late that it runs; None where Redis is away."""
+    """Number of hosts with a running worker; None if Redis is unavailable."""
     outbox: int | None = None
-    """Prices that wait."""
+    """Number of queued prices."""
     rejects: int | None = None
     clock_skew_s: float | None = None
     tickers: list[TickerStatus] = field(default_factory=list)
     not_collected: list[str] = field(default_factory=list)
-    """Of TICKERS."""
+    """Names in TICKERS that are not collected."""
     database_clock_skew_s: float | None = None
-    """The clock of this host minus the database's."""
+    """Clock of this host minus the database's clock, in seconds."""
     writer: str | None = None
-    """Who holds the writers' lock, where it is held for long."""
+    """The session that holds the writers' lock, if it holds it for too long."""
     problems: list[str] = field(default_factory=list)
-    """What else an operator should see to, a sentence each."""
+    """Other problems for an operator, one sentence each."""
 
     @property
-    def well(self) -> bool:
-        """Whether nothing is stale, nothing is away, all of TICKERS is collected, and nothing waits for an operator."""
+    def is_healthy(self) -> bool:
+        """Whether both servers are available, no ticker is stale, all TICKERS are collected, and there is no other problem."""
         return (
             (self.database, self.redis) == ("ok", "ok")
             and not any(ticker.stale for ticker in self.tickers)
@@ -80,72 +80,72 @@ class Status:
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Its arguments."""
-    told = verb(
+    """Adds the verb."""
+    parser = add_verb(
         verbs,
         "status",
         _run,
-        "say how everything is; exit with 1 when something is stale, away or not collected",
+        "show the system status; exit with 1 if something is stale, unavailable or not collected",
         "status --json | jq '.tickers[] | select(.stale)'",
     )
-    told.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def _run(options: argparse.Namespace) -> int:
     settings = Settings.read()
-    status = asyncio.run(gather(settings))
+    status = asyncio.run(read_status(settings))
     if options.json:
-        sys.stdout.write(orjson.dumps(asdict(status) | {"ok": status.well}, option=orjson.OPT_INDENT_2).decode() + "\n")
+        sys.stdout.write(orjson.dumps(asdict(status) | {"ok": status.is_healthy}, option=orjson.OPT_INDENT_2).decode() + "\n")
     else:
-        show(status, settings.outbox_most, console())
-    return 0 if status.well else 1
+        print_status(status, settings.outbox_most, console())
+    return 0 if status.is_healthy else 1
 
 
-async def gather(settings: Settings) -> Status:
-    """Asks both servers; what is away is said, and the rest told all the same."""
+async def read_status(settings: Settings) -> Status:
+    """Reads the status from both servers. If one is unavailable, reports that and the rest."""
     status = Status(at=int(time.time()))
-    said = Report()
-    redis_url = running.redis_of(settings)
+    report = Report()
+    redis_url = embedded_lookup.redis_url(settings)
     if redis_url is None:
         status.redis = "REDIS_URL is not set, and no embedded server runs here"
     else:
         async with open_outbox(redis_url, settings.outbox_most) as outbox:
             try:
-                status.outbox, said = await outbox.depth(), await outbox.said()
+                status.outbox, report = await outbox.depth(), await outbox.read_report()
                 workers = await outbox.worker_tickers()
                 status.workers = len({worker.rpartition(":")[0] for worker in workers})
-                status.clock_skew_s = said.clock_skew_s
+                status.clock_skew_s = report.clock_skew_s
                 status.problems += _disagreements(workers)
                 status.problems += [
-                    f"the job {name} fails since {times.iso(at)}: {why}" for name, (at, why) in said.jobs.items()
+                    f"the job {name} has failed since {times.iso(at)}: {error}" for name, (at, error) in report.jobs.items()
                 ]
                 status.problems += await asyncio.to_thread(_redis_problems, redis_url, settings.broker or redis_url)
             except (OutboxError, redis.RedisError) as error:
-                status.redis = f"away: {error}"
+                status.redis = f"unavailable: {error}"
     async with AsyncExitStack() as stack:
-        dsn = running.dsn_of(settings)
-        status.database_at = without_password(dsn)
+        dsn = embedded_lookup.postgres_url(settings)
+        status.database_at = mask_password(dsn)
         db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph status", statement_timeout_s=10))
         try:
             database_now = await clock.now(db)
             status.database_clock_skew_s = round(time.time() - database_now, 3)
-            status.tickers = await _tickers(db, status.at, settings.stale_after_s, said.errors)
+            status.tickers = await _tickers(db, status.at, settings.stale_after_s, report.errors)
             status.problems += [
                 f"the horizon of {name} is {times.iso(horizon)}, in the future: a clock was wrong; "
                 "run `python -m db forget --reset`"
-                for name, horizon in (await retention.in_future(db, int(database_now))).items()
+                for name, horizon in (await retention.future_horizons(db, int(database_now))).items()
             ]
             status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
             status.not_collected = [name for name in settings.tickers if name not in tracked and name != ALL]
             status.rejects = await rejects.count(db)
         except DatabaseError as error:
-            status.database = f"{status.database_at} is away: {error}"
+            status.database = f"{status.database_at} is unavailable: {error}"
     return status
 
 
-def show(status: Status, outbox_most: int, console: Console) -> None:
-    """A few lines and a table."""
+def print_status(status: Status, outbox_most: int, console: Console) -> None:
+    """Prints a few lines and a table."""
     console.print(f"Tickgraph at {times.iso(status.at)}", highlight=False)
     _line(
         console,
@@ -154,11 +154,11 @@ def show(status: Status, outbox_most: int, console: Console) -> None:
         bad=status.database != "ok",
     )
     _line(console, "Redis", status.redis, bad=status.redis != "ok")
-    _show_servers(status, outbox_most, console)
+    _print_servers(status, outbox_most, console)
     if status.tickers:
         console.print(_table(status.tickers))
     for name in status.not_collected:
-        _line(console, name, "is in TICKERS and not collected: the worker's log tells why", bad=True)
+        _line(console, name, "is in TICKERS but not collected: see the worker's log for the reason", bad=True)
     for ticker in status.tickers:
         if ticker.last_error:
             console.print(
@@ -166,13 +166,13 @@ def show(status: Status, outbox_most: int, console: Console) -> None:
             )
 
 
-def _show_servers(status: Status, outbox_most: int, console: Console) -> None:
+def _print_servers(status: Status, outbox_most: int, console: Console) -> None:
     if status.workers is not None:
         _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)
     if status.outbox is not None:
-        _line(console, "outbox", f"{status.outbox:,} of {outbox_most:,} prices wait", bad=status.outbox > outbox_most // 10)
+        _line(console, "outbox", f"{status.outbox:,} of {outbox_most:,} prices queued", bad=status.outbox > outbox_most // 10)
     if status.rejects:
-        _line(console, "rejects", f"{status.rejects:,} entries set aside: python -m ingest rejects", bad=True)
+        _line(console, "rejects", f"{status.rejects:,} rejected prices: run `python -m ingest rejects`", bad=True)
     if status.clock_skew_s is not None:
         side = "ahead of" if status.clock_skew_s > 0 else "behind"
         _line(console, "clock", f"{abs(status.clock_skew_s):.3f} s {side} Deribit's", bad=abs(status.clock_skew_s) >= 1)
@@ -185,8 +185,8 @@ def _show_servers(status: Status, outbox_most: int, console: Console) -> None:
         _line(console, "problem", problem, bad=True)
 
 
-def _line(console: Console, name: str, what: str, *, bad: bool) -> None:
-    console.print(Text(f"  {name:<11} ").append(what, style="red" if bad else ""), soft_wrap=True)
+def _line(console: Console, name: str, text: str, *, bad: bool) -> None:
+    console.print(Text(f"  {name:<11} ").append(text, style="red" if bad else ""), soft_wrap=True)
 
 
 def _table(found: list[TickerStatus]) -> Table:
@@ -194,14 +194,14 @@ def _table(found: list[TickerStatus]) -> Table:
     for name, justify in (("ticker", "left"), ("last minute", "left"), ("age", "right"), ("open gaps", "right")):
         table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]  # literals, through a tuple
     table.add_column("given up", justify="right", no_wrap=True)
-    for one in found:
-        age = "-" if one.age_s is None else _age(one.age_s)
+    for ticker in found:
+        age = "-" if ticker.age_s is None else _age(ticker.age_s)
         table.add_row(
-            one.ticker if one.tracked else f"{one.ticker} (not tracked)",
-            "-" if one.last_minute is None else times.iso(one.last_minute),
-            f"[red]{age} stale[/red]" if one.stale else age,
-            f"[yellow]{one.gaps_open:,}[/yellow]" if one.gaps_open else "0",
-            f"{one.gaps_given_up:,}",
+            ticker.ticker if ticker.tracked else f"{ticker.ticker} (not tracked)",
+            "-" if ticker.last_minute is None else times.iso(ticker.last_minute),
+            f"[red]{age} stale[/red]" if ticker.stale else age,
+            f"[yellow]{ticker.gaps_open:,}[/yellow]" if ticker.gaps_open else "0",
+            f"{ticker.gaps_given_up:,}",
         )
     return table
 
@@ -214,9 +214,9 @@ def _age(seconds: int) -> str:
 
 async def _tickers(db: Database, now: int, stale_after_s: int, errors: dict[str, str]) -> list[TickerStatus]:
     counts = await gaps.counts(db)
-    watermarks = await gaps.last_minutes(db)
+    watermarks = await gaps.watermarks(db)
     found = []
-    for record in await tickers.every(db, now):
+    for record in await tickers.list_tickers(db, now):
         name = record["name"]
         counted = counts.get(name)
         found.append(
@@ -248,15 +248,15 @@ def _redis_problems(*urls: str) -> list[str]:
     for url in dict.fromkeys(urls):
         with redis.Redis.from_url(url, socket_timeout=2, socket_connect_timeout=2) as client:
             redis_state.require_writable(client)
-            found += [f"Redis at {without_password(url)}: {problem}" for problem in redis_state.problems(client)]
+            found += [f"Redis at {mask_password(url)}: {problem}" for problem in redis_state.list_problems(client)]
     return found
 
 
 async def _writer(db: Database) -> str | None:
-    holder = await writing.holder(db)
-    if holder is None or holder["held_s"] < LOCK_SHOWN_S:
+    holder = await write_lock.lock_holder(db)
+    if holder is None or holder["held_s"] < MIN_SHOWN_LOCK_S:
         return None
     return (
-        f"{holder['application']} (process {holder['pid']} of PostgreSQL, from {holder['address']}) holds the writers' lock "
+        f"{holder['application']} (process {holder['pid']} of PostgreSQL, from {holder['address']}) has held the writers' lock "
         f"for {holder['held_s']:.0f} s and is {holder['state']}"
     )

@@ -1,1 +1,1 @@
-"""Deribit's public API: `models` (what an answer looks like), `protocol` (what it means, without I/O), `client` (aiohttp)."""
+"""Deribit's public API: `models` (the shape of responses), `protocol` (their meaning, without I/O), `client` (aiohttp)."""

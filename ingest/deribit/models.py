@@ -1,4 +1,4 @@
-"""Deribit's answers, as https://docs.deribit.com shows them. Everything but `result` may be missing."""
+"""Deribit's responses, as documented at https://docs.deribit.com. Every field except `result` may be missing."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -11,7 +11,7 @@ Number = Annotated[Decimal, Field(gt=0, allow_inf_nan=False, strict=True)]
 
 
 class RpcError(BaseModel):
-    """What stands in `error`."""
+    """The `error` object of a JSON-RPC response."""
 
     code: int
     message: str = ""
@@ -19,7 +19,7 @@ class RpcError(BaseModel):
 
 
 class Envelope(BaseModel):
-    """A JSON-RPC answer with Deribit's additions; instants in microseconds."""
+    """A JSON-RPC response with Deribit's additional fields. Times are in UNIX microseconds."""
 
     model_config = ConfigDict(frozen=True)
 

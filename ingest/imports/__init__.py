@@ -1,1 +1,1 @@
-"""History from elsewhere: what files and foreign tables say, and which of it can be a price. Without the database."""
+"""Reads and validates historical prices of files and foreign tables. Does not use the database of Tickgraph."""

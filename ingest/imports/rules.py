@@ -1,4 +1,4 @@
-"""What `PriceRow` demands, for text and fast: a year has half a million rows. A test compares both."""
+"""A fast version of the rules of `PriceRow` for text: a year has half a million rows. A test compares both."""
 
 import re
 from datetime import datetime
@@ -8,11 +8,11 @@ from typing import Final
 from pydantic import ValidationError
 
 from db import times
-from db.queries.importing import Row
+from db.queries.bulk_import import Row
 from db.tables import PriceRow, Source
 
 UNITS: Final = {"s": (1, 10**11), "ms": (10**3, 10**14), "us": (10**6, 10**17), "ns": (10**9, 10**20)}
-"""Units of UNIX times: how many there are in a second, and the number below which one is taken for such a time."""
+"""Units of UNIX times: units per second, and the limit below which a number is read in this unit."""
 _SECONDS = re.compile(r"\d{9,10}", re.ASCII)
 _UNIX = re.compile(r"\d{9,20}(\.\d*)?", re.ASCII)
 """Up to eight digits may be an ISO date without dashes."""
@@ -20,10 +20,10 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(r"(\d{1,15})(?:\.(\d{1,18}))?", re.ASCII)
 
 
-def checked(time: str, price: str, unit: str | None = None) -> Row:
-    """The row, its price in plain notation; ValueError says what is wrong. `unit`: of the time; None: by its size.
+def parse_row(time: str, price: str, unit: str | None = None) -> Row:
+    """Returns the row, with the price in plain notation. Raises ValueError if the time or the price is invalid.
 
-    The minute is the time's; the instant is kept where it has seconds, for a full minute may be all that was known.
+    `unit` is that of the time; None: by its size. The exact time is stored only if it has seconds: else it may be rounded.
     """
     if unit in (None, "s") and _SECONDS.fullmatch(time) and (found := _PLAIN.fullmatch(price)) and int(time) < times.END:
         second = int(time)
@@ -32,18 +32,18 @@ def checked(time: str, price: str, unit: str | None = None) -> Row:
             rest = second % times.MINUTE
             value = f"{whole or 0}.{decimals}" if decimals else whole
             return second - rest, value, second * 10**6 if rest else None
-    return _by_the_model(time, price, unit)
+    return _parse_with_model(time, price, unit)
 
 
 def is_same_minute(instant: str, time: str, unit: str | None) -> bool:
-    """Whether an instant lies in the minute of a time; not where one of them is none."""
+    """Returns whether an instant lies in the minute of a time. False if one of them is invalid."""
     try:
         return times.minute_of(_microsecond(instant, None) // 10**6) == times.minute_of(_microsecond(time, unit) // 10**6)
     except ValueError:
         return False
 
 
-def _by_the_model(time: str, price: str, unit: str | None) -> Row:
+def _parse_with_model(time: str, price: str, unit: str | None) -> Row:
     microsecond = _microsecond(time, unit)
     ts = times.minute_of(microsecond // 10**6)
     number = _number(price.strip())
@@ -64,19 +64,19 @@ def _by_the_model(time: str, price: str, unit: str | None) -> Row:
 
 def _number(text: str) -> Decimal:
     try:
-        # Decimal alone reads 1_000 and digits of other scripts as well.
+        # Decimal alone also accepts 1_000 and digits of other scripts.
         return Decimal(text if _NUMBER.fullmatch(text) else "no number")
     except InvalidOperation:
-        raise ValueError(f"price {text[:40]!r} is no number") from None
+        raise ValueError(f"price {text[:40]!r} is not a number") from None
 
 
 def _microsecond(time: str, unit: str | None) -> int:
-    """Of a UNIX time in the unit (None: by its size), whole or not, or of ISO 8601 (UTC where it has no offset)."""
+    """Returns UNIX microseconds of a UNIX time in the unit (None: by its size) or of ISO 8601 (UTC if it has no offset)."""
     text = time.strip()
     whole, _, fraction = text.partition(".")
     if _UNIX.fullmatch(text):
-        of = unit or next((name for name, (_, below) in UNITS.items() if int(whole) < below), "s")
-        value = Decimal(f"{whole}.{fraction or 0}") / UNITS[of][0]
+        time_unit = unit or next((name for name, (_, limit) in UNITS.items() if int(whole) < limit), "s")
+        value = Decimal(f"{whole}.{fraction or 0}") / UNITS[time_unit][0]
         return times.parse(int(value)) * 10**6 + int(value % 1 * 10**6)
     second = times.parse(text)
     return second * 10**6 + datetime.fromisoformat(text).microsecond

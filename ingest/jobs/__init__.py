@@ -1,1 +1,1 @@
-"""What is done, as plain async functions that take the minute and their resources as arguments."""
+"""The jobs: plain async functions that take the minute and their resources as arguments."""

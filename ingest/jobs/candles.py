@@ -1,27 +1,27 @@
-"""Candles of what was stored before candles were kept."""
+"""Builds the candles of prices that were stored before candles existed."""
 
 import logging
 
 from db import times
 from db.pool import Database
-from db.queries import candles, writing
+from db.queries import candles, write_lock
 
-DAYS_AT_ONCE = 7
-"""Of one ticker in a transaction: some 10,000 minutes."""
-TURNS = 60
+DAYS_PER_TRANSACTION = 7
+"""Days of one ticker per transaction: about 10,000 minutes."""
+MAX_TRANSACTIONS = 60
 
 log = logging.getLogger(__name__)
 
 
-async def build_candles(db: Database, turns: int = TURNS) -> int:
-    """Goes on with what is still to be built, so many turns of a writer at most; how many it took. Raises DatabaseError."""
-    taken = 0
-    for ticker in await candles.still_to_build(db):
+async def build_candles(db: Database, max_transactions: int = MAX_TRANSACTIONS) -> int:
+    """Builds missing candles in at most `max_transactions`. Returns the number of transactions. Raises DatabaseError."""
+    transaction_count = 0
+    for ticker in await candles.pending_builds(db):
         built: int | None = times.END
-        while built is not None and taken < turns:
-            async with writing.turn(db) as connection:
-                built = await candles.build(connection, ticker, DAYS_AT_ONCE)
-            taken += 1
+        while built is not None and transaction_count < max_transactions:
+            async with write_lock.write_transaction(db) as connection:
+                built = await candles.build(connection, ticker, DAYS_PER_TRANSACTION)
+            transaction_count += 1
         if built is None:
             log.info("all candles of %s are built", ticker)
-    return taken
+    return transaction_count

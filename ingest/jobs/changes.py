@@ -1,20 +1,20 @@
-"""What changed is remembered as long as a reader may resume."""
+"""Deletes changes that are too old for a client to resume from."""
 
 from typing import Final
 
 from db import times
 from db.pool import Database
-from db.queries import events, writing
+from db.queries import events, write_lock
 
 RESUME_DAYS: Final = 7
 
 
-async def forget_changes(now: int, db: Database, days: int) -> None:
-    """Once an hour notes the data version, and forgets what changed more than so many days before `now`.
+async def delete_old_changes(now: int, db: Database, days: int) -> None:
+    """Once an hour, records the data version and deletes changes older than `days` before `now`.
 
-    `now` is the earliest of the clocks that agree. Raises DatabaseError.
+    `now` is the earliest of the clocks that agree, in UNIX seconds. Raises DatabaseError.
     """
-    if await events.is_noted(db, now):
+    if await events.has_milestone(db, now):
         return
-    async with writing.turn(db) as connection:
-        await events.forget(connection, now, days * times.DAY)
+    async with write_lock.write_transaction(db) as connection:
+        await events.record_milestone(connection, now, days * times.DAY)

@@ -1,4 +1,4 @@
-"""The end of a minute's budget, and trying again until then."""
+"""The deadline of a job, and retries until then."""
 
 import asyncio
 import logging
@@ -14,40 +14,40 @@ log = logging.getLogger(__name__)
 
 
 class Deadline:
-    """An end by the monotonic clock."""
+    """A deadline by the monotonic clock."""
 
     def __init__(self, budget_s: float) -> None:
         self.budget_s = budget_s
         self._end = time.monotonic() + budget_s
 
-    def left_s(self) -> float:
-        """Seconds until it, never below 0."""
+    def remaining_s(self) -> float:
+        """Returns the seconds until the deadline, at least 0."""
         return max(0.0, self._end - time.monotonic())
 
-    def passed_s(self) -> float:
-        """Seconds of the budget that are used."""
-        return self.budget_s - self.left_s()
+    def elapsed_s(self) -> float:
+        """Returns the used seconds of the budget."""
+        return self.budget_s - self.remaining_s()
 
-    def while_database_is_away(self) -> AsyncRetrying:
-        """Attempts at the database for as long as it is away and there is time."""
+    def retry_database(self) -> AsyncRetrying:
+        """Returns attempts that continue until the deadline while the database is unavailable."""
         return AsyncRetrying(
             retry=retry_if_exception_type(DatabaseUnavailableError),
             wait=wait_exponential_jitter(multiplier=0.1, max=2.0, jitter=0.1),
-            stop=stop_before_delay(self.left_s()),
-            before_sleep=_say,
+            stop=stop_before_delay(self.remaining_s()),
+            before_sleep=_log_retry,
             reraise=True,
         )
 
     @asynccontextmanager
-    async def enforced(self) -> AsyncIterator[None]:
-        """Ends what is done inside when the time is up, as a database that is away: a lock may be waited for without end."""
+    async def enforce(self) -> AsyncIterator[None]:
+        """Cancels the block at the deadline with a DatabaseUnavailableError, because waiting for a lock may never end."""
         try:
-            async with asyncio.timeout(self.left_s()):
+            async with asyncio.timeout(self.remaining_s()):
                 yield
         except TimeoutError as error:
-            raise DatabaseUnavailableError(f"no answer within {self.budget_s:.0f} s") from error
+            raise DatabaseUnavailableError(f"no response within {self.budget_s:.0f} s") from error
 
 
-def _say(state: RetryCallState) -> None:
+def _log_retry(state: RetryCallState) -> None:
     if state.attempt_number == 1 and state.outcome is not None:
-        log.warning("the database is away: %s; trying again", state.outcome.exception())
+        log.warning("the database is unavailable: %s; retrying", state.outcome.exception())

@@ -1,4 +1,4 @@
-"""From the outbox into PostgreSQL."""
+"""Moves prices from the outbox into PostgreSQL."""
 
 import logging
 
@@ -6,44 +6,48 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import rejects
 from ingest.errors import OutboxError
-from ingest.jobs.store import Stored, store
+from ingest.jobs.store import StoreResult, store
 from ingest.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
-AT_ONCE = 1_000
-"""Rows in a transaction."""
-LOUD_FROM = 0.1
-"""Part of what the outbox may hold, from which on each minute says so as an error."""
+MAX_BATCH_ROWS = 1_000
+"""Rows per transaction."""
+BACKLOG_ERROR_RATIO = 0.1
+"""Part of the outbox's limit from which the backlog is logged as an error."""
 
 
-async def drain(outbox: Outbox, db: Database, drained: Stored | None = None) -> Stored:
-    """Commits every price that waits, the oldest minutes first, and removes it only then; counts in `drained` as it goes.
+async def drain(outbox: Outbox, db: Database, drained: StoreResult | None = None) -> StoreResult:
+    """Commits every queued price, the oldest minutes first, then removes it from the outbox. Updates `drained` on the way.
 
-    An entry that is no price, or that the database refuses, is set aside. Raises OutboxError or DatabaseError; whatever was
-    not committed waits on.
+    An entry that is invalid or violates a constraint is moved to `reject`. Raises OutboxError or DatabaseError; prices that
+    were not committed stay queued.
     """
-    drained = Stored() if drained is None else drained
+    drained = StoreResult() if drained is None else drained
     fields = await outbox.fields()
-    for start in range(0, len(fields), AT_ONCE):
-        waiting = await outbox.read(fields[start : start + AT_ONCE])
-        drained.add(await store(db, waiting.rows))
-        for bad in waiting.unreadable:
-            log.error("an entry of the outbox is set aside: %s: %.80s", bad.reason, bad.entry)
-            await rejects.set_aside(db, bad.ticker, bad.ts, bad.entry, bad.reason)
+    for start in range(0, len(fields), MAX_BATCH_ROWS):
+        batch = await outbox.read(fields[start : start + MAX_BATCH_ROWS])
+        drained.add(await store(db, batch.rows))
+        for invalid in batch.invalid:
+            log.error("an entry of the outbox is rejected: %s: %.80s", invalid.reason, invalid.entry)
+            await rejects.insert_reject(db, invalid.ticker, invalid.ts, invalid.entry, invalid.reason)
             drained.rejected += 1
-        await outbox.remove(waiting.entries)
+        await outbox.remove(batch.entries)
     return drained
 
 
-async def say_how_many_wait(outbox: Outbox, error: DatabaseError) -> None:
-    """Says how many prices wait because of the error: loudly, long before there is no room."""
+async def log_backlog(outbox: Outbox, error: DatabaseError) -> None:
+    """Logs how many prices are queued because of the error; as an error long before the outbox is full."""
     try:
         depth = await outbox.depth()
     except OutboxError:
         return
     if depth:
-        level = logging.ERROR if depth >= outbox.most * LOUD_FROM else logging.WARNING
+        level = logging.ERROR if depth >= outbox.max_prices * BACKLOG_ERROR_RATIO else logging.WARNING
         log.log(
-            level, "%d prices wait in the outbox, which holds %d, because the database is away: %s", depth, outbox.most, error
+            level,
+            "%d prices are queued in the outbox, which holds %d, because the database is unavailable: %s",
+            depth,
+            outbox.max_prices,
+            error,
         )

@@ -1,4 +1,4 @@
-"""How collecting stands, for Prometheus: told once a minute, when everything is accounted for."""
+"""Sets the Prometheus gauges of the collector, once a minute after gaps are opened."""
 
 import math
 import time
@@ -13,28 +13,28 @@ from ingest.source import ExchangeClock
 
 
 async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> None:
-    """Sets the gauges; `until`: every minute before it is accounted for. Raises OutboxError or DatabaseError."""
-    await measure_outbox(outbox)  # first: it is what waits while the database is away
+    """Sets the gauges. Every minute before `until` is stored or a gap. Raises OutboxError or DatabaseError."""
+    await measure_outbox(outbox)  # first, because the outbox grows while the database is unavailable
     if until is not None:
-        metrics.reconciled.set(until)
+        metrics.reconciled_until.set(until)
     if clock.skew_s is not None:
         metrics.clock_skew_seconds.set(clock.skew_s)
     now = clock.database_now or time.time()
-    metrics.horizons_in_future.set(len(await retention.in_future(db, int(now))))
-    for row in await tickers.every(db, now):
-        # What is not collected any more is no alarm.
+    metrics.horizons_in_future.set(len(await retention.future_horizons(db, int(now))))
+    for row in await tickers.list_tickers(db, now):
+        # A ticker that is no longer tracked must not fire an alert.
         metrics.last_price.labels(row["name"]).set(row["ts"] if row["tracked"] and row["ts"] is not None else math.nan)
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}
     for reason in Reason:
         for state in ("open", "given_up"):
             found = missing.get((reason, state))
-            metrics.missing.labels(reason, state).set(0 if found is None else found["minutes"])
+            metrics.missing_minutes.labels(reason, state).set(0 if found is None else found["minutes"])
     metrics.oldest_gap.set(min((row["oldest"] for (_, state), row in missing.items() if state == "open"), default=0))
 
 
 async def measure_outbox(outbox: Outbox) -> int:
-    """Tells how many prices wait for PostgreSQL, and since when. Raises OutboxError."""
-    waiting = [ts for _, ts in await outbox.minutes()]
-    metrics.outbox.set(len(waiting))
-    metrics.outbox_oldest.set(min(waiting, default=times.FIRST))
-    return len(waiting)
+    """Sets the gauges of the outbox and returns the number of queued prices. Raises OutboxError."""
+    pending = [ts for _, ts in await outbox.pending_minutes()]
+    metrics.outbox.set(len(pending))
+    metrics.outbox_oldest.set(min(pending, default=times.FIRST))
+    return len(pending)

@@ -1,4 +1,4 @@
-"""Which minute a message is to be done for: its own, or the present one where its sender's clock is wrong."""
+"""Chooses the minute that a message is processed for: its own, or the current one if its sender's clock is wrong."""
 
 import logging
 import math
@@ -10,47 +10,47 @@ from ingest.source import Source
 
 log = logging.getLogger(__name__)
 
-AHEAD_S: Final = 60
+MAX_MESSAGE_AHEAD_S: Final = 60
 
 
 class MessageMinutes:
     """The minutes of one actor's messages, in one process.
 
-    A message may have waited, or its sender's clock may be wrong: the exchange's clock tells. Were each late message left
-    out, a scheduler whose clock is behind would stop everything; so the first of them in a minute does the present minute.
+    A message may be late, or its sender's clock may be wrong; the exchange's clock decides. If all late messages were skipped,
+    a scheduler whose clock is behind would stop everything, so the first one in a minute is processed for the current minute.
     """
 
     def __init__(self) -> None:
-        self._begun = times.FIRST
+        self._last_minute = times.FIRST
 
-    async def choose(self, minute: int, source: Source) -> int | None:
-        """The minute to do; None where the message's is over and the present one was begun before.
+    async def choose_minute(self, minute: int, source: Source) -> int | None:
+        """Returns the minute to process; None if the message's minute is over and the current one was already chosen.
 
-        What was last heard of the exchange's clock does not go on while a host is suspended, so a message that seems to be
-        ahead is held against a new answer; where there is none, it is done as it is.
+        The extrapolated exchange clock stops while a host is suspended. So a message that seems to be ahead is compared with a
+        new response; without one, it is processed for its own minute.
         """
         clock = source.clock
-        now = clock.now(minute, within_s=math.inf)
-        if now is not None and minute > now + AHEAD_S:
+        now = clock.now(minute, max_age_s=math.inf)
+        if now is not None and minute > now + MAX_MESSAGE_AHEAD_S:
             try:
                 await source.names()
             except SourceError:
                 now = None
             else:
-                now = clock.now(minute, within_s=math.inf)
-        if now is not None and minute > now + AHEAD_S:
+                now = clock.now(minute, max_age_s=math.inf)
+        if now is not None and minute > now + MAX_MESSAGE_AHEAD_S:
             log.warning(
-                "the message is of %s, and by the exchange's clock it is %s: the scheduler's clock is ahead",
+                "the message is for %s, but the exchange's clock is at %s: the scheduler's clock is ahead",
                 *(times.iso(minute), times.iso(int(now))),
             )
             minute = times.minute_of(now)
-        elif clock.has_passed(minute, within_s=math.inf):
-            present = times.minute_of(now) if now is not None else minute
-            if present <= self._begun:
+        elif clock.has_passed(minute, max_age_s=math.inf):
+            current = times.minute_of(now) if now is not None else minute
+            if current <= self._last_minute:
                 log.info("minute %s is over: nothing to do", times.iso(minute))
                 return None
-            log.info("minute %s is over: %s is done instead", times.iso(minute), times.iso(present))
-            minute = present
-        if now is not None:  # a minute that no clock confirmed may be any
-            self._begun = max(self._begun, minute)
+            log.info("minute %s is over: processing %s instead", times.iso(minute), times.iso(current))
+            minute = current
+        if now is not None:  # a minute that no clock confirmed may be wrong
+            self._last_minute = max(self._last_minute, minute)
         return minute

@@ -1,4 +1,4 @@
-"""Every expected minute that is over is stored, waits in the outbox, or becomes a gap with a reason."""
+"""Accounts for every expected minute that is over: it is stored, queued in the outbox, or becomes a gap with a reason."""
 
 import asyncio
 import logging
@@ -13,22 +13,22 @@ from typing import Final
 from db import times
 from db.errors import DatabaseError
 from db.pool import Database, Executor, Record
-from db.queries import clock, gaps, writing
+from db.queries import clock, gaps, write_lock
 from db.queries.gaps import Minute
 from db.tables import Reason
 from ingest import metrics
 from ingest.errors import JobsFailedError, OutboxError
-from ingest.jobs.backfill import Backfilled, backfill
+from ingest.jobs.backfill import BackfillResult, backfill
 from ingest.jobs.candles import build_candles
-from ingest.jobs.changes import RESUME_DAYS, forget_changes
+from ingest.jobs.changes import RESUME_DAYS, delete_old_changes
 from ingest.jobs.deadline import Deadline
-from ingest.jobs.drain import drain, say_how_many_wait
+from ingest.jobs.drain import drain, log_backlog
 from ingest.jobs.measure import measure
 from ingest.jobs.message_minutes import MessageMinutes
 from ingest.jobs.retain import RetentionRefusedError, retain
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
-from ingest.source import ExchangeClock, Source, agreed
+from ingest.source import ExchangeClock, Source, agree_on_time
 
 log = logging.getLogger(__name__)
 
@@ -42,24 +42,24 @@ BUDGETS_S: Final = {
     "changes": 5.0,
     "retention": 10.0,
 }
-"""The jobs of a minute, in their order, with the seconds that each may take: one that is slow or fails stops no other."""
+"""The jobs of a minute in their order, with their timeouts in seconds. A slow or failing job does not stop the others."""
 BUDGET_S: Final = 55.0
-"""For all of them: the next minute's must find the worker free."""
-AT_ONCE = 10_000
-"""Minutes walked in a transaction, over all tickers."""
+"""Time budget of all jobs together. The worker must be free for the next minute."""
+MAX_BATCH_MINUTES = 10_000
+"""Minutes checked per transaction, over all tickers."""
 
 
 @dataclass
-class Reconciled:
-    """What became of a walk."""
+class ReconcileResult:
+    """The result of reconciling."""
 
     until: int | None = None
-    """Every minute before it is stored or a gap; None where the exchange's clock is unknown."""
+    """Every minute before this one is stored, queued or a gap; None if the exchange's clock is unknown."""
     now: int | None = None
-    """By the exchange's clock, however long ago it was heard."""
+    """UNIX seconds by the exchange's clock, whatever the age of its last measurement."""
     opened: dict[tuple[str, Reason], int] = field(default_factory=dict)
-    """Minutes, by ticker and reason."""
-    backfilled: Backfilled = field(default_factory=Backfilled)
+    """Number of minutes of the opened gaps, by ticker and reason."""
+    backfilled: BackfillResult = field(default_factory=BackfillResult)
 
 
 async def reconcile(
@@ -74,51 +74,51 @@ async def reconcile(
     budget_s: float = BUDGET_S,
     minutes: MessageMinutes | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
-) -> Reconciled:
-    """Drains the outbox, opens the gaps that are new, fills what can be filled, and does the other jobs of a minute.
+) -> ReconcileResult:
+    """Drains the outbox, opens new gaps, fills gaps, and runs the other jobs of a minute.
 
-    `minutes` says what a message of another minute stands for. No gap is looked for while the outbox cannot be read: a price
-    that waits there must win over an average. What the clocks decide for good is done only where the exchange's and the
-    database's are known and agree. Raises JobsFailedError once every job had its turn: the next minute goes on from there.
+    `minutes` chooses the minute of a late or early message. No gap is opened or filled while the outbox cannot be read: a
+    queued price takes precedence over an average. Data is deleted only if the exchange's and the database's clocks are known
+    and agree. Raises JobsFailedError after all jobs have run; the next minute continues.
     """
-    await watchlist.hear(outbox)
+    await watchlist.read_worker_tickers(outbox)
     await watchlist.tickers(source=source)
-    chosen = await (minutes or MessageMinutes()).choose(minute, source)
+    chosen = await (minutes or MessageMinutes()).choose_minute(minute, source)
     if chosen is None:
-        return Reconciled()
+        return ReconcileResult()
     minute = chosen
     jobs = Jobs(budget_s)
-    reconciled, agreed_now, clocks_are_known = Reconciled(), None, False
-    async with jobs.job("tracking"):
+    reconciled, agreed_now, clocks_are_known = ReconcileResult(), None, False
+    async with jobs.run_job("tracking"):
         now = await database_clock(db)
-        source.clock.hear_database(now)
-        exchange_now = source.clock.now(minute, within_s=math.inf)
+        source.clock.observe_database(now)
+        exchange_now = source.clock.now(minute, max_age_s=math.inf)
         clocks_are_known = exchange_now is not None
-        agreed_now = agreed(minute, exchange_now, now)
-        await watchlist.follow(minute, source=source, db=db)
-    async with jobs.job("outbox"):
+        agreed_now = agree_on_time(minute, exchange_now, now)
+        await watchlist.update_tracking(minute, source=source, db=db)
+    async with jobs.run_job("outbox"):
         await drain(outbox, db)
-    async with jobs.job("gaps"):
-        reconciled = await walk(minute, clock=source.clock, db=db, outbox=outbox)
-    async with jobs.job("metrics"):
+    async with jobs.run_job("gaps"):
+        reconciled = await detect_gaps(minute, clock=source.clock, db=db, outbox=outbox)
+    async with jobs.run_job("metrics"):
         await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
     if reconciled.now is not None:
-        async with jobs.job("backfill"):
+        async with jobs.run_job("backfill"):
             reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
-    async with jobs.job("candles"):
+    async with jobs.run_job("candles"):
         await build_candles(db)
     if agreed_now is not None:
-        async with jobs.job("changes"):
-            await forget_changes(agreed_now, db, resume_days)
+        async with jobs.run_job("changes"):
+            await delete_old_changes(agreed_now, db, resume_days)
     if clocks_are_known:
-        async with jobs.job("retention"):
+        async with jobs.run_job("retention"):
             await retain(agreed_now, retention_days, db)
     await jobs.report(minute, outbox)
     return reconciled
 
 
 class Jobs:
-    """The jobs of one minute: each has its own time and its own error."""
+    """The jobs of one minute. Each has its own timeout and its own error."""
 
     def __init__(self, budget_s: float) -> None:
         self._deadline = Deadline(budget_s)
@@ -126,89 +126,91 @@ class Jobs:
         self._done: set[str] = set()
 
     @asynccontextmanager
-    async def job(self, name: str) -> AsyncIterator[None]:
-        """Runs the block as the job; what it raises ends it alone."""
-        budget_s = min(BUDGETS_S[name], self._deadline.left_s())
+    async def run_job(self, name: str) -> AsyncIterator[None]:
+        """Runs the block as the named job. An exception ends only this job."""
+        budget_s = min(BUDGETS_S[name], self._deadline.remaining_s())
         try:
             async with asyncio.timeout(budget_s):
                 yield
         except TimeoutError:
-            self._failed[name] = TimeoutError(f"not done within {budget_s:.0f} s; it goes on in the next minute")
+            self._failed[name] = TimeoutError(f"not finished within {budget_s:.0f} s; it continues in the next minute")
         except (DatabaseError, OutboxError, RetentionRefusedError) as error:
             self._failed[name] = error
         except Exception as error:
-            log.exception("the job %s has an error that nothing was made for", name)
+            log.exception("the job %s failed with an unexpected error", name)
             self._failed[name] = error
         else:
             self._done.add(name)
         metrics.job_failing.labels(name).set(name in self._failed)
 
     async def report(self, minute: int, outbox: Outbox) -> None:
-        """Says which jobs failed, in the log and for `python -m ingest status`. Raises JobsFailedError where some did."""
+        """Reports failed jobs in the log and to `python -m ingest status`. Raises JobsFailedError if there are any."""
         for name, error in self._failed.items():
             log.error("minute %s: the job %s failed: %s", times.iso(minute), name, error)
         database = next((error for error in self._failed.values() if isinstance(error, DatabaseError)), None)
         if database is not None:
-            await say_how_many_wait(outbox, database)
+            await log_backlog(outbox, database)
         failed = {name: str(error) or type(error).__name__ for name, error in self._failed.items()}
-        with suppress(OutboxError):  # which is among the failures then
+        with suppress(OutboxError):  # it is among the failures already
             await outbox.write_jobs(failed, self._done, minute)
         if failed:
             raise JobsFailedError(f"failed: {', '.join(failed)}") from next(iter(self._failed.values()))
 
 
-async def walk(minute: int, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> Reconciled:
-    """Opens the gaps from each ticker's watermark to the last minute that is over, at the cost of what is new."""
-    now = clock.now(minute, within_s=math.inf)
+async def detect_gaps(minute: int, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> ReconcileResult:
+    """Opens the gaps from each ticker's watermark to the last minute that is over. The cost depends only on new minutes."""
+    now = clock.now(minute, max_age_s=math.inf)
     if now is None:
-        log.warning("gaps up to %s are looked for once the exchange has told its time", times.iso(minute))
-        return Reconciled()
-    # An exchange whose clock is ahead must not make gaps of minutes to come: two clocks have to say that they are over.
+        log.warning("waiting for the exchange's clock before checking for gaps up to %s", times.iso(minute))
+        return ReconcileResult()
+    # An exchange clock that is ahead must not create gaps in the future: two clocks must agree that a minute is over.
     clocks = [now, time.time(), *([] if clock.database_now is None else [clock.database_now])]
     until = min(minute, times.minute_of(now), times.minute_of(median_low(clocks)))
-    # Before the table, for a price only ever moves from here to there.
-    waiting = await outbox.minutes()
-    evidence = await outbox.failures()
-    reconciled, more = Reconciled(until, int(now)), True
-    while more:
-        opened, more = await _step(until, waiting, evidence, db)
+    # The outbox is read before the table, because a price only moves from the outbox to the table.
+    pending = await outbox.pending_minutes()
+    evidence = await outbox.read_failures()
+    reconciled, has_more = ReconcileResult(until, int(now)), True
+    while has_more:
+        opened, has_more = await _detect_gaps_in_batch(until, pending, evidence, db)
         for row in opened:
-            _tell(row)
+            _log_gap(row)
             key = (row["ticker"], Reason(row["reason"]))
             reconciled.opened[key] = reconciled.opened.get(key, 0) + row["minutes"]
-    # What stands still because a price of its ticker waits may need its evidence yet.
-    held = {ticker for ticker, _ in waiting}
-    await outbox.forget(key for key in evidence if key[1] < until and key[0] not in held)
+    # A ticker with a queued price does not advance, so its reasons may still be needed.
+    pending_tickers = {ticker for ticker, _ in pending}
+    await outbox.delete_failures(key for key in evidence if key[1] < until and key[0] not in pending_tickers)
     return reconciled
 
 
-async def _step(
-    until: int, waiting: Collection[Minute], evidence: Mapping[Minute, Reason], db: Database
+async def _detect_gaps_in_batch(
+    until: int, pending: Collection[Minute], evidence: Mapping[Minute, Reason], db: Database
 ) -> tuple[list[Record], bool]:
-    """What one transaction opened, and whether there is more to walk."""
-    first_waiting = dict(sorted(waiting, key=lambda minute: minute[1], reverse=True))
-    async with writing.turn(db) as connection:
-        lows = await gaps.last_minutes(connection)
-        # Never past a price that waits: should the outbox be lost, its minute must still be found.
-        ends = {ticker: min(until, first_waiting.get(ticker, until)) for ticker in lows}
-        behind = [ticker for ticker, low in lows.items() if low < ends[ticker]]
-        late = {key: reason for key, reason in evidence.items() if key[1] < lows.get(key[0], 0)}
-        if late:
-            await gaps.explain(connection, late)
-        if not behind:
+    """Opens gaps in one transaction. Returns them, and whether there are more minutes to check."""
+    first_pending = dict(sorted(pending, key=lambda minute: minute[1], reverse=True))
+    async with write_lock.write_transaction(db) as connection:
+        lows = await gaps.watermarks(connection)
+        # Never advance past a queued price: if the outbox is lost, its minute must still become a gap.
+        ends = {ticker: min(until, first_pending.get(ticker, until)) for ticker in lows}
+        behind_tickers = [ticker for ticker, low in lows.items() if low < ends[ticker]]
+        late_evidence = {key: reason for key, reason in evidence.items() if key[1] < lows.get(key[0], 0)}
+        if late_evidence:
+            await gaps.set_gap_reasons(connection, late_evidence)
+        if not behind_tickers:
             return [], False
-        span = max(1, AT_ONCE // len(behind)) * times.MINUTE
-        walked = {ticker: (lows[ticker], min(ends[ticker], lows[ticker] + span)) for ticker in behind}
-        new = {key: reason for key, reason in evidence.items() if key[0] in walked and _within(key[1], walked[key[0]])}
-        opened = await gaps.open_missing(connection, walked, new)
-    return opened, any(high < ends[ticker] for ticker, (_, high) in walked.items())
+        span = max(1, MAX_BATCH_MINUTES // len(behind_tickers)) * times.MINUTE
+        windows = {ticker: (lows[ticker], min(ends[ticker], lows[ticker] + span)) for ticker in behind_tickers}
+        new_evidence = {
+            key: reason for key, reason in evidence.items() if key[0] in windows and _is_in_window(key[1], windows[key[0]])
+        }
+        opened = await gaps.detect_gaps(connection, windows, new_evidence)
+    return opened, any(high < ends[ticker] for ticker, (_, high) in windows.items())
 
 
-def _within(ts: int, window: tuple[int, int]) -> bool:
+def _is_in_window(ts: int, window: tuple[int, int]) -> bool:
     return window[0] <= ts < window[1]
 
 
-def _tell(row: Record) -> None:
+def _log_gap(row: Record) -> None:
     log.warning(
         "%s: %s missing from %s to %s: %s",
         row["ticker"],

@@ -1,66 +1,68 @@
-"""Minutes older than RETENTION_DAYS are forgotten, whole days of them, a little at a time."""
+"""Deletes minutes older than RETENTION_DAYS: whole days, in small transactions."""
 
 import logging
 from typing import Final
 
 from db import times
 from db.pool import Database
-from db.queries import retention, writing
+from db.queries import retention, write_lock
 
 log = logging.getLogger(__name__)
 
-TURNS = 20
-"""Of a writer, in a minute: collecting comes between any two of them."""
-STEP_MAX_S: Final = 2 * times.DAY
-"""A horizon that would move further than this at once is moved by hand only."""
+MAX_TRANSACTIONS = 20
+"""Transactions per minute. Collected prices are stored between any two of them."""
+MAX_STEP_S: Final = 2 * times.DAY
+"""A horizon that would move further than this at once is only moved by `python -m db forget`."""
 
 
 class RetentionRefusedError(Exception):
     """Raised when the horizon is not moved, because a clock or a setting may be wrong. The message says what to do."""
 
 
-async def retain(now: int | None, days: int | None, db: Database, turns: int = TURNS) -> int:
-    """Goes on with forgetting what is older than so many days before `now`; how many rows went.
+async def retain(now: int | None, days: int | None, db: Database, max_transactions: int = MAX_TRANSACTIONS) -> int:
+    """Deletes minutes older than `days` before `now`. Returns the number of deleted rows.
 
-    `now` is the earliest of the clocks, in UNIX seconds; None where they disagree: then nothing is forgotten. Raises
-    RetentionRefusedError where something should be forgotten and is not, DatabaseError.
+    `now` is the earliest of the clocks, in UNIX seconds; None if they disagree: then nothing is deleted. Raises
+    RetentionRefusedError if something is due but not deleted, and DatabaseError.
     """
     if now is None:
         if days is None:
             return 0
-        raise RetentionRefusedError("nothing is forgotten while Deribit's and the database's clock disagree")
+        raise RetentionRefusedError(
+            "nothing is deleted while Deribit's and the database's clock disagree: correct the wrong one"
+        )
     refused: list[str] = []
     if days is not None:
         horizon = (now // times.DAY - days) * times.DAY
         due = await retention.steps(db, horizon, now)
-        if any(row["step"] <= STEP_MAX_S for row in due):
-            async with writing.turn(db) as connection:
-                moved = await retention.move(connection, horizon, now, STEP_MAX_S)
-            log.info("minutes before %s are forgotten, of %d tickers", times.iso(horizon), len(moved))
+        if any(row["step"] <= MAX_STEP_S for row in due):
+            async with write_lock.write_transaction(db) as connection:
+                moved = await retention.advance_horizons(connection, horizon, now, MAX_STEP_S)
+            log.info("deleting minutes before %s of %d tickers", times.iso(horizon), len(moved))
         refused = [
             f"{row['name']} ({row['step'] // times.DAY} days, to {times.iso(row['to_ts'])})"
             for row in due
-            if row["step"] > STEP_MAX_S
+            if row["step"] > MAX_STEP_S
         ]
-    forgotten = await forget_behind(now, db, turns)
+    deleted_count = await delete_expired(now, db, max_transactions)
     if refused:
         raise RetentionRefusedError(
-            f"RETENTION_DAYS={days} would forget more than {STEP_MAX_S // times.DAY} days at once of {', '.join(refused[:5])}"
-            f"{' and others' if len(refused) > 5 else ''}: nothing of that is done. "  # noqa: PLR2004  a line's worth
-            f"If it is meant, run `python -m db forget --before {times.iso(horizon)} --yes`"
+            f"RETENTION_DAYS={days} would delete more than {MAX_STEP_S // times.DAY} days at once of {', '.join(refused[:5])}"
+            f"{' and others' if len(refused) > 5 else ''}: these are not deleted. "  # noqa: PLR2004  a line's worth
+            f"To delete them, run `python -m db forget --before {times.iso(horizon)} --yes`"
         )
-    return forgotten
+    return deleted_count
 
 
-async def forget_behind(now: int, db: Database, turns: int = TURNS) -> int:
-    """Forgets what lies before horizons that are not ahead of `now`, in at most so many turns; how many rows went."""
-    forgotten = 0
-    for ticker in await retention.behind(db, now):
-        while turns:
-            turns -= 1
-            async with writing.turn(db) as connection:
-                found = await retention.forget(connection, ticker["name"], ticker["horizon"])
-            forgotten += found
-            if found < retention.AT_ONCE:
+async def delete_expired(now: int, db: Database, max_transactions: int = MAX_TRANSACTIONS) -> int:
+    """Deletes minutes before horizons that are not after `now`, in at most `max_transactions`. Returns the number of rows."""
+    deleted_count = 0
+    for ticker in await retention.tickers_with_expired_rows(db, now):
+        while max_transactions:
+            max_transactions -= 1
+            async with write_lock.write_transaction(db) as connection:
+                found = await retention.delete_expired_batch(connection, ticker["name"], ticker["horizon"])
+            deleted_count += found
+            if found < retention.BATCH_ROWS:
                 break
-    return forgotten
+    return deleted_count

@@ -1,4 +1,4 @@
-"""Prices into PostgreSQL: all of them, but for those it refuses, which are set aside and hold up nobody."""
+"""Stores prices in PostgreSQL. A row that violates a constraint is moved to `reject` and does not block the others."""
 
 import logging
 import time
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Self
 
 from db import times
-from db.errors import RowRefusedError
+from db.errors import RowRejectedError
 from db.pool import Database
-from db.queries import prices, rejects, tickers, writing
+from db.queries import prices, rejects, tickers, write_lock
 from db.tables import PriceRow, Source
 from ingest import metrics
 
@@ -17,46 +17,46 @@ log = logging.getLogger(__name__)
 
 
 @dataclass
-class Stored:
-    """What became of rows."""
+class StoreResult:
+    """The result of storing rows."""
 
     new: int = 0
-    """Not there before."""
+    """Rows that were not stored before."""
     rejected: int = 0
 
-    def add(self, other: Self) -> None:
-        """Takes in what became of more rows."""
-        self.new += other.new
-        self.rejected += other.rejected
+    def add(self, result: Self) -> None:
+        """Adds the counts of another result."""
+        self.new += result.new
+        self.rejected += result.rejected
 
 
-async def store(db: Database, rows: Sequence[PriceRow]) -> Stored:
-    """Commits the rows in one transaction; where one is refused, in halves, until that one is alone and set aside.
+async def store(db: Database, rows: Sequence[PriceRow]) -> StoreResult:
+    """Commits the rows in one transaction. If one violates a constraint, splits them until it is alone, and rejects it.
 
-    Raises DatabaseError where the database did not answer: whatever was not stored by then can be given again.
+    Raises DatabaseError if the database is unavailable. Storing the same rows again is safe.
     """
     if not rows:
-        return Stored()
+        return StoreResult()
     try:
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await tickers.add(connection, {row.ticker for row in rows})
             new = await prices.store(connection, rows)
         now = time.time()
-        for one in new:
-            metrics.stored.labels(one["source"]).inc()
-            if one["source"] == Source.LIVE:
-                metrics.lateness_seconds.observe(now - one["ts"])
-        return Stored(len(new))
-    except RowRefusedError as error:
+        for record in new:
+            metrics.prices_stored.labels(record["source"]).inc()
+            if record["source"] == Source.LIVE:
+                metrics.lateness_seconds.observe(now - record["ts"])
+        return StoreResult(len(new))
+    except RowRejectedError as error:
         if len(rows) == 1:
-            await _set_aside(db, rows[0], str(error))
-            return Stored(rejected=1)
+            await _reject_row(db, rows[0], str(error))
+            return StoreResult(rejected=1)
     middle = len(rows) // 2
     stored = await store(db, rows[:middle])
     stored.add(await store(db, rows[middle:]))
     return stored
 
 
-async def _set_aside(db: Database, row: PriceRow, why: str) -> None:
-    log.error("%s of %s is refused by the database and set aside: %s", row.ticker, times.iso(row.ts), why)
-    await rejects.set_aside(db, row.ticker, row.ts, row.model_dump_json(), why)
+async def _reject_row(db: Database, row: PriceRow, reason: str) -> None:
+    log.error("%s of %s violates a constraint and is rejected: %s", row.ticker, times.iso(row.ts), reason)
+    await rejects.insert_reject(db, row.ticker, row.ts, row.model_dump_json(), reason)

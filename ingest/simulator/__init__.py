@@ -1,4 +1,4 @@
-"""An exchange to try the product on: Deribit's methods over real HTTP, prices anybody can recompute, and all its failures.
+"""A simulated Deribit for demos and tests: its methods over HTTP, reproducible prices, and all of its failures.
 
-`market` is what the prices are, `faults` what can go wrong, `server` how it is served and steered.
+`market` computes the prices, `faults` defines the failures, `server` serves both and can be controlled over HTTP.
 """

@@ -1,4 +1,4 @@
-"""Everything that goes wrong with Deribit, by name: error codes, statuses, broken bodies, broken connections."""
+"""The failures of Deribit, by name: error codes, HTTP statuses, malformed bodies, broken connections."""
 
 import asyncio
 import contextlib
@@ -11,21 +11,21 @@ import orjson
 from aiohttp import web
 
 Envelope = dict[str, Any]
-Answer = Callable[[web.Request, Envelope], Awaitable[web.StreamResponse]]
-"""Takes the request and the good answer, gives what is sent instead."""
+FaultHandler = Callable[[web.Request, Envelope], Awaitable[web.StreamResponse]]
+"""Takes the request and the regular envelope, and returns the response to send instead."""
 
 
 @dataclass
 class Fault:
-    """A fault that is switched on: for one method or index, or for all, for so many answers or for good."""
+    """An active fault: for one method or index or for all, for `times` calls or, with None, permanently."""
 
     name: str
     method: str | None = None
     index: str | None = None
     times: int | None = None
 
-    def strikes(self, method: str, index: str | None) -> bool:
-        """Whether it applies to this call; counts down when it does."""
+    def applies_to(self, method: str, index: str | None) -> bool:
+        """Returns whether the fault applies to this call. If so, decrements `times`."""
         if self.times == 0 or self.method not in (None, method) or self.index not in (None, index):
             return False
         if self.times is not None:
@@ -34,47 +34,47 @@ class Fault:
 
 
 def respond(envelope: Envelope, *, status: int = 200) -> web.Response:
-    """The envelope as JSON, each Decimal with its own digits."""
+    """Returns the envelope as JSON. Each Decimal keeps its digits."""
     body = orjson.dumps(envelope, default=lambda number: orjson.Fragment(str(number)))
     return web.Response(body=body, content_type="application/json", status=status)
 
 
-def _rpc_error(code: int, message: str, *, status: int = 400, data: Any = None) -> Answer:
-    async def answer(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
+def _rpc_error(code: int, message: str, *, status: int = 400, data: Any = None) -> FaultHandler:
+    async def handle(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
         error = {"code": code, "message": message} | ({"data": data} if data is not None else {})
         return respond({k: v for k, v in envelope.items() if k != "result"} | {"error": error}, status=status)
 
-    return answer
+    return handle
 
 
-def _http(status: int, body: str = "", headers: dict[str, str] | None = None) -> Answer:
-    async def answer(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
+def _http(status: int, body: str = "", headers: dict[str, str] | None = None) -> FaultHandler:
+    async def handle(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
         return web.Response(status=status, text=body, headers=headers, content_type="text/html")
 
-    return answer
+    return handle
 
 
-def _raw(body: bytes, content_type: str = "application/json") -> Answer:
-    async def answer(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
+def _raw(body: bytes, content_type: str = "application/json") -> FaultHandler:
+    async def handle(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
         return web.Response(body=body, content_type=content_type)
 
-    return answer
+    return handle
 
 
-def _changed(**changes: Any) -> Answer:
-    async def answer(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
+def _with_changes(**changes: Any) -> FaultHandler:
+    async def handle(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
         return respond({k: v for k, v in (envelope | changes).items() if v is not None})
 
-    return answer
+    return handle
 
 
-def _price(literal: str) -> Answer:
-    async def answer(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
+def _price(literal: str) -> FaultHandler:
+    async def handle(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
         rest = ",".join(f'"{key}":{envelope[key]}' for key in ("usIn", "usOut", "usDiff"))
         body = f'{{"jsonrpc":"2.0","result":{{"index_price":{literal}}},{rest},"testnet":false}}'
         return web.Response(text=body, content_type="application/json")
 
-    return answer
+    return handle
 
 
 async def _six_hours_ahead(_request: web.Request, envelope: Envelope) -> web.StreamResponse:
@@ -87,7 +87,7 @@ async def _redirect(request: web.Request, _envelope: Envelope) -> web.StreamResp
 
 async def _hang(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
     await asyncio.sleep(3600)
-    raise AssertionError("whoever asked has long gone")
+    raise AssertionError("the client has disconnected")
 
 
 async def _reset(request: web.Request, _envelope: Envelope) -> web.StreamResponse:
@@ -108,7 +108,7 @@ async def _break_off(request: web.Request, _envelope: Envelope) -> web.StreamRes
 async def _endless(request: web.Request, _envelope: Envelope) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Type": "application/json"})
     await response.prepare(request)
-    with contextlib.suppress(ConnectionError):  # whoever asked has had enough
+    with contextlib.suppress(ConnectionError):  # the client disconnects
         for _ in range(200):
             await response.write(b" " * 65_536)
     return response
@@ -120,7 +120,7 @@ async def _gzip_undeclared(_request: web.Request, _envelope: Envelope) -> web.St
 
 HTML = "<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body>cloudflare</body></html>"
 
-FAULTS: dict[str, Answer] = {
+FAULTS: dict[str, FaultHandler] = {
     "too_many_requests": _rpc_error(10028, "too_many_requests"),
     "too_many_concurrent_requests": _rpc_error(10066, "too_many_concurrent_requests"),
     "http_429": _http(429, headers={"Retry-After": "1"}),
@@ -142,12 +142,12 @@ FAULTS: dict[str, Answer] = {
     "invalid_arguments": _rpc_error(11029, "invalid_arguments"),
     "bad_request": _rpc_error(11050, "bad_request"),
     "unknown_index": _rpc_error(-32602, "Invalid params", data={"reason": "invalid index", "param": "index_name"}),
-    "unheard_of_code": _rpc_error(99999, "nobody knows"),
+    "unheard_of_code": _rpc_error(99999, "unknown"),
     "http_403": _http(403, HTML),
     "http_404": _http(404, HTML),
-    "testnet": _changed(testnet=True),
-    "no_clock": _changed(usIn=None, usOut=None, usDiff=None),
-    "no_result": _changed(result=None),
+    "testnet": _with_changes(testnet=True),
+    "no_clock": _with_changes(usIn=None, usOut=None, usDiff=None),
+    "no_result": _with_changes(result=None),
     "html": _raw(HTML.encode(), "text/html"),
     "empty": _raw(b""),
     "truncated": _raw(b'{"jsonrpc":"2.0","result":{"index_pr'),

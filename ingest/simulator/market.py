@@ -1,4 +1,4 @@
-"""Prices as a pure function of ticker and second: the same for ever, so that whoever stored one can be checked."""
+"""Prices as a pure function of ticker and second. They never change, so that stored prices can be verified."""
 
 import hashlib
 import math
@@ -20,36 +20,36 @@ BASE = {
 }
 
 WAVES_S = (37, 311, 1_709, 6_007, 23_011, 86_399, 604_801, 2_592_011)
-"""Periods of the waves a price is made of; primes or nearly so, so that it never repeats."""
+"""Periods of the waves that form a price. They are nearly prime, so that a price does not repeat."""
 
 STEPS_S = {"1h": 6, "1d": 60, "2d": 120, "1m": 3_600, "1y": 43_200, "all": 86_400}
 """Seconds from one chart point to the next, by window."""
 
 REACH_S = {"1h": 3_600, "1d": 86_400, "2d": 172_800, "1m": 2_592_000, "1y": 31_536_000, "all": 157_680_000}
 
-SAMPLES = 30
+MAX_SAMPLES = 30
 
 
 def price(ticker: str, second: int) -> Decimal:
-    """The index price at a second: positive, at most two decimals from 10 up and six below."""
+    """Returns the index price at a second: positive, with at most two decimals from 10 up and six below."""
     base, phases = _character(ticker)
     swing = sum(
         math.sin(2 * math.pi * (second / period + phase)) * 0.004 for period, phase in zip(WAVES_S, phases, strict=True)
     )
     value = base * (1 + swing)
-    return _shortest(value, 2 if base >= 10 else 6)  # noqa: PLR2004  as said above
+    return _shortest(value, 2 if base >= 10 else 6)  # noqa: PLR2004  see the docstring
 
 
 def chart(ticker: str, window: str, now: int, step_s: int | None = None) -> list[tuple[int, Decimal]]:
-    """[(UNIX milliseconds, average over the step that begins there)], ascending, ending with the last whole step before now."""
+    """Returns [(UNIX milliseconds, average over the step from there)], ascending, up to the last whole step before now."""
     step = step_s or STEPS_S[window]
     first = -(-(now - REACH_S[window]) // step) * step
     return [(at * 1000, average(ticker, at, step)) for at in range(first, now - step + 1, step)]
 
 
 def average(ticker: str, start: int, step: int) -> Decimal:
-    """The mean price over [start, start + step), from at most SAMPLES of its seconds."""
-    seconds = range(start, start + step, max(1, step // SAMPLES))
+    """Returns the mean price over [start, start + step), from at most MAX_SAMPLES of its seconds."""
+    seconds = range(start, start + step, max(1, step // MAX_SAMPLES))
     total = sum(price(ticker, second) for second in seconds)
     return _shortest(float(total) / len(seconds), 6)
 

@@ -1,11 +1,11 @@
-"""The simulator's HTTP side: Deribit's methods, and `/control/…` to steer it while it runs.
+"""The HTTP server of the simulator: Deribit's methods, and `/control/…` to control it while it runs.
 
-GET    /control          the clock and the faults that are on
+GET    /control          the clock and the active faults
 PUT    /control/clock    {"offset_s": -30} · {"at": 1700000000.5} · {"at": 1700000000.5, "stands": true}
 POST   /control/faults   {"name": "hang", "index": "btc_usd", "method": "get_index_price", "times": 3}
 DELETE /control/faults
 PUT    /control/steps    {"1d": 300}: seconds from one chart point to the next, by window
-GET    /control/served   every price it served: {"ticker", "price", "us_out"}
+GET    /control/served   every served price: {"ticker", "price", "us_out"}
 """
 
 import asyncio
@@ -25,8 +25,8 @@ PREFIX = "/api/v2/public/"
 
 
 @dataclass(frozen=True)
-class Served:
-    """A price that went out whole."""
+class ServedPrice:
+    """A price that was sent completely."""
 
     ticker: str
     price: str
@@ -34,51 +34,51 @@ class Served:
 
 
 class SimulatorClock:
-    """The exchange's clock: the local one, moved as one likes, or standing still."""
+    """The exchange's clock: the local clock with an offset, or a frozen clock."""
 
     def __init__(self) -> None:
         self._offset_us = 0
-        self._stands_at: int | None = None
+        self._frozen_at_us: int | None = None
 
     def set(self, *, at: float | None = None, offset_s: float = 0.0, stands: bool = False) -> None:
-        """To the instant `at` (UNIX seconds), or else to the local clock plus `offset_s`; running on unless it `stands`."""
+        """Sets the clock to `at` (UNIX seconds) or, without `at`, to the local clock plus `offset_s`. `stands` freezes it."""
         instant = time.time_ns() // 1000 + int(offset_s * 1e6) if at is None else int(at * 1e6)
         self._offset_us = instant - time.time_ns() // 1000
-        self._stands_at = instant if stands else None
+        self._frozen_at_us = instant if stands else None
 
     def now_us(self) -> int:
-        """UNIX microseconds."""
-        return self._stands_at if self._stands_at is not None else time.time_ns() // 1000 + self._offset_us
+        """Returns UNIX microseconds."""
+        return self._frozen_at_us if self._frozen_at_us is not None else time.time_ns() // 1000 + self._offset_us
 
 
 class Simulator:
-    """The exchange: its names, its clock, the faults that are on, and the record of what it served."""
+    """The simulated exchange: its index names, its clock, the active faults, and the served prices."""
 
     def __init__(self, names: tuple[str, ...] = market.NAMES) -> None:
         self.names = names
         self.clock = SimulatorClock()
         self.faults: list[Fault] = []
-        self.served: list[Served] = []
+        self.served: list[ServedPrice] = []
         self.calls: dict[str, int] = {}
         self.steps_s = dict(market.STEPS_S)
         self.delay_s = 0.0
-        """How long every answer takes."""
+        """Delay of every response, in seconds."""
         self.raw: dict[str, bytes] = {}
-        """Bodies that are sent as they are, by index, whatever is asked of it."""
+        """Raw response bodies by index. They replace every response about that index."""
         self.chart_holes: list[tuple[int, int]] = []
-        """Seconds [from, to) of which charts have no points."""
+        """Ranges [from, to) in UNIX seconds without chart points."""
 
     def fail(self, name: str, *, method: str | None = None, index: str | None = None, times: int | None = None) -> None:
-        """Switches a fault on; KeyError for a name that is none."""
+        """Activates a fault. Raises KeyError if the name is unknown."""
         FAULTS[name]
         self.faults.append(Fault(name, method=method, index=index, times=times))
 
-    def heal(self) -> None:
-        """Switches all faults off."""
+    def clear_faults(self) -> None:
+        """Deactivates all faults."""
         self.faults.clear()
 
     def app(self) -> web.Application:
-        """The web application."""
+        """Returns the web application."""
         app = web.Application()
         app.add_routes(
             [
@@ -98,11 +98,11 @@ class Simulator:
         self.calls[method] = self.calls.get(method, 0) + 1
         us_in = self.clock.now_us()
         await asyncio.sleep(self.delay_s)
-        answer = self._answer(method, index, request.query, us_in)
+        payload = self._build_payload(method, index, request.query, us_in)
         us_out = self.clock.now_us()
         envelope = {
             "jsonrpc": "2.0",
-            **answer,
+            **payload,
             "usIn": us_in,
             "usOut": us_out,
             "usDiff": us_out - us_in,
@@ -110,15 +110,15 @@ class Simulator:
         }
         if index in self.raw:
             return web.Response(body=self.raw[index], content_type="application/json")
-        fault = next((fault for fault in self.faults if fault.strikes(method, index)), None)
+        fault = next((fault for fault in self.faults if fault.applies_to(method, index)), None)
         if fault is not None:
             return await FAULTS[fault.name](request, envelope)
-        response = respond(envelope, status=400 if "error" in answer else 200)
-        if method == "get_index_price" and "result" in answer:
-            self.served.append(Served(str(index), str(answer["result"]["index_price"]), us_out))
+        response = respond(envelope, status=400 if "error" in payload else 200)
+        if method == "get_index_price" and "result" in payload:
+            self.served.append(ServedPrice(str(index), str(payload["result"]["index_price"]), us_out))
         return response
 
-    def _answer(self, method: str, index: str | None, query: Any, us: int) -> dict[str, Any]:
+    def _build_payload(self, method: str, index: str | None, query: Any, us: int) -> dict[str, Any]:
         second = us // 10**6
         if method in ("get_index_price", "get_index_chart_data", "get_delivery_prices") and index not in self.names:
             return _error(-32602, "Invalid params", {"reason": "invalid index", "param": "index_name"})
@@ -167,11 +167,11 @@ class Simulator:
         try:
             self.fail(**await request.json())
         except (KeyError, TypeError, ValueError) as error:
-            raise web.HTTPBadRequest(text=f"{error} is no fault; known are {', '.join(sorted(FAULTS))}") from error
+            raise web.HTTPBadRequest(text=f"{error} is not a fault; use one of {', '.join(sorted(FAULTS))}") from error
         return await self._show(request)
 
     async def _drop_faults(self, request: web.Request) -> web.Response:
-        self.heal()
+        self.clear_faults()
         return await self._show(request)
 
     async def _set_steps(self, request: web.Request) -> web.Response:
@@ -190,8 +190,8 @@ class Simulator:
 
 
 @asynccontextmanager
-async def serving(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
-    """Serves the simulator and gives its `DERIBIT_RPC_URL`. Port 0: any that is free. OSError where the port is taken."""
+async def serve(simulator: Simulator, host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[str]:
+    """Serves the simulator and yields its `DERIBIT_RPC_URL`. Port 0: any free port. Raises OSError if the port is in use."""
     runner = web.AppRunner(simulator.app(), access_log=None, shutdown_timeout=0.1)
     await runner.setup()
     try:

@@ -27,7 +27,7 @@ from db import embedded, migrate
 from db.pool import open_database
 from db.queries import candles, coverage
 from db.queues import Actor, Queue
-from ingest.simulator.server import Simulator, serving
+from ingest.simulator.server import Simulator, serve
 from tests.bench.serving import serving as process_of
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
@@ -75,7 +75,7 @@ async def run(minutes: int, tickers: int, console: Console) -> None:
         postgres = servers.enter_context(embedded.postgres(Path(folder) / "postgres"))
         valkey = servers.enter_context(embedded.valkey(Path(folder) / "valkey"))
         await asyncio.to_thread(migrate.upgrade, postgres.url)
-        async with serving(simulator) as exchange, open_database(postgres.url, application_name="day") as db:
+        async with serve(simulator) as exchange, open_database(postgres.url, application_name="day") as db:
             fast = {"DERIBIT_RATE_PER_SECOND": "100000", "DERIBIT_BURST": "100000", "DERIBIT_CONNECTIONS": "32"}
             env = {
                 "DATABASE_URL": postgres.url,
@@ -121,7 +121,7 @@ async def run(minutes: int, tickers: int, console: Console) -> None:
                     await asyncio.sleep(0.1)
             counting.cancel()
             counted = [await coverage.count(db, name, BEGIN, end, end) for name in names]
-            wrong = [name for name in names if await candles.different(db, name, 0)]
+            wrong = [name for name in names if await candles.find_differences(db, name, 0)]
     stored = sum(one.stored for one in counted)
     console.print(
         f"{minutes:,} minutes of {tickers} tickers in {took:.0f} s: {stored / took:,.0f} prices a second; {stored:,} of "

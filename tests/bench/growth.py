@@ -27,7 +27,7 @@ from tests.bench import storing
 FIRST = 1_000_000
 TICKERS = 200
 MINUTE = 1_600_000_020 // 86_400 * 86_400
-PRICE = Shape((("ts", prices.AS_TEXT["ts"]), ("price", prices.AS_TEXT["price"])))
+PRICE = Shape((("ts", prices.JSON_COLUMNS["ts"]), ("price", prices.JSON_COLUMNS["price"])))
 BATCH = 5_000
 """Minutes of all tickers that are loaded at once."""
 
@@ -91,11 +91,11 @@ async def _grown(url: str, connection: asyncpg.Connection, low: int, high: int, 
 
 def _questions(db: Database, end: int) -> dict[str, Callable[[], Awaitable[object]]]:
     name = "t100_usd"
-    day = functools.partial(candles.listed, db, Interval.ONE_HOUR, storing.CANDLE, name, end - 86_400, end, end)
+    day = functools.partial(candles.fetch_json, db, Interval.ONE_HOUR, storing.CANDLE, name, end - 86_400, end, end)
     return {
-        "latest": functools.partial(prices.latest_text, db, PRICE, name),
-        "last 100": functools.partial(prices.listed, db, PRICE, name, 0, end, newest_first=True, limit=100),
-        "range 1,440": functools.partial(prices.window_text, db, PRICE, name, end - 86_400, end, newest_first=False),
+        "latest": functools.partial(prices.latest_json, db, PRICE, name),
+        "last 100": functools.partial(prices.fetch_page, db, PRICE, name, 0, end, newest_first=True, limit=100),
+        "range 1,440": functools.partial(prices.window_json, db, PRICE, name, end - 86_400, end, newest_first=False),
         "hours of a day": day,
     }
 

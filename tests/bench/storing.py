@@ -10,13 +10,13 @@ import asyncpg
 from rich.table import Table
 
 from db.pool import Database, open_database
-from db.queries import candles, prices, writing
+from db.queries import candles, prices, write_lock
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
 from db.tables import PriceRow, Source
 
 ROUNDS = 5
-CANDLE = Shape(tuple((name, candles.AS_TEXT[name]) for name in ("ts", "open", "high", "low", "close", "count")))
+CANDLE = Shape(tuple((name, candles.JSON_COLUMNS[name]) for name in ("ts", "open", "high", "low", "close", "count")))
 
 PLAIN = """
 INSERT INTO plain (ticker, ts, price, observed_at, source)
@@ -56,7 +56,7 @@ async def stored(url: str, names: list[str], begin: int) -> Table:
 
 def _plain(db: Database, columns: list[list[object]]) -> Callable[[], Awaitable[object]]:
     async def run() -> None:
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await connection.execute(PLAIN, *columns)
 
     return run
@@ -64,7 +64,7 @@ def _plain(db: Database, columns: list[list[object]]) -> Callable[[], Awaitable[
 
 def _kept(db: Database, rows: list[PriceRow]) -> Callable[[], Awaitable[object]]:
     async def run() -> None:
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await prices.store(connection, rows)
 
     return run
@@ -84,7 +84,7 @@ async def candled(url: str, ticker: str, begin: int, minutes: int) -> Table:
             slow, fast = [], []
             for _ in range(ROUNDS):
                 slow.append(await _timed(functools.partial(db.fetchval, sql, ticker, *window)))
-                fast.append(await _timed(functools.partial(candles.listed, db, interval, CANDLE, ticker, *window, end)))
+                fast.append(await _timed(functools.partial(candles.fetch_json, db, interval, CANDLE, ticker, *window, end)))
             was, now = statistics.median(slow), statistics.median(fast)
             table.add_row(interval.name, f"{1000 * was:.1f}", f"{1000 * now:.2f}", f"{was / now:.0f}", f"{wanted}")
     return table

@@ -24,7 +24,7 @@ from rich.table import Table
 from db import times
 from db.queries import candles
 from db.tables import Reason
-from ingest.simulator.server import Simulator, serving
+from ingest.simulator.server import Simulator, serve
 from tests.chaos import faults
 from tests.chaos.faults import Fault
 from tests.chaos.stand import TICKERS, Stand, standing
@@ -102,7 +102,7 @@ class Run:
         # The virtual past ends about now.
         self.minute = times.minute_of(time.time()) - times.MINUTE * (minutes + 2 * len(episodes) + 3)
         simulator.clock.set(at=self.minute + 2)
-        async with serving(simulator) as rpc_url, standing(folder, simulator, rpc_url, VIRTUAL | RETENTION, self.draw) as stand:
+        async with serve(simulator) as rpc_url, standing(folder, simulator, rpc_url, VIRTUAL | RETENTION, self.draw) as stand:
             await stand.stack.start_worker()
             await self._settle_in(stand)
             for number, episode in enumerate(episodes, start=1):
@@ -250,7 +250,7 @@ class Run:
                 if found:
                     verdict.complaints.append(f"{found} {complaint}")
             for ticker in TICKERS:
-                for span, ts in await candles.different(connection, ticker, times.FIRST):
+                for span, ts in await candles.find_differences(connection, ticker, times.FIRST):
                     verdict.complaints.append(f"{ticker} {ts}: the candle of {span} s is not what its minutes make")
         verdict.complaints += self.complaints
         for waiting in sorted(await stand.stack.waiting()):

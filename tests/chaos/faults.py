@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import asyncpg
 import redis
 
-from db.queries.writing import TAKE_TURN
+from db.queries.write_lock import ACQUIRE_WRITER_LOCK
 from db.tables import Reason
 from tests.chaos.stand import TICKERS, Stack, Stand, ballast, second_stack
 from tests.ingest.test_client import EXPECTED
@@ -82,7 +82,7 @@ async def killed_fetching(stand: Stand, minute: int) -> AsyncIterator[None]:
         return stand.simulator.calls.get("get_index_price", 0) >= before + len(TICKERS) and set(TICKERS[1:]) <= kept
 
     async def heal() -> None:
-        stand.simulator.heal()
+        stand.simulator.clear_faults()
 
     async with _killed_when(stand, reached, heal):
         yield
@@ -92,7 +92,7 @@ async def killed_fetching(stand: Stand, minute: int) -> AsyncIterator[None]:
 async def _turn_held(stand: Stand) -> AsyncIterator[asyncpg.Connection]:
     """Keeps every writer of the database waiting."""
     async with stand.sql() as connection, connection.transaction():
-        await connection.execute(TAKE_TURN)
+        await connection.execute(ACQUIRE_WRITER_LOCK)
         yield connection
 
 
@@ -355,7 +355,7 @@ def deribit(name: str, index: str | None, method: str | None) -> Block:
         try:
             yield
         finally:
-            stand.simulator.heal()
+            stand.simulator.clear_faults()
 
     return block
 

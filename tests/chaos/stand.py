@@ -22,7 +22,7 @@ from dramatiq.brokers.redis import RedisBroker
 from db import embedded, migrate, processes
 from db.embedded import Server
 from db.errors import DatabaseError, ServerError
-from db.pool import own_errors
+from db.pool import translate_errors
 from db.queues import Actor, Queue
 from ingest.outbox import FAILURES, HEARTBEATS, PRICES
 from ingest.simulator.server import Simulator
@@ -252,7 +252,7 @@ class Stand:
     async def stored(self, minute: int) -> set[str]:
         """The tickers whose price of the minute is committed; empty where nobody can tell."""
         try:
-            with own_errors():
+            with translate_errors():
                 async with asyncio.timeout(2), self.sql() as connection:
                     return {row["ticker"] for row in await connection.fetch("SELECT ticker FROM price WHERE ts = $1", minute)}
         except DatabaseError:
@@ -261,7 +261,7 @@ class Stand:
     async def walked(self) -> int:
         """The minute up to which every ticker's minutes are explained; 0 where nobody can tell."""
         try:
-            with own_errors():
+            with translate_errors():
                 async with asyncio.timeout(2), self.sql() as connection:
                     return int(await connection.fetchval("SELECT min(checked_until) FROM ticker") or 0)
         except DatabaseError:

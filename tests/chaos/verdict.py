@@ -9,7 +9,7 @@ import asyncpg
 
 from db.tables import Reason
 from ingest.simulator import market
-from ingest.simulator.server import Served
+from ingest.simulator.server import ServedPrice
 from tests.chaos.stand import TICKERS
 
 
@@ -54,7 +54,7 @@ class Verdict:
 class Account:
     """The database's prices and gaps, held against what was served."""
 
-    def __init__(self, prices: Iterable[asyncpg.Record], gaps: Iterable[asyncpg.Record], served: Iterable[Served]) -> None:
+    def __init__(self, prices: Iterable[asyncpg.Record], gaps: Iterable[asyncpg.Record], served: Iterable[ServedPrice]) -> None:
         rows = [dict(row) for row in prices]
         self.prices = {(row["ticker"], row["ts"]): row for row in rows}
         self.times = Counter((row["ticker"], row["ts"]) for row in rows)

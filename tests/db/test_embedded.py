@@ -52,9 +52,9 @@ def test_data_of_another_version_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
     complaint = rf"DATA_DIR=.* in use by process {os.getpid()}"
-    with embedded.held(tmp_path), pytest.raises(ServerError, match=complaint), embedded.held(tmp_path):
+    with embedded.lock_data_dir(tmp_path), pytest.raises(ServerError, match=complaint), embedded.lock_data_dir(tmp_path):
         pass
-    with embedded.held(tmp_path):
+    with embedded.lock_data_dir(tmp_path):
         pass
 
 
@@ -77,9 +77,9 @@ def test_a_command_runs_beside_migrated_servers_and_its_status_is_ours(tmp_path:
     ("env", "line"),
     [
         ({"DATABASE_URL": "postgres://ann:secret@127.0.0.1:1/x"}, "DATABASE_URL: no connection to postgresql://ann:***@127.0.0.1:1/x"),
-        ({"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": "1"}, "POSTGRES_HOST and its companions: no connection to postgresql://postgres@127.0.0.1:1"),
+        ({"POSTGRES_HOST": "127.0.0.1", "POSTGRES_PORT": "1"}, "POSTGRES_… settings: no connection to postgresql://postgres@127.0.0.1:1"),
         ({"DATABASE_URL": "nonsense"}, "DATABASE_URL: should look like postgresql://user:password@host:5432/name"),
-        ({"REDIS_URL": "redis://127.0.0.1:1"}, "REDIS_URL: no answer from redis://127.0.0.1:1"),
+        ({"REDIS_URL": "redis://127.0.0.1:1"}, "REDIS_URL: no connection to redis://127.0.0.1:1"),
         ({"DATA_DIR": "/proc/nowhere"}, "DATA_DIR=/proc/nowhere cannot be used"),
     ],
 )  # fmt: skip
@@ -102,7 +102,7 @@ async def test_a_wrong_password_is_told_without_showing_it(tmp_path: Path, dsn: 
 def test_without_a_command_the_usage_says_what_to_write(tmp_path: Path) -> None:
     done = _with_servers(tmp_path)
     assert done.returncode == 2
-    assert "name the command to run, for example" in done.stderr
+    assert "no command given. Name it after --, for example" in done.stderr
 
 
 def test_a_first_start_killed_on_its_way_harms_no_later_one(tmp_path: Path) -> None:

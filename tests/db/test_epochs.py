@@ -6,7 +6,7 @@ import asyncpg
 import pytest
 
 from db.pool import Database
-from db.queries import version, writing
+from db.queries import version, write_lock
 from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
 
@@ -100,7 +100,7 @@ async def test_ids_follow_the_order_of_commits_also_for_who_inserts_by_hand(
             await storing
             second = (await _ids(db))[1]
         else:
-            async with writing.turn(db) as connection:
+            async with write_lock.write_transaction(db) as connection:
                 inserting = asyncio.create_task(by_hand.fetchval(INSERT, MINUTE + 60))
                 await _until_somebody_waits(db)
                 first = await connection.fetchval(INSERT, MINUTE)

@@ -20,8 +20,8 @@ DAY, HOUR = 86_400, 3_600
 BEGIN = 1_704_672_000
 """2024-01-08."""
 END = BEGIN + 12 * DAY
-PRICES = Shape((("ts", prices.AS_TEXT["ts"]), ("price", prices.AS_TEXT["price"])))
-CANDLES = Shape(tuple((name, candles.AS_TEXT[name]) for name in ("ts", "high", "low", "count")))
+PRICES = Shape((("ts", prices.JSON_COLUMNS["ts"]), ("price", prices.JSON_COLUMNS["price"])))
+CANDLES = Shape(tuple((name, candles.JSON_COLUMNS[name]) for name in ("ts", "high", "low", "count")))
 
 
 def _rows() -> list[PriceRow]:
@@ -85,11 +85,11 @@ async def _agrees(db: Transaction, left: Sequence[PriceRow], horizon: int, low: 
 
     listed = await prices.window(db, "btc_usd", low, high, newest_first=False)
     assert [(r["ts"], r["price"]) for r in listed] == [(one.ts, one.price) for one in inside]
-    text = await prices.window_text(db, PRICES, "btc_usd", low, high, newest_first=True)
+    text = await prices.window_json(db, PRICES, "btc_usd", low, high, newest_first=True)
     assert [entry["ts"] for entry in json.loads(text)] == [one.ts for one in reversed(inside)]
-    page = await prices.listed(db, PRICES, "btc_usd", low, high, newest_first=False, limit=5)
+    page = await prices.fetch_page(db, PRICES, "btc_usd", low, high, newest_first=False, limit=5)
     assert [entry["ts"] for entry in json.loads(page.text)] == [one.ts for one in inside[:5]]
-    assert page.more is (len(inside) > 5)
+    assert page.has_more is (len(inside) > 5)
     assert await prices.count_in(db, "btc_usd", low, high) == len(inside)
     ts, values = await summaries.series(db, "btc_usd", low, high)
     assert (json.loads(ts), list(map(Decimal, json.loads(values)))) == (
@@ -130,7 +130,7 @@ async def _candles_agree(db: Transaction, left: Sequence[PriceRow], low: int, hi
     for interval in (Interval.ONE_HOUR, Interval.ONE_DAY):
         seconds = interval.value.seconds
         first = -(-low // seconds) * seconds
-        text = await candles.listed(db, interval, CANDLES, "btc_usd", first, max(first, -(-high // seconds) * seconds), END)
+        text = await candles.fetch_json(db, interval, CANDLES, "btc_usd", first, max(first, -(-high // seconds) * seconds), END)
         wanted = {}
         for begin in range(first, high, seconds):
             held = [one.price for one in of if begin <= one.ts < begin + seconds]

@@ -100,7 +100,7 @@ import logging, sys
 from db import log
 from db.settings import Settings
 
-log.FILE_BYTES, log.FILES_KEPT = 40_000, 50
+log.MAX_FILE_BYTES, log.MAX_ROTATED_FILES = 40_000, 50
 log.configure(Settings.read(), "test")
 sys.stderr = open("/dev/null", "w")
 for number in range(400):

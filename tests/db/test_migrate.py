@@ -86,24 +86,24 @@ async def test_history_of_before_candles_is_built_little_by_little(empty_dsn: st
             day,
         )
     assert (await _alembic(empty_dsn, "upgrade", "head"))[0] == 0
-    shape = Shape(tuple(candles.AS_TEXT.items()))
+    shape = Shape(tuple(candles.JSON_COLUMNS.items()))
 
     async with open_database(empty_dsn, application_name="test") as db:
 
         async def days() -> str:
-            return await candles.listed(
+            return await candles.fetch_json(
                 db, candles.Interval.ONE_DAY, shape, "btc_usd", day, day + 30 * 86_400, day + 40 * 86_400
             )
 
-        assert await candles.still_to_build(db) == {"btc_usd": day + 20 * 86_400}
+        assert await candles.pending_builds(db) == {"btc_usd": day + 20 * 86_400}
         before = await days()
         assert before.count('"complete":true') == 20
-        assert await build_candles(db, turns=1) == 1
+        assert await build_candles(db, max_transactions=1) == 1
         assert await days() == before
         await build_candles(db)
-        assert await candles.still_to_build(db) == {}
+        assert await candles.pending_builds(db) == {}
         assert await days() == before
-        assert await candles.different(db, "btc_usd", 0) == []
+        assert await candles.find_differences(db, "btc_usd", 0) == []
         assert await build_candles(db) == 0
 
 
@@ -122,10 +122,10 @@ async def test_a_new_revision_has_the_number_after_the_newest(tmp_path: Path, ds
 
 
 def test_a_release_serves_its_own_schema_and_later_ones() -> None:
-    assert migrate.serves(migrate.head())
-    assert migrate.serves("9f2c1b77aa01"), "of a release that is being rolled out: ids have no order"
-    assert not migrate.serves("0001")
-    assert not migrate.serves(None)
+    assert migrate.is_compatible(migrate.head())
+    assert migrate.is_compatible("9f2c1b77aa01"), "of a release that is being rolled out: ids have no order"
+    assert not migrate.is_compatible("0001")
+    assert not migrate.is_compatible(None)
 
 
 async def test_a_database_that_is_away_is_one_line() -> None:

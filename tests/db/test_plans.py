@@ -7,8 +7,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from db.pool import SESSION
-from db.queries import candles, coverage, exporting, gaps, prices, summaries, tickers, version
+from db.pool import SESSION_SETTINGS
+from db.queries import candles, coverage, gaps, history_export, prices, summaries, tickers, version
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
 from tests.conftest import Servers, clone
@@ -41,22 +41,22 @@ ANALYZE;
 async def million(servers: Servers, migrated: str) -> AsyncIterator[asyncpg.Connection]:
     """A database with a million minutes, migrated and analysed."""
     async for dsn in clone(servers, migrated):
-        connection = await asyncpg.connect(dsn, server_settings=dict(SESSION))
+        connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
         await connection.execute(FILL)
         yield connection
         await connection.close()
 
 
 LOW, HIGH = MINUTE + 100 * DAY, MINUTE + 101 * DAY
-ALL = Shape(tuple(prices.AS_TEXT.items()))
-CANDLE = Shape(tuple(candles.AS_TEXT.items()))
+ALL = Shape(tuple(prices.JSON_COLUMNS.items()))
+CANDLE = Shape(tuple(candles.JSON_COLUMNS.items()))
 
 
 def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     """Name, SQL, parameters, and the most rows that may be sorted."""
     window = ["btc_usd", LOW, HIGH]
     for newest_first in (True, False):
-        listed = prices.listed_statement(ALL, newest_first=newest_first)
+        listed = prices.page_statement(ALL, newest_first=newest_first)
         yield f"listed {newest_first}", listed.sql, [*window, 100, 0, *listed.constants], 0
         text = prices.window_statement(ALL, newest_first=newest_first)
         yield f"window_text {newest_first}", text.sql, [*window, *text.constants], MINUTES
@@ -65,25 +65,25 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "latest", prices.LATEST, ["btc_usd", 0], 0
     yield "latest_of_each", prices.LATEST_OF_EACH, [["btc_usd", "eth_usd"], 0], 2
     yield "count_in", prices.COUNT_IN, window, 0
-    yield "any_in", prices.ANY_IN, window, 0
+    yield "any_in", prices.HAS_ANY, window, 0
     yield "last_observed", prices.LAST_OBSERVED, ["btc_usd", LOW, 300], 10
     yield "coverage", coverage.COUNT, window, 0
     yield "periods", gaps.PERIODS, ["btc_usd", MINUTE, MINUTE + DAY, ["OPEN", "FILLED"], 100], MINUTES
     yield "last gaps", gaps.LAST_PERIOD_OF_EACH, [["btc_usd", "eth_usd"]], 2
     yield "newest open", gaps.NEWEST_OPEN, [HIGH, 100], 100
     yield "counts", gaps.COUNTS, [], 200
-    yield "last minutes", gaps.LAST_MINUTES, [], 2
+    yield "last minutes", gaps.WATERMARKS, [], 2
     yield "tickers", tickers.ALL, [0], 2
     yield "version", version.CURRENT, [], 0
     yield "summary", summaries.SUMMARY, window, 0
     yield "series", summaries.SERIES, window, MINUTES
-    yield "csv", exporting.CSV, window, MINUTES
-    yield "extent", exporting.EXTENT, window, 0
+    yield "csv", history_export.CSV, window, MINUTES
+    yield "extent", history_export.EXTENT, window, 0
     for interval in Interval:
         for empty in (False, True):
             made = candles.statement(interval, CANDLE, with_open=False, with_empty=empty)
             days = 400 if interval.value.base == DAY else 20
-            bounds = [interval.at_or_after(MINUTE), interval.at_or_after(MINUTE + days * DAY)]
+            bounds = [interval.ceil(MINUTE), interval.ceil(MINUTE + days * DAY)]
             if interval is Interval.ONE_MINUTE:
                 bounds[1] = bounds[0] + 6_000 * 60
             yield f"{interval.name} {empty}", made.sql, ["btc_usd", *bounds, 2**40, *made.constants], 6_000

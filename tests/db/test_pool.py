@@ -12,7 +12,7 @@ import pytest
 from db import embedded
 from db.errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
 from db.pool import Database, open_database
-from db.queries import tickers, writing
+from db.queries import tickers, write_lock
 from tests.conftest import Servers
 from tests.waiting import PATIENCE_S
 
@@ -67,7 +67,7 @@ async def test_a_server_that_says_nothing_any_more_is_unavailable(tmp_path: Path
 async def test_a_database_without_tables_says_what_to_run(empty_dsn: str) -> None:
     async with open_database(empty_dsn, application_name="tests") as db:
         with pytest.raises(DatabaseUnavailableError, match="run `python -m db migrate`"):
-            await tickers.every(db, 0)
+            await tickers.list_tickers(db, 0)
 
 
 async def test_a_connection_that_began_while_the_server_was_read_only_is_not_used_again(dsn: str) -> None:
@@ -75,7 +75,7 @@ async def test_a_connection_that_began_while_the_server_was_read_only_is_not_use
     admin = await asyncpg.connect(dsn)
     try:
         await admin.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        async with open_database(dsn, application_name="tests", connections=1) as db:
+        async with open_database(dsn, application_name="tests", max_connections=1) as db:
             with pytest.raises(DatabaseUnavailableError, match="read-only"):
                 await db.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
             await admin.execute("SET default_transaction_read_only = off")
@@ -86,7 +86,7 @@ async def test_a_connection_that_began_while_the_server_was_read_only_is_not_use
 
 
 async def test_a_pool_in_which_all_connections_are_in_use_says_so_and_not_that_the_database_is_away(dsn: str) -> None:
-    async with open_database(dsn, application_name="tests", connections=1) as db, db.transaction():
+    async with open_database(dsn, application_name="tests", max_connections=1) as db, db.transaction():
         with pytest.raises(PoolExhaustedError):
             await db.fetchval("SELECT 1")
 
@@ -104,13 +104,13 @@ async def test_a_writer_that_is_paused_inside_its_turn_loses_it(dsn: str, db: Da
         holding = paused.transaction()
         connection = await holding.__aenter__()
         await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '300ms'")  # 10 s in the product
-        await connection.execute(writing.TAKE_TURN)
-        held = await writing.holder(db)
+        await connection.execute(write_lock.ACQUIRE_WRITER_LOCK)
+        held = await write_lock.lock_holder(db)
         assert held is not None
         assert (held["application"], held["state"]) == ("paused", "idle in transaction")
-        async with writing.turn(db) as other:
+        async with write_lock.write_transaction(db) as other:
             await other.execute("SELECT 1")
-        assert await writing.holder(db) is None
+        assert await write_lock.lock_holder(db) is None
         with pytest.raises(DatabaseUnavailableError):
             await holding.__aexit__(None, None, None)
 
@@ -140,7 +140,7 @@ async def test_a_connection_lost_inside_a_transaction_is_unavailable_and_replace
             await admin.close()
             await connection.execute("SELECT 2")
 
-    async with open_database(dsn, application_name="lost", connections=1) as db:
+    async with open_database(dsn, application_name="lost", max_connections=1) as db:
         with pytest.raises(DatabaseUnavailableError):
             await lose(db)
         assert await db.fetchval("SELECT 3") == 3
@@ -148,7 +148,7 @@ async def test_a_connection_lost_inside_a_transaction_is_unavailable_and_replace
 
 async def test_a_cancellation_stays_one_whenever_it_comes(dsn: str) -> None:
     """Else a task that is told to end goes on, and whoever waits for its end waits for ever."""
-    async with open_database(dsn, application_name="tests", connections=1) as db:
+    async with open_database(dsn, application_name="tests", max_connections=1) as db:
         cancelled = 0
         for turns in range(60):
             await db.fetchval("SELECT 1")  # it has a connection

@@ -8,7 +8,7 @@ import pytest
 
 from db import queries
 from db.pool import Database
-from db.queries import importing, prices, tickers, tracking, writing
+from db.queries import bulk_import, prices, tickers, tracking, write_lock
 from db.tables import Source
 from tests.stored import MINUTE, row, store, track
 from tests.stored import follow as stored_follow
@@ -26,15 +26,17 @@ async def test_every_statement_can_be_prepared(dsn: str, name: str) -> None:
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
-            if name == "importing.MERGE":
-                await connection.execute(importing.STAGE)
+            if name == "bulk_import.MERGE":
+                await connection.execute(bulk_import.STAGE)
             await connection.prepare(STATEMENTS[name])
     finally:
         await connection.close()
 
 
 def test_there_are_statements_to_prepare() -> None:
-    assert {"prices.LATEST", "prices.STORE", "tracking.BEGIN", "writing.TAKE_TURN", "tickers.ALL"} <= set(STATEMENTS)
+    assert {"prices.LATEST", "prices.STORE", "tracking.BEGIN", "write_lock.ACQUIRE_WRITER_LOCK", "tickers.ALL"} <= set(
+        STATEMENTS
+    )
 
 
 async def test_a_window_is_half_open_and_reads_from_either_end(db: Database) -> None:
@@ -49,7 +51,7 @@ async def test_a_window_is_half_open_and_reads_from_either_end(db: Database) -> 
 async def test_first_come_stays(db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "1")])
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         stored = await prices.store(connection, [row("btc_usd", MINUTE, "2"), row("btc_usd", MINUTE + 60, "3")])
     assert [r["ts"] for r in stored] == [MINUTE + 60]
     assert [str(r["price"]) for r in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)] == ["1", "3"]
@@ -81,13 +83,13 @@ async def test_tickers_come_with_their_last_period_and_newest_price(db: Database
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
     await track(db, "btc_usd", since=MINUTE + 120)
-    found = {r["name"]: (r["since"], r["tracked"], r["ts"]) for r in await tickers.every(db, 0)}
+    found = {r["name"]: (r["since"], r["tracked"], r["ts"]) for r in await tickers.list_tickers(db, 0)}
     assert found == {"btc_usd": (MINUTE, True, MINUTE + 60), "eth_usd": (MINUTE, False, None)}
 
 
 async def test_periods_follow_the_list(db: Database) -> None:
     async def follow(names: list[str], minute: int) -> tuple[list[str], list[str]]:
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             return await stored_follow(connection, names, minute)
 
     assert await follow(["a", "b"], 600) == (["a", "b"], [])
@@ -103,8 +105,8 @@ async def test_periods_follow_the_list(db: Database) -> None:
 async def test_a_name_taken_back_leaves_no_trace_unless_it_had_prices(db: Database) -> None:
     await track(db, "typo_usd", "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-    async with writing.turn(db) as connection:
-        await tracking.take_back(connection, "typo_usd", MINUTE + 60)
-        await tracking.take_back(connection, "btc_usd", MINUTE + 60)
+    async with write_lock.write_transaction(db) as connection:
+        await tracking.remove_unknown_ticker(connection, "typo_usd", MINUTE + 60)
+        await tracking.remove_unknown_ticker(connection, "btc_usd", MINUTE + 60)
     rows = await db.fetch("SELECT name, since, until FROM ticker LEFT JOIN tracking ON ticker = name")
     assert [tuple(r) for r in rows] == [("btc_usd", MINUTE, MINUTE + 60)]

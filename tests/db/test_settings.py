@@ -2,7 +2,7 @@
 
 import pytest
 
-from db.settings import Settings, without_password
+from db.settings import Settings, mask_password
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])
@@ -44,7 +44,7 @@ def test_no_setting_means_no_address_and_a_process_that_needs_one_says_so() -> N
     ("name", "value", "complaint"),
     [
         ("DATABASE_URL", "mysql://db/x", "DATABASE_URL: should look like postgresql://user:password@host:5432/name"),
-        ("DATABASE_URL", "postgres://db:port/x", "DATABASE_URL: has a port that is none"),
+        ("DATABASE_URL", "postgres://db:port/x", "DATABASE_URL: has an invalid port"),
         ("POSTGRES_HOST", "db host", "POSTGRES_HOST: String should match pattern"),
         ("POSTGRES_PORT", "70000", "POSTGRES_PORT: Input should be less than or equal to 65535"),
         ("REDIS_URL", "localhost:6379", "REDIS_URL: should look like redis://:password@host:6379/0"),
@@ -66,9 +66,9 @@ def test_an_empty_variable_counts_as_not_set(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_a_password_is_struck_out_of_messages() -> None:
-    assert without_password("postgresql://ann:secret@db/x") == "postgresql://ann:***@db/x"
-    assert without_password("redis://:secret@db") == "redis://:***@db"
-    assert without_password("redis://db") == "redis://db"
-    assert without_password("postgresql://ann:p@ss@db/x") == "postgresql://ann:***@db/x"
-    assert without_password("postgresql://db/x?user=ann&password=secret&a=b") == "postgresql://db/x?user=ann&password=***&a=b"
-    assert without_password("at redis://:a@one and redis://:b@two.") == "at redis://:***@one and redis://:***@two."
+    assert mask_password("postgresql://ann:secret@db/x") == "postgresql://ann:***@db/x"
+    assert mask_password("redis://:secret@db") == "redis://:***@db"
+    assert mask_password("redis://db") == "redis://db"
+    assert mask_password("postgresql://ann:p@ss@db/x") == "postgresql://ann:***@db/x"
+    assert mask_password("postgresql://db/x?user=ann&password=secret&a=b") == "postgresql://db/x?user=ann&password=***&a=b"
+    assert mask_password("at redis://:a@one and redis://:b@two.") == "at redis://:***@one and redis://:***@two."

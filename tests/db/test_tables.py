@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from db import times
-from db.errors import RowRefusedError
+from db.errors import RowRejectedError
 from db.pool import Database
-from db.tables import PriceRow, normal
+from db.tables import PriceRow, normalize_price
 from tests.stored import MINUTE, track
 
 GOOD: dict[str, Any] = {
@@ -77,7 +77,7 @@ async def test_a_bad_price_is_refused_by_model_and_table(db: Database, constrain
     await track(db, "btc_usd")
     with pytest.raises(ValidationError):
         PriceRow.model_validate(GOOD | change)
-    with pytest.raises(RowRefusedError) as refused:
+    with pytest.raises(RowRejectedError) as refused:
         await db.execute(INSERT_PRICE, *(GOOD | change).values())
     assert isinstance(refused.value.__cause__, asyncpg.IntegrityConstraintViolationError)
     assert refused.value.__cause__.constraint_name == constraint
@@ -108,7 +108,7 @@ def test_a_monstrous_number_is_refused_without_being_written_out(literal: str) -
 
 @given(st.decimals(Decimal("1e-18"), Decimal(10**14), allow_nan=False, places=18))
 def test_a_price_keeps_its_value_and_loses_only_zeros(price: Decimal) -> None:
-    text = f"{normal(price):f}"
+    text = f"{normalize_price(price):f}"
     assert Decimal(text) == price
     assert "E" not in text
     assert not ("." in text and text.endswith(("0", ".")))

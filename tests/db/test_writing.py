@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 
 from db.pool import Database
-from db.queries import prices, writing
+from db.queries import prices, write_lock
 from tests.stored import MINUTE, row, track
 from tests.waiting import PATIENCE_S, until
 
@@ -22,7 +22,7 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
     first_wrote, second_began = asyncio.Event(), asyncio.Event()
 
     async def first() -> None:
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await prices.store(connection, [row("btc_usd", MINUTE, "1")])
             first_wrote.set()
             await second_began.wait()
@@ -31,7 +31,7 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
     async def second() -> None:
         await first_wrote.wait()
         second_began.set()
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await prices.store(connection, [row("btc_usd", MINUTE, "2"), row("btc_usd", MINUTE + 60, "2")])
 
     await asyncio.gather(first(), second())
@@ -45,13 +45,13 @@ async def test_listeners_are_woken_by_the_commit_and_not_by_a_rollback(dsn: str,
     heard: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(dsn)
     try:
-        await listener.add_listener(writing.CHANNEL, lambda *event: heard.put_nowait(event[2]))
+        await listener.add_listener(write_lock.CHANNEL, lambda *event: heard.put_nowait(event[2]))
         try:
-            async with writing.turn(db):
+            async with write_lock.write_transaction(db):
                 raise RuntimeError("rolled back")  # noqa: TRY301  that is the point
         except RuntimeError:
             pass
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await prices.store(connection, [row("btc_usd", MINUTE)])
         await asyncio.wait_for(heard.get(), PATIENCE_S)
         await listener.execute("SELECT 1")

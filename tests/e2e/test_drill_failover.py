@@ -155,7 +155,7 @@ class Reader:
 async def _write(address: str) -> None:
     """A minute every 30 ms, on whichever server the address leads to, each with a price of its own."""
     prices = itertools.count(1)
-    async with open_database(address, application_name="drill", connections=1, statement_timeout_s=2) as db:
+    async with open_database(address, application_name="drill", max_connections=1, statement_timeout_s=2) as db:
         while True:
             with contextlib.suppress(DatabaseError):
                 newest = await db.fetchval("SELECT max(ts) FROM price")

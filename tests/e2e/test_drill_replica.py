@@ -72,7 +72,7 @@ class Load:
     async def read_by(self) -> Counter[str]:
         """How many answers were read from which server."""
         async with self.stand.session.get(f"http://127.0.0.1:{self.metrics_port}/metrics") as response:
-            found = re.findall(r'tickgraph_read_by_total{server="(\w+)"} (\S+)', await response.text())
+            found = re.findall(r'tickgraph_reads_by_server_total{server="(\w+)"} (\S+)', await response.text())
         return Counter({name: int(float(count)) for name, count in found})
 
     async def comes_from(self, server: str, event: str, alone_s: float = ALONE_S) -> None:

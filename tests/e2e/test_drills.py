@@ -18,7 +18,7 @@ from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import open_outbox
 from ingest.settings import Settings
-from ingest.simulator.server import Simulator, serving
+from ingest.simulator.server import Simulator, serve
 from tests.chaos.stand import TICKERS, Stack, standing
 from tests.e2e.test_verbs import run
 from tests.stored import row, store, track
@@ -53,7 +53,7 @@ async def test_restore_into_another_server_and_catch_up(
         assert status == 0, said
         print(f"restored in {time.perf_counter() - began:.1f} s")
         assert (await run(tmp_path, "db", "restore", str(file), DATABASE_URL=server.url))[2].endswith(
-            "restore into an empty database, and point DATABASE_URL at it then, or into a new DATA_DIR\n"
+            "or restore into a new DATA_DIR\n"
         )
         simulator.clock.set(at=back_at + 2)
         async with (
@@ -70,7 +70,7 @@ async def test_restore_into_another_server_and_catch_up(
                 print(f"{name}: {counted.stored} of {counted.expected} stored, {gaps} explained")
                 assert counted.stored + gaps == counted.expected == DAY // 60
                 assert gaps <= 1, "at most the one at the edge of a window; a later run knows"
-                assert await candles.different(db, name, 0) == []
+                assert await candles.find_differences(db, name, 0) == []
             assert await db.fetchval("SELECT min(id) FROM price WHERE ts >= $1", lost_at) > last
 
 
@@ -78,11 +78,11 @@ async def test_what_is_no_backup_is_refused(dsn: str, empty_dsn: str, tmp_path: 
     file = tmp_path / "no.dump"
     file.write_text("nothing")
     status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
-    assert (status, "is no backup" in said) == (1, True), said
+    assert (status, "is not a backup" in said) == (1, True), said
     async with open_database(dsn, application_name="drill") as db:
         assert await db.fetchval("SELECT count(*) FROM price") == 0, "nothing was taken away"
     status, _, said = await run(tmp_path, "db", "restore", "nowhere.dump", DATABASE_URL=empty_dsn)
-    assert (status, said) == (1, "nowhere.dump is not there\n")
+    assert (status, said) == (1, "nowhere.dump does not exist\n")
 
 
 async def test_restore_into_what_make_up_begins_with(dsn: str, db: Database, empty_dsn: str, tmp_path: Path) -> None:
@@ -92,9 +92,9 @@ async def test_restore_into_what_make_up_begins_with(dsn: str, db: Database, emp
     status, _, said = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
     assert status == 0, said
     status, _, said = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
-    assert (status, "is there already" in said) == (1, True), said
+    assert (status, "already exists" in said) == (1, True), said
     status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
-    assert (status, "holds something" in said) == (1, True), said
+    assert (status, "is not empty" in said) == (1, True), said
     # A database that is migrated and empty, as one where something was started once.
     await asyncio.to_thread(migrate.upgrade, empty_dsn)
     status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
@@ -114,10 +114,10 @@ async def test_restoring_takes_nothing_away_that_is_stored_in_the_same_moment(ds
     stored = writer.transaction()
     await stored.start()
     await writer.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
-    clearing = asyncio.create_task(backup.clear(dsn))
+    clearing = asyncio.create_task(backup.drop_empty_schema(dsn))
     await until(lambda: db.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND locktype = 'relation'"))
     await stored.commit()
-    with pytest.raises(ServerError, match="holds something"):
+    with pytest.raises(ServerError, match="is not empty"):
         await clearing
     assert await db.fetchval("SELECT name FROM ticker") == "btc_usd"
     await writer.close()
@@ -178,9 +178,9 @@ async def test_upgrade_while_others_read_and_write(empty_dsn: str, revision: str
     assert await admin.fetchval("SELECT count(*) FROM price") == (MINUTES + written) * len(NAMES)
     await admin.close()
     async with open_database(empty_dsn, application_name="drill") as db:
-        building = await candles.still_to_build(db)
+        building = await candles.pending_builds(db)
         for name in NAMES:
-            assert await candles.different(db, name, building.get(name, 0)) == []
+            assert await candles.find_differences(db, name, building.get(name, 0)) == []
 
 
 GONE_MINUTES = 30
@@ -191,7 +191,7 @@ async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> Non
     begin = minute = int(time.time()) // 60 * 60 - 60 * (GONE_MINUTES + 20)
     simulator.clock.set(at=begin + 2)
     draw = random.Random(0)  # noqa: S311  nothing is drawn
-    async with serving(simulator) as rpc_url, standing(tmp_path, simulator, rpc_url, {}, draw) as stand:
+    async with serve(simulator) as rpc_url, standing(tmp_path, simulator, rpc_url, {}, draw) as stand:
         lost = stand.stack
 
         async def collected(by: Stack) -> None:
@@ -219,7 +219,7 @@ async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> Non
         await lost.publish(minute)
         assert await lost.until(others_are_stored, 20)
         await lost.kill_worker()
-        simulator.heal()
+        simulator.clear_faults()
         print(f"\nthe host is lost with {len(await stand.stored(minute))} of {len(TICKERS)} prices of its minute stored")
 
         minute += 60 * GONE_MINUTES
@@ -254,7 +254,7 @@ async def test_simulated_prices_do_not_get_among_real_ones(dsn: str, db: Databas
     assert status == 0
     assert said.startswith("backing up postgresql://tickgraph:***@127.0.0.1:")
     status, _, said = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
-    assert (status, "is of the demo, whose prices are simulated" in said) == (1, True), said
+    assert (status, "is a backup of the demo, whose prices are simulated" in said) == (1, True), said
     status, _, said = await run(tmp_path, "db", "restore", str(file), "--force", DATABASE_URL=empty_dsn)
     assert status == 0, said
 
@@ -263,6 +263,6 @@ async def test_nothing_is_restored_beside_what_runs(dsn: str, tmp_path: Path) ->
     file = tmp_path / "prices.dump"
     assert (await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn))[0] == 0
     for folder in (tmp_path / "data", tmp_path / "data" / "demo"):
-        with embedded.held(folder):
+        with embedded.lock_data_dir(folder):
             status, _, said = await run(tmp_path, "db", "restore", str(file))
-        assert (status, f"{folder} is in use: stop what runs there" in said) == (1, True), said
+        assert (status, f"{folder} is in use. Stop the process that uses it" in said) == (1, True), said

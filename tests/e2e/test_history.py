@@ -14,7 +14,7 @@ import pytest
 
 from db import times
 from db.pool import Database
-from db.queries import gaps, writing
+from db.queries import gaps, write_lock
 from db.tables import Reason
 from ingest.outbox import Outbox, Report, open_outbox
 from ingest.simulator.server import Simulator
@@ -35,7 +35,7 @@ def env(dsn: str, redis_url: str, rpc_url: str, tmp_path: Path) -> dict[str, str
 
 @pytest.fixture
 async def outbox(redis_url: str) -> AsyncIterator[Outbox]:
-    async with open_outbox(redis_url, most=1_000) as box:
+    async with open_outbox(redis_url, max_prices=1_000) as box:
         yield box
 
 
@@ -61,12 +61,12 @@ async def test_a_file_is_imported_and_a_second_run_finds_everything_there(
     status, out, err = await _ingest(env, "import", str(file), "--ticker", "btc_usd", "--rejects", str(tmp_path / "bad.csv"))
     assert status == 1, err
     assert "CSV, delimiter ';', a header: time from 'time' in s, price from 'close'" in out.replace("\n", " ")
-    assert "500 stored, 0 already there, 1 twice, 1 refused" in out
-    assert "line 502: 'soon' is no time" in err
+    assert "500 stored, 0 existing, 1 duplicate, 1 rejected" in out
+    assert "line 502: 'soon' is not a valid time" in err
     assert (tmp_path / "bad.csv").read_text().splitlines()[1].startswith("502,soon,1,")
     assert len(await minutes(db, "btc_usd")) == 500
     _, out, _ = await _ingest(env, "import", str(file), "--ticker", "btc_usd")
-    assert "0 stored, 500 already there, 1 twice, 1 refused" in out
+    assert "0 stored, 500 existing, 1 duplicate, 1 rejected" in out
 
 
 async def test_a_dry_run_shows_what_it_found_and_stores_nothing(env: dict[str, str], db: Database, tmp_path: Path) -> None:
@@ -83,8 +83,8 @@ async def test_a_dry_run_shows_what_it_found_and_stores_nothing(env: dict[str, s
     [
         (["import", "--ticker", "btc_usd"], "name a FILE, or --from-dsn and --table; not both"),
         (["import", "nowhere.csv", "--ticker", "btc_usd"], "nowhere.csv: No such file or directory"),
-        (["import", "x.csv", "--ticker", "B TC"], "is no index name"),
-        (["gaps", "--from", "yesterday"], "is no time: write UNIX seconds"),
+        (["import", "x.csv", "--ticker", "B TC"], "is not an index name"),
+        (["gaps", "--from", "yesterday"], "is not a valid time. Use UNIX seconds"),
     ],
 )
 async def test_what_cannot_be_is_said_in_one_line(env: dict[str, str], words: list[str], complaint: str) -> None:
@@ -99,7 +99,7 @@ async def test_a_damaged_archive_keeps_what_came_before_the_damage(env: dict[str
     (tmp_path / "half.csv.gz").write_bytes(whole[: len(whole) // 2])
     status, _, err = await _ingest(env, "import", "half.csv.gz", "--ticker", "btc_usd")
     assert status == 1
-    assert "broken off or damaged" in err
+    assert "truncated or damaged" in err
     assert len(await minutes(db, "btc_usd")) >= 10_000
 
 
@@ -126,7 +126,7 @@ async def test_a_forerunners_table_is_read_straight_from_its_database(
     assert newest is not None
     assert (str(newest["price"]), newest["observed_at"]) == ("68000.5", (MINUTE + 6000) * 10**6 + 250_000)
     status, _, err = await _ingest(env, "import", "--from-dsn", empty_dsn, "--table", "nothing", "--ticker", "btc_usd")
-    assert (status, err) == (2, "nothing: there is no such table there\n")
+    assert (status, err) == (2, "nothing: the table does not exist in that database\n")
 
 
 async def test_gaps_are_listed_looked_for_and_filled_by_hand(env: dict[str, str], db: Database, simulator: Simulator) -> None:
@@ -141,13 +141,13 @@ async def test_gaps_are_listed_looked_for_and_filled_by_hand(env: dict[str, str]
         ("btc_usd", times.iso(now - 540), 4, "not_collected", "open")
     ]
     _, out, err = await _ingest(env, "backfill", "--ticker", "btc_usd", "--to", str(now - 300))
-    assert out.split() == ["btc_usd", "4", "filled", "0", "left", "0", "that", "no", "chart", "can", "tell"], err
+    assert out.split() == ["btc_usd", "4", "filled", "0", "remaining", "0", "unrecoverable"], err
     _, out, _ = await _ingest(env, "gaps")
     assert "filled" in out.splitlines()[1]
 
 
 async def test_what_was_set_aside_is_listed_with_its_reason(env: dict[str, str], db: Database) -> None:
-    assert (await _ingest(env, "rejects"))[1] == "nothing was set aside\n"
+    assert (await _ingest(env, "rejects"))[1] == "no rejected prices\n"
     await db.execute("INSERT INTO reject (ticker, ts, entry, reason) VALUES ('btc_usd', $1, '{}', 'no price')", MINUTE)
     assert "btc_usd 2024-01-15T11:40:00Z: no price\n  {}\n" in (await _ingest(env, "rejects"))[1]
 
@@ -156,14 +156,14 @@ async def test_status_tells_how_everything_is(env: dict[str, str], db: Database,
     now = times.minute_of(time.time())
     await track(db, "btc_usd", "eth_usd", since=now - 600)
     await store(db, [row("btc_usd", now - 60), row("eth_usd", now - 600)])
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {("eth_usd", now - 540): Reason.TIMEOUT, ("eth_usd", now - 480): Reason.TIMEOUT})
-        await gaps.give_up(connection, "eth_usd", [now - 480])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("eth_usd", now - 540): Reason.TIMEOUT, ("eth_usd", now - 480): Reason.TIMEOUT})
+        await gaps.mark_unrecoverable(connection, "eth_usd", [now - 480])
     await outbox.put([row("eth_usd", now - 120)])
-    await outbox.say(Report(0.0125, {"eth_usd": "2024-01-15T11:40:00Z no answer in time"}))
+    await outbox.write_report(Report(0.0125, {"eth_usd": "2024-01-15T11:40:00Z no answer in time"}))
     status, out, _ = await _ingest(env, "status")
     assert status == 1, "eth_usd is stale"
-    assert "1 of 500,000 prices wait" in out
+    assert "1 of 500,000 prices queued" in out
     assert "0.013 s ahead of Deribit's" in out or "0.012 s ahead of Deribit's" in out
     told = next(line for line in out.splitlines() if line.strip().startswith("eth_usd"))
     assert "stale" in told
@@ -184,14 +184,14 @@ async def test_a_name_that_is_not_collected_is_not_well(env: dict[str, str], db:
     await store(db, [row("btc_usd", now)])
     assert (await _ingest(env | {"TICKERS": "btc_usd"}, "status"))[0] == 0
     status, out, _ = await _ingest(env | {"TICKERS": "btc_usd,xpr_usd"}, "status")
-    assert (status, "xpr_usd     is in TICKERS and not collected" in out) == (1, True), out
+    assert (status, "xpr_usd     is in TICKERS but not collected" in out) == (1, True), out
 
 
 async def test_what_is_not_read_by_a_person_is_not_cut(env: dict[str, str], db: Database) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", since=now - 600)
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {("btc_usd", now - 540): Reason.TIMEOUT})
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("btc_usd", now - 540): Reason.TIMEOUT})
     out = (await _ingest(env | {"COLUMNS": "40"}, "gaps"))[1]
     assert times.iso(now - 540) in out
     assert "…" not in out
@@ -201,9 +201,9 @@ async def test_status_says_which_server_is_away_and_tells_the_rest(env: dict[str
     await track(db, "btc_usd", since=times.minute_of(time.time()))
     status, out, _ = await _ingest(env | {"REDIS_URL": "redis://127.0.0.1:1/0"}, "status")
     assert status == 1
-    assert "away" in next(line for line in out.splitlines() if line.strip().startswith("Redis"))
+    assert "unavailable" in next(line for line in out.splitlines() if line.strip().startswith("Redis"))
     assert "btc_usd" in out
     status, out, _ = await _ingest(env | {"DATABASE_URL": servers.dsn_of("nowhere")}, "status")
     assert status == 1
-    assert "is away" in next(line for line in out.splitlines() if line.strip().startswith("PostgreSQL"))
-    assert "prices wait" in out
+    assert "is unavailable" in next(line for line in out.splitlines() if line.strip().startswith("PostgreSQL"))
+    assert "prices queued" in out

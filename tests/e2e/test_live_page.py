@@ -14,7 +14,7 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
-from db.queries import gaps, writing
+from db.queries import gaps, write_lock
 from db.tables import Reason, Source
 from graph.settings import Settings
 from tests.conftest import ROOT
@@ -41,8 +41,8 @@ async def now(db: Database) -> int:
     begin = now - 60 * MINUTES
     await track(db, "btc_usd", "eth_usd", since=begin)
     missing = {now - 60 * n for n in range(60, 65)}
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {("btc_usd", ts): Reason.TIMEOUT for ts in missing})
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("btc_usd", ts): Reason.TIMEOUT for ts in missing})
     await store(
         db,
         [
@@ -124,10 +124,10 @@ async def test_a_gap_is_drawn_and_tells_its_reason(browser: Browser, api: Api, d
             await page.mouse.move(box["x"] + box["width"] * part / 100, box["y"] + 100)
             if "no prices" in (await page.locator(".legend").text_content() or ""):
                 break
-        await expect(page.locator(".legend")).to_contain_text("5 minutes: Deribit did not answer in time, still looked for")
-        async with writing.turn(db) as connection:
-            await gaps.give_up(connection, "btc_usd", [now - 60 * n for n in range(60, 65)])
-        await expect(page.locator(".gaps")).to_contain_text("given up")
+        await expect(page.locator(".legend")).to_contain_text("5 minutes: Deribit did not respond in time, backfill pending")
+        async with write_lock.write_transaction(db) as connection:
+            await gaps.mark_unrecoverable(connection, "btc_usd", [now - 60 * n for n in range(60, 65)])
+        await expect(page.locator(".gaps")).to_contain_text("unrecoverable")
 
 
 async def test_what_was_missed_offline_is_caught_up(browser: Browser, api: Api, db: Database, now: int) -> None:
@@ -136,7 +136,7 @@ async def test_what_was_missed_offline_is_caught_up(browser: Browser, api: Api, 
         await expect(other.locator(".tickers .price").first).to_have_text("68,599")
         for one in (page, other):
             await one.context.set_offline(True)
-            await expect(one.locator("#status")).to_have_text("Offline, trying again")
+            await expect(one.locator("#status")).to_have_text("Offline, reconnecting")
         await store(db, [row("btc_usd", now - 60 * 60, "65000"), row("btc_usd", now, "72000")])
         for one in (page, other):
             await one.context.set_offline(False)
@@ -153,7 +153,7 @@ async def test_a_new_process_is_found_by_itself(browser: Browser, dsn: str, db: 
         await page.goto(f"http://127.0.0.1:{port}/?ticker=btc_usd")
         await expect(page.locator("#status")).to_have_text("Live")
         assert stand.url
-    await expect(page.locator("#status")).to_have_text("Offline, trying again")
+    await expect(page.locator("#status")).to_have_text("Offline, reconnecting")
     await store(db, [row("btc_usd", now, "73000")])
     async with api_process(dsn, tmp_path, port=port):
         await expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
@@ -219,7 +219,7 @@ async def test_a_window_is_asked_for_until_it_is_right(browser: Browser, api: Ap
         await begin.fill("2026-01-03T00:00")
         await end.fill("2026-01-02T00:00")
         await page.get_by_role("button", name="Show").click()
-        assert await end.evaluate("one => one.validationMessage") == "The end should be after the beginning"
+        assert await end.evaluate("one => one.validationMessage") == "The end must be after the start"
         await begin.fill("2026-01-01T00:00")
         await page.get_by_role("button", name="Show").click()
         await page.wait_for_url("**from=*")
@@ -231,7 +231,7 @@ async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-candles", re.compile("50[01]"))
         await chart.focus()
-        await expect(page.get_by_text("Arrow keys move")).to_be_visible()
+        await expect(page.get_by_text("Arrow keys scroll")).to_be_visible()
         for _ in range(17):
             await page.keyboard.press("ArrowLeft")
         await page.wait_for_url("**from=*")
@@ -262,7 +262,7 @@ async def test_a_closed_page_asks_for_the_key(browser: Browser, dsn: str, now: i
         page = await browser.new_page()
         await page.goto(f"{api.url}/?ticker=btc_usd")
         await page.get_by_label("Key").fill("open sesame")
-        await page.get_by_role("button", name="Use it").click()
+        await page.get_by_role("button", name="Continue").click()
         await expect(page.locator(".price.big")).to_have_text("68,599")
         await expect(page.locator("#status")).to_have_text("Live")
         await page.close()
@@ -270,7 +270,7 @@ async def test_a_closed_page_asks_for_the_key(browser: Browser, dsn: str, now: i
 
 @pytest.mark.parametrize(
     ("path", "words"),
-    [("/?ticker=nothing_usd", "nothing_usd is not known"), ("/?ticker=btc_usd", "btc_usd is not known")],
+    [("/?ticker=nothing_usd", "Unknown ticker: nothing_usd"), ("/?ticker=btc_usd", "Unknown ticker: btc_usd")],
 )
 async def test_what_cannot_be_shown_is_said(browser: Browser, api: Api, path: str, words: str) -> None:
     async with _visited(browser, api, path) as page:

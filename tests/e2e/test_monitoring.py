@@ -21,7 +21,7 @@ import pytest
 from dramatiq.brokers.redis import RedisBroker
 
 from db.pool import Database
-from db.queries import gaps, writing
+from db.queries import gaps, write_lock
 from db.queues import Actor, Queue
 from db.tables import Reason
 from ingest.outbox import Outbox, open_outbox
@@ -276,14 +276,14 @@ async def test_alerts_of_prices_fire_by_their_causes(
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", since=now - 3 * 86_400)
     await store(db, [row("btc_usd", now - 600)])
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
     # Deribit answers 503 to everything, and a minute is missing since two days.
     simulator.fail("http_503")
     async with _scene(dsn, redis_url, rpc_url, tmp_path) as scene:
         await scene.fires("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
         # It is there again, and its clock is three seconds ahead of ours; prices of long ago waited.
-        simulator.heal()
+        simulator.clear_faults()
         simulator.clock.set(offset_s=3)
         await scene.outbox.put([row("btc_usd", now - 60 * minute) for minute in range(20, 40)])
         scene.send(Queue.COLLECT, Actor.COLLECT)

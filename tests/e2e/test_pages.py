@@ -102,7 +102,7 @@ async def test_swagger_ui_tries_an_endpoint_out(browser: Browser, api: Api, tmp_
 
 async def test_redoc_shows_every_path(browser: Browser, api: Api, tmp_path: Path) -> None:
     visit = await _visit(browser, api, "/redoc")
-    await visit.page.get_by_role("heading", name="Whether the API can answer").wait_for()
+    await visit.page.get_by_role("heading", name="Returns the state of the API").wait_for()
     await visit.page.screenshot(path=tmp_path / "redoc.png")
     assert "/prices/by-date" in await visit.page.content()
     visit.require_peace()

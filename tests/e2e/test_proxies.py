@@ -116,4 +116,4 @@ async def test_the_host_that_the_client_asked_for_is_believed_of_trusted_proxies
             with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
                 await connecting
             assert refused.value.status == status
-            assert "name it in CORS_ORIGINS" in caplog.text
+            assert "Add the origin to CORS_ORIGINS" in caplog.text

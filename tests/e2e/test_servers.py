@@ -55,7 +55,7 @@ TLS = ("client_tls_sslmode = require", "client_tls_key_file = FOLDER/server.key"
 
 
 async def _until_it_answers(dsn: str) -> None:
-    async with open_database(dsn, application_name="tests", connections=1) as db:
+    async with open_database(dsn, application_name="tests", max_connections=1) as db:
 
         async def answers() -> bool:
             with contextlib.suppress(DatabaseUnavailableError):
@@ -92,7 +92,7 @@ async def test_an_address_of_a_provider_works_for_every_client(dsn: str, db: Dat
             assert status == 0, said
             if words[1] == "check":
                 for name in ("channel_binding", "pgbouncer", "keepalives_idle"):
-                    assert (f"{name} is left out" in said) is (f"{name}=" in parameters), said
+                    assert (f"{name} is ignored" in said) is (f"{name}=" in parameters), said
 
 
 async def test_postgresqls_own_programs_get_what_they_understand(dsn: str, tmp_path: Path) -> None:
@@ -107,7 +107,7 @@ async def test_what_cannot_work_is_told_by_check_and_is_no_mistake_of_ours(tmp_p
     url = f"{dsn}?sslmode=verify-full&sslrootcert=/nowhere/ca.crt"
     for package in ("ingest", "graph"):
         status, _, said = await run(tmp_path, package, "check", DATABASE_URL=url, PORT=str(free_port()))
-        assert (status, "sslrootcert=/nowhere/ca.crt: there is no such file" in said) == (1, True), said
+        assert (status, "sslrootcert=/nowhere/ca.crt: no such file" in said) == (1, True), said
     for wrong in (url, f"{dsn}?sslmode=require", f"{dsn}?options=-c%20nonsense%3D1"):
         async with serving(Settings(database_url=wrong)) as api:
             assert (await api.error("{ tickers { name } }"))[0] == "UNAVAILABLE", wrong
@@ -144,7 +144,7 @@ async def test_behind_a_pooler_everything_is_stored_read_and_heard(
                 api.data(f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 1_200}) {{ ts }} }}') for _ in range(50)
             ]
             assert {len(one["range"]) for one in await asyncio.gather(*asked)} == {20}
-        assert "leads to a pooler" in caplog.text
+        assert "points to a pooler" in caplog.text
         assert "ALTER ROLE … SET idle_in_transaction_session_timeout = '10s'" in caplog.text
 
 
@@ -153,4 +153,4 @@ async def test_a_pooler_that_passes_no_notifications_on_is_said(dsn: str, caplog
     """Else subscriptions would be silent, as in a quiet market."""
     with _pgbouncer(dsn, "transaction") as (pooled, _):
         async with serving(Settings(database_url=pooled)):
-            await until(lambda: "set DATABASE_LISTEN_URL" in caplog.text)
+            await until(lambda: "Set DATABASE_LISTEN_URL" in caplog.text)

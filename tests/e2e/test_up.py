@@ -88,7 +88,7 @@ async def test_what_is_in_the_way_is_one_line_that_names_the_setting(up: Start) 
         async with up(port=port) as run:
             assert await run.process.wait() != 0
             assert (
-                f"PORT={port} on HOST=127.0.0.1 cannot be used: Address already in use; set PORT or HOST to another\n"
+                f"PORT={port} on HOST=127.0.0.1 cannot be used: Address already in use. Set PORT or HOST to another value.\n"
                 in run.said
             )
             assert "Traceback" not in run.said

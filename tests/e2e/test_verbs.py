@@ -15,7 +15,7 @@ import pytest
 from db import embedded, migrate, times
 from db.pool import Database
 from graph.settings import Settings
-from graph.watch import base_of, sparkline
+from graph.watch import parse_base_url, sparkline
 from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
 from tests.graph.conftest import serving
@@ -63,14 +63,14 @@ async def test_collect_tells_what_failed_by_its_status(tmp_path: Path, dsn: str)
 async def test_a_minute_that_is_none_is_refused(tmp_path: Path, dsn: str) -> None:
     status, _, said = await run(tmp_path, "ingest", "collect", "--minute", "noon", DATABASE_URL=dsn)
     assert status == 2
-    assert "'noon' is no time: write UNIX seconds" in said
+    assert "'noon' is not a valid time. Use UNIX seconds" in said
 
 
 async def test_latest_names_what_is_tracked_where_a_ticker_is_not_known(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
     status, _, said = await run(tmp_path, "graph", "latest", "btc_uds", DATABASE_URL=dsn)
-    assert (status, said) == (1, "btc_uds is not known; did you mean btc_usd? Tracked are: btc_usd\n")
+    assert (status, said) == (1, "Unknown ticker: btc_uds. Did you mean btc_usd? Tracked tickers: btc_usd\n")
 
 
 async def test_psql_reaches_the_database_that_is_set(tmp_path: Path, dsn: str) -> None:
@@ -78,13 +78,13 @@ async def test_psql_reaches_the_database_that_is_set(tmp_path: Path, dsn: str) -
     assert (status, out) == (0, "42\n"), said
     status, _, said = await run(tmp_path, "db", "psql")
     assert status == 1
-    assert said.startswith("DATABASE_URL is not set, and no server of ours runs in DATA_DIR=")
+    assert said.startswith("DATABASE_URL is not set, and no embedded server runs in DATA_DIR=")
 
 
 async def test_stop_ends_what_runs_on_the_folder(tmp_path: Path) -> None:
     status, _, said = await run(tmp_path, "db", "stop")
     assert status == 0
-    assert "nothing runs" in said
+    assert "no process uses DATA_DIR" in said
     running = asyncio.create_task(run(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
     await until((tmp_path / "up").exists)
     for words in (
@@ -97,7 +97,7 @@ async def test_stop_ends_what_runs_on_the_folder(tmp_path: Path) -> None:
         assert status == 0, said
     assert "Running downgrade" in said
     status, _, said = await run(tmp_path, "db", "stop")
-    assert (status, said) == (0, f"stopped what ran in {tmp_path / 'data'}\n")
+    assert (status, said) == (0, f"stopped the process that used {tmp_path / 'data'}\n")
     assert (await running)[0] != 0
 
 
@@ -125,7 +125,7 @@ async def test_a_history_is_exported_to_a_file_and_taken_again(tmp_path: Path, d
 async def test_an_export_that_cannot_be_tells_why(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     status, _, said = await run(tmp_path, "db", "export", "nobody_usd", DATABASE_URL=dsn)
-    assert (status, said) == (1, "nobody_usd is not known: `python -m ingest status` lists those that are\n")
+    assert (status, said) == (1, "nobody_usd is not a known ticker. `python -m ingest status` lists the known tickers\n")
     status, _, said = await run(tmp_path, "db", "export", "btc_usd", "--output", "/nowhere/a.csv", DATABASE_URL=dsn)
     assert (status, said) == (1, "/nowhere/a.csv cannot be written: No such file or directory\n")
 
@@ -136,7 +136,7 @@ async def test_candles_are_verified(tmp_path: Path, dsn: str, db: Database) -> N
     assert await run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
     await db.execute("UPDATE candle SET high = high + 1 WHERE span = 3600")
     status, out, _ = await run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
-    assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour of 2024-01-15T11:00:00Z is not what its minutes make")
+    assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour candle of 2024-01-15T11:00:00Z differs from its minutes")
 
 
 async def test_watch_prints_what_is_stored_and_comes_back(tmp_path: Path, dsn: str, db: Database) -> None:
@@ -168,9 +168,9 @@ async def test_watch_says_what_cannot_be_watched(tmp_path: Path, dsn: str, db: D
     async with api_process(dsn, tmp_path) as stand:
         for words in (("nobody_usd",), ("nobody_usd", "--json")):
             status, _, said = await run(tmp_path, "graph", "watch", *words, "--url", stand.url)
-            assert (status, said) == (1, "nobody_usd is not known; tracked are: btc_usd\n")
+            assert (status, said) == (1, "Unknown ticker: nobody_usd. Tracked tickers: btc_usd\n")
     status, _, said = await run(tmp_path, "graph", "watch", "--url", "http://127.0.0.1:9")
-    assert (status, said.endswith("is the API there?\n")) == (1, True)
+    assert (status, said.endswith("Is the API running?\n")) == (1, True)
 
 
 def test_a_sparkline_is_as_high_as_its_prices() -> None:
@@ -226,10 +226,10 @@ async def test_a_horizon_is_moved_by_hand_and_one_of_the_future_is_said_and_take
     words = ("db", "forget", "--before", str(kept))
     status, out, said = await run(tmp_path, *words, DATABASE_URL=dsn)
     assert (status, out) == (1, f"btc_usd: minutes before {times.iso(kept)}, 30 days\n")
-    assert "say --yes" in said
+    assert "add --yes" in said
     assert len(await minutes(db, "btc_usd")) == 40 * 24, "it only showed what would go"
     status, out, said = await run(tmp_path, *words, "--yes", DATABASE_URL=dsn)
-    assert (status, "720 rows of minutes and gaps are forgotten" in out) == (0, True), said
+    assert (status, "720 rows of minutes and gaps were deleted" in out) == (0, True), said
     assert min(await minutes(db, "btc_usd")) == kept
 
     ahead = today + 400 * 86_400
@@ -244,7 +244,7 @@ async def test_a_horizon_is_moved_by_hand_and_one_of_the_future_is_said_and_take
         assert (response.status, body["status"]) == (200, "degraded")
         assert "python -m db forget --reset" in body["warnings"][0]
     status, out, _ = await run(tmp_path, "db", "forget", "--reset", DATABASE_URL=dsn)
-    assert (status, out.splitlines()[0]) == (0, f"btc_usd: what is expected begins with {times.iso(kept)}")
+    assert (status, out.splitlines()[0]) == (0, f"btc_usd: prices are now expected from {times.iso(kept)}")
     _, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
     assert "in the future" not in out
 
@@ -266,7 +266,7 @@ async def test_the_open_files_that_sockets_need_are_asked_for_or_said(tmp_path: 
     program.write_text(LIMITED.format(hard=hard))
     status, out, said = await run(tmp_path, "limited")
     assert (status, int(out)) == (0, raised), said
-    assert ("raise `ulimit -n`, or lower MAX_SOCKETS" in said) is (raised < 1_200)
+    assert ("Raise `ulimit -n` or lower MAX_SOCKETS" in said) is (raised < 1_200)
 
 
 async def test_older_queries_find_the_tables_that_they_know(tmp_path: Path, dsn: str, db: Database) -> None:
@@ -293,7 +293,7 @@ async def test_a_ticker_that_is_not_known_is_told(tmp_path: Path, dsn: str, word
     "url", ["127.0.0.1:8000", "http://127.0.0.1:8000/", "http://127.0.0.1:8000/graphql", " http://127.0.0.1:8000"]
 )
 def test_an_address_to_watch_may_be_written_in_any_usual_way(url: str) -> None:
-    assert base_of(url) == "http://127.0.0.1:8000"
+    assert parse_base_url(url) == "http://127.0.0.1:8000"
 
 
 OLD = """
@@ -313,10 +313,10 @@ async def test_settings_of_older_trackers_are_taken_over_or_told(tmp_path: Path,
     status, _, said = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
     assert status == 0
     for line in (
-        "FETCH_INTERVAL means nothing here: prices are collected every minute",
-        "API_VERSION means nothing here: each path is served with and without /v1",
-        "TICKER is no setting: did you mean TICKERS?",
-        "TICKERS is empty: its default holds",
+        "FETCH_INTERVAL has no effect: prices are collected every minute",
+        "API_VERSION has no effect: each path is served with and without /v1",
+        "TICKER is not a setting. Did you mean TICKERS?",
+        "TICKERS is empty, so its default applies",
         "BASE_URL is read as DERIBIT_RPC_URL",
         "TIMEOUT is read as HTTP_TIMEOUT_SECONDS",
     ):

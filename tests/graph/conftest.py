@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from db.pool import Database
 from db.queries import version
-from graph.engine.live import Live
+from graph.engine.live_events import LiveEvents
 from graph.http.application import application
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
 from graph.schema.context import Resources
@@ -31,7 +31,7 @@ class Api:
 
     url: str
     session: aiohttp.ClientSession
-    live: Live | None = None
+    live: LiveEvents | None = None
     """What it tells subscribers with, where it runs in this process."""
 
     async def ask(self, query: str, **variables: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from db.pool import Database
-from graph.schema.executable import BIG_AT_ONCE, BIG_FROM
+from graph.schema.executable import LARGE_RESPONSE_COST, MAX_CONCURRENT_LARGE_RESPONSES
 from graph.settings import Settings
 from tests.graph.conftest import STATEMENT_TIMEOUT_S, Api, serving
 from tests.stored import MINUTE, prices_locked, row, store, track
@@ -77,7 +77,7 @@ async def test_a_request_ends_when_its_time_is_up(dsn: str, path: str) -> None:
     async with serving(Settings(database_url=dsn, request_timeout_s=0.5)) as api, prices_locked(dsn):
         status, _, body = await _ask(api, path)
     assert status == 504
-    assert "took longer than the 0.5 s it may" in body
+    assert "exceeded the timeout of 0.5 s" in body
     assert "TIMEOUT" in body
 
 
@@ -94,7 +94,7 @@ async def test_more_than_may_be_answered_at_once_are_refused_at_once(dsn: str, d
             for path in ("/graphql", "/prices/last?ticker=btc_usd", "/health"):
                 status, retry_after, body = await _ask(api, path)
                 assert (status, retry_after) == (503, "2"), body
-                assert "3 requests are being answered" in body
+                assert "3 concurrent requests" in body
         assert [status for status, _, _ in await asyncio.gather(*asking)] == [200] * 3
         assert (await _ask(api))[0] == 200, "and then they are answered again"
 
@@ -132,7 +132,7 @@ async def test_big_answers_wait_for_one_another_and_small_ones_do_not(dsn: str, 
     await track(db, "btc_usd")
 
     async def big(api: Api, number: int) -> str:
-        query = f'{{ range(ticker: "btc_usd", from: {60 * number}, to: {60 * (BIG_FROM + number)}) {{ ts }} }}'
+        query = f'{{ range(ticker: "btc_usd", from: {60 * number}, to: {60 * (LARGE_RESPONSE_COST + number)}) {{ ts }} }}'
         async with api.session.post(f"{api.url}/graphql", json={"query": query}) as response:
             return await response.text()
 
@@ -141,13 +141,13 @@ async def test_big_answers_wait_for_one_another_and_small_ones_do_not(dsn: str, 
             asking = [asyncio.create_task(big(api, number)) for number in range(6)]
 
             async def all_that_may_are_running() -> bool:
-                return await _running(db) == BIG_AT_ONCE
+                return await _running(db) == MAX_CONCURRENT_LARGE_RESPONSES
 
             await until(all_that_may_are_running)
             small = [asyncio.create_task(_ask(api)) for _ in range(3)]
 
             async def the_small_ones_too() -> bool:
-                return await _running(db) == BIG_AT_ONCE + 3
+                return await _running(db) == MAX_CONCURRENT_LARGE_RESPONSES + 3
 
             await until(the_small_ones_too)
         assert await asyncio.gather(*asking) == ['{"data":{"range":[]}}'] * 6

@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 
 from db.pool import Database
-from graph.engine.feed import Feed
-from graph.schema.executable import BIG_AT_ONCE
+from graph.engine.commit_listener import CommitListener
+from graph.schema.executable import MAX_CONCURRENT_LARGE_RESPONSES
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, prices_locked, row, store, track
@@ -177,7 +177,7 @@ async def test_without_a_cache_everything_is_asked(dsn: str, db: Database, ran: 
 
 
 def test_a_feed_that_never_heard_anything_knows_nothing() -> None:
-    assert Feed().version() is None
+    assert CommitListener().version() is None
 
 
 async def test_an_error_is_not_kept(hearing: Api, dsn: str) -> None:
@@ -264,6 +264,6 @@ async def test_what_is_never_kept_is_asked_beside_each_other(hearing: Api, dsn: 
     query = f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}'
     async with prices_locked(dsn):
         ran.clear()
-        asking = [asyncio.create_task(_ask(hearing, query)) for _ in range(BIG_AT_ONCE)]
-        await until(lambda: sum("WITH period" in statement for statement in ran) == BIG_AT_ONCE)
+        asking = [asyncio.create_task(_ask(hearing, query)) for _ in range(MAX_CONCURRENT_LARGE_RESPONSES)]
+        await until(lambda: sum("WITH period" in statement for statement in ran) == MAX_CONCURRENT_LARGE_RESPONSES)
     await asyncio.gather(*asking)

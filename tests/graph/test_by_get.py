@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDictProxy
 
 from db.pool import Database
-from graph.http.persisted import BYTES_MOST
+from graph.http.persisted_queries import MAX_PERSISTED_BYTES
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
@@ -181,7 +181,7 @@ async def test_a_digest_that_is_none_is_told_so(api: Api, extensions: str) -> No
 
 async def test_documents_are_remembered_up_to_a_bound(api: Api) -> None:
     filler = "#" + "x" * 16_000
-    texts = [f"{{ __typename }}{filler}{number}" for number in range(BYTES_MOST // len(filler) + 2)]
+    texts = [f"{{ __typename }}{filler}{number}" for number in range(MAX_PERSISTED_BYTES // len(filler) + 2)]
     for text in texts:
         body = {"query": text, "extensions": json.loads(_persisted(text))}
         async with api.session.post(f"{api.url}/graphql", json=body) as response:

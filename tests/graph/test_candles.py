@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from db.pool import Database
-from db.queries import candles, prices, writing
+from db.queries import candles, prices, write_lock
 from db.queries.candles import Interval
 from db.tables import PriceRow
 from graph.schema.scalars import _decimal
@@ -96,7 +96,7 @@ async def test_candles_are_what_their_minutes_make(
     api: Api, db: Database, weeks: list[PriceRow], built: str, empty: bool
 ) -> None:
     if built != "kept":
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await connection.execute("DELETE FROM candle")
             await connection.execute("UPDATE ticker SET candles_from = $1", MONDAY + 36 * DAY)
             if built == "half built":
@@ -107,25 +107,27 @@ async def test_candles_are_what_their_minutes_make(
                                 includeEmpty: {str(empty).lower()}) {{ {FIELDS} }} }}"""
         found = (await api.data(query))["candles"]
         assert found == list(_expected(interval, weeks, low, high, 2**40, empty=empty)), interval
-    assert await candles.different(db, "btc_usd", MONDAY + 36 * DAY if built == "to be built" else MONDAY + 24 * DAY) == []
+    assert (
+        await candles.find_differences(db, "btc_usd", MONDAY + 36 * DAY if built == "to be built" else MONDAY + 24 * DAY) == []
+    )
 
 
 async def test_building_goes_on_where_it_ended_and_says_when_it_is_done(db: Database, weeks: list[PriceRow]) -> None:
     await db.execute("DELETE FROM candle")
     await db.execute("UPDATE ticker SET candles_from = $1", MONDAY + 35 * DAY)
     steps = []
-    while await candles.still_to_build(db):
-        async with writing.turn(db) as connection:
+    while await candles.pending_builds(db):
+        async with write_lock.write_transaction(db) as connection:
             steps.append(await candles.build(connection, "btc_usd", 10))
     assert steps == [MONDAY + 25 * DAY, MONDAY + 15 * DAY, MONDAY + 5 * DAY, None]
-    assert await candles.different(db, "btc_usd", 0) == []
+    assert await candles.find_differences(db, "btc_usd", 0) == []
 
 
 async def test_what_comes_late_changes_its_hour_and_its_day(db: Database) -> None:
     await track(db, "btc_usd", since=MONDAY)
     for number in (50, 10, 30, 70, 1_439):
         await store(db, [row("btc_usd", MONDAY + 60 * number, str(100 + number))])
-        assert await candles.different(db, "btc_usd", 0) == []
+        assert await candles.find_differences(db, "btc_usd", 0) == []
     hours = await db.fetch("SELECT open, high, low, close, count, sum FROM candle WHERE span = 3600 ORDER BY ts LIMIT 1")
     assert [int(value) for value in hours[0]] == [110, 150, 110, 150, 3, 390]
 
@@ -133,7 +135,7 @@ async def test_what_comes_late_changes_its_hour_and_its_day(db: Database) -> Non
 async def test_a_candle_that_is_wrong_is_found(db: Database, weeks: list[PriceRow]) -> None:
     await db.execute("UPDATE candle SET sum = sum + 1 WHERE ts = $1 AND span = 86400", MONDAY)
     await db.execute("DELETE FROM candle WHERE ts = $1 AND span = 3600", MONDAY + DAY)
-    assert await candles.different(db, "btc_usd", 0) == [(3_600, MONDAY + DAY), (DAY, MONDAY)]
+    assert await candles.find_differences(db, "btc_usd", 0) == [(3_600, MONDAY + DAY), (DAY, MONDAY)]
 
 
 async def test_the_open_candle_is_shown_to_who_asks_for_it(api: Api, db: Database) -> None:
@@ -152,7 +154,7 @@ async def test_too_many_are_refused_before_any_sql(api: Api, ran: list[str]) -> 
         f'{{ candles(ticker: "btc_usd", interval: ONE_MINUTE, from: 0, to: {60 * 10_001}) {{ ts }} }}'
     )
     assert (code, ran) == ("RANGE_TOO_LARGE", ["validation"])
-    assert "begin 10001 candles of ONE_MINUTE; ask for at most 10000" in message
+    assert "has 10001 candles of ONE_MINUTE; the maximum is 10000" in message
 
 
 async def test_an_unknown_ticker_is_told(api: Api) -> None:
@@ -183,7 +185,7 @@ async def test_a_summary_is_what_its_minutes_come_to(
     api: Api, db: Database, weeks: list[PriceRow], low: int, high: int, built: bool
 ) -> None:
     if not built:
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await connection.execute("DELETE FROM candle")
             await connection.execute("UPDATE ticker SET candles_from = $1", MONDAY + 36 * DAY)
     price = "{ ts price }"
@@ -219,8 +221,8 @@ async def test_closed_candles_are_kept_and_open_ones_are_not(api: Api, weeks: li
 
 
 def test_every_statement_of_prices_that_is_made_has_its_columns() -> None:
-    assert set(candles.AS_TEXT) == set(FIELDS.split())
-    assert {"id", "ticker", "ts", "time", "price", "observed_at", "source"} <= set(prices.AS_TEXT)
+    assert set(candles.JSON_COLUMNS) == set(FIELDS.split())
+    assert {"id", "ticker", "ts", "time", "price", "observed_at", "source"} <= set(prices.JSON_COLUMNS)
 
 
 async def test_no_candle_begins_after_now(api: Api, db: Database) -> None:
@@ -237,4 +239,4 @@ async def test_whoever_writes_by_hand_keeps_candles_and_is_heard(dsn: str, db: D
     async with asyncio.TaskGroup() as writers:
         for number in range(8):
             writers.create_task(db.execute(insert, MONDAY + 60 * number))
-    assert await candles.different(db, "btc_usd", 0) == []
+    assert await candles.find_differences(db, "btc_usd", 0) == []

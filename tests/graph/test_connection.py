@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from db.pool import Database
 from db.queries.version import History
-from graph.engine.feed import Feed
+from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from graph.schema import arguments as schema_arguments
 from tests.graph.conftest import Api
@@ -28,8 +28,8 @@ STORED = [MINUTE + 60 * i for i in (0, 1, 2, 4, 5, 7, 8, 9, 12)]
 
 def cursor(ts: int, epoch: int = 1) -> str:
     """As the API gives it in an epoch; a new database is in the first."""
-    history = HistoryWatch(Feed(), lambda _: None)
-    history._seen = History("", 0, epoch, 0)  # noqa: SLF001  what a look at the database would find
+    history = HistoryWatch(CommitListener(), lambda _: None)
+    history._history = History("", 0, epoch, 0)  # noqa: SLF001  what a look at the database would find
     return schema_arguments.cursor(ts, history)
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from db.pool import Database
-from db.queries import gaps, writing
+from db.queries import gaps, write_lock
 from db.tables import Reason, Source
 from tests.graph.conftest import Api
 from tests.stored import MINUTE, follow, row, store, track
@@ -28,9 +28,9 @@ def _at(minute: int) -> int:
 async def _walk(db: Database, until: int, **reasons: Reason) -> None:
     """Opens the gaps of btc_usd up to the minute number; `m5=Reason.TIMEOUT` is evidence for the fifth."""
     evidence = {("btc_usd", _at(int(name[1:]))): reason for name, reason in reasons.items()}
-    async with writing.turn(db) as connection:
-        low = (await gaps.last_minutes(connection))["btc_usd"]
-        await gaps.open_missing(connection, {"btc_usd": (low, _at(until))}, evidence)
+    async with write_lock.write_transaction(db) as connection:
+        low = (await gaps.watermarks(connection))["btc_usd"]
+        await gaps.detect_gaps(connection, {"btc_usd": (low, _at(until))}, evidence)
 
 
 @pytest.fixture
@@ -41,8 +41,8 @@ async def _history(db: Database) -> None:
     await _walk(db, 10, m3=Reason.TIMEOUT, m4=Reason.HTTP_5XX, m5=Reason.HTTP_5XX, m8=Reason.TIMEOUT)
     await store(db, [row("btc_usd", _at(4), source=Source.BACKFILL)])
     await store(db, [row("btc_usd", _at(i), at_s=None, source=Source.IMPORT) for i in (-2, -1)])
-    async with writing.turn(db) as connection:
-        await gaps.give_up(connection, "btc_usd", [_at(8)])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.mark_unrecoverable(connection, "btc_usd", [_at(8)])
 
 
 @pytest.mark.usefixtures("_history")
@@ -122,7 +122,7 @@ async def test_a_ticker_tells_its_last_gap(db: Database, api: Api) -> None:
 
     newest = {"from": _at(5), "to": _at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
     await until(lambda: is_last(newest))  # a commit is heard of in a moment
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await connection.execute("DELETE FROM gap WHERE ts = $1", _at(5))
     earlier = {"from": _at(2), "to": _at(5), "reason": "TIMEOUT", "state": "OPEN"}
     await until(lambda: is_last(earlier))
@@ -145,7 +145,7 @@ async def test_rest_lists_carry_the_same_in_a_header(api: Api, path: str, covere
 
 async def test_a_page_of_rest_covers_what_it_lists(db: Database, api: Api) -> None:
     await track(db, "btc_usd")
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await follow(connection, ["eth_usd"], _at(10))
     await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 5, 6, 9)])
     for path, covered in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):

@@ -8,9 +8,9 @@ import pytest
 from graphql import get_introspection_query, validate
 
 from db.pool import Database
-from graph.engine.documents import Document, cost_of_reading
-from graph.engine.fair_lane import FairLane
-from graph.schema.executable import ERRORS_MOST, Schema
+from graph.engine.documents import Document, parse_cost
+from graph.engine.fair_lock import FairLock
+from graph.schema.executable import MAX_VALIDATION_ERRORS, Schema
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import track
@@ -45,7 +45,7 @@ def _cpu_s(schema: Schema, text: str) -> float:
     taken = []
     for _ in range(5):
         began = time.thread_time()
-        validate(schema._schema, Document(text).node, max_errors=ERRORS_MOST)  # noqa: SLF001  as `prepare` does
+        validate(schema._schema, Document(text).node, max_errors=MAX_VALIDATION_ERRORS)  # noqa: SLF001  as `prepare` does
         taken.append(time.thread_time() - began)
     return statistics.median(taken)
 
@@ -54,7 +54,7 @@ def test_for_hostile_documents_cpu_and_cost_keep_step() -> None:
     schema = Schema()
     per_cost = {}
     for name, text in HOSTILE.items():
-        cost = Document(text).cost + cost_of_reading(text)
+        cost = Document(text).cost + parse_cost(text)
         assert cost > 0, name
         per_cost[name] = _cpu_s(schema, text) * 1_000 / cost
     shown = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(per_cost.items(), key=lambda one: one[1]))
@@ -65,7 +65,7 @@ def test_for_hostile_documents_cpu_and_cost_keep_step() -> None:
 async def test_a_new_document_is_charged_once_for_being_read(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     text = HOSTILE["copies of a field"].replace('"b"', '"btc_usd"')
-    reading, asking = Document(text).cost + cost_of_reading(text), 140
+    reading, asking = Document(text).cost + parse_cost(text), 140
     async with serving(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=600)) as api:
         first, second = [await _left(api, text) for _ in range(2)]
     # A little comes back while it is asked.
@@ -91,11 +91,11 @@ async def test_an_address_that_sends_hostile_documents_is_told_by_its_rate_limit
 
 
 async def test_callers_take_turns_and_each_waits_behind_one_piece_of_work_of_another() -> None:
-    lane, order = FairLane(), list[str]()
+    lock, order = FairLock(), list[str]()
     begun = asyncio.Event()
 
     async def work(caller: str, number: int) -> None:
-        async with lane.turn(caller):
+        async with lock.acquire(caller):
             begun.set()
             order.append(f"{caller}{number}")
             await asyncio.sleep(0)
@@ -109,20 +109,20 @@ async def test_callers_take_turns_and_each_waits_behind_one_piece_of_work_of_ano
 
 
 async def test_who_goes_while_it_waits_holds_up_nobody() -> None:
-    lane = FairLane()
+    lock = FairLock()
     done: list[str] = []
 
     async def work(caller: str) -> None:
-        async with lane.turn(caller):
+        async with lock.acquire(caller):
             done.append(caller)
 
-    async with lane.turn("first"):
+    async with lock.acquire("first"):
         waiting = [asyncio.create_task(work(caller)) for caller in ("a", "a", "b")]
         await asyncio.sleep(0)
         waiting[0].cancel()
     waiting[1].cancel()  # in the moment in which its turn may have come
     await asyncio.gather(*waiting, return_exceptions=True)
-    async with asyncio.timeout(PATIENCE_S), lane.turn("last"):
+    async with asyncio.timeout(PATIENCE_S), lock.acquire("last"):
         assert done == ["b"]
 
 

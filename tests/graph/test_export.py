@@ -11,10 +11,10 @@ import pytest
 
 from db import times
 from db.pool import Database
-from db.queries import exporting
+from db.queries import history_export
 from graph.settings import Settings
-from ingest.imports import reading
-from ingest.imports.rules import checked
+from ingest.imports import file_reader
+from ingest.imports.rules import parse_row
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, row, store, track
 from tests.waiting import until
@@ -84,8 +84,8 @@ async def test_an_empty_window_is_an_empty_file(api: Api, history: list[dict[str
 @pytest.mark.parametrize(
     ("query", "status", "says"),
     [
-        ("?ticker=nobody_usd", 404, "not known"),
-        ("?ticker=btc_usd&from=60&to=60", 422, "should be before"),
+        ("?ticker=nobody_usd", 404, "Unknown ticker"),
+        ("?ticker=btc_usd&from=60&to=60", 422, "must be before"),
         ("?ticker=btc_usd&format=parquet", 422, "format: 'parquet' should be 'csv' or 'jsonl'"),
         ("", 422, "ticker: is required"),
     ],
@@ -113,7 +113,7 @@ async def test_an_export_that_is_closed_cancels_the_slice_that_it_wrote_ahead(db
         cancelled: ClassVar[list[int]] = []
 
         async def fetchrow(self, _statement: str, /, *_args: Any) -> Any:
-            return {"low": 0, "high": 10 * exporting.SLICE_S}
+            return {"low": 0, "high": 10 * history_export.SLICE_S}
 
         async def fetchval(self, _statement: str, /, *args: Any) -> Any:
             if args[1]:
@@ -124,11 +124,11 @@ async def test_an_export_that_is_closed_cancels_the_slice_that_it_wrote_ahead(db
                     raise
             return "x"
 
-    found = exporting.slices(Slow(), exporting.Form.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # it asks no more
+    found = history_export.slices(Slow(), history_export.ExportFormat.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # it asks no more
     async for _ in found:
         break
     await found.aclose()
-    assert Slow.cancelled == [exporting.SLICE_S]
+    assert Slow.cancelled == [history_export.SLICE_S]
 
 
 async def _none_runs(db: Database) -> bool:
@@ -136,13 +136,13 @@ async def _none_runs(db: Database) -> bool:
 
 
 async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[str, Any]], tmp_path: Any) -> None:
-    for form in exporting.Form:
+    for form in history_export.ExportFormat:
         file = tmp_path / f"history.{form}"
         file.write_text((await _export(api, f"&format={form}"))[1])
 
         def read(path: Any = file) -> list[tuple[int, str, str | None]]:
-            with reading.opened(path, ticker="btc_usd") as opened:
-                rows = [checked(raw.time, raw.price) for raw in opened.rows]
+            with file_reader.open_price_file(path, ticker="btc_usd") as opened:
+                rows = [parse_row(raw.time, raw.price) for raw in opened.rows]
             return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at in rows]
 
         assert await asyncio.to_thread(read) == [(one["ts"], one["price"], one["observed_at"]) for one in history]

@@ -26,7 +26,7 @@ async def test_a_process_without_its_database_lives_and_is_not_ready(dsn: str) -
         assert (await _status(api, "/health/live"))[0] == 200
         assert await _status(api, "/health/ready") == (
             503,
-            '{"status":"unavailable","reason":"The database is away; try again in a moment."}',
+            '{"status":"unavailable","reason":"The database is unavailable. Retry in a few seconds."}',
         )
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from db.pool import Database
 from db.queries import version
-from graph.engine.feed import Feed
+from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from tests.graph.conftest import Api
 from tests.graph.test_live import PRICES, listening, told_of
@@ -137,11 +137,11 @@ async def test_an_id_of_the_new_history_that_was_delivered_already_is_nothing_to
     kept = await version.current(db)
     told: list[int] = []
     delivered = 0
-    watch = HistoryWatch(Feed(), told.append, lambda: delivered)
+    watch = HistoryWatch(CommitListener(), told.append, lambda: delivered)
     await store(db, [row("btc_usd", MINUTE + 60, "2")])
-    await watch.look(db)
+    await watch.check(db)
     await _lose(db, kept)
     await store(db, [row("btc_usd", MINUTE + 60, "3")])
     delivered = await version.current(db)
-    await watch.look(db)
+    await watch.check(db)
     assert told == [kept]

@@ -53,7 +53,12 @@ def _string_arguments() -> Iterator[tuple[str, str, str]]:
 
 GRAPHQL = list(_string_arguments())
 REST = sorted(
-    {(endpoint.paths[0], name) for endpoint in ENDPOINTS for name in endpoint.query.model_fields if not endpoint.acts}
+    {
+        (endpoint.paths[0], name)
+        for endpoint in ENDPOINTS
+        for name in endpoint.query.model_fields
+        if not endpoint.has_side_effects
+    }
     | {("/export", name) for name in ("ticker", "from", "to", "format")}
 )
 REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(MINUTE), "at": str(MINUTE), "interval": "ONE_DAY"}

@@ -9,7 +9,7 @@ import pytest
 
 from db import embedded, migrate
 from db.pool import Database, open_database
-from graph.http.graphql import STATIC
+from graph.http.graphql import STATIC_DIR
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import row, store, track
@@ -52,7 +52,7 @@ async def _answers(api: Api) -> bool:
 
 async def _says_unavailable(api: Api) -> None:
     code, message = await api.error("{ tickers { name } }")
-    assert (code, message) == ("UNAVAILABLE", "The database is away; try again in a moment.")
+    assert (code, message) == ("UNAVAILABLE", "The database is unavailable. Retry in a few seconds.")
     async with api.session.get(f"{api.url}/health") as response:
         assert response.status == 503
         assert (await response.json())["status"] == "unavailable"
@@ -70,7 +70,7 @@ async def test_a_browser_gets_graphiql_from_files_of_our_own(api: Api) -> None:
 
 
 def test_vendored_files_are_the_published_ones() -> None:
-    vendor = STATIC / "vendor"
+    vendor = STATIC_DIR / "vendor"
     lines = (vendor / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
     files = {file.name for file in vendor.iterdir() if file.suffix not in (".LICENSE", ".md", "")}
@@ -87,7 +87,7 @@ async def test_an_unexpected_error_shows_nothing_of_the_inside(
     query = {"query": '{ latest(ticker: "btc_usd") { price } }'}
     async with api.session.post(f"{api.url}/graphql", json=query, headers={"X-Request-ID": "mine-7"}) as response:
         (error,) = (await response.json())["errors"]
-    assert error["message"] == "Something went wrong on our side; request mine-7."
+    assert error["message"] == "Internal server error. Report the request id mine-7."
     assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
     assert 'column "observed_at" does not exist' in caplog.text
 
@@ -131,4 +131,4 @@ async def test_a_browser_gets_a_page_where_nothing_is_and_a_program_a_problem(ap
         assert (response.status, response.content_type) == (404, "text/html")
     async with api.session.get(api.url + path) as response:
         assert (response.status, response.content_type) == (404, "application/problem+json")
-        assert "There is nothing at this path" in (await response.json())["detail"]
+        assert "This path does not exist" in (await response.json())["detail"]

@@ -15,10 +15,10 @@ from graphql import (
 )
 
 from graph.engine import limits
-from graph.engine.documents import TOKENS_MOST, Document
-from graph.engine.limits import COST_MOST, COVERAGE, RANGE_MOST
+from graph.engine.documents import MAX_TOKENS, Document
+from graph.engine.limits import COVERAGE_COST, MAX_COST, MAX_RANGE_MINUTES
 from graph.errors import TooComplexError
-from graph.http import asked, protocol
+from graph.http import protocol, request
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
 from tests.stored import MINUTE
@@ -26,7 +26,7 @@ from tests.stored import MINUTE
 
 def _cost(query: str, **variables: Any) -> int:
     document = Document(query)
-    return limits.cost_of(document.selections, document.operation(None), variables)
+    return limits.estimate_cost(document.selections, document.operation(None), variables)
 
 
 def _nested(levels: int) -> str:
@@ -66,7 +66,7 @@ def test_a_document_that_is_too_big_is_refused_before_anything_else(what: str) -
 def test_fragments_that_double_and_hold_nothing_are_read_as_fast_as_others() -> None:
     chain = " ".join(f"fragment f{i} on Query {{ ...f{i + 1} ...f{i + 1} }}" for i in range(40))
     document = Document(f"{{ ...f0 }} {chain} fragment f40 on Query {{ ...nobody }}")
-    assert limits.cost_of(document.selections, document.operation(None), {}) == 0
+    assert limits.estimate_cost(document.selections, document.operation(None), {}) == 0
 
 
 def test_fragments_that_lead_back_to_themselves_are_left_to_validation() -> None:
@@ -91,20 +91,20 @@ def test_what_graphiql_and_the_generators_ask_passes(options: dict[str, bool]) -
         ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {"n": 2}, 2),
         (f'{{ range(ticker: "a", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}', {}, 20),
         ('{ range(ticker: "a", from: "2024-01-15T11:40", to: "2024-01-15T11:45") { ts } }', {}, 5),
-        ('{ range(ticker: "a", from: 0) { ts } }', {}, RANGE_MOST),
+        ('{ range(ticker: "a", from: 0) { ts } }', {}, MAX_RANGE_MINUTES),
         ('{ range(ticker: "a", from: "nonsense") { ts } }', {}, 1),
         (f'{{ ...r ...r }} fragment r on Query {{ range(ticker: "a", from: 0, to: {6000}) {{ ts }} }}', {}, 100),
         ('{ range(ticker: "a", from: 1705318800.0, to: 1.7053194e9) { ts } }', {}, 10),
         ('query ($f: UnixTime = 0.0) { range(ticker: "a", from: $f, to: 600) { ts } }', {}, 10),
         ('query ($n: Int) { prices(ticker: "a", first: $n) { nodes { ts } } }', {"n": 9.0}, 9),
         ('{ prices(ticker: "a", first: 5) { edges { cursor node { ts price } } pageInfo { endCursor } } }', {}, 16),
-        ('{ coverage(ticker: "a", from: 0) { stored gaps(first: 50) { nodes { from to } } } }', {}, COVERAGE + 101),
-        ('{ prices(ticker: "a", first: 1) { a: coverage { stored } b: coverage { stored } } }', {}, 2 * (COVERAGE + 1)),
+        ('{ coverage(ticker: "a", from: 0) { stored gaps(first: 50) { nodes { from to } } } }', {}, COVERAGE_COST + 101),
+        ('{ prices(ticker: "a", first: 1) { a: coverage { stored } b: coverage { stored } } }', {}, 2 * (COVERAGE_COST + 1)),
         ('{ candles(ticker: "a", interval: ONE_DAY, from: 0, to: 864000) { open close } }', {}, 20),
         ('{ candles(ticker: "a", interval: FIVE_MINUTES, from: 0, to: 3000) { open close } }', {}, 70),
         ('query ($i: Interval!) { candles(ticker: "a", interval: $i, from: 0, to: 864000) { ts } }', {"i": "ONE_HOUR"}, 240),
         ('{ series(ticker: "a", from: 0, to: 600) { ts price } }', {}, 20),
-        ('{ summary(ticker: "a", from: 0) { count twap } }', {}, limits.SUMMARY + 2),
+        ('{ summary(ticker: "a", from: 0) { count twap } }', {}, limits.SUMMARY_COST + 2),
         ('{ latestPrices(tickers: ["a", "b"]) { ts price } }', {}, 4),
     ],
 )
@@ -116,33 +116,33 @@ async def test_what_costs_too_much_is_told_the_cost_the_bound_and_what_to_do(api
     one = 'range(ticker: "a", from: 0, to: 3000000) { id ts price time source }'
     query = f"{{ a: {one} b: {one} c: {one} }}"
     code, message = await api.error(query)
-    assert (code, _cost(query) > COST_MOST) == ("QUERY_TOO_COMPLEX", True)
-    assert message.startswith("This costs 750000, rows times fields, and a request may cost 500000: ask for a shorter window")
+    assert (code, _cost(query) > MAX_COST) == ("QUERY_TOO_COMPLEX", True)
+    assert message.startswith("The query costs 750000 (rows times fields); the maximum is 500000. Request a shorter window")
 
 
 def test_the_manual_lists_every_bound() -> None:
     bounds = {
-        "request line and headers": (protocol.HEAD_MOST, "431"),
-        "seconds until a request is there, whole": (int(protocol.CAME_WITHIN_S), "408"),
-        "seconds in which nothing of an answer is read": (int(protocol.READ_WITHIN_S), "closed"),
-        "levels of JSON": (asked.JSON_DEPTH_MOST, "BAD_REQUEST"),
-        "body, as sent and as unpacked": (asked.BODY_MOST, "PAYLOAD_TOO_LARGE"),
-        "tokens": (TOKENS_MOST, "GRAPHQL_PARSE_FAILED"),
-        "definitions": (limits.DEFINITIONS_MOST, "QUERY_TOO_COMPLEX"),
-        "variables": (limits.VARIABLES_MOST, "QUERY_TOO_COMPLEX"),
-        "directives": (limits.DIRECTIVES_MOST, "QUERY_TOO_COMPLEX"),
-        "fields at the root": (limits.ROOT_FIELDS_MOST, "QUERY_TOO_COMPLEX"),
-        "levels of fields": (limits.DEPTH_MOST, "QUERY_TOO_COMPLEX"),
-        "levels of fields, introspection": (limits.INTROSPECTION_DEPTH_MOST, "QUERY_TOO_COMPLEX"),
-        "fields": (limits.FIELDS_MOST, "QUERY_TOO_COMPLEX"),
-        "fields, introspection": (limits.INTROSPECTION_FIELDS_MOST, "QUERY_TOO_COMPLEX"),
-        "aliases": (limits.ALIASES_MOST, "QUERY_TOO_COMPLEX"),
-        "characters in an alias": (limits.ALIAS_LENGTH_MOST, "QUERY_TOO_COMPLEX"),
-        "cost: rows times fields": (limits.COST_MOST, "QUERY_TOO_COMPLEX"),
-        "page of `prices` or of gaps": (limits.PAGE_MOST, "BAD_USER_INPUT"),
-        "minutes of a `range` or a `series`": (limits.RANGE_MOST, "RANGE_TOO_LARGE"),
-        "candles": (limits.CANDLES_MOST, "RANGE_TOO_LARGE"),
-        "names in `tickers`": (limits.TICKERS_MOST, "BAD_USER_INPUT"),
+        "request line and headers": (protocol.MAX_HEADER_BYTES, "431"),
+        "seconds until a request is there, whole": (int(protocol.REQUEST_TIMEOUT_S), "408"),
+        "seconds in which nothing of an answer is read": (int(protocol.WRITE_TIMEOUT_S), "closed"),
+        "levels of JSON": (request.MAX_JSON_DEPTH, "BAD_REQUEST"),
+        "body, as sent and as unpacked": (request.MAX_BODY_BYTES, "PAYLOAD_TOO_LARGE"),
+        "tokens": (MAX_TOKENS, "GRAPHQL_PARSE_FAILED"),
+        "definitions": (limits.MAX_DEFINITIONS, "QUERY_TOO_COMPLEX"),
+        "variables": (limits.MAX_VARIABLES, "QUERY_TOO_COMPLEX"),
+        "directives": (limits.MAX_DIRECTIVES, "QUERY_TOO_COMPLEX"),
+        "fields at the root": (limits.MAX_ROOT_FIELDS, "QUERY_TOO_COMPLEX"),
+        "levels of fields": (limits.MAX_DEPTH, "QUERY_TOO_COMPLEX"),
+        "levels of fields, introspection": (limits.MAX_INTROSPECTION_DEPTH, "QUERY_TOO_COMPLEX"),
+        "fields": (limits.MAX_FIELDS, "QUERY_TOO_COMPLEX"),
+        "fields, introspection": (limits.MAX_INTROSPECTION_FIELDS, "QUERY_TOO_COMPLEX"),
+        "aliases": (limits.MAX_ALIASES, "QUERY_TOO_COMPLEX"),
+        "characters in an alias": (limits.MAX_ALIAS_LENGTH, "QUERY_TOO_COMPLEX"),
+        "cost: rows times fields": (limits.MAX_COST, "QUERY_TOO_COMPLEX"),
+        "page of `prices` or of gaps": (limits.MAX_PAGE_SIZE, "BAD_USER_INPUT"),
+        "minutes of a `range` or a `series`": (limits.MAX_RANGE_MINUTES, "RANGE_TOO_LARGE"),
+        "candles": (limits.MAX_CANDLES, "RANGE_TOO_LARGE"),
+        "names in `tickers`": (limits.MAX_TICKERS, "BAD_USER_INPUT"),
     }
     section = (ROOT / "README.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
     table = section.partition("| bound | setting |")[0]
@@ -154,7 +154,7 @@ async def test_the_cost_is_told_on_request(api: Api) -> None:
     body = {"query": "{ tickers { name } }", "extensions": {"cost": True}}
     async with api.session.post(f"{api.url}/graphql", json=body) as response:
         answer = json.loads(await response.text())
-    assert answer["extensions"] == {"cost": {"asked": 200, "most": COST_MOST}}
+    assert answer["extensions"] == {"cost": {"asked": 200, "most": MAX_COST}}
 
 
 COSTED = {

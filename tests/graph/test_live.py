@@ -13,14 +13,14 @@ import aiohttp
 import pytest
 
 from db.pool import Database, Record
-from db.queries import events, gaps, importing, writing
+from db.queries import bulk_import, events, gaps, write_lock
 from db.queries.shapes import Shape
 from db.tables import Reason, Source
-from graph.engine.feed import Feed
-from graph.engine.live import Live, Question
+from graph.engine.commit_listener import CommitListener
+from graph.engine.live_events import EventSelection, LiveEvents
 from graph.engine.topics import Event
 from graph.errors import UnavailableError
-from graph.http.protocol import LEFT_WITHIN_S
+from graph.http.protocol import CLOSE_TIMEOUT_S
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.graph.stand import api_process
@@ -104,14 +104,14 @@ async def test_a_stored_price_is_told(api: Api, db: Database) -> None:
 
 async def _happen(db: Database) -> None:
     """Something of every kind."""
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {("btc_usd", MINUTE): Reason.TIMEOUT, ("btc_usd", MINUTE + 60): Reason.TIMEOUT})
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("btc_usd", MINUTE): Reason.TIMEOUT, ("btc_usd", MINUTE + 60): Reason.TIMEOUT})
     await store(db, [row("btc_usd", MINUTE, "1", source=Source.BACKFILL), row("eth_usd", MINUTE, "2")])
-    async with writing.turn(db) as connection:
-        await importing.merge(connection, "btc_usd", [(MINUTE + 60 * n, "3", None) for n in range(10, 1_011)])
-    async with writing.turn(db) as connection:
-        await gaps.give_up(connection, "btc_usd", [MINUTE + 60])
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
+        await bulk_import.merge(connection, "btc_usd", [(MINUTE + 60 * n, "3", None) for n in range(10, 1_011)])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
+    async with write_lock.write_transaction(db) as connection:
         await follow(connection, ["btc_usd"], MINUTE + 120)
 
 
@@ -170,7 +170,7 @@ async def test_what_was_forgotten_is_no_silent_hole(api: Api, db: Database) -> N
     await db.execute("UPDATE milestone SET id = 5")
     async with listening(api, PRICES.replace("priceAdded", 'priceAdded(after: "4")')) as listener:
         code, message = await listener.error()
-    assert (code, "the oldest id to go on from is 5" in message) == ("RESUME_TOO_OLD", True)
+    assert (code, "the oldest id to resume from is 5" in message) == ("RESUME_TOO_OLD", True)
     async with listening(api, PRICES.replace("priceAdded", 'priceAdded(after: "99")')) as listener:
         code, message = await listener.error()
     assert (code, "resume with after: " in message) == ("HISTORY_CHANGED", True)
@@ -272,12 +272,14 @@ async def test_everybody_is_told_the_same_in_the_same_order(dsn: str, db: Databa
 
 
 async def test_who_reads_slowly_reads_from_the_database(dsn: str, db: Database) -> None:
-    feed = Feed()
-    live = Live(feed)
+    commits = CommitListener()
+    live = LiveEvents(commits)
     await track(db, "btc_usd", *(names := [f"t{number:03}_usd" for number in range(110)]))
-    question = Question(None, (("price", Shape((("ticker", events.PRICE["ticker"]), ("ts", events.PRICE["ts"])))),))
-    async with feed.heard(dsn), live.followed(db):
-        told = await live.subscribe(db, question, None)
+    selection = EventSelection(
+        None, (("price", Shape((("ticker", events.PRICE_COLUMNS["ticker"]), ("ts", events.PRICE_COLUMNS["ts"])))),)
+    )
+    async with commits.run_in_background(dsn), live.run_in_background(db):
+        told = await live.subscribe(db, selection, None)
         await store(db, [row("btc_usd", MINUTE)])
         found = [await anext(told)]
         for start in range(0, 110, 10):  # more than memory holds of a question
@@ -319,7 +321,7 @@ async def test_who_follows_a_candle_later_begins_with_the_open_one(api: Api, db:
 async def test_who_has_only_http_comes_back_while_the_database_is_away(dsn: str) -> None:
     async with serving(Settings(database_url=f"{dsn}_away")) as api, streaming(api, PRICES) as stream:
         assert stream.response.status == 200
-        assert await stream.response.text() == ": The database is away; try again in a moment.\nretry: 1000\n\n"
+        assert await stream.response.text() == ": The database is unavailable. Retry in a few seconds.\nretry: 1000\n\n"
 
 
 async def test_subscriptions_of_one_client_have_a_bound(dsn: str) -> None:
@@ -406,7 +408,7 @@ async def test_a_client_may_go_while_the_process_ends(dsn: str) -> None:
             socket = await session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",))
             going = asyncio.create_task(_close_when_asked(socket, api))
         await going
-    await asyncio.sleep(LEFT_WITHIN_S + 0.1)  # until the process would have closed it
+    await asyncio.sleep(CLOSE_TIMEOUT_S + 0.1)  # until the process would have closed it
 
 
 async def _close_when_asked(socket: aiohttp.ClientWebSocketResponse, api: Api) -> None:
@@ -430,8 +432,8 @@ async def test_a_process_that_ends_tells_what_is_there_and_to_come_back(dsn: str
         query = PRICES.replace("priceAdded", "priceAdded(after: 0)")
         async with listening(api, query) as listener, streaming(api, query) as stream:
             await store(db, [row("btc_usd", MINUTE)])
-            stand.process.terminate()
             assert len(await listener.events(1)) == 1
+            stand.process.terminate()
             message = await listener.socket.receive(timeout=PATIENCE_S)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
             assert (await stream.event())["event"] == "next"
@@ -439,28 +441,28 @@ async def test_a_process_that_ends_tells_what_is_there_and_to_come_back(dsn: str
     assert stand.log.read_text() == ""
 
 
-class _Unwritable(Question):
+class _Unwritable(EventSelection):
     """A question whose answers cannot be written."""
 
-    def written(self, records: Iterable[Record]) -> Iterator[Event]:
+    def render(self, records: Iterable[Record]) -> Iterator[Event]:
         raise ZeroDivisionError
 
 
 async def test_a_topic_that_fails_ends_alone_and_the_others_miss_nothing(db: Database) -> None:
     await track(db, "btc_usd")
-    feed = Feed()
-    live = Live(feed)
-    shapes = (("price", Shape((("ts", events.PRICE["ts"]),))),)
-    good, bad = Question(None, shapes), _Unwritable(frozenset({"btc_usd"}), shapes)
+    commits = CommitListener()
+    live = LiveEvents(commits)
+    shapes = (("price", Shape((("ts", events.PRICE_COLUMNS["ts"]),))),)
+    good, bad = EventSelection(None, shapes), _Unwritable(frozenset({"btc_usd"}), shapes)
     async with (
-        live.followed(db),
+        live.run_in_background(db),
         aclosing(await live.subscribe(db, bad, None)) as failing,
         aclosing(await live.subscribe(db, good, None)) as others,
     ):
         waiting, broken = asyncio.create_task(anext(others)), asyncio.create_task(anext(failing))
         await until(lambda: live.subscribers == 2)
         await store(db, [row("btc_usd", MINUTE)])
-        feed.invalidate()
+        commits.invalidate()
         with pytest.raises(UnavailableError, match="Subscribe again"):
             await broken
         assert (await waiting).position > 0

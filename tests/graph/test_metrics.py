@@ -6,7 +6,7 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from db.pool import Database
-from graph.metrics import OPERATIONS_MOST, Names
+from graph.metrics import MAX_OPERATION_NAMES, OperationNames
 from tests.e2e.conftest import free_port
 from tests.graph.conftest import Api
 from tests.graph.stand import Stand, api_process
@@ -47,10 +47,10 @@ async def test_requests_are_counted_over_all_processes(dsn: str, db: Database, t
     assert told["tickgraph_requests_total{kind=rest,status=404}"] == 1
     assert told["tickgraph_operations_total{operation=Some,outcome=ok}"] == 20
     assert told["tickgraph_operation_seconds_count{operation=Some}"] == 20
-    assert told["tickgraph_lists_total{way=postgresql}"] == 20
-    assert told["tickgraph_lists_total{way=objects}"] == 20
-    assert told["tickgraph_refusals_total{code=GRAPHQL_VALIDATION_FAILED}"] == 1
-    assert told["tickgraph_refusals_total{code=UNKNOWN_TICKER}"] == 1
+    assert told["tickgraph_list_encodings_total{encoder=postgresql}"] == 20
+    assert told["tickgraph_list_encodings_total{encoder=python}"] == 20
+    assert told["tickgraph_rejected_requests_total{code=GRAPHQL_VALIDATION_FAILED}"] == 1
+    assert told["tickgraph_rejected_requests_total{code=UNKNOWN_TICKER}"] == 1
     assert told["tickgraph_operation_cost_count{}"] == 20
     assert any(re.match(r"tickgraph_build_info\{python=3\S+,version=\d", name) for name in told)
 
@@ -65,7 +65,7 @@ async def test_answers_kept_and_subscriptions_are_told(dsn: str, db: Database, t
             async def is_told() -> bool:
                 await api.data("{ tickers { name } }")
                 told = await scraped(stand, port)
-                return told["tickgraph_subscribers{}"] == 1 and told.get("tickgraph_answers_total{by=kept}", 0) > 0
+                return told["tickgraph_subscribers{}"] == 1 and told.get("tickgraph_cached_responses_total{outcome=hit}", 0) > 0
 
             await until(is_told)
 
@@ -86,6 +86,8 @@ async def test_a_stream_of_events_is_no_slow_request(dsn: str, db: Database, tmp
 
 
 def test_nobody_makes_new_series_without_end() -> None:
-    names = Names()
-    assert [names.of(f"n{number}") for number in range(OPERATIONS_MOST)] == [f"n{number}" for number in range(OPERATIONS_MOST)]
-    assert (names.of("one more"), names.of("n7"), names.of(None)) == ("other", "n7", "")
+    names = OperationNames()
+    assert [names.label_for(f"n{number}") for number in range(MAX_OPERATION_NAMES)] == [
+        f"n{number}" for number in range(MAX_OPERATION_NAMES)
+    ]
+    assert (names.label_for("one more"), names.label_for("n7"), names.label_for(None)) == ("other", "n7", "")

@@ -12,7 +12,7 @@ from starlette.routing import Route
 from yarl import URL
 
 from db.pool import Database
-from graph.http.middleware import Recorded
+from graph.http.middleware import AccessLogMiddleware
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving, serving_app
 from tests.stored import MINUTE, row, store, track
@@ -47,13 +47,13 @@ async def test_a_mistake_of_ours_is_a_500_with_the_requests_id_and_nothing_of_th
 ) -> None:
     app = Starlette(
         routes=[Route("/prices", _broken), Route("/graphql", _broken)],
-        middleware=[Middleware(Recorded)],
+        middleware=[Middleware(AccessLogMiddleware)],
     )
     async with serving_app(app) as api:
         async with api.session.get(f"{api.url}/prices", headers={"X-Request-ID": "r1"}) as response:
             assert response.status == 500
             assert response.headers["Content-Type"] == "application/problem+json"
-            assert (await response.json(content_type=None))["detail"] == "Something went wrong on our side; request r1."
+            assert (await response.json(content_type=None))["detail"] == "Internal server error. Report the request id r1."
         async with api.session.get(f"{api.url}/graphql") as response:
             assert response.status == 500
             body = json.loads(await response.text())
@@ -82,15 +82,15 @@ async def test_pages_of_other_origins_may_call_only_where_it_is_set(dsn: str, ap
 
 
 @pytest.mark.parametrize(
-    ("path", "shown"),
+    ("path", "format_path"),
     [
         ("/a%0a12:00:00Z%20all%20is%20well", "GET /a%0A12%3A00%3A00Z%20all%20is%20well"),
         ("/%1b[31m%e2%80%ae", "GET /%1B%5B31m%E2%80%AE"),
         ("/" + "a" * 5_000, f"GET /{'a' * 199}…"),
     ],
 )
-async def test_a_line_of_the_log_is_one_line(api: Api, caplog: pytest.LogCaptureFixture, path: str, shown: str) -> None:
+async def test_a_line_of_the_log_is_one_line(api: Api, caplog: pytest.LogCaptureFixture, path: str, format_path: str) -> None:
     caplog.set_level(logging.INFO, "graph.access")
     async with api.session.get(URL(api.url + path, encoded=True)) as response:
         assert response.status == 404
-    assert [record.getMessage() for record in caplog.records if record.name == "graph.access"] == [shown]
+    assert [record.getMessage() for record in caplog.records if record.name == "graph.access"] == [format_path]

@@ -10,7 +10,7 @@ import pytest
 from openapi_spec_validator import validate
 
 from db.pool import Database
-from graph.http.rest.openapi import document
+from graph.http.rest.openapi import build_document
 from graph.settings import Settings
 from tests.conftest import ROOT
 from tests.graph.conftest import Api, serving
@@ -34,7 +34,7 @@ PATHS = {
 
 
 def test_the_document_is_valid_and_tells_every_path_status_and_example() -> None:
-    api = document()
+    api = build_document()
     validate(api)
     assert api["openapi"].startswith("3.1")
     assert set(api["paths"]) == PATHS
@@ -53,7 +53,7 @@ def test_the_document_is_valid_and_tells_every_path_status_and_example() -> None
 async def test_examples_of_the_document_are_accepted(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-    for path, item in document()["paths"].items():
+    for path, item in build_document()["paths"].items():
         parameters = item["get"].get("parameters", [])
         if path == "/fetch-prices":
             continue

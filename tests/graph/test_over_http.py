@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from graph.http.asked import BODY_MOST
-from graph.http.negotiation import GRAPHQL, JSON, answer_type, wants_page
+from graph.http.negotiation import GRAPHQL, JSON, prefers_html, response_media_type
+from graph.http.request import MAX_BODY_BYTES
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 
@@ -49,7 +49,7 @@ async def _post(api: Api, body: bytes | str, **headers: str) -> tuple[int, dict[
     ],
 )
 def test_an_answer_is_of_the_type_that_the_client_likes_best(accept: str, media: str | None) -> None:
-    assert answer_type(accept) == media
+    assert response_media_type(accept) == media
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_an_answer_is_of_the_type_that_the_client_likes_best(accept: str, media:
     ],
 )
 def test_a_browser_is_told_by_what_it_names(accept: str, page: bool) -> None:
-    assert wants_page(accept) is page
+    assert prefers_html(accept) is page
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_a_browser_is_told_by_what_it_names(accept: str, page: bool) -> None:
         (b'"x"', "should be a JSON object"),
         (b"null", "should be a JSON object"),
         (b"true", "should be a JSON object"),
-        (b"[]", "Several requests in one"),
-        (b"[" + GOOD.encode() + b"]", "Several requests in one"),
+        (b"[]", "Batching is not supported"),
+        (b"[" + GOOD.encode() + b"]", "Batching is not supported"),
         (b"{}", "query is missing"),
         (b'{"query": ""}', "query is missing"),
         (b'{"query": null}', "query is missing"),
@@ -135,7 +135,7 @@ async def test_of_several_operations_the_named_one_is_run(api: Api) -> None:
         _, _, answer = await _post(api, json.dumps({"query": document, "operationName": name}))
         assert answer == {"data": {name: "Query"}}
     _, _, answer = await _post(api, json.dumps({"query": document}))
-    assert answer["errors"][0]["message"] == "The document has 2 operations: name one in operationName (a, b)"
+    assert answer["errors"][0]["message"] == "The document has 2 operations. Choose one in operationName: a, b"
     status, _, answer = await _post(api, json.dumps({"query": document, "operationName": "c"}))
     assert (status, answer["errors"][0]["message"]) == (400, "The document has no operation named 'c'")
 
@@ -166,9 +166,9 @@ async def test_only_json_in_utf_8_is_taken_so_no_form_of_another_site_can_send_i
 
 
 async def test_a_body_is_bounded_as_sent_and_as_unpacked(api: Api) -> None:
-    padded = json.dumps({"query": QUERY, "extensions": {"pad": " " * (BODY_MOST - 200)}})
+    padded = json.dumps({"query": QUERY, "extensions": {"pad": " " * (MAX_BODY_BYTES - 200)}})
     assert (await _post(api, padded))[0] == 200
-    too_long = json.dumps({"query": QUERY, "extensions": {"pad": " " * BODY_MOST}})
+    too_long = json.dumps({"query": QUERY, "extensions": {"pad": " " * MAX_BODY_BYTES}})
     status, _, answer = await _post(api, too_long)
     assert (status, answer["errors"][0]["extensions"]["code"]) == (413, "PAYLOAD_TOO_LARGE")
     for coding, packed in (("gzip", gzip.compress), ("deflate", zlib.compress)):
@@ -193,7 +193,7 @@ async def test_queries_are_answered_by_get_and_mutations_are_not(api: Api) -> No
     for params in ({}, {"query": ""}, {"query": QUERY, "variables": "["}, {"query": QUERY, "variables": "7"}):
         assert (await get(**params))[0] == 400
     async with api.session.get(f"{api.url}/graphql?query=a&query=b", headers={"Accept": GRAPHQL}) as response:
-        assert "came 2 times" in (await response.json(content_type=None))["errors"][0]["message"]
+        assert "was sent 2 times" in (await response.json(content_type=None))["errors"][0]["message"]
 
 
 async def test_head_options_and_other_methods(api: Api) -> None:

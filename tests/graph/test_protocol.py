@@ -10,7 +10,7 @@ import pytest
 
 from db.pool import Database
 from graph.http import protocol
-from graph.http.protocol import HEAD_MOST
+from graph.http.protocol import MAX_HEADER_BYTES
 from graph.http.socket import SocketEndpoint
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
@@ -18,11 +18,11 @@ from tests.stored import MINUTE, row, store, track
 from tests.waiting import PATIENCE_S, until
 
 TOO_LONG = {
-    "the address": b"GET /graphql?query=" + b"a" * HEAD_MOST + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-    "one header": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * HEAD_MOST + b"\r\n\r\n",
-    "many headers": b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a: bcd\r\n" * HEAD_MOST + b"\r\n",
-    "a header without end": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 2 * HEAD_MOST,
-    "an address without end": b"GET /" + b"a" * 2 * HEAD_MOST,
+    "the address": b"GET /graphql?query=" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "one header": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * MAX_HEADER_BYTES + b"\r\n\r\n",
+    "many headers": b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a: bcd\r\n" * MAX_HEADER_BYTES + b"\r\n",
+    "a header without end": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 2 * MAX_HEADER_BYTES,
+    "an address without end": b"GET /" + b"a" * 2 * MAX_HEADER_BYTES,
     "a header of ten megabytes": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10_000_000,
 }
 UPGRADE = (
@@ -51,7 +51,7 @@ async def test_a_head_may_only_be_so_long(api: Api, what: str) -> None:
     wanted = {b"HTTP/1.1 431 Request Header Fields Too Large"}
     if "address" in what:
         wanted.add(b"HTTP/1.1 400 Bad Request")  # by the parser's own bound
-    if len(TOO_LONG[what]) >= 2 * HEAD_MOST:
+    if len(TOO_LONG[what]) >= 2 * MAX_HEADER_BYTES:
         wanted.add(b"reset")  # it goes while we still send
     assert said in wanted
 
@@ -59,10 +59,10 @@ async def test_a_head_may_only_be_so_long(api: Api, what: str) -> None:
 @pytest.mark.parametrize(
     ("head", "why"),
     [
-        (b"GET /health HTTP/1.1\r\n\r\n", b"Send one Host header"),
-        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"Send one Host header"),
-        (UPGRADE + b"Content-Length: 2\r\n\r\n{}", b"A request that asks for a WebSocket has no body"),
-        (UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"has no body"),
+        (b"GET /health HTTP/1.1\r\n\r\n", b"Send exactly one Host header"),
+        (b"GET /health HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"Send exactly one Host header"),
+        (UPGRADE + b"Content-Length: 2\r\n\r\n{}", b"A WebSocket upgrade request must not have a body"),
+        (UPGRADE + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n", b"must not have a body"),
     ],
 )
 async def test_a_head_that_leaves_something_open_is_refused(api: Api, head: bytes, why: bytes) -> None:
@@ -76,7 +76,7 @@ async def test_http_1_0_needs_no_host(api: Api) -> None:
 
 
 async def test_a_handshake_that_is_not_answered_is_not_waited_for(api: Api, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "CAME_WITHIN_S", 0.2)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
     monkeypatch.setattr(SocketEndpoint, "__call__", _forever)
     async with serving(Settings(database_url=dsn)) as silent:
         assert b"101" not in await _said(silent, UPGRADE + b"\r\n")
@@ -87,7 +87,7 @@ async def _forever(*_: object) -> None:
 
 
 async def test_a_head_just_below_is_answered(api: Api) -> None:
-    filler = b"X: " + b"a" * (HEAD_MOST - 1_000)
+    filler = b"X: " + b"a" * (MAX_HEADER_BYTES - 1_000)
     said = await _said(api, b"GET /nothing HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", filler, b"\r\n\r\n")
     assert said.startswith(b"HTTP/1.1 404")
 
@@ -101,7 +101,7 @@ async def test_a_head_just_below_is_answered(api: Api) -> None:
     ],
 )
 async def test_a_request_that_does_not_come_is_not_waited_for(api: Api, monkeypatch: pytest.MonkeyPatch, begun: bytes) -> None:
-    monkeypatch.setattr(protocol, "CAME_WITHIN_S", 0.2)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
     assert (await _said(api, begun)).split(b"\r\n")[0] in (b"", b"HTTP/1.1 408 Request Timeout")
 
 
@@ -119,7 +119,7 @@ async def test_what_is_no_http_is_told_so(api: Api) -> None:
 
 
 async def test_trailers_without_end_are_neither_kept_nor_waited_for(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "CAME_WITHIN_S", 0.3)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.3)
     head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with serving(Settings(database_url=dsn, request_timeout_s=0.3)) as api:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
@@ -136,7 +136,7 @@ async def test_trailers_without_end_are_neither_kept_nor_waited_for(dsn: str, mo
 
 
 async def test_an_empty_line_does_not_keep_a_connection_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "CAME_WITHIN_S", 0.3)
+    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
     writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404")
@@ -146,7 +146,7 @@ async def test_an_empty_line_does_not_keep_a_connection_open(api: Api, monkeypat
 
 
 async def test_an_answer_that_is_not_read_is_not_held(api: Api, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "READ_WITHIN_S", 0.3)
+    monkeypatch.setattr(protocol, "WRITE_TIMEOUT_S", 0.3)
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(10_000)])
     window = f"from: {MINUTE}, to: {MINUTE + 600_000}"

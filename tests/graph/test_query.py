@@ -45,7 +45,7 @@ async def test_known_but_empty_is_null_and_unknown_is_an_error_that_helps(api: A
     ):
         code, message = await api.error(query)
         assert code == "UNKNOWN_TICKER"
-        assert message == "eth_uds is not known; did you mean eth_usd? Tracked are: btc_usd, eth_usd"
+        assert message == "Unknown ticker: eth_uds. Did you mean eth_usd? Tracked tickers: btc_usd, eth_usd"
 
 
 @pytest.mark.usefixtures("five")

@@ -10,7 +10,7 @@ import pytest
 from multidict import CIMultiDictProxy
 
 from db.pool import Database
-from graph.engine.allowance import Allowance
+from graph.engine.rate_limit import CostBudget
 from graph.errors import RateLimitedError, TooComplexError
 from graph.http.caller import address_of
 from graph.settings import Settings
@@ -46,7 +46,7 @@ async def test_a_caller_that_has_spent_its_share_is_told_when_to_come_back(dsn: 
         (error,) = answer["errors"]
         assert (status, error["extensions"]["code"]) == (429, "RATE_LIMITED")
         assert 0 < int(headers["Retry-After"]) == error["extensions"]["retryAfterS"] <= 20
-        assert "50 a minute" in error["message"]
+        assert "50 per minute" in error["message"]
         assert [one for one in ran if one != "validation"] == []
 
 
@@ -131,27 +131,28 @@ async def test_without_the_setting_there_is_no_bound(api: Api) -> None:
 
 def test_processes_share_it() -> None:
     assert (
-        Settings(database_url="postgresql://a/b", answer_cache_mb=0, rate_limit=100, web_concurrency=4).rate_limit_of_process
+        Settings(database_url="postgresql://a/b", answer_cache_mb=0, rate_limit=100, web_concurrency=4).rate_limit_per_process
         == 25
     )
     assert (
-        Settings(database_url="postgresql://a/b", answer_cache_mb=0, rate_limit=1, web_concurrency=4).rate_limit_of_process == 1
+        Settings(database_url="postgresql://a/b", answer_cache_mb=0, rate_limit=1, web_concurrency=4).rate_limit_per_process
+        == 1
     )
-    assert Settings(database_url="postgresql://a/b").rate_limit_of_process is None
+    assert Settings(database_url="postgresql://a/b").rate_limit_per_process is None
 
 
 def test_what_was_spent_comes_back_steadily() -> None:
-    allowance = Allowance(6_000_000)  # 100,000 a second
-    allowance.spend("a", 6_000_000)
-    assert allowance.left("b") == 6_000_000
+    cost_budget = CostBudget(6_000_000)  # 100,000 a second
+    cost_budget.charge("a", 6_000_000)
+    assert cost_budget.remaining("b") == 6_000_000
     with pytest.raises(RateLimitedError) as refused:
-        allowance.spend("a", 3_000_000)
+        cost_budget.charge("a", 3_000_000)
     assert 28 <= refused.value.extensions["retryAfterS"] <= 30
     with pytest.raises(TooComplexError):
-        allowance.spend("b", 6_000_001)
-    while not allowance.left("a"):
+        cost_budget.charge("b", 6_000_001)
+    while not cost_budget.remaining("a"):
         pass
-    allowance.spend("a", 1)
+    cost_budget.charge("a", 1)
 
 
 @pytest.mark.parametrize(

@@ -21,21 +21,21 @@ P = 'prices(ticker: "btc_usd", {}) {{ nodes {{ ts }} }}'
 R = 'range(ticker: "btc_usd", {}) {{ ts }}'
 
 REFUSED = [
-    (P.format("first: 0"), "BAD_USER_INPUT", "first: 0 should be from 1 to 1000"),
-    (P.format("first: 1001"), "BAD_USER_INPUT", "first: 1001 should be from 1 to 1000"),
-    (P.format("last: -1"), "BAD_USER_INPUT", "last: -1 should be from 1 to 1000"),
-    (P.format("first: 1, last: 1"), "BAD_USER_INPUT", "first, last: give one of them, not both"),
-    (P.format('after: "x"'), "BAD_USER_INPUT", "after: 'x' is no cursor; use a `cursor` or `endCursor` that `prices` gave"),
-    (P.format('before: "dHM6YWJj"'), "BAD_USER_INPUT", "before: 'dHM6YWJj' is no cursor; use a `cursor` or `endCursor` that `prices` gave"),
-    (P.format('after: "dHM6MDAwMDAwMDAwMDAwOTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk="'), "BAD_USER_INPUT", "after: 'dHM6MDAwMDAwMDAwMDAwOTk5OTk5OTk5OTk5OTk5…' is no cursor; use a `cursor` or `endCursor` that `prices` gave"),
-    (P.format("from: 60, to: 60"), "BAD_USER_INPUT", "from: 1970-01-01T00:01:00Z should be before to: 1970-01-01T00:01:00Z"),
-    (R.format(f"from: {MINUTE}, to: {MINUTE - 60}"), "BAD_USER_INPUT", "from: 2024-01-15T11:40:00Z should be before to: 2024-01-15T11:39:00Z"),
-    (R.format(f"from: 0, to: {50_001 * 60}"), "RANGE_TOO_LARGE", "from 1970-01-01T00:00:00Z to 1970-02-04T17:21:00Z are 50001 minutes; ask for at most 50000 at once, or page through `prices`"),
-    ('latest(ticker: "BTC USD") { ts }', "BAD_USER_INPUT", "ticker: 'BTC USD' is no index name; names look like btc_usd or drbfix-btc_usdc"),
-    ('latest(ticker: "") { ts }', "BAD_USER_INPUT", "ticker: '' is no index name; names look like btc_usd or drbfix-btc_usdc"),
-    ('latest(ticker: "btc\\nusd") { ts }', "BAD_USER_INPUT", "ticker: 'btc\\nusd' is no index name; names look like btc_usd or drbfix-btc_usdc"),
-    ('ticker(name: "; drop") { name }', "BAD_USER_INPUT", "ticker: '; drop' is no index name; names look like btc_usd or drbfix-btc_usdc"),
-    (f'priceAt(ticker: "btc_usd", at: {MINUTE}, maxAge: -1) {{ ts }}', "BAD_USER_INPUT", "maxAge: -1 should be 0 or more seconds"),
+    (P.format("first: 0"), "BAD_USER_INPUT", "first (0) must be from 1 to 1000"),
+    (P.format("first: 1001"), "BAD_USER_INPUT", "first (1001) must be from 1 to 1000"),
+    (P.format("last: -1"), "BAD_USER_INPUT", "last (-1) must be from 1 to 1000"),
+    (P.format("first: 1, last: 1"), "BAD_USER_INPUT", "first and last exclude each other: send only one of them"),
+    (P.format('after: "x"'), "BAD_USER_INPUT", "after: 'x' is not a valid cursor; use one of an earlier page"),
+    (P.format('before: "dHM6YWJj"'), "BAD_USER_INPUT", "before: 'dHM6YWJj' is not a valid cursor; use one of an earlier page"),
+    (P.format('after: "dHM6MDAwMDAwMDAwMDAwOTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk5OTk="'), "BAD_USER_INPUT", "after: 'dHM6MDAwMDAwMDAwMDAwOTk5OTk5OTk5OTk5OTk5…' is not a valid cursor; use one of an earlier page"),
+    (P.format("from: 60, to: 60"), "BAD_USER_INPUT", "from (1970-01-01T00:01:00Z) must be before to (1970-01-01T00:01:00Z)"),
+    (R.format(f"from: {MINUTE}, to: {MINUTE - 60}"), "BAD_USER_INPUT", "from (2024-01-15T11:40:00Z) must be before to (2024-01-15T11:39:00Z)"),
+    (R.format(f"from: 0, to: {50_001 * 60}"), "RANGE_TOO_LARGE", "The window from 1970-01-01T00:00:00Z to 1970-02-04T17:21:00Z has 50001 minutes; the maximum is 50000. Request a shorter window, or page through `prices`."),
+    ('latest(ticker: "BTC USD") { ts }', "BAD_USER_INPUT", "ticker: 'BTC USD' is not an index name; names look like btc_usd or drbfix-btc_usdc"),
+    ('latest(ticker: "") { ts }', "BAD_USER_INPUT", "ticker: '' is not an index name; names look like btc_usd or drbfix-btc_usdc"),
+    ('latest(ticker: "btc\\nusd") { ts }', "BAD_USER_INPUT", "ticker: 'btc\\nusd' is not an index name; names look like btc_usd or drbfix-btc_usdc"),
+    ('ticker(name: "; drop") { name }', "BAD_USER_INPUT", "ticker: '; drop' is not an index name; names look like btc_usd or drbfix-btc_usdc"),
+    (f'priceAt(ticker: "btc_usd", at: {MINUTE}, maxAge: -1) {{ ts }}', "BAD_USER_INPUT", "maxAge (-1) must be 0 or more seconds"),
 ]  # fmt: skip
 
 
@@ -53,18 +53,18 @@ async def test_a_range_of_exactly_the_most_minutes_is_asked_of_the_database(blin
 async def test_a_range_from_long_ago_until_now_is_too_large(blind: Api) -> None:
     code, message = await blind.error(f"{{ {R.format('from: 0')} }}")
     assert code == "RANGE_TOO_LARGE"
-    assert "ask for at most 50000" in message
+    assert "the maximum is 50000" in message
 
 
 @pytest.mark.parametrize(
     ("literal", "value", "hint"),
     [
-        ('"yesterday"', "yesterday", "is no time: write UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"),
-        ("1705318800000", 1705318800000, "can only be milliseconds: divide by 1000, times are UNIX seconds"),
-        ('"1969-12-31"', "1969-12-31", "lies outside the years 1970 to 2200"),
-        ("-1", -1, "lies outside the years 1970 to 2200"),
-        ("true", True, "is no time"),
-        ("{}", {}, "is no time"),
+        ('"yesterday"', "yesterday", "is not a valid time. Use UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"),
+        ("1705318800000", 1705318800000, "appears to be in milliseconds. Divide by 1000; times are UNIX seconds"),
+        ('"1969-12-31"', "1969-12-31", "is outside the years 1970 to 2200"),
+        ("-1", -1, "is outside the years 1970 to 2200"),
+        ("true", True, "is not a valid time"),
+        ("{}", {}, "is not a valid time"),
     ],
 )
 async def test_what_is_no_time_is_refused_as_literal_and_as_variable(

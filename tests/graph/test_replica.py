@@ -17,7 +17,7 @@ from prometheus_client import REGISTRY
 from db import embedded, migrate
 from db.embedded import Server
 from db.pool import Database, open_database
-from db.queries import writing
+from db.queries import write_lock
 from graph.settings import Settings
 from tests import replicas
 from tests.graph.conftest import Api, serving
@@ -63,7 +63,7 @@ def _reading(pair: Pair, **settings: Any) -> contextlib.AbstractAsyncContextMana
 
 
 def _read_by(server: str) -> float:
-    return REGISTRY.get_sample_value("tickgraph_read_by_total", {"server": server}) or 0.0
+    return REGISTRY.get_sample_value("tickgraph_reads_by_server_total", {"server": server}) or 0.0
 
 
 async def _latest(api: Api, number: int) -> int:
@@ -181,7 +181,7 @@ async def test_what_is_forgotten_without_a_new_id_is_waited_for(pair: Pair) -> N
         await store(pair.db, [row("btc_usd", MINUTE + 60)])
         await until(lambda: _is(api, MINUTE + 60))
         await _replay(pair, "pause")
-        async with writing.turn(pair.db) as connection:
+        async with write_lock.write_transaction(pair.db) as connection:
             await connection.execute("DELETE FROM price WHERE ts = $1", MINUTE)
         await until(lambda: _is_read(api, "primary"))
         assert (await api.data(f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 120}) {{ ts }} }}'))["range"] == [

@@ -12,8 +12,8 @@ import pytest
 from pydantic import SecretStr
 
 from db.pool import Database
-from graph.http.asked import BODY_MOST
-from graph.http.socket import OPERATIONS_MOST
+from graph.http.request import MAX_BODY_BYTES
+from graph.http.socket import MAX_OPERATIONS
 from graph.settings import Settings
 from tests.graph.conftest import Api, serving
 from tests.stored import MINUTE, prices_locked, row, store, track
@@ -99,7 +99,7 @@ async def test_a_ping_is_answered(api: Api) -> None:
         ('{"type": "subscribe", "id": "1", "payload": {"query": 7}}', 4400),
         ('{"type": "subscribe", "id": "1", "payload": {"query": "{ a }", "variables": 7}}', 4400),
         ('{"type": "complete"}', 4400),
-        (json.dumps({"type": "ping", "payload": {"pad": " " * BODY_MOST}}), 1009),
+        (json.dumps({"type": "ping", "payload": {"pad": " " * MAX_BODY_BYTES}}), 1009),
     ],
 )
 async def test_a_message_that_breaks_the_protocol_closes_with_its_code(api: Api, sent: str, code: int) -> None:
@@ -204,11 +204,11 @@ async def test_operations_beyond_a_connections_share_are_refused_and_the_others_
     await track(db, "btc_usd")
     latest = {"query": '{ latest(ticker: "btc_usd") { price } }'}
     async with serving(Settings(database_url=dsn)) as api, prices_locked(dsn), connected(api) as socket:
-        for number in range(OPERATIONS_MOST + 1):
+        for number in range(MAX_OPERATIONS + 1):
             await socket.send_json({"type": "subscribe", "id": str(number), "payload": latest})
-        refused = [await socket.receive_json(timeout=PATIENCE_S) for _ in range(OPERATIONS_MOST + 1 - 64)]
+        refused = [await socket.receive_json(timeout=PATIENCE_S) for _ in range(MAX_OPERATIONS + 1 - 64)]
         assert {one["payload"][0]["extensions"]["code"] for one in refused} == {"RATE_LIMITED", "UNAVAILABLE"}
-        assert str(OPERATIONS_MOST) in {one["id"] for one in refused}
+        assert str(MAX_OPERATIONS) in {one["id"] for one in refused}
 
 
 async def test_an_operation_may_take_as_long_as_a_request(dsn: str, db: Database) -> None:
@@ -244,7 +244,7 @@ async def test_a_mistake_of_ours_is_told_and_logged(
 
     async with connected(api) as socket:
         with monkeypatch.context() as broken_for_now:
-            broken_for_now.setattr("graph.engine.limits.cost_of", broken)
+            broken_for_now.setattr("graph.engine.limits.estimate_cost", broken)
             (error,) = (await _ask(socket, QUERY))["payload"]
         assert error["extensions"] == {"code": "INTERNAL_SERVER_ERROR"}
         assert "the inside" not in error["message"]

@@ -84,7 +84,7 @@ async def test_both_ways_give_the_same(plain: Api, document: str) -> None:
     spliced = await ask()
     assert b'"errors"' not in spliced, (document, spliced)
     with pytest.MonkeyPatch.context() as ordinary:
-        ordinary.setattr("graph.schema.types.shape_of", _never)
+        ordinary.setattr("graph.schema.types.row_selection", _never)
         assert await ask() == spliced, document
 
 

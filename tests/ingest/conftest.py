@@ -19,5 +19,5 @@ async def deribit(rpc_url: str) -> AsyncIterator[Deribit]:
 
 @pytest.fixture
 async def outbox(redis_url: str) -> AsyncIterator[Outbox]:
-    async with open_outbox(redis_url, most=10_000) as box:
+    async with open_outbox(redis_url, max_prices=10_000) as box:
         yield box

@@ -51,7 +51,8 @@ async def test_workers_that_want_others_collect_and_track_all_of_them_and_say_so
     assert set(collected.prices) == {"btc_usd", "eth_usd", "sol_usd"}
     assert await _tracked(db) == {"btc_usd", "eth_usd", "sol_usd"}
     assert (
-        "TICKERS differ between running workers, all of them are collected; different are b:2: eth_usd, sol_usd" in caplog.text
+        "TICKERS differ between running workers, all of them are collected; the differences are b:2: eth_usd, sol_usd"
+        in caplog.text
     )
 
 
@@ -100,7 +101,7 @@ async def test_nothing_ends_while_it_is_unknown_who_runs(db: Database, deribit: 
 
 async def test_a_collect_by_hand_changes_no_tracking(db: Database, deribit: Deribit, outbox: Outbox) -> None:
     await collect(MINUTE, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox, budget_s=2)
-    by_hand = Watchlist(("sol_usd",), follows=False)
+    by_hand = Watchlist(("sol_usd",), updates_tracking=False)
     await collect(MINUTE, watchlist=by_hand, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert await minutes(db, "sol_usd") == [MINUTE]
     assert await _tracked(db) == set(BOTH)

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from db.pool import Database
-from db.queries import gaps, prices, writing
+from db.queries import gaps, prices, write_lock
 from db.tables import Reason
 from ingest.deribit.client import Deribit
-from ingest.jobs.backfill import Chart, backfill, fill
+from ingest.jobs.backfill import Chart, backfill, fill_gaps
 from ingest.outbox import Outbox
 from ingest.simulator import market
 from ingest.simulator.server import Simulator
@@ -31,8 +31,8 @@ async def _missing(db: Database, *ages: int, ticker: str = "btc_usd") -> list[in
     """Opens gaps so many minutes ago; their minutes, newest first."""
     await track(db, "btc_usd", "eth_usd", since=MINUTE - 400 * 86_400)
     found = [NOW - 60 * age for age in sorted(ages)]
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {(ticker, ts): Reason.TIMEOUT for ts in found})
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {(ticker, ts): Reason.TIMEOUT for ts in found})
     return found
 
 
@@ -50,7 +50,7 @@ async def test_the_first_point_inside_the_minute_is_stored_as_what_it_is(
 ) -> None:
     (ts,) = await _missing(db, 5)
     done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.given_up, done.left) == (1, 0, 0)
+    assert (done.filled, done.given_up, done.remaining) == (1, 0, 0)
     stored = await prices.latest(db, "btc_usd", 0)
     assert stored is not None
     assert (stored["ts"], stored["source"], stored["observed_at"]) == (ts, "BACKFILL", ts * 10**6)
@@ -92,7 +92,7 @@ async def test_a_minute_that_a_fine_chart_lacks_is_looked_for_again_ever_less_of
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     await _missing(db, 5)
-    simulator.heal()
+    simulator.clear_faults()
     simulator.chart_holes.append((NOW - 600, NOW))
     for later in range(40):
         simulator.clock.set(at=NOW + 60 * later + 2)
@@ -118,9 +118,9 @@ async def test_an_exchange_that_is_away_costs_no_gap_its_turn(
     await _missing(db, 5, 6)
     simulator.fail("http_503")
     done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.left) == (0, 2)
+    assert (done.filled, done.remaining) == (0, 2)
     assert await _states(db) == {5: ("open", 0), 6: ("open", 0)}
-    simulator.heal()
+    simulator.clear_faults()
     assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 2
 
 
@@ -132,7 +132,7 @@ async def test_a_ticker_that_the_exchange_forgot_holds_up_no_other(
     simulator.names = ("btc_usd",)
     simulator.fail("unknown_index", method="get_index_chart_data", index="eth_usd")
     done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.left) == (1, 1)
+    assert (done.filled, done.remaining) == (1, 1)
     assert await minutes(db, "btc_usd") == [NOW - 300]
 
 
@@ -143,7 +143,7 @@ async def test_one_tickers_chart_that_makes_no_sense_holds_up_no_other(
     await _missing(db, 4)
     simulator.fail("no_result", method="get_index_chart_data", index="btc_usd")
     done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.left) == (1, 1)
+    assert (done.filled, done.remaining) == (1, 1)
     assert await minutes(db, "eth_usd") == [NOW - 240]
 
 
@@ -164,16 +164,16 @@ async def test_a_chart_that_does_not_reach_a_minute_tells_nothing_of_it_and_cost
     simulator.chart_holes.append((0, NOW - 99 * 60))
     simulator.steps_s["1d"] = 120
     done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.given_up, done.left) == (0, 0, 900)
+    assert (done.filled, done.given_up, done.remaining) == (0, 0, 900)
     assert simulator.calls["get_index_chart_data"] == 1
 
 
 async def test_by_hand_what_was_given_up_is_tried_again(db: Database, deribit: Deribit, simulator: Simulator) -> None:
     (ts,) = await _missing(db, 300)
-    async with writing.turn(db) as connection:
-        await gaps.give_up(connection, "btc_usd", [ts])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.mark_unrecoverable(connection, "btc_usd", [ts])
     found = await gaps.unfilled(db, "btc_usd", 0, NOW, 10)
-    assert (await fill(found, NOW, source=deribit, db=db)).filled == 1
+    assert (await fill_gaps(found, NOW, source=deribit, db=db)).filled == 1
     assert (await _states(db))[300][0] == "filled"
 
 

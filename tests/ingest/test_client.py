@@ -8,59 +8,59 @@ import pytest
 
 from db.tables import Reason
 from ingest.deribit.client import Deribit, open_deribit
-from ingest.errors import AgainError, LaterError, NeverError, SourceError, UnknownTickerError
+from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
 from ingest.settings import Settings
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
-from ingest.simulator.server import Simulator, serving
+from ingest.simulator.server import Simulator, serve
 
 EXPECTED: dict[str, tuple[type[SourceError], Reason]] = {
-    "too_many_requests": (AgainError, Reason.RATE_LIMITED),
-    "too_many_concurrent_requests": (AgainError, Reason.RATE_LIMITED),
-    "http_429": (AgainError, Reason.RATE_LIMITED),
-    "retry": (AgainError, Reason.REFUSED),
-    "settlement_in_progress": (AgainError, Reason.REFUSED),
-    "internal_server_error": (AgainError, Reason.HTTP_5XX),
-    "internal_error": (AgainError, Reason.HTTP_5XX),
-    "temporarily_unavailable": (AgainError, Reason.HTTP_5XX),
-    "timed_out": (AgainError, Reason.TIMEOUT),
-    "http_500": (AgainError, Reason.HTTP_5XX),
-    "http_502": (AgainError, Reason.HTTP_5XX),
-    "http_503": (AgainError, Reason.HTTP_5XX),
-    "system_maintenance": (LaterError, Reason.MAINTENANCE),
-    "unauthenticated_disabled": (LaterError, Reason.MAINTENANCE),
-    "maintenance_13025": (LaterError, Reason.MAINTENANCE),
-    "maintenance_13503": (LaterError, Reason.MAINTENANCE),
-    "invalid_params": (NeverError, Reason.REFUSED),
-    "method_not_found": (NeverError, Reason.REFUSED),
-    "invalid_arguments": (NeverError, Reason.REFUSED),
-    "bad_request": (NeverError, Reason.REFUSED),
+    "too_many_requests": (RetryableError, Reason.RATE_LIMITED),
+    "too_many_concurrent_requests": (RetryableError, Reason.RATE_LIMITED),
+    "http_429": (RetryableError, Reason.RATE_LIMITED),
+    "retry": (RetryableError, Reason.REFUSED),
+    "settlement_in_progress": (RetryableError, Reason.REFUSED),
+    "internal_server_error": (RetryableError, Reason.HTTP_5XX),
+    "internal_error": (RetryableError, Reason.HTTP_5XX),
+    "temporarily_unavailable": (RetryableError, Reason.HTTP_5XX),
+    "timed_out": (RetryableError, Reason.TIMEOUT),
+    "http_500": (RetryableError, Reason.HTTP_5XX),
+    "http_502": (RetryableError, Reason.HTTP_5XX),
+    "http_503": (RetryableError, Reason.HTTP_5XX),
+    "system_maintenance": (RetryLaterError, Reason.MAINTENANCE),
+    "unauthenticated_disabled": (RetryLaterError, Reason.MAINTENANCE),
+    "maintenance_13025": (RetryLaterError, Reason.MAINTENANCE),
+    "maintenance_13503": (RetryLaterError, Reason.MAINTENANCE),
+    "invalid_params": (PermanentError, Reason.REFUSED),
+    "method_not_found": (PermanentError, Reason.REFUSED),
+    "invalid_arguments": (PermanentError, Reason.REFUSED),
+    "bad_request": (PermanentError, Reason.REFUSED),
     "unknown_index": (UnknownTickerError, Reason.REFUSED),
-    "unheard_of_code": (AgainError, Reason.REFUSED),
-    "http_403": (AgainError, Reason.REFUSED),
-    "http_404": (NeverError, Reason.REFUSED),
-    "testnet": (NeverError, Reason.TESTNET),
-    "no_result": (AgainError, Reason.MALFORMED),
-    "html": (AgainError, Reason.MALFORMED),
-    "empty": (AgainError, Reason.MALFORMED),
-    "truncated": (AgainError, Reason.MALFORMED),
-    "not_an_object": (AgainError, Reason.MALFORMED),
-    "nested": (AgainError, Reason.MALFORMED),
-    "not_utf8": (AgainError, Reason.MALFORMED),
-    "gzip_undeclared": (AgainError, Reason.MALFORMED),
-    "endless": (AgainError, Reason.MALFORMED),
-    "price_zero": (AgainError, Reason.MALFORMED),
-    "price_negative": (AgainError, Reason.MALFORMED),
-    "price_nan": (AgainError, Reason.MALFORMED),
-    "price_huge_integer": (AgainError, Reason.MALFORMED),
-    "price_null": (AgainError, Reason.MALFORMED),
-    "price_text": (AgainError, Reason.MALFORMED),
-    "hang": (AgainError, Reason.TIMEOUT),
-    "price_exponent": (AgainError, Reason.MALFORMED),
-    "half_a_surrogate": (AgainError, Reason.REFUSED),
-    "redirect": (NeverError, Reason.REFUSED),
-    "reset": (AgainError, Reason.REFUSED),
-    "break_off": (AgainError, Reason.MALFORMED),
+    "unheard_of_code": (RetryableError, Reason.REFUSED),
+    "http_403": (RetryableError, Reason.REFUSED),
+    "http_404": (PermanentError, Reason.REFUSED),
+    "testnet": (PermanentError, Reason.TESTNET),
+    "no_result": (RetryableError, Reason.MALFORMED),
+    "html": (RetryableError, Reason.MALFORMED),
+    "empty": (RetryableError, Reason.MALFORMED),
+    "truncated": (RetryableError, Reason.MALFORMED),
+    "not_an_object": (RetryableError, Reason.MALFORMED),
+    "nested": (RetryableError, Reason.MALFORMED),
+    "not_utf8": (RetryableError, Reason.MALFORMED),
+    "gzip_undeclared": (RetryableError, Reason.MALFORMED),
+    "endless": (RetryableError, Reason.MALFORMED),
+    "price_zero": (RetryableError, Reason.MALFORMED),
+    "price_negative": (RetryableError, Reason.MALFORMED),
+    "price_nan": (RetryableError, Reason.MALFORMED),
+    "price_huge_integer": (RetryableError, Reason.MALFORMED),
+    "price_null": (RetryableError, Reason.MALFORMED),
+    "price_text": (RetryableError, Reason.MALFORMED),
+    "hang": (RetryableError, Reason.TIMEOUT),
+    "price_exponent": (RetryableError, Reason.MALFORMED),
+    "half_a_surrogate": (RetryableError, Reason.REFUSED),
+    "redirect": (PermanentError, Reason.REFUSED),
+    "reset": (RetryableError, Reason.REFUSED),
+    "break_off": (RetryableError, Reason.MALFORMED),
 }
 
 TAKEN_AS_PRICES = {"clock_ahead", "no_clock", "price_infinite", "price_tiny"}
@@ -73,7 +73,7 @@ async def test_a_price_is_what_the_exchange_served_at_that_instant(deribit: Deri
     assert (quote.ticker, str(quote.price), quote.observed_at) == (served.ticker, served.price, served.us_out)
     assert quote.observed_at is not None
     assert quote.price == market.price("btc_usd", quote.observed_at // 10**6)
-    assert quote.asked_at <= quote.observed_at <= quote.answered_at
+    assert quote.requested_at <= quote.observed_at <= quote.received_at
 
 
 @pytest.mark.parametrize("fault", sorted(FAULTS.keys() - TAKEN_AS_PRICES))
@@ -83,7 +83,7 @@ async def test_each_failure_says_what_to_do(deribit: Deribit, simulator: Simulat
     with pytest.raises(kind) as raised:
         await deribit.price("btc_usd")
     assert raised.value.reason is reason
-    simulator.heal()
+    simulator.clear_faults()
     assert await deribit.price("btc_usd"), "the session survives"
 
 
@@ -102,7 +102,7 @@ async def test_an_unknown_index_is_refused_as_such(deribit: Deribit) -> None:
 
 async def test_no_exchange_at_all_is_one_line_that_names_the_setting() -> None:
     async with open_deribit(Settings(deribit_rpc_url="http://127.0.0.1:1/api/v2")) as client:
-        with pytest.raises(AgainError, match=r"no connection to DERIBIT_RPC_URL=http://127\.0\.0\.1:1/api/v2") as raised:
+        with pytest.raises(RetryableError, match=r"no connection to DERIBIT_RPC_URL=http://127\.0\.0\.1:1/api/v2") as raised:
             await client.price("btc_usd")
     assert "\n" not in str(raised.value)
 
@@ -114,7 +114,7 @@ async def test_the_clock_of_the_exchange_is_measured(deribit: Deribit, simulator
 
 
 async def test_calls_beyond_the_burst_wait_for_their_turn(simulator: Simulator) -> None:
-    async with serving(simulator) as url:
+    async with serve(simulator) as url:
         settings = Settings(deribit_rpc_url=url, deribit_burst=5, deribit_rate_per_second=50)
         async with open_deribit(settings) as client:
             began = time.monotonic()

@@ -10,11 +10,11 @@ import asyncpg
 import pytest
 
 from db.pool import Database, open_database
-from db.queries import prices, writing
+from db.queries import prices, write_lock
 from db.tables import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError, UnknownTickerError
-from ingest.jobs.collect import Collected, collect
+from ingest.jobs.collect import CollectResult, collect
 from ingest.jobs.message_minutes import MessageMinutes
 from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
@@ -43,7 +43,7 @@ async def _collect(
     *,
     tickers: tuple[str, ...] = BOTH,
     budget_s: float = 2.0,
-) -> Collected:
+) -> CollectResult:
     return await collect(minute, watchlist=Watchlist(tickers), source=deribit, db=db, outbox=outbox, budget_s=budget_s)
 
 
@@ -120,7 +120,7 @@ async def test_a_scheduler_whose_clock_is_wrong_stops_nothing(
     (served,) = simulator.served
     assert await minutes(db, "btc_usd") == [served.us_out // 60_000_000 * 60], "once, however many messages are wrong"
     assert ("the scheduler's clock is ahead" in caplog.text) == (ahead_s > 0)
-    assert await outbox.failures() == {}
+    assert await outbox.read_failures() == {}
 
 
 REASONS = {
@@ -221,7 +221,7 @@ async def test_a_price_is_stored_while_another_ticker_is_still_asked_for(
 
     await until(stored)
     assert not collecting.done()
-    simulator.heal()
+    simulator.clear_faults()
     assert (await collecting).failures == {}
 
 
@@ -248,7 +248,7 @@ async def test_an_unknown_ticker_is_left_out_and_said_with_near_names(
 ) -> None:
     watchlist = Watchlist(["btc_usd", "eth_uds"])
     await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    assert "TICKERS: eth_uds is unknown to the exchange and is not asked for; did you mean eth_usd" in caplog.text
+    assert "TICKERS: eth_uds is unknown to the exchange and is not collected; did you mean eth_usd" in caplog.text
     assert simulator.calls["get_index_price"] == 1
     assert await db.fetchval("SELECT count(*) FROM tracking") == 1
 
@@ -284,7 +284,7 @@ async def test_with_the_database_away_prices_wait_in_the_outbox_and_are_stored_w
             await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
             collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
             assert (collected.stored, collected.failures) == (0, {})
-            assert await outbox.minutes() == {("btc_usd", MINUTE), ("eth_usd", MINUTE)}
+            assert await outbox.pending_minutes() == {("btc_usd", MINUTE), ("eth_usd", MINUTE)}
             calls = dict(simulator.calls)
             await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
             assert simulator.calls == calls, "what waits is not asked for again"
@@ -315,7 +315,7 @@ async def test_a_database_that_comes_back_while_a_ticker_is_asked_for_gets_its_p
 
             await until(waits)
             await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
-            simulator.heal()
+            simulator.clear_faults()
             assert (await collecting).stored == 2
     finally:
         await admin.close()
@@ -325,7 +325,7 @@ async def test_without_redis_prices_go_straight_into_the_database_and_failures_b
     db: Database, deribit: Deribit, simulator: Simulator
 ) -> None:
     simulator.fail("http_503", index="eth_usd")
-    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
         collected = await _collect(db, away, deribit, budget_s=1)
     assert (collected.stored, set(collected.failures)) == (1, {"eth_usd"})
     assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", MINUTE) == "http_5xx"
@@ -335,7 +335,7 @@ async def test_without_redis_a_minute_that_the_exchange_has_not_reached_becomes_
     db: Database, deribit: Deribit, simulator: Simulator
 ) -> None:
     simulator.clock.set(at=MINUTE + 20)
-    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
         collected = await _collect(db, away, deribit, MINUTE + 60, budget_s=1)
     assert {failure.reason for failure in collected.failures.values()} == {Reason.CLOCK}
     assert await db.fetchval("SELECT count(*) FROM gap") == 0
@@ -345,22 +345,25 @@ async def test_with_both_servers_away_the_reason_is_remembered_until_one_is_back
     servers: Servers, deribit: Deribit, outbox: Outbox
 ) -> None:
     nowhere = servers.dsn_of("nowhere")
-    async with open_database(nowhere, application_name="tests") as db, open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+    async with (
+        open_database(nowhere, application_name="tests") as db,
+        open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away,
+    ):
         collected = await _collect(db, away, deribit, budget_s=0.5)
         assert {failure.reason for failure in collected.failures.values()} == {Reason.STORAGE}
         back = Outbox(outbox._client, 10)  # noqa: SLF001  the same outbox, its Redis back
-        back.remember(away._unsaid)  # noqa: SLF001
-        await back.note({})
-    assert await outbox.failures() == {("btc_usd", MINUTE): Reason.STORAGE, ("eth_usd", MINUTE): Reason.STORAGE}
+        back.buffer_failures(away._buffered_failures)  # noqa: SLF001
+        await back.record_failures({})
+    assert await outbox.read_failures() == {("btc_usd", MINUTE): Reason.STORAGE, ("eth_usd", MINUTE): Reason.STORAGE}
 
 
 async def test_a_full_outbox_keeps_what_it_has_and_prices_go_into_the_database(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
     await outbox.put([row("btc_usd", MINUTE - 60)])
-    outbox.most = 1
+    outbox.max_prices = 1
     assert (await _collect(db, outbox, deribit)).stored == 2
-    assert await outbox.minutes() == {("btc_usd", MINUTE - 60)}
+    assert await outbox.pending_minutes() == {("btc_usd", MINUTE - 60)}
 
 
 async def test_a_failure_leaves_its_reason_beside_the_outbox(
@@ -368,8 +371,8 @@ async def test_a_failure_leaves_its_reason_beside_the_outbox(
 ) -> None:
     simulator.fail("html", index="eth_usd", method="get_index_price")
     await _collect(db, outbox, deribit, budget_s=0.5)
-    assert await outbox.failures() == {("eth_usd", MINUTE): Reason.MALFORMED}
-    assert "makes no sense" in (await outbox.said()).errors["eth_usd"]
+    assert await outbox.read_failures() == {("eth_usd", MINUTE): Reason.MALFORMED}
+    assert "malformed response" in (await outbox.read_report()).errors["eth_usd"]
 
 
 async def test_a_minute_whose_answer_came_in_the_next_one_keeps_its_reason(
@@ -427,7 +430,7 @@ async def test_a_mistake_of_ours_in_one_ticker_stops_no_other_and_is_not_hidden(
     collected = await collect(MINUTE, watchlist=Watchlist(["tock", "tick"]), source=Broken(), db=db, outbox=outbox)
     assert await minutes(db, "tick") == [MINUTE]
     assert set(collected.failures) == {"tock"}
-    assert await outbox.failures() == {("tock", MINUTE): Reason.MALFORMED}
+    assert await outbox.read_failures() == {("tock", MINUTE): Reason.MALFORMED}
     assert any(record.exc_info for record in caplog.records)
 
 
@@ -484,7 +487,7 @@ async def test_a_database_emptied_under_a_worker_is_followed_again(
 
 async def test_a_lock_held_by_somebody_leaves_prices_in_the_outbox(db: Database, deribit: Deribit, outbox: Outbox) -> None:
     watchlist = Watchlist(BOTH)
-    async with writing.turn(db):
+    async with write_lock.write_transaction(db):
         collecting = collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
         assert (await asyncio.wait_for(collecting, PATIENCE_S)).failures == {}
     assert await outbox.depth() == 2
@@ -494,7 +497,7 @@ async def test_a_reconcile_that_waits_for_the_database_keeps_no_collect_from_ask
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(BOTH)
-    async with writing.turn(db):
+    async with write_lock.write_transaction(db):
         reconciling = asyncio.create_task(
             reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=9)
         )
@@ -542,7 +545,7 @@ async def test_an_instant_that_cannot_be_is_not_stored(
     watchlist = Watchlist(["btc_usd"])
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=instant)
-    deribit.clock.hear(MINUTE * 10**6, 0, 0)
+    deribit.clock.observe(MINUTE * 10**6, 0, 0)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []

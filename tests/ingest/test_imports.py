@@ -17,19 +17,19 @@ from pydantic import ValidationError
 
 from db import times
 from db.pool import Database
-from db.queries import gaps, prices, writing
-from db.queries.importing import Row
+from db.queries import gaps, prices, write_lock
+from db.queries.bulk_import import Row
 from db.tables import PriceRow, Reason, Source
-from ingest.imports.reading import BrokenError, FormError, Raw, Wanted, opened
-from ingest.imports.rules import checked
-from ingest.jobs.bring import Brought, Choosing, bring
+from ingest.imports.file_reader import DamagedFileError, FileFormatError, RawRow, ReadOptions, open_price_file
+from ingest.imports.rules import parse_row
+from ingest.jobs.import_history import ImportResult, RowDeduplicator, import_prices
 from tests.stored import MINUTE, minutes, row, store, track
 
 NOW = MINUTE + 10 * 366 * 86_400
 
 
-def _rows(file: Path, ticker: str = "btc_usd", **wanted: str) -> tuple[str, list[Raw]]:
-    with opened(file, ticker, Wanted(**wanted)) as found:
+def _rows(file: Path, ticker: str = "btc_usd", **wanted: str) -> tuple[str, list[RawRow]]:
+    with open_price_file(file, ticker, ReadOptions(**wanted)) as found:
         return str(found.form), list(found.rows)
 
 
@@ -60,13 +60,15 @@ def test_the_form_of_a_file_is_found(tmp_path: Path, content: str, zipped: bool)
 def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text("when,usd\n1705318800,68241.5\n")
-    with pytest.raises(FormError, match=r"none of its columns \(when, usd\) is called ts or time.*name it with --time-column"):
+    with pytest.raises(
+        FileFormatError, match=r"none of its columns \(when, usd\) is called ts or time.*name it with --time-column"
+    ):
         _rows(file)
     form, rows = _rows(file, time="when", price="usd")
-    assert rows == [Raw(2, "1705318800", "68241.5")]
+    assert rows == [RawRow(2, "1705318800", "68241.5")]
     assert form == "CSV, delimiter ',', a header: time from 'when' in s, price from 'usd'"
     assert _rows(file, time="When", price="USD")[1] == rows
-    with pytest.raises(FormError, match="there is no such column; there are when, usd"):
+    with pytest.raises(FileFormatError, match="there is no such column; the columns are when, usd"):
         _rows(file, time="hour", price="usd")
 
 
@@ -74,7 +76,7 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
 def test_a_file_without_a_form_is_refused_and_said_why(tmp_path: Path, content: str) -> None:
     file = tmp_path / "history"
     file.write_text(content)
-    with pytest.raises(FormError):
+    with pytest.raises(FileFormatError):
         _rows(file)
 
 
@@ -100,20 +102,20 @@ def test_a_row_that_was_cut_is_no_price(tmp_path: Path) -> None:
 def test_rows_of_other_tickers_are_counted(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text("symbol,ts,price\nETH_USD,1700000000,1\nbtc_usd,1700000000,1\n")
-    with opened(file, "btc_usd") as found:
+    with open_price_file(file, "btc_usd") as found:
         assert len(list(found.rows)) == 1
-        assert found.others == {"ETH_USD": 1}
+        assert found.other_tickers == {"ETH_USD": 1}
 
 
 async def test_a_minute_that_is_not_over_is_no_history(db: Database) -> None:
-    brought, refused = await _bring(db, [(str(NOW - 60), "1"), (str(NOW), "1"), (str(NOW + 1), "1"), ("4102444800", "1")])
-    assert (brought.stored, brought.twice, brought.refused) == (1, 0, 3)
-    assert refused[-1] == "4: '4102444800' lies in a minute that is not over yet"
+    result, rejected = await _bring(db, [(str(NOW - 60), "1"), (str(NOW), "1"), (str(NOW + 1), "1"), ("4102444800", "1")])
+    assert (result.stored, result.duplicate, result.rejected) == (1, 0, 3)
+    assert rejected[-1] == "4: '4102444800' lies in a minute that is not over yet"
 
 
-def _is_good(raw: Raw) -> bool:
+def _is_good(raw: RawRow) -> bool:
     try:
-        checked(raw.time, raw.price)
+        parse_row(raw.time, raw.price)
     except ValueError:
         return False
     return True
@@ -139,7 +141,7 @@ PRICES = st.one_of(
 def test_the_compiled_rules_take_what_the_model_takes_and_nothing_else(time: str, price: str) -> None:
     found: Row | None = None
     with contextlib.suppress(ValueError):
-        found = checked(time, price)
+        found = parse_row(time, price)
     assert found == _by_the_model_alone(time, price)
 
 
@@ -185,49 +187,49 @@ def _by_the_model_alone(time: str, price: str) -> tuple[int, str, int | None] | 
     ],
 )
 def test_a_time_is_floored_to_its_minute_and_kept_where_it_had_seconds(time: str, minute: int, observed_at: int | None) -> None:
-    assert checked(time, "1") == (minute, "1", observed_at)
+    assert parse_row(time, "1") == (minute, "1", observed_at)
 
 
 @pytest.mark.parametrize(
     ("time", "price", "why"),
     [
-        ("yesterday", "1", "is no time: write UNIX seconds"),
-        ("1705318800", "", "price '' is no number"),
-        ("1705318800", "0", "should be over 0"),
-        ("1705318800", "-5", "should be over 0"),
+        ("yesterday", "1", "is not a valid time. Use UNIX seconds"),
+        ("1705318800", "", "price '' is not a number"),
+        ("1705318800", "0", "should be greater than 0"),
+        ("1705318800", "-5", "should be greater than 0"),
         ("1705318800", "NaN", "price 'NaN'"),
         ("1705318800", "1.0000000000000000001", "at most 18 decimals"),
     ],
 )
 def test_what_is_wrong_with_a_row_is_said(time: str, price: str, why: str) -> None:
     with pytest.raises(ValueError, match=why):
-        checked(time, price)
+        parse_row(time, price)
 
 
 @pytest.mark.parametrize(
     ("text", "kept"), [("68241.50", "68241.5"), ("007", "7"), ("60000.000", "60000"), ("5.9e-06", "0.0000059")]
 )
 def test_a_price_keeps_its_value_in_plain_notation(text: str, kept: str) -> None:
-    assert checked("1705318800", text)[1] == kept
+    assert parse_row("1705318800", text)[1] == kept
 
 
-async def _bring(db: Database | None, *batches: Sequence[tuple[str, str]]) -> tuple[Brought, list[str]]:
-    refused: list[str] = []
+async def _bring(db: Database | None, *batches: Sequence[tuple[str, str]]) -> tuple[ImportResult, list[str]]:
+    rejected: list[str] = []
 
-    def numbered() -> Iterator[Sequence[Raw]]:
+    def numbered() -> Iterator[Sequence[RawRow]]:
         line = 0
         for batch in batches:
-            yield [Raw(line + place, *pair) for place, pair in enumerate(batch, start=1)]
+            yield [RawRow(line + place, *pair) for place, pair in enumerate(batch, start=1)]
             line += len(batch)
 
-    async def given_out() -> AsyncIterator[Sequence[Raw]]:
+    async def given_out() -> AsyncIterator[Sequence[RawRow]]:
         for batch in numbered():
             yield batch
 
-    def refuse(raw: Raw, why: str) -> None:
-        refused.append(f"{raw.line}: {why}")
+    def on_reject(raw: RawRow, why: str) -> None:
+        rejected.append(f"{raw.line}: {why}")
 
-    return await bring(given_out(), "btc_usd", db, now=NOW, refuse=refuse, progress=lambda _: None), refused
+    return await import_prices(given_out(), "btc_usd", db, now=NOW, on_reject=on_reject, progress=lambda _: None), rejected
 
 
 async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) -> None:
@@ -241,9 +243,9 @@ async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) 
         (str(MINUTE + 150), "5"),
     ]
     second = [(str(MINUTE + 30), "6"), (str(MINUTE + 180), "7")]
-    brought, refused = await _bring(db, first, second)
-    assert (brought.stored, brought.there, brought.twice, brought.refused) == (3, 1, 2, 1)
-    assert refused == ["3: 'rubbish' is no time: write UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"]
+    result, rejected = await _bring(db, first, second)
+    assert (result.stored, result.existing, result.duplicate, result.rejected) == (3, 1, 2, 1)
+    assert rejected == ["3: 'rubbish' is not a valid time. Use UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"]
     found = await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)
     assert [(r["ts"], str(r["price"]), r["observed_at"], r["source"]) for r in found] == [
         (MINUTE, "1.5", None, "IMPORT"),
@@ -252,20 +254,20 @@ async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) 
         (MINUTE + 180, "7", None, "IMPORT"),
     ]
     again, _ = await _bring(db, first, second)
-    assert (again.stored, again.there, again.twice) == (0, 4, 2), "resumed by running it again"
+    assert (again.stored, again.existing, again.duplicate) == (0, 4, 2), "resumed by running it again"
 
 
 async def test_without_a_database_all_is_checked_and_nothing_stored(db: Database) -> None:
-    brought, _ = await _bring(None, [(str(MINUTE), "1"), ("rubbish", "2")])
-    assert (brought.stored, brought.refused) == (1, 1)
+    result, _ = await _bring(None, [(str(MINUTE), "1"), ("rubbish", "2")])
+    assert (result.stored, result.rejected) == (1, 1)
     assert await db.fetchval("SELECT count(*) FROM ticker") == 0
 
 
 async def test_an_import_closes_the_gaps_it_fills_and_moves_no_period(db: Database) -> None:
     await track(db, "btc_usd", since=MINUTE)
-    async with writing.turn(db) as connection:
-        await gaps.open_(connection, {("btc_usd", MINUTE + 60): Reason.TIMEOUT})
-        await gaps.give_up(connection, "btc_usd", [MINUTE + 60])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("btc_usd", MINUTE + 60): Reason.TIMEOUT})
+        await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
     await _bring(db, [(str(MINUTE - 60 * i), "1") for i in range(-2, 3)])
     (period,) = await gaps.periods(db, "btc_usd", 0, 2**40, ["OPEN", "FILLED", "GIVEN_UP"], 9)
     assert (period["low"], period["state"]) == (MINUTE + 60, "FILLED")
@@ -287,16 +289,16 @@ async def test_the_real_year_passes(db: Database) -> None:
     file = Path(__file__).parents[3] / "shared" / "data" / "minutes_2018.csv.gz"
     if not file.exists():
         pytest.skip("real prices are not here")
-    with opened(file, "btc_usd", Wanted(price="btc_usd")) as found:
+    with open_price_file(file, "btc_usd", ReadOptions(price="btc_usd")) as found:
         rows = [raw for _, raw in zip(range(20_000), found.rows, strict=False)]
 
-    async def given_out() -> AsyncIterator[Sequence[Raw]]:
+    async def given_out() -> AsyncIterator[Sequence[RawRow]]:
         yield rows[:10_000]
         yield rows[10_000:]
 
-    brought = await bring(given_out(), "btc_usd", db, now=NOW, refuse=lambda *_: None, progress=lambda _: None)
-    assert (brought.stored + brought.refused, brought.there, brought.twice) == (20_000, 0, 0)
-    assert len(await minutes(db, "btc_usd")) == brought.stored > 19_000
+    result = await import_prices(given_out(), "btc_usd", db, now=NOW, on_reject=lambda *_: None, progress=lambda _: None)
+    assert (result.stored + result.rejected, result.existing, result.duplicate) == (20_000, 0, 0)
+    assert len(await minutes(db, "btc_usd")) == result.stored > 19_000
     assert {r["source"] for r in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)} == {Source.IMPORT}
 
 
@@ -321,20 +323,20 @@ def test_a_line_without_end_fills_no_memory_and_hides_no_other(tmp_path: Path) -
 @pytest.mark.parametrize("number", ["1_000", "\u0661\u0662", "0x10", "1e", "+-1", "\uff11", "1,5", " 1 2"])
 def test_what_only_python_takes_for_a_number_is_none(number: str) -> None:
     with pytest.raises(ValueError, match="price"):
-        checked("1705318800", number)
+        parse_row("1705318800", number)
 
 
 @pytest.mark.parametrize("time", ["1_705_318_800", "\u0661705318800", "170531880\uff10", "1705318800.1_0"])
 def test_a_time_has_no_other_digits_either(time: str) -> None:
     with pytest.raises(ValueError, match="time"):
-        checked(time, "1")
+        parse_row(time, "1")
 
 
 async def test_rows_of_before_the_horizon_are_counted_as_forgotten(db: Database) -> None:
     await track(db, "btc_usd")
     await db.execute("UPDATE ticker SET horizon = $1", MINUTE + 120)
-    brought, _ = await _bring(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
-    assert (brought.stored, brought.forgotten) == (2, 2)
+    result, _ = await _bring(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
+    assert (result.stored, result.expired) == (2, 2)
 
 
 OHLCVT = "1736935200,101.5,106.5,96.5,102.5,1.2,3\n1736935260,102.5,107.5,97.5,103.5,1.2,3\n"
@@ -389,7 +391,7 @@ def test_archives_are_read_as_they_are_published(tmp_path: Path, published: str,
     file = tmp_path / "history"
     _packed(form, file, PUBLISHED[published].encode())
     _, rows = _rows(file)
-    assert sorted(checked(raw.time, raw.price)[:2] for raw in rows) == [(FIRST, "102.5"), (FIRST + 60, "103.5")]
+    assert sorted(parse_row(raw.time, raw.price)[:2] for raw in rows) == [(FIRST, "102.5"), (FIRST + 60, "103.5")]
 
 
 def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
@@ -398,7 +400,7 @@ def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
     assert "time from '1' in ms, price from '5'" in _rows(file)[0]
     file.write_text("ts,price\n1736935200,1\n")
     assert "in ms" in _rows(file, unit="ms")[0]
-    assert checked("1736935200", "1", "ms")[0] == 1_736_935_200 // 1_000 // 60 * 60
+    assert parse_row("1736935200", "1", "ms")[0] == 1_736_935_200 // 1_000 // 60 * 60
 
 
 @pytest.mark.parametrize(
@@ -409,11 +411,11 @@ def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
         (OHLCVT, {"price": "8"}, "--price-column 8: its rows have 7 columns"),
         ("ts,price\n1,1\n", {"ticker_column": "symbol"}, "--ticker-column symbol: there is no such column"),
         ("", {}, "is empty"),
-        ("PAR1....", {}, "is Parquet: duckdb"),
+        ("PAR1....", {}, "is Parquet: convert it to CSV with duckdb"),
         ("\n", {}, "is empty"),
         ("hello\nworld\n", {}, "neither a header nor two columns"),
         ("[1, 2]", {}, "neither rows nor objects"),
-        ("[[1, 2", {}, "is no JSON array"),
+        ("[[1, 2", {}, "is not a JSON array"),
         ("[[1736935200000, 101.5, 102.5, 106.5, 96.5, 1.2]]", {}, "has 6 columns and no header"),  # Bitfinex: close before high
     ],
 )
@@ -422,7 +424,7 @@ def test_what_cannot_be_told_is_refused_before_anything_is_stored(
 ) -> None:
     file = tmp_path / "history.csv"
     file.write_text(content)
-    with pytest.raises(FormError, match=says):
+    with pytest.raises(FileFormatError, match=says):
         _rows(file, **wanted)
 
 
@@ -440,7 +442,7 @@ def test_an_archive_of_several_files_and_a_workbook_are_told_by_name(tmp_path: P
         with zipfile.ZipFile(file, "w") as archive:
             for name in names:
                 archive.writestr(name, "x")
-        with pytest.raises(FormError, match=says):
+        with pytest.raises(FileFormatError, match=says):
             _rows(file)
 
 
@@ -457,10 +459,10 @@ def test_a_decimal_comma_is_read_where_it_is_said(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"ts;price\n{FIRST};68241,5\n")
     (raw,) = _rows(file, decimal=",")[1]
-    assert checked(raw.time, raw.price)[1] == "68241.5"
+    assert parse_row(raw.time, raw.price)[1] == "68241.5"
     file.write_text(f'ts,price\n{FIRST},"68241,5"\n')
     (raw,) = _rows(file, decimal=",")[1]
-    assert checked(raw.time, raw.price)[1] == "68241.5"
+    assert parse_row(raw.time, raw.price)[1] == "68241.5"
 
 
 def test_the_instant_of_our_own_exports_is_kept(tmp_path: Path) -> None:
@@ -469,7 +471,7 @@ def test_the_instant_of_our_own_exports_is_kept(tmp_path: Path) -> None:
         "ticker,ts,price,observed_at,source\n"
         f"btc_usd,{FIRST},1,2025-01-15T10:00:01.250000Z,LIVE\nbtc_usd,{FIRST + 60},2,,BACKFILL\n"
     )
-    found = [checked(raw.time, raw.price) for raw in _rows(file)[1]]
+    found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
     assert found == [(FIRST, "1", FIRST * 10**6 + 1_250_000), (FIRST + 60, "2", None)]
 
 
@@ -479,10 +481,10 @@ def test_of_one_minute_the_first_instant_counts_whichever_way_the_rows_run(size:
         rows = [(str(FIRST + 15 * tick), str(tick + 1)) for tick in ticks]
         batches = [rows[start : start + size] for start in range(0, 12, size)]
         kept: list[Row] = []
-        choosing = Choosing(Brought(), NOW, lambda *_: None, None)
+        deduplicator = RowDeduplicator(ImportResult(), NOW, lambda *_: None, None)
         for batch in batches:
-            kept += choosing.of([Raw(0, *one) for one in batch])
-        kept += choosing.rest()
+            kept += deduplicator.deduplicate([RawRow(0, *one) for one in batch])
+        kept += deduplicator.flush()
         assert sorted(row[:2] for row in kept) == [(FIRST, "1"), (FIRST + 60, "5"), (FIRST + 120, "9")]
 
 
@@ -493,8 +495,8 @@ def test_a_damaged_file_gives_what_came_before(tmp_path: Path) -> None:
         packed = bytearray(pack(lines.encode()))
         packed[len(packed) * 3 // 4 :] = b"\0" * 50
         file.write_bytes(packed)
-        rows: list[Raw] = []
-        with opened(file, "btc_usd") as found, pytest.raises(BrokenError):
+        rows: list[RawRow] = []
+        with open_price_file(file, "btc_usd") as found, pytest.raises(DamagedFileError):
             rows.extend(found.rows)
         assert len(rows) > 1_000 or form == "xz", form
 
@@ -502,7 +504,7 @@ def test_a_damaged_file_gives_what_came_before(tmp_path: Path) -> None:
 def test_an_instant_of_another_minute_is_none_of_ours(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"ts,price,observed_at\n{FIRST},1,{FIRST + 61}\n{FIRST + 60},2,{FIRST + 61}\n")
-    found = [checked(raw.time, raw.price) for raw in _rows(file)[1]]
+    found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
     assert found == [(FIRST, "1", None), (FIRST + 60, "2", (FIRST + 61) * 10**6)]
 
 

@@ -75,9 +75,9 @@ async def test_whatever_the_exchange_answers_of_one_ticker_the_others_and_every_
     watchlist = Watchlist(BOTH)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.2, max_retries=0)
     assert MINUTE in await minutes(db, "btc_usd")
-    assert set(collected.prices) | set(collected.failures) | set(collected.later) == set(BOTH)
+    assert set(collected.prices) | set(collected.failures) | set(collected.later_tickers) == set(BOTH)
     if "eth_usd" in collected.failures:
-        assert ("eth_usd", MINUTE) in await outbox.failures(), "the reason is evidence"
+        assert ("eth_usd", MINUTE) in await outbox.read_failures(), "the reason is evidence"
     await reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     for name in BOTH:
         stored, gaps = await minutes(db, name), await db.fetch("SELECT ts FROM gap WHERE ticker = $1", name)
@@ -102,14 +102,14 @@ async def test_a_job_that_fails_is_said_and_the_others_are_done(
     assert await minutes(db, "eth_usd") == [MINUTE - 120, MINUTE - 60]
     assert await db.fetchval("SELECT count(*) FROM gap") == 2
     assert await db.fetchval("SELECT count(*) FROM gap WHERE filled_at IS NOT NULL") == 2
-    (name,) = (jobs := (await outbox.said()).jobs)
+    (name,) = (jobs := (await outbox.read_report()).jobs)
     assert name == "candles"
     assert jobs[name][0] == MINUTE
     await db.execute("ALTER TABLE candle DROP CONSTRAINT none")
     simulator.clock.set(at=MINUTE + 62)
     await deribit.names()
     await reconcile(MINUTE + 60, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox)
-    assert (await outbox.said()).jobs == {}
+    assert (await outbox.read_report()).jobs == {}
 
 
 def test_the_jobs_of_a_minute_fit_into_it_together_with_what_they_may_take() -> None:
@@ -125,6 +125,6 @@ async def test_an_answer_after_the_minute_is_no_price_of_the_minute(
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=MINUTE + 3_600)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
-    assert (collected.prices, collected.failures, set(collected.later)) == ({}, {}, set(BOTH))
-    assert "was over when Deribit answered for 2 tickers" in caplog.text
-    assert Reason.CLOCK not in (await outbox.failures()).values()
+    assert (collected.prices, collected.failures, set(collected.later_tickers)) == ({}, {}, set(BOTH))
+    assert "was over when Deribit responded for 2 tickers" in caplog.text
+    assert Reason.CLOCK not in (await outbox.read_failures()).values()

@@ -9,10 +9,10 @@ import redis.asyncio
 
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import prices, rejects, writing
+from db.queries import prices, rejects, write_lock
 from db.tables import Reason
 from ingest.errors import OutboxError, OutboxFullError
-from ingest.jobs.drain import drain, say_how_many_wait
+from ingest.jobs.drain import drain, log_backlog
 from ingest.jobs.store import store
 from ingest.outbox import FAILURES, PRICES, Outbox, Report, open_outbox
 from tests.conftest import Servers
@@ -37,17 +37,23 @@ async def test_a_price_keeps_its_digits_and_its_instant(outbox: Outbox) -> None:
 
 
 async def test_it_is_bounded_and_keeps_the_oldest(outbox: Outbox) -> None:
-    outbox.most = 3
+    outbox.max_prices = 3
     await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(3)])
-    with pytest.raises(OutboxFullError, match="3 prices wait"):
+    with pytest.raises(OutboxFullError, match="3 prices are queued"):
         await outbox.put([row("btc_usd", MINUTE + 180)])
-    assert await outbox.minutes() == {("btc_usd", MINUTE + 60 * i) for i in range(3)}
+    assert await outbox.pending_minutes() == {("btc_usd", MINUTE + 60 * i) for i in range(3)}
 
 
 async def test_without_redis_every_call_says_so() -> None:
-    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
-        for call in (away.put([row("btc_usd", MINUTE)]), away.fields(), away.minutes(), away.failures(), away.said()):
-            with pytest.raises(OutboxError, match="Redis does not take or give prices"):
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
+        for call in (
+            away.put([row("btc_usd", MINUTE)]),
+            away.fields(),
+            away.pending_minutes(),
+            away.read_failures(),
+            away.read_report(),
+        ):
+            with pytest.raises(OutboxError, match="Redis failed: "):
                 await call
 
 
@@ -59,23 +65,23 @@ async def test_connections_from_before_a_restart_of_redis_do_not_fail(redis_url:
 
 
 async def test_evidence_is_kept_until_it_is_forgotten(outbox: Outbox) -> None:
-    await outbox.note({("btc_usd", MINUTE): Reason.TIMEOUT, ("drbfix-btc_usdc", MINUTE): Reason.CLOCK})
-    await outbox.forget([("btc_usd", MINUTE)])
-    assert await outbox.failures() == {("drbfix-btc_usdc", MINUTE): Reason.CLOCK}
+    await outbox.record_failures({("btc_usd", MINUTE): Reason.TIMEOUT, ("drbfix-btc_usdc", MINUTE): Reason.CLOCK})
+    await outbox.delete_failures([("btc_usd", MINUTE)])
+    assert await outbox.read_failures() == {("drbfix-btc_usdc", MINUTE): Reason.CLOCK}
 
 
 async def test_evidence_that_makes_no_sense_hides_none_that_does(redis_url: str, outbox: Outbox) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         await client.hset(FAILURES, mapping={"nonsense": "timeout", f"btc_usd|{MINUTE}": "bad luck", b"\xff|1": "clock"})
-    await outbox.note({("btc_usd", MINUTE + 60): Reason.TIMEOUT})
-    assert (await outbox.failures())[("btc_usd", MINUTE + 60)] is Reason.TIMEOUT
+    await outbox.record_failures({("btc_usd", MINUTE + 60): Reason.TIMEOUT})
+    assert (await outbox.read_failures())[("btc_usd", MINUTE + 60)] is Reason.TIMEOUT
 
 
 async def test_what_workers_said_last_is_told(outbox: Outbox) -> None:
-    assert await outbox.said() == Report()
-    await outbox.say(Report(0.25, {"btc_usd": "one", "eth_usd": "two"}))
-    await outbox.say(Report(-1.5, {"btc_usd": "three"}))
-    assert await outbox.said() == Report(-1.5, {"btc_usd": "three", "eth_usd": "two"})
+    assert await outbox.read_report() == Report()
+    await outbox.write_report(Report(0.25, {"btc_usd": "one", "eth_usd": "two"}))
+    await outbox.write_report(Report(-1.5, {"btc_usd": "three"}))
+    assert await outbox.read_report() == Report(-1.5, {"btc_usd": "three", "eth_usd": "two"})
 
 
 async def test_draining_stores_everything_in_the_order_of_minutes_and_empties_it(db: Database, outbox: Outbox) -> None:
@@ -101,7 +107,7 @@ async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers
         with pytest.raises(DatabaseError):
             await drain(outbox, away)
     assert await outbox.depth() == 1
-    async with open_database(dsn, application_name="tests") as db, writing.turn(db):
+    async with open_database(dsn, application_name="tests") as db, write_lock.write_transaction(db):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await drain(outbox, db)
@@ -111,12 +117,12 @@ async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers
 async def test_many_prices_that_wait_are_said_loudly_long_before_the_bound(
     outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outbox.most = 100
+    outbox.max_prices = 100
     for count, level in ((9, "WARNING"), (10, "ERROR")):
         caplog.clear()
         await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(count)])
-        await say_how_many_wait(outbox, DatabaseError("it is away"))
-        (said,) = [record for record in caplog.records if "wait in the outbox, which holds 100" in record.message]
+        await log_backlog(outbox, DatabaseError("it is away"))
+        (said,) = [record for record in caplog.records if "queued in the outbox, which holds 100" in record.message]
         assert said.levelname == level
 
 
@@ -127,7 +133,7 @@ async def test_what_took_the_place_of_an_entry_meanwhile_is_not_removed(redis_ur
         await client.hdel(PRICES, f"btc_usd|{MINUTE}")
     await outbox.put([row("btc_usd", MINUTE)])
     await outbox.remove(seen.entries)
-    assert await outbox.minutes() == {("btc_usd", MINUTE)}
+    assert await outbox.pending_minutes() == {("btc_usd", MINUTE)}
 
 
 async def test_an_entry_that_is_no_price_is_set_aside_with_its_reason_and_blocks_nothing(
@@ -150,7 +156,7 @@ async def test_an_entry_that_is_no_price_is_set_aside_with_its_reason_and_blocks
     assert (drained.new, drained.rejected, await outbox.depth()) == (1, 6, 0)
     found = await rejects.newest(db, 10)
     assert {(record["ticker"], record["ts"]) for record in found} >= {(None, None), ("btc_usd", MINUTE + 120)}
-    assert any("it waits under btc_usd" in record["reason"] for record in found)
+    assert any("its hash field is btc_usd" in record["reason"] for record in found)
 
 
 async def test_a_row_that_the_database_refuses_is_set_aside_alone(dsn: str, db: Database) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from db.tables import Reason
 from ingest.deribit import protocol
-from ingest.errors import AgainError, LaterError, NeverError, SourceError, UnknownTickerError
+from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
 from tests.conftest import ROOT
 
 RECORDED = ROOT.parent / "shared" / "data" / "deribit"
@@ -32,16 +32,16 @@ def _good(literal: str) -> bytes:
 
 @pytest.mark.parametrize("literal", ["60000", "68241.5", "81110.428333", "5.9e-06", "0.05"])
 def test_a_price_keeps_every_digit(literal: str) -> None:
-    assert protocol.price(protocol.open_envelope(200, {}, _good(literal))) == Decimal(literal)
+    assert protocol.price(protocol.parse_envelope(200, {}, _good(literal))) == Decimal(literal)
 
 
 def test_everything_but_the_result_may_be_missing() -> None:
-    envelope = protocol.open_envelope(200, {}, b'{"result": {"index_price": 1.5}}')
+    envelope = protocol.parse_envelope(200, {}, b'{"result": {"index_price": 1.5}}')
     assert (protocol.price(envelope), envelope.us_out) == (Decimal("1.5"), None)
 
 
 def test_a_chart_is_read_in_order_with_instants_as_integers() -> None:
-    envelope = protocol.open_envelope(200, {}, _body(result=[[1_789_935_456_000, 2], [1_789_935_450_000, 81110.95]]))
+    envelope = protocol.parse_envelope(200, {}, _body(result=[[1_789_935_456_000, 2], [1_789_935_450_000, 81110.95]]))
     assert [(point.at, point.price) for point in protocol.chart(envelope)] == [
         (1_789_935_450_000, Decimal("81110.95")),
         (1_789_935_456_000, Decimal(2)),
@@ -51,23 +51,23 @@ def test_a_chart_is_read_in_order_with_instants_as_integers() -> None:
 @pytest.mark.parametrize(
     ("code", "kind", "reason"),
     [
-        (10028, AgainError, Reason.RATE_LIMITED),
-        (10066, AgainError, Reason.RATE_LIMITED),
-        (10040, AgainError, Reason.REFUSED),
-        (10041, AgainError, Reason.REFUSED),
-        (11094, AgainError, Reason.HTTP_5XX),
-        (13028, AgainError, Reason.HTTP_5XX),
-        (-32603, AgainError, Reason.HTTP_5XX),
-        (13888, AgainError, Reason.TIMEOUT),
-        (11051, LaterError, Reason.MAINTENANCE),
-        (11056, LaterError, Reason.MAINTENANCE),
-        (13025, LaterError, Reason.MAINTENANCE),
-        (13503, LaterError, Reason.MAINTENANCE),
-        (-32602, NeverError, Reason.REFUSED),
-        (-32601, NeverError, Reason.REFUSED),
-        (11029, NeverError, Reason.REFUSED),
-        (11050, NeverError, Reason.REFUSED),
-        (424242, AgainError, Reason.REFUSED),
+        (10028, RetryableError, Reason.RATE_LIMITED),
+        (10066, RetryableError, Reason.RATE_LIMITED),
+        (10040, RetryableError, Reason.REFUSED),
+        (10041, RetryableError, Reason.REFUSED),
+        (11094, RetryableError, Reason.HTTP_5XX),
+        (13028, RetryableError, Reason.HTTP_5XX),
+        (-32603, RetryableError, Reason.HTTP_5XX),
+        (13888, RetryableError, Reason.TIMEOUT),
+        (11051, RetryLaterError, Reason.MAINTENANCE),
+        (11056, RetryLaterError, Reason.MAINTENANCE),
+        (13025, RetryLaterError, Reason.MAINTENANCE),
+        (13503, RetryLaterError, Reason.MAINTENANCE),
+        (-32602, PermanentError, Reason.REFUSED),
+        (-32601, PermanentError, Reason.REFUSED),
+        (11029, PermanentError, Reason.REFUSED),
+        (11050, PermanentError, Reason.REFUSED),
+        (424242, RetryableError, Reason.REFUSED),
     ],
 )
 @pytest.mark.parametrize("status", [200, 400, 500])
@@ -75,36 +75,36 @@ def test_an_error_is_told_by_its_code_whatever_the_status(
     code: int, kind: type[SourceError], reason: Reason, status: int
 ) -> None:
     with pytest.raises(kind, match=f"error {code} why") as raised:
-        protocol.open_envelope(status, {}, _body(error={"code": code, "message": "why"}))
+        protocol.parse_envelope(status, {}, _body(error={"code": code, "message": "why"}))
     assert raised.value.reason is reason
 
 
 def test_an_unknown_index_is_told_from_other_wrong_parameters() -> None:
     error = {"code": -32602, "message": "Invalid params", "data": {"reason": "invalid index", "param": "index_name"}}
     with pytest.raises(UnknownTickerError, match="invalid index"):
-        protocol.open_envelope(400, {}, _body(error=error))
+        protocol.parse_envelope(400, {}, _body(error=error))
 
 
 def test_a_testnet_price_is_never_taken() -> None:
-    with pytest.raises(NeverError, match=r"DERIBIT_RPC_URL: .* testnet") as raised:
-        protocol.open_envelope(200, {}, _body(result={"index_price": 1.0}, testnet=True))
+    with pytest.raises(PermanentError, match=r"DERIBIT_RPC_URL: .* testnet") as raised:
+        protocol.parse_envelope(200, {}, _body(result={"index_price": 1.0}, testnet=True))
     assert raised.value.reason is Reason.TESTNET
 
 
 @pytest.mark.parametrize(
     ("status", "kind", "reason"),
     [
-        (429, AgainError, Reason.RATE_LIMITED),
-        (500, AgainError, Reason.HTTP_5XX),
-        (503, AgainError, Reason.HTTP_5XX),
-        (403, AgainError, Reason.REFUSED),
-        (404, NeverError, Reason.REFUSED),
-        (200, AgainError, Reason.MALFORMED),
+        (429, RetryableError, Reason.RATE_LIMITED),
+        (500, RetryableError, Reason.HTTP_5XX),
+        (503, RetryableError, Reason.HTTP_5XX),
+        (403, RetryableError, Reason.REFUSED),
+        (404, PermanentError, Reason.REFUSED),
+        (200, RetryableError, Reason.MALFORMED),
     ],
 )
 def test_a_body_that_is_no_envelope_leaves_the_status_to_tell(status: int, kind: type[SourceError], reason: Reason) -> None:
     with pytest.raises(kind) as raised:
-        protocol.open_envelope(status, {}, b"<html><title>Bad Gateway</title></html>")
+        protocol.parse_envelope(status, {}, b"<html><title>Bad Gateway</title></html>")
     assert raised.value.reason is reason
     assert "Bad Gateway" in str(raised.value)
 
@@ -114,21 +114,21 @@ def test_a_body_that_is_no_envelope_leaves_the_status_to_tell(status: int, kind:
     [
         ("7", 7),
         ("Wed, 21 Oct 2015 07:28:05 GMT", 5),
-        ("Wed, 21 Oct 2199 07:28:00 GMT", protocol.RETRY_AFTER_MAX_S),
-        ("999999", protocol.RETRY_AFTER_MAX_S),
+        ("Wed, 21 Oct 2199 07:28:00 GMT", protocol.MAX_RETRY_AFTER_S),
+        ("999999", protocol.MAX_RETRY_AFTER_S),
         ("soon", 1),
         ("-5", 1),
     ],
 )
 def test_retry_after_is_honoured_as_seconds_or_as_a_date_of_the_exchanges_own_clock(value: str, pause_s: float) -> None:
-    with pytest.raises(AgainError) as raised:
-        protocol.open_envelope(429, {"Retry-After": value, "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, b"")
+    with pytest.raises(RetryableError) as raised:
+        protocol.parse_envelope(429, {"Retry-After": value, "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, b"")
     assert raised.value.retry_after_s == pause_s
 
 
 def test_a_redirect_is_not_followed_and_said() -> None:
-    with pytest.raises(NeverError, match=re.escape("redirects to 'https://elsewhere.example/'")):
-        protocol.open_envelope(302, {"Location": "https://elsewhere.example/"}, b"")
+    with pytest.raises(PermanentError, match=re.escape("redirects to 'https://elsewhere.example/'")):
+        protocol.parse_envelope(302, {"Location": "https://elsewhere.example/"}, b"")
 
 
 @pytest.mark.parametrize(
@@ -153,19 +153,19 @@ def test_a_redirect_is_not_followed_and_said() -> None:
         b'{"result": {"price": 1}}',
         b'{"result": {"index_price": 1}, "usOut": "now"}',
         b'{"result": {"index_price": 1}, "usOut": 99999999999999999999}',
-        b" " * (protocol.BODY_LIMIT + 1),
+        b" " * (protocol.MAX_BODY_BYTES + 1),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_asked_for_again(body: bytes) -> None:
-    with pytest.raises(AgainError) as raised:
-        protocol.price(protocol.open_envelope(200, {}, body))
+    with pytest.raises(RetryableError) as raised:
+        protocol.price(protocol.parse_envelope(200, {}, body))
     assert raised.value.reason is Reason.MALFORMED
     assert len(str(raised.value)) < 600
 
 
 @pytest.mark.parametrize(("age_s", "window"), [(0, "1h"), (3600, "1h"), (3601, "1d"), (86_401, "2d"), (10**9, "all")])
 def test_the_finest_window_that_reaches_back_is_taken(age_s: float, window: str) -> None:
-    assert protocol.window_reaching(age_s) == window
+    assert protocol.finest_window(age_s) == window
 
 
 def _recorded(name: str) -> bytes:
@@ -177,15 +177,15 @@ def _recorded(name: str) -> bytes:
 
 def test_recorded_results_are_understood() -> None:
     price = b'{"result":%b}' % _recorded("index_price.result.json")
-    assert protocol.price(protocol.open_envelope(200, {}, price)) == Decimal("80814.47")
+    assert protocol.price(protocol.parse_envelope(200, {}, price)) == Decimal("80814.47")
     names = b'{"result":%b}' % _recorded("supported_index_names.result.json")
-    assert "btc_usdc" in protocol.names(protocol.open_envelope(200, {}, names))
-    chart = protocol.chart(protocol.open_envelope(200, {}, b'{"result":%b}' % _recorded("index_chart_data.result.json")))
+    assert "btc_usdc" in protocol.names(protocol.parse_envelope(200, {}, names))
+    chart = protocol.chart(protocol.parse_envelope(200, {}, b'{"result":%b}' % _recorded("index_chart_data.result.json")))
     assert {b.at - a.at for a, b in pairwise(chart)} == {6000}
 
 
 def test_recorded_refusals_are_understood() -> None:
-    with pytest.raises(NeverError, match="testnet"):
-        protocol.open_envelope(200, {}, _recorded("testnet_get_index_price_btc_usd.envelope.json"))
-    with pytest.raises(NeverError, match="instrument not found"):
-        protocol.open_envelope(400, {}, _recorded("prod_invalid_params_instrument_not_found.envelope.json"))
+    with pytest.raises(PermanentError, match="testnet"):
+        protocol.parse_envelope(200, {}, _recorded("testnet_get_index_price_btc_usd.envelope.json"))
+    with pytest.raises(PermanentError, match="instrument not found"):
+        protocol.parse_envelope(400, {}, _recorded("prod_invalid_params_instrument_not_found.envelope.json"))

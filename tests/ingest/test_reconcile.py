@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.pool import Database
-from db.queries import gaps, tracking, writing
+from db.queries import gaps, tracking, write_lock
 from db.tables import Reason, Source
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
-from ingest.jobs.reconcile import AT_ONCE, Reconciled, reconcile, walk
+from ingest.jobs.reconcile import MAX_BATCH_MINUTES, ReconcileResult, detect_gaps, reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
@@ -33,12 +33,12 @@ def _at(number: int) -> int:
 def _clock(minute: int) -> ExchangeClock:
     """The exchange's, two seconds into the minute."""
     clock = ExchangeClock()
-    clock.hear((minute + 2) * 10**6, (minute + 2) * 10**6, (minute + 2) * 10**6)
+    clock.observe((minute + 2) * 10**6, (minute + 2) * 10**6, (minute + 2) * 10**6)
     return clock
 
 
-async def _walk(db: Database, outbox: Outbox, number: int) -> Reconciled:
-    return await walk(_at(number), clock=_clock(_at(number)), db=db, outbox=outbox)
+async def _walk(db: Database, outbox: Outbox, number: int) -> ReconcileResult:
+    return await detect_gaps(_at(number), clock=_clock(_at(number)), db=db, outbox=outbox)
 
 
 async def _wipe(outbox: Outbox) -> None:
@@ -57,12 +57,12 @@ async def _gaps(db: Database, ticker: str = "btc_usd") -> dict[int, str]:
 async def test_each_expected_minute_that_is_neither_stored_nor_waits_becomes_a_gap(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", _at(i)) for i in (0, 2)])
-    await outbox.note({("btc_usd", _at(1)): Reason.HTTP_5XX, ("btc_usd", _at(0)): Reason.TIMEOUT})
+    await outbox.record_failures({("btc_usd", _at(1)): Reason.HTTP_5XX, ("btc_usd", _at(0)): Reason.TIMEOUT})
     reconciled = await _walk(db, outbox, 5)
     assert await _gaps(db) == {1: "http_5xx", 3: "not_collected", 4: "not_collected"}
     assert reconciled.until == _at(5)
     assert reconciled.opened == {("btc_usd", Reason.HTTP_5XX): 1, ("btc_usd", Reason.NOT_COLLECTED): 2}
-    assert await outbox.failures() == {}, "what became a gap, or is stored, needs no evidence"
+    assert await outbox.read_failures() == {}, "what became a gap, or is stored, needs no evidence"
 
 
 async def test_a_second_walk_finds_nothing_and_costs_only_what_is_new(db: Database, outbox: Outbox) -> None:
@@ -88,7 +88,7 @@ async def test_a_price_that_waits_is_no_gap_and_is_never_walked_past(db: Databas
 async def test_evidence_of_a_minute_behind_one_that_waits_is_kept(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     await outbox.put([row("btc_usd", _at(0))])
-    await outbox.note({("btc_usd", _at(1)): Reason.CLOCK})
+    await outbox.record_failures({("btc_usd", _at(1)): Reason.CLOCK})
     await _walk(db, outbox, 2)
     await _wipe(outbox)
     await store(db, [row("btc_usd", _at(0))])
@@ -99,7 +99,7 @@ async def test_evidence_of_a_minute_behind_one_that_waits_is_kept(db: Database, 
 async def test_evidence_that_comes_late_still_becomes_the_reason(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     await _walk(db, outbox, 3)
-    await outbox.note({("btc_usd", _at(1)): Reason.TIMEOUT})
+    await outbox.record_failures({("btc_usd", _at(1)): Reason.TIMEOUT})
     await _walk(db, outbox, 3)
     assert await _gaps(db) == {0: "not_collected", 1: "timeout", 2: "not_collected"}
 
@@ -110,7 +110,7 @@ async def test_while_the_outbox_cannot_be_read_the_watermark_stands_still_and_no
     simulator.clock.set(at=_at(3) + 2)
     await track(db, "btc_usd")
     await _walk(db, outbox, 2)
-    async with open_outbox("redis://127.0.0.1:1/0", most=10) as away:
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
         with pytest.raises(JobsFailedError):
             await reconcile(_at(3), watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=away)
     assert await db.fetchval("SELECT checked_until FROM ticker") == _at(2)
@@ -119,20 +119,22 @@ async def test_while_the_outbox_cannot_be_read_the_watermark_stands_still_and_no
 
 async def test_what_the_exchange_has_not_passed_is_not_over(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
-    await walk(_at(9), clock=_clock(_at(3)), db=db, outbox=outbox)
+    await detect_gaps(_at(9), clock=_clock(_at(3)), db=db, outbox=outbox)
     assert set(await _gaps(db)) == {0, 1, 2}
-    assert (await walk(_at(4), clock=_clock(_at(9)), db=db, outbox=outbox)).until == _at(4), "nor what the message has not"
+    assert (await detect_gaps(_at(4), clock=_clock(_at(9)), db=db, outbox=outbox)).until == _at(4), (
+        "nor what the message has not"
+    )
 
 
 async def test_an_exchange_never_heard_tells_nothing(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
-    assert (await walk(_at(9), clock=ExchangeClock(), db=db, outbox=outbox)).until is None
+    assert (await detect_gaps(_at(9), clock=ExchangeClock(), db=db, outbox=outbox)).until is None
     assert await _gaps(db) == {}
 
 
 async def test_only_periods_of_tracking_are_expected_over_a_change_of_tickers(db: Database, outbox: Outbox) -> None:
     for tickers, minute in ((["btc_usd"], 0), (["eth_usd"], 3), (["btc_usd", "eth_usd"], 6)):
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await follow(connection, tickers, _at(minute))
     await _walk(db, outbox, 8)
     assert set(await _gaps(db)) == {0, 1, 2, 6, 7}
@@ -141,11 +143,13 @@ async def test_only_periods_of_tracking_are_expected_over_a_change_of_tickers(db
 
 async def test_a_period_written_late_is_walked_from_its_beginning(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await follow(connection, [], _at(2))
     await _walk(db, outbox, 9)
     assert set(await _gaps(db)) == {0, 1}
-    async with writing.turn(db) as connection:  # its worker began in minute 5, and the database was away until now
+    async with write_lock.write_transaction(
+        db
+    ) as connection:  # its worker began in minute 5, and the database was away until now
         await follow(connection, ["btc_usd"], _at(5))
     await _walk(db, outbox, 9)
     assert set(await _gaps(db)) == {0, 1, 5, 6, 7, 8}
@@ -154,7 +158,7 @@ async def test_a_period_written_late_is_walked_from_its_beginning(db: Database, 
 async def test_a_period_that_ended_earlier_than_was_known_has_no_gaps_after_its_end(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     await _walk(db, outbox, 9)
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         await follow(connection, ["eth_usd"], _at(4))
     assert set(await _gaps(db)) == {0, 1, 2, 3}
 
@@ -187,9 +191,9 @@ async def test_three_days_are_walked_in_bounded_transactions(db: Database, outbo
     tickers = [f"t{i}_usd" for i in range(4)]
     await track(db, *tickers)
     reconciled = await _walk(db, outbox, 3 * 1440)
-    assert sum(reconciled.opened.values()) == 4 * 3 * 1440 > AT_ONCE
+    assert sum(reconciled.opened.values()) == 4 * 3 * 1440 > MAX_BATCH_MINUTES
     most = await db.fetchval("SELECT max(count) FROM (SELECT sum(count) AS count FROM change GROUP BY xmin::text) AS one")
-    assert most <= AT_ONCE
+    assert most <= MAX_BATCH_MINUTES
     assert await db.fetchval("SELECT sum(count) FROM change WHERE kind = 'gap_opened'") == 4 * 3 * 1440
 
 
@@ -197,8 +201,8 @@ async def test_readers_are_told_of_each_thing_that_happens_to_a_gap(db: Database
     await track(db, "btc_usd")
     await _walk(db, outbox, 3)
     await store(db, [row("btc_usd", _at(0), source=Source.BACKFILL)])
-    async with writing.turn(db) as connection:
-        await gaps.give_up(connection, "btc_usd", [_at(1)])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.mark_unrecoverable(connection, "btc_usd", [_at(1)])
     told = await db.fetch("SELECT kind, from_ts, to_ts, count FROM change ORDER BY id")
     assert [tuple(record) for record in told] == [
         ("tracking", _at(0), None, None),
@@ -223,8 +227,8 @@ async def test_after_an_outage_every_minute_is_explained(
     assert simulator.calls["get_index_chart_data"] <= 5
     missing = await _gaps(db)
     assert len(await minutes(db, "btc_usd")) + len(missing) == outage
-    assert reconciled.backfilled.given_up + reconciled.backfilled.left == len(missing)
-    assert reconciled.backfilled.left <= 1, "at most the one at the edge of a window; a later run knows"
+    assert reconciled.backfilled.given_up + reconciled.backfilled.remaining == len(missing)
+    assert reconciled.backfilled.remaining <= 1, "at most the one at the edge of a window; a later run knows"
 
 
 async def test_a_backlog_of_old_messages_costs_nothing_and_keeps_no_gap_from_its_turn(
@@ -259,8 +263,8 @@ async def test_a_name_taken_back_keeps_the_gaps_of_its_earlier_periods(db: Datab
     await _walk(db, outbox, 5)
     await track(db, "btc_usd", since=_at(5))
     await _walk(db, outbox, 6)
-    async with writing.turn(db) as connection:
-        await tracking.take_back(connection, "btc_usd", _at(6))
+    async with write_lock.write_transaction(db) as connection:
+        await tracking.remove_unknown_ticker(connection, "btc_usd", _at(6))
     assert set(await _gaps(db)) == {0, 1, 2}
 
 
@@ -270,7 +274,7 @@ async def test_a_walk_probes_for_prices_and_never_reads_the_history(dsn: str, db
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute("ANALYZE")
-        plan = await connection.fetch(f"EXPLAIN {gaps.OPEN_MISSING}", ["btc_usd"], [_at(19_990)], [_at(20_001)], [], [], [])
+        plan = await connection.fetch(f"EXPLAIN {gaps.DETECT_GAPS}", ["btc_usd"], [_at(19_990)], [_at(20_001)], [], [], [])
     finally:
         await connection.close()
     assert not [line[0] for line in plan if "Seq Scan on price" in line[0]]
@@ -316,14 +320,14 @@ async def test_for_any_minutes_nothing_is_invented_and_nothing_forgotten(
 ) -> None:
     await emptied()
     for place, border in enumerate(borders):  # tracked from the first to the second, from the third to the fourth, …
-        async with writing.turn(db) as connection:
+        async with write_lock.write_transaction(db) as connection:
             await follow(connection, [] if place % 2 else ["btc_usd"], _at(border))
     if horizon is not None:
         await db.execute("UPDATE ticker SET horizon = $1", _at(horizon))
     if stored:
         await store(db, [row("btc_usd", _at(i)) for i in stored])
     await outbox.put([row("btc_usd", _at(i)) for i in waiting])
-    await outbox.note({("btc_usd", _at(i)): reason for i, reason in failed.items()})
+    await outbox.record_failures({("btc_usd", _at(i)): reason for i, reason in failed.items()})
     for end in walks:
         await _walk(db, outbox, end)
 

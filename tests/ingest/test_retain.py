@@ -3,7 +3,7 @@
 import pytest
 
 from db.pool import Database
-from db.queries import candles, coverage, importing, retention, version, writing
+from db.queries import bulk_import, candles, coverage, retention, version, write_lock
 from ingest.jobs.retain import retain
 from ingest.settings import Settings
 from tests.stored import minutes, row, store, track
@@ -37,7 +37,7 @@ async def test_old_days_go_and_their_candles_stay(db: Database) -> None:
     assert forgotten == 2 * 2 * 96 + 14
     for name in ("btc_usd", "eth_usd"):
         assert min(await minutes(db, name)) == KEPT_FROM
-        assert await candles.different(db, name, KEPT_FROM) == []
+        assert await candles.find_differences(db, name, KEPT_FROM) == []
         counted = await coverage.count(db, name, 0, NOW, NOW)
         assert counted.expected == (NOW - KEPT_FROM) // 60
     assert await _candles(db) == before
@@ -50,18 +50,18 @@ async def test_old_days_go_and_their_candles_stay(db: Database) -> None:
 
 async def test_forgetting_takes_small_steps_and_goes_on(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     await _filled(db)
-    monkeypatch.setattr(retention, "AT_ONCE", 100)
-    steps = [await retain(NOW, 8, db, turns=1) for _ in range(5)]
+    monkeypatch.setattr(retention, "BATCH_ROWS", 100)
+    steps = [await retain(NOW, 8, db, max_transactions=1) for _ in range(5)]
     assert steps[0] == 114, "some prices, and the gaps"
     assert sum(steps) == 2 * 2 * 96 + 14
-    assert await retention.behind(db, NOW) == []
+    assert await retention.tickers_with_expired_rows(db, NOW) == []
 
 
 async def test_nothing_is_brought_back_from_before_the_horizon(db: Database) -> None:
     await _filled(db)
     await retain(NOW, 8, db)
-    async with writing.turn(db) as connection:
-        assert await importing.merge(connection, "btc_usd", [(KEPT_FROM - 60, "1", None), (KEPT_FROM + 60, "1", None)]) == (
+    async with write_lock.write_transaction(db) as connection:
+        assert await bulk_import.merge(connection, "btc_usd", [(KEPT_FROM - 60, "1", None), (KEPT_FROM + 60, "1", None)]) == (
             1,
             1,
         )

@@ -37,7 +37,7 @@ async def test_it_is_steered_over_http(rpc_url: str, simulator: Simulator) -> No
             assert [one["us_out"] for one in await response.json()] == [MINUTE * 10**6]
         async with session.post(f"{root}/control/faults", json={"name": "earthquake"}) as response:
             assert response.status == 400
-            assert "known are" in await response.text()
+            assert "use one of" in await response.text()
         async with session.get(f"{root}/control") as response:
             assert (await response.json())["known_faults"] == sorted(FAULTS)
 

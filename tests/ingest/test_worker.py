@@ -17,9 +17,9 @@ from dramatiq.brokers.redis import RedisBroker
 
 from db import embedded, times
 from db.pool import Database
-from db.queries import writing
+from db.queries import write_lock
 from db.queues import Actor, Queue
-from graph.engine.collecting import Collecting
+from graph.engine.fetch_requests import FetchRequests
 from ingest.outbox import open_outbox
 from ingest.queue import UNDECODABLE
 from ingest.simulator.server import Simulator
@@ -120,7 +120,7 @@ async def test_a_worker_killed_while_it_asks_leaves_nothing_half_and_the_next_on
         await _until_stored(db, "btc_usd", MINUTE, worker)
         worker.kill()
         await worker.process.wait()
-    simulator.heal()
+    simulator.clear_faults()
     async with _running(env, tmp_path / "second.log", *DRAMATIQ) as worker:
         _publish(publisher, MINUTE)
         await _until_stored(db, "eth_usd", MINUTE, worker)
@@ -215,10 +215,10 @@ async def test_what_the_api_asks_for_is_collected_by_a_worker(
 ) -> None:
     simulator.clock.set(at=MINUTE + 1, stands=True)
     async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
-        collecting = Collecting(redis_url)
-        assert (await collecting.request(MINUTE, ["eth_usd"])).queued
+        fetch_requests = FetchRequests(redis_url)
+        assert (await fetch_requests.send(MINUTE, ["eth_usd"])).queued
         await _until_stored(db, "eth_usd", MINUTE, worker)
-        collecting.close()
+        fetch_requests.close()
     assert await minutes(db, "btc_usd") == []
 
 
@@ -231,9 +231,9 @@ async def test_only_a_worker_that_runs_is_called_healthy(env: dict[str, str], re
         )
         return await process.wait()
 
-    collecting = Collecting(redis_url)
-    await collecting.request(MINUTE, [])
-    collecting.close()
+    fetch_requests = FetchRequests(redis_url)
+    await fetch_requests.send(MINUTE, [])
+    fetch_requests.close()
     assert await status() == 1, "a message sent is no worker"
     async with _running(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
         await until(lambda: "prices collected" in worker.said, otherwise=lambda: worker.said)
@@ -245,7 +245,7 @@ async def test_a_worker_that_starts_drains_what_waits_and_fills_what_was_missed_
 ) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", since=now - 600)
-    async with open_outbox(redis_url, most=10) as outbox:
+    async with open_outbox(redis_url, max_prices=10) as outbox:
         await outbox.put([row("btc_usd", now - 300, "1")])
     async with _running(env | {"TICKERS": "btc_usd"}, tmp_path / "worker.log", *DRAMATIQ) as worker:
 
@@ -282,7 +282,7 @@ async def test_what_is_no_message_is_set_aside_with_one_line_and_the_next_is_pro
             await until(lambda: client.llen(UNDECODABLE) == 5, otherwise=lambda: worker.said)
             said = worker.said
         assert client.lrange(UNDECODABLE, 0, -1)[-1] == b"no JSON"
-    assert said.count("cannot be read and is set aside") == 5, said
+    assert said.count("cannot be decoded and is moved") == 5, said
     assert "Traceback" not in said, said
 
 
@@ -325,7 +325,7 @@ async def test_a_redis_that_takes_no_write_is_said_once_stops_nothing_and_is_use
         with redis.Redis.from_url(own_redis) as client:
             spoil(client)
             before = len(lines(worker, scheduler))
-            await until(lambda: "Redis (REDIS_URL) does not do" in worker.said, otherwise=lambda: worker.said)
+            await until(lambda: "Redis (REDIS_URL) fails" in worker.said, otherwise=lambda: worker.said)
             status, _, said = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
             assert status == 1
             healthy, _, _ = await run(tmp_path, "ingest", "healthy", REDIS_URL=own_redis)
@@ -337,9 +337,9 @@ async def test_a_redis_that_takes_no_write_is_said_once_stops_nothing_and_is_use
             assert "Traceback" not in "\n".join(during)
             _writable(client, password)
         await until(lambda: "Redis (REDIS_URL) works again" in worker.said, otherwise=lambda: worker.said)
-        collecting = Collecting(own_redis)
-        await collecting.request(times.minute_of(time.time()), [])
-        collecting.close()
+        fetch_requests = FetchRequests(own_redis)
+        await fetch_requests.send(times.minute_of(time.time()), [])
+        fetch_requests.close()
         await until(
             lambda: (
                 "of 2 prices collected" in worker.said.partition("Redis (REDIS_URL) works again")[2]
@@ -373,7 +373,7 @@ async def test_a_worker_that_is_frozen_inside_its_turn_stops_no_other_and_goes_o
         await _until_stored(db, "eth_usd", MINUTE, frozen)
         async with _waiting_inside_its_transaction(MINUTE + 60, publisher, simulator, db):
             os.killpg(frozen.process.pid, signal.SIGSTOP)
-        held = await writing.holder(db)
+        held = await write_lock.lock_holder(db)
         assert held is not None
         assert held["application"] == "tickgraph worker"
         try:

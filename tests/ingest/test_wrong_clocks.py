@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from db.pool import Database, Executor
-from db.queries import coverage, events, prices, retention, tickers, tracking, version, writing
+from db.queries import coverage, events, prices, retention, tickers, tracking, version, write_lock
 from db.tables import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
@@ -17,7 +17,7 @@ from ingest.jobs.retain import RetentionRefusedError, retain
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.simulator.server import Simulator
-from ingest.source import agreed
+from ingest.source import agree_on_time
 from tests.stored import minutes, row, store, track
 
 DAY = 86_400
@@ -70,13 +70,13 @@ async def test_while_a_clock_is_wrong_nothing_is_forgotten(
     assert latest_gap is None or latest_gap <= time.time(), "no minute to come is a gap"
     # Where a scheduler alone is wrong, the worker goes on with the present minute, and forgets what is due by all clocks.
     assert set(await minutes(db, "btc_usd")) >= {ts for ts in stored if ts >= NOW // DAY * DAY - 20 * DAY}
-    assert await retention.in_future(db, NOW) == {}
+    assert await retention.future_horizons(db, NOW) == {}
 
 
 def test_clocks_agree_only_all_of_them_and_the_earliest_counts() -> None:
-    assert agreed(100.0, 130.0, 90.5) == 90
-    assert agreed(100.0, None, 90.5) is None
-    assert agreed(100.0, 90.5, 100.0 + 3_601) is None
+    assert agree_on_time(100.0, 130.0, 90.5) == 90
+    assert agree_on_time(100.0, None, 90.5) is None
+    assert agree_on_time(100.0, 90.5, 100.0 + 3_601) is None
 
 
 async def test_a_step_of_more_than_two_days_is_refused_and_said(db: Database) -> None:
@@ -103,10 +103,10 @@ async def test_a_horizon_of_the_future_deletes_nothing_hides_nothing_and_is_take
     assert await minutes(db, "btc_usd") == stored
     counted = await coverage.count(db, "btc_usd", 0, NOW, NOW)
     assert counted.expected == (NOW - stored[0]) // 60
-    assert await retention.in_future(db, NOW) == {"btc_usd": (NOW + YEAR) // 60 * 60}
-    async with writing.turn(db) as connection:
+    assert await retention.future_horizons(db, NOW) == {"btc_usd": (NOW + YEAR) // 60 * 60}
+    async with write_lock.write_transaction(db) as connection:
         assert await retention.reset(connection, NOW) == {"btc_usd": stored[0]}
-    assert await retention.in_future(db, NOW) == {}
+    assert await retention.future_horizons(db, NOW) == {}
 
 
 @pytest.mark.parametrize("ahead_s", [3 * DAY, YEAR, -30 * DAY])
@@ -168,7 +168,7 @@ async def test_a_single_ticker_whose_instants_are_ahead_is_held_against_another_
     simulator.clock.set(offset_s=0)
     watchlist = Watchlist(BTC)
     await watchlist.tickers(source=deribit)
-    deribit.clock._answers.clear()  # noqa: SLF001  as if the list of names had been read long ago
+    deribit.clock._last_by_subject.clear()  # noqa: SLF001  as if the list of names had been read long ago
     simulator.fail("clock_ahead", method="get_index_price")
     collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
@@ -182,7 +182,7 @@ async def test_rows_of_the_future_are_never_the_latest(db: Database) -> None:
     assert latest is not None
     assert latest["ts"] == NOW - 60
     assert [record["ts"] for record in await prices.latest_of_each(db, BTC, time.time())] == [NOW - 60]
-    assert [record["ts"] for record in await tickers.every(db, time.time())] == [NOW - 60]
+    assert [record["ts"] for record in await tickers.list_tickers(db, time.time())] == [NOW - 60]
     # One clock that is behind hides nothing.
     latest = await prices.latest(db, "btc_usd", NOW - YEAR)
     assert latest is not None
@@ -195,7 +195,7 @@ async def test_while_a_clock_is_wrong_no_change_is_forgotten(
 ) -> None:
     simulator.clock.set(offset_s=0)
     await _history(db, 1)
-    before = await events.oldest(db), await db.fetchval("SELECT count(*) FROM change"), await version.current(db)
+    before = await events.oldest_resumable_id(db), await db.fetchval("SELECT count(*) FROM change"), await version.current(db)
     await reconcile(
         NOW + (YEAR if wrong == "scheduler" else 0),
         watchlist=Watchlist(BTC),
@@ -205,17 +205,17 @@ async def test_while_a_clock_is_wrong_no_change_is_forgotten(
         resume_days=1,
         database_clock=_clock(YEAR if wrong == "database" else 0),
     )
-    assert await events.oldest(db) == before[0] == 0
+    assert await events.oldest_resumable_id(db) == before[0] == 0
     assert await db.fetchval("SELECT count(*) FROM change") >= before[1]
 
 
 async def test_prices_collected_by_hand_before_a_period_do_not_move_its_beginning(db: Database) -> None:
     await track(db, "btc_usd", since=NOW - 600)
     await store(db, [row("btc_usd", NOW - 5 * 3_600 + 60 * number) for number in range(3)])
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         assert await tracking.repair(connection, NOW) == []
     await store(db, [row("btc_usd", NOW - 600 - 60 * number) for number in (2, 7, 30)])
-    async with writing.turn(db) as connection:
+    async with write_lock.write_transaction(db) as connection:
         (moved,) = await tracking.repair(connection, NOW)
     assert (moved["before"], moved["since"]) == (NOW - 600, NOW - 600 - 1_800), "minutes that run into it do"
 

@@ -1,14 +1,14 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bands, drawn, line, merged, spark, touching } from "../../graph/static/live/buckets.mjs";
+import { bands, toChartCandle, line, mergeCandles, spark, overlapping } from "../../graph/static/live/buckets.mjs";
 
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
 
 test("what is not stored is an empty place, not a zero", () => {
-  assert.deepEqual(three.map(drawn)[1], { time: 60 });
-  assert.deepEqual(three.map(drawn)[0], { time: 0, open: 1, high: 1, low: 1, close: 1 });
+  assert.deepEqual(three.map(toChartCandle)[1], { time: 60 });
+  assert.deepEqual(three.map(toChartCandle)[0], { time: 0, open: 1, high: 1, low: 1, close: 1 });
 });
 
 test("a line does not bridge a gap", () => {
@@ -17,13 +17,13 @@ test("a line does not bridge a gap", () => {
 
 test("a period marks the candles that it touches", () => {
   const period = { from: 59, to: 61 };
-  assert.deepEqual(touching([period], three[2]), []);
+  assert.deepEqual(overlapping([period], three[2]), []);
   assert.deepEqual(bands(three, [period], () => "red").map((band) => band.time), [0, 60]);
   assert.deepEqual(bands(three, [{ from: 60, to: 120 }], () => "red").map((band) => band.time), [60]);
 });
 
 test("of the same candle the newer one stays", () => {
-  const found = merged([candle(60, "2"), candle(120, "3")], [candle(120, "4"), candle(0, "1")]);
+  const found = mergeCandles([candle(60, "2"), candle(120, "3")], [candle(120, "4"), candle(0, "1")]);
   assert.deepEqual(found.map((one) => one.close), ["1", "2", "4"]);
 });
 

@@ -25,7 +25,7 @@ test("seconds are said as a person would", () => {
 
 test("a gap says when, how long, why, and what became of it", () => {
   const gap = { from: 1_705_318_800, to: 1_705_318_860, reason: "TIMEOUT", state: "GIVEN_UP" };
-  assert.equal(format.gap(gap), "15 Jan 2024 11:40 to 11:41, 1 minute: Deribit did not answer in time, given up");
+  assert.equal(format.gap(gap), "15 Jan 2024 11:40 to 11:41, 1 minute: Deribit did not respond in time, unrecoverable");
   assert.match(format.gap({ ...gap, to: gap.from + 86_400 }), /11:40 to 16 Jan 2024 11:40, 1,440 minutes/);
   assert.match(format.gap({ ...gap, reason: "NEW_ONE" }), /NEW_ONE/);
 });
@@ -34,6 +34,6 @@ test("what is not whole is never called whole", () => {
   const found = { expected: 1_000_000, stored: 999_999, missing: 1, backfilled: 0, imported: 0, extra: 0 };
   assert.equal(format.coverage(found), "999,999 of 1,000,000 minutes are stored (99.99 %), 1 missing.");
   assert.equal(format.coverage({ ...found, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes are stored.");
-  assert.match(format.coverage({ ...found, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's own chart, 1 minute beyond/);
-  assert.equal(format.coverage({ expected: 0, extra: 0 }), "Nothing was expected here.");
+  assert.match(format.coverage({ ...found, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's chart, 1 minute in untracked/);
+  assert.equal(format.coverage({ expected: 0, extra: 0 }), "This ticker was not tracked in this period.");
 });

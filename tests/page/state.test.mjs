@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { test } from "node:test";
 
 import { read, write } from "../../graph/static/live/state.mjs";
-import { patience, resumed } from "../../graph/static/live/socket.mjs";
+import { retryDelay, resumeVariables } from "../../graph/static/live/socket.mjs";
 
 test("an address and its view are the same", () => {
   for (const address of [
@@ -22,11 +22,11 @@ test("an address of nonsense shows something all the same", () => {
 });
 
 test("clients come back after a while, and not all at once", () => {
-  assert.deepEqual([0, 1, 2, 3, 4, 99].map((attempt) => patience(attempt, 1)), [500, 1_000, 2_000, 4_000, 8_000, 8_000]);
-  assert.equal(patience(2, 0), 1_000);
+  assert.deepEqual([0, 1, 2, 3, 4, 99].map((attempt) => retryDelay(attempt, 1)), [500, 1_000, 2_000, 4_000, 8_000, 8_000]);
+  assert.equal(retryDelay(2, 0), 1_000);
 });
 
 test("a subscription goes on after what it was told last", () => {
-  assert.deepEqual(resumed({ ticker: "a" }, null), { ticker: "a" });
-  assert.deepEqual(resumed({ ticker: "a", after: "1" }, "9"), { ticker: "a", after: "9" });
+  assert.deepEqual(resumeVariables({ ticker: "a" }, null), { ticker: "a" });
+  assert.deepEqual(resumeVariables({ ticker: "a", after: "1" }, "9"), { ticker: "a", after: "9" });
 });

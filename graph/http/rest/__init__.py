@@ -1,1 +1,1 @@
-"""The REST shim for older clients: `models` (what comes and goes), `endpoints` (what answers), `openapi` (what is told)."""
+"""The REST API: `models` (parameters and responses), `endpoints` (handlers), `export` (files), `openapi` (document)."""

@@ -1,4 +1,4 @@
-"""Parameters and answers as pydantic models: they validate, and the OpenAPI document is made from them."""
+"""Pydantic models of the REST parameters and responses. They validate requests and define the OpenAPI document."""
 
 import dataclasses
 import datetime as dt
@@ -9,21 +9,21 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from starlette.datastructures import QueryParams
 
 from db import times
-from db.queries.prices import AS_TEXT
+from db.queries.prices import JSON_COLUMNS
 from db.queries.shapes import Shape
-from db.tables import NAME, Source
-from graph.engine.limits import RANGE_MOST, TICKERS_MOST
+from db.tables import NAME_PATTERN, Source
+from graph.engine.limits import MAX_RANGE_MINUTES, MAX_TICKERS
 from graph.errors import BadInputError
-from graph.http.problems import complaint
+from graph.http.problems import format_validation_error
 
-PAGE_MOST = 10_000
-OFFSET_MOST = 10_000_000
+MAX_PAGE_SIZE = 10_000
+MAX_OFFSET = 10_000_000
 
 
 YEARS = r"(19[7-9]\d|2[01]\d\d|2200)"
 
 
-def _instant(value: object) -> object:
+def _parse_instant(value: object) -> object:
     if isinstance(value, str):
         # A plus sign that was not percent-encoded arrives as a space.
         value = re.sub(r"(T\S*) (\d\d:?\d\d)$", r"\1+\2", value)
@@ -34,33 +34,33 @@ def _instant(value: object) -> object:
 
 Instant = Annotated[
     int,
-    BeforeValidator(_instant),
+    BeforeValidator(_parse_instant),
     WithJsonSchema(
         {
             "anyOf": [
                 {"type": "integer", "minimum": times.FIRST, "maximum": times.END - 1},
                 {"type": "string", "format": "date-time", "pattern": f"^{YEARS}-"},
             ],
-            "description": "UNIX seconds or ISO 8601 (UTC where it has no offset; a bare date is its midnight)",
+            "description": "UNIX seconds or ISO 8601 (UTC without an offset; a date alone means its midnight)",
         }
     ),
 ]
 
 
-def _canonical(value: object) -> object:
+def _normalize_name(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
 Name = Annotated[
     str,
-    BeforeValidator(_canonical),
-    Field(pattern=NAME),
-    WithJsonSchema({"type": "string", "pattern": r"^\s*" + NAME.strip("^$").replace("a-z", "A-Za-z") + r"\s*$"}),
+    BeforeValidator(_normalize_name),
+    Field(pattern=NAME_PATTERN),
+    WithJsonSchema({"type": "string", "pattern": r"^\s*" + NAME_PATTERN.strip("^$").replace("a-z", "A-Za-z") + r"\s*$"}),
 ]
 
 
 class Query(BaseModel):
-    """Parameters of a query string; others are refused."""
+    """Parameters of a query string. Unknown parameters are rejected."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -69,117 +69,115 @@ Q = TypeVar("Q", bound=Query)
 
 
 class TickerQuery(Query):
-    """One ticker."""
+    """Selects one ticker."""
 
     ticker: Name = Field(description="Deribit index name", examples=["btc_usd"])
 
 
 class PageQuery(TickerQuery):
-    """A page of the newest prices."""
+    """Selects a page of prices, newest first."""
 
-    limit: int = Field(1000, ge=1, le=PAGE_MOST, description="most rows to answer", examples=[100])
-    offset: int = Field(0, ge=0, le=OFFSET_MOST, description="newest rows to leave out", examples=[0])
+    limit: int = Field(1000, ge=1, le=MAX_PAGE_SIZE, description="maximum number of rows", examples=[100])
+    offset: int = Field(0, ge=0, le=MAX_OFFSET, description="number of newest rows to skip", examples=[0])
     start_date: Instant | None = Field(
-        None, description="rows at or before it, UNIX seconds or ISO 8601; default now", examples=[1705318800]
+        None, description="only rows at or before this time, UNIX seconds or ISO 8601; default: now", examples=[1705318800]
     )
 
 
 class FilterQuery(TickerQuery):
-    """A window, both ends in it."""
+    """Selects a window, both ends inclusive."""
 
     date_from: Instant | None = Field(
-        None, description="first instant, itself in; UNIX seconds or ISO 8601", examples=["2024-01-15T11:40:00Z"]
+        None, description="start, inclusive; UNIX seconds or ISO 8601", examples=["2024-01-15T11:40:00Z"]
     )
     date_to: Instant | None = Field(
-        None, description="last instant, itself in; UNIX seconds or ISO 8601", examples=["2024-01-15T12:40:00Z"]
+        None, description="end, inclusive; UNIX seconds or ISO 8601", examples=["2024-01-15T12:40:00Z"]
     )
     limit: int | None = Field(
         None,
         ge=1,
-        le=RANGE_MOST,
-        description="most rows to answer; without it all there are, sent as they are read",
+        le=MAX_RANGE_MINUTES,
+        description="maximum number of rows; default: all rows, streamed",
         examples=[1000],
     )
 
 
 class RangeQuery(TickerQuery):
-    """A window, both ends in it."""
+    """Selects a window, both ends inclusive."""
 
-    from_ts: Instant | None = Field(
-        None, description="first second, itself in; UNIX seconds or ISO 8601", examples=[1705318800]
-    )
-    to_ts: Instant | None = Field(None, description="last second, itself in; UNIX seconds or ISO 8601", examples=[1705322400])
+    from_ts: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601", examples=[1705318800])
+    to_ts: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601", examples=[1705322400])
     limit: int | None = Field(
         None,
         ge=1,
-        le=RANGE_MOST,
-        description="most rows to answer; without it all there are, sent as they are read",
+        le=MAX_RANGE_MINUTES,
+        description="maximum number of rows; default: all rows, streamed",
         examples=[1000],
     )
 
 
 class MomentQuery(TickerQuery):
-    """A minute."""
+    """Selects a minute."""
 
-    date: Instant = Field(description="an instant of the minute, UNIX seconds or ISO 8601", examples=[1705318800])
+    date: Instant = Field(description="any time within the minute, UNIX seconds or ISO 8601", examples=[1705318800])
 
 
-def _day(value: object) -> object:
+def _parse_day(value: object) -> object:
     if not isinstance(value, str) or not re.fullmatch(r"\d{4}-\d\d-\d\d", value):
-        raise ValueError("write a day like 2024-01-15")
+        raise ValueError("is not a valid day: use YYYY-MM-DD, for example 2024-01-15")
     try:
         day = dt.date.fromisoformat(value)
     except ValueError:
-        raise ValueError("there is no such day; write one like 2024-01-15") from None
+        raise ValueError("does not exist in the calendar: use an existing day, for example 2024-01-15") from None
     times.parse(value)
     return day
 
 
 class DayQuery(TickerQuery):
-    """A day."""
+    """Selects a day (UTC)."""
 
-    date: Annotated[dt.date, BeforeValidator(_day)] = Field(
+    date: Annotated[dt.date, BeforeValidator(_parse_day)] = Field(
         description="a day in UTC, YYYY-MM-DD", examples=["2024-01-15"], json_schema_extra={"pattern": f"^{YEARS}-"}
     )
 
 
 class FetchQuery(Query):
-    """What to ask the workers for."""
+    """Parameters of a fetch request."""
 
     ticker: list[Name] = Field(
-        default_factory=list, max_length=TICKERS_MOST, description="tracked index names; none: all", examples=[["btc_usd"]]
+        default_factory=list, max_length=MAX_TICKERS, description="tracked index names; none: all", examples=[["btc_usd"]]
     )
 
 
 class Row(BaseModel):
-    """A price of a minute."""
+    """The price of a minute."""
 
     model_config = ConfigDict(title="Price")
 
-    id: int = Field(description="grows with every commit", examples=[42])
+    id: int = Field(description="increases with every commit", examples=[42])
     ticker: str = Field(examples=["btc_usd"])
-    price: str = Field(description="every digit as received, plain notation", examples=["68241.5"])
+    price: str = Field(description="all digits as received, in plain notation", examples=["68241.5"])
     ts: int = Field(description="the minute, UNIX seconds", examples=[1705318800])
     created_at: str = Field(
         description="the minute, ISO 8601", json_schema_extra={"format": "date-time"}, examples=["2024-01-15T11:40:00Z"]
     )
     observed_at: str | None = Field(
-        description="when the exchange said it; null where only the minute is known",
+        description="time of the exchange, ISO 8601; null if only the minute is known",
         examples=["2024-01-15T11:40:01.250000Z"],
     )
     source: Source = Field(examples=["LIVE"])
 
 
 class Receipt(BaseModel):
-    """What became of a wish for prices."""
+    """The result of a fetch request."""
 
-    ts: int = Field(description="the minute asked for, UNIX seconds", examples=[1705318800])
-    queued: bool = Field(description="false where the same was asked for in this minute", examples=[True])
-    tickers: list[str] = Field(description="those asked for; empty: all that are tracked", examples=[["btc_usd"]])
+    ts: int = Field(description="the requested minute, UNIX seconds", examples=[1705318800])
+    queued: bool = Field(description="false if the same fetch was requested before in this minute", examples=[True])
+    tickers: list[str] = Field(description="the requested tickers; empty: all tracked tickers", examples=[["btc_usd"]])
 
 
 class Freshness(BaseModel):
-    """How fresh a ticker is."""
+    """The age of a ticker's newest price."""
 
     ticker: str = Field(examples=["btc_usd"])
     tracked: bool = Field(examples=[True])
@@ -189,53 +187,53 @@ class Freshness(BaseModel):
 
 
 class Health(BaseModel):
-    """Whether the API can answer."""
+    """The state of the API and its tickers."""
 
     status: str = Field(description="`ok`, `degraded` (see `warnings`) or `unavailable`", examples=["ok"])
-    database: str = Field(description="`ok`, or what is wrong with it", examples=["ok"])
-    warnings: list[str] = Field(default_factory=list, description="what an operator should see to", examples=[[]])
+    database: str = Field(description="`ok`, or the reason why it is unavailable", examples=["ok"])
+    warnings: list[str] = Field(default_factory=list, description="problems that an operator must fix", examples=[[]])
     tickers: list[Freshness] = Field(default_factory=list)
 
 
 class Problem(BaseModel):
-    """What was wrong, as RFC 9457 has it; `detail` is what a person reads."""
+    """An error in the format of RFC 9457; `detail` is the message for people."""
 
     type: str = Field("about:blank", examples=["about:blank"])
     title: str = Field(examples=["Unprocessable Content"])
     status: int = Field(examples=[422])
     detail: str = Field(examples=["limit: 0 should be greater than or equal to 1"])
-    code: str = Field(description="the same as GraphQL's extensions.code", examples=["BAD_USER_INPUT"])
+    code: str = Field(description="the error code, the same as `extensions.code` in GraphQL", examples=["BAD_USER_INPUT"])
 
 
 SHAPE = Shape(
     (
-        ("id", dataclasses.replace(AS_TEXT["id"], quote="")),
-        ("ticker", AS_TEXT["ticker"]),
-        ("price", AS_TEXT["price"]),
-        ("ts", AS_TEXT["ts"]),
-        ("created_at", AS_TEXT["time"]),
-        ("observed_at", AS_TEXT["observed_us"]),
-        ("source", AS_TEXT["source"]),
+        ("id", dataclasses.replace(JSON_COLUMNS["id"], quote="")),
+        ("ticker", JSON_COLUMNS["ticker"]),
+        ("price", JSON_COLUMNS["price"]),
+        ("ts", JSON_COLUMNS["ts"]),
+        ("created_at", JSON_COLUMNS["time"]),
+        ("observed_at", JSON_COLUMNS["observed_us"]),
+        ("source", JSON_COLUMNS["source"]),
     )
 )
-"""A Row as PostgreSQL writes it."""
+"""The columns with which PostgreSQL encodes a Row as JSON."""
 
 
-def validated(model: type[Q], sent: QueryParams) -> Q:
-    """The parameters of a query string as the model has them. Raises BadInputError."""
+def parse_query(model: type[Q], params: QueryParams) -> Q:
+    """Validates a query string against a model. Raises BadInputError."""
     values: dict[str, Any] = {}
     fields = {field_info.alias or field: field_info for field, field_info in model.model_fields.items()}
-    for name in sent:
+    for name in params:
         if name not in fields:
-            raise BadInputError(f"{name[:40]}: is no parameter here; known are {', '.join(fields)}")
+            raise BadInputError(f"{name[:40]}: unknown parameter. Available parameters: {', '.join(fields)}")
     for name, field_info in fields.items():
-        given = sent.getlist(name)
-        many = get_origin(field_info.annotation) is list
-        if len(given) > 1 and not many:
-            raise BadInputError(f"{name}: came {len(given)} times; send it once")
-        if given:
-            values[name] = given if many else given[0]
+        raw_values = params.getlist(name)
+        is_list = get_origin(field_info.annotation) is list
+        if len(raw_values) > 1 and not is_list:
+            raise BadInputError(f"{name}: sent {len(raw_values)} times. Send it once.")
+        if raw_values:
+            values[name] = raw_values if is_list else raw_values[0]
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise BadInputError(complaint(error)) from error
+        raise BadInputError(format_validation_error(error)) from error

@@ -1,4 +1,4 @@
-"""The OpenAPI document, made from the models that validate."""
+"""Builds the OpenAPI document from the models that validate the requests."""
 
 from typing import Any
 
@@ -20,34 +20,34 @@ from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema
 from pydantic import BaseModel
 
 from graph.http.rest.endpoints import ENDPOINTS, Endpoint
-from graph.http.rest.export import MEDIA, ExportQuery
+from graph.http.rest.export import MEDIA_TYPES, ExportQuery
 from graph.http.rest.models import Health, Problem, Query
 
 VERSION = "0.1.0"
-ADMIN = "adminToken"
-KEY = "apiKey"
+ADMIN_SCHEME = "adminToken"
+KEY_SCHEME = "apiKey"
 
 COVERAGE = Header(
-    description="How complete the answer is: minutes stored / minutes expected of those that it covers and that are over. "
-    "Expected are the minutes in which the ticker was tracked; GraphQL's `coverage` tells the gaps and their reasons.",
+    description="Completeness of the response: stored minutes / expected minutes, for the completed minutes that it covers. "
+    "A minute is expected if the ticker was tracked. GraphQL's `coverage` lists the gaps and their reasons.",
     param_schema=Schema(type="string", pattern=r"^\d+/\d+$"),
     example="1438/1440",
 )
 
-WHY = {
-    401: "API_KEYS are set, and none of them was sent.",
-    429: "The caller has spent its RATE_LIMIT; come back after `Retry-After` seconds.",
-    403: "The ADMIN_TOKEN is set and was not sent.",
-    404: "The ticker is not known, or there is no such row.",
-    422: "A parameter is missing or cannot be; `detail` names it, what came and what would be right.",
-    500: "A mistake of ours; `detail` has the request's id.",
-    503: "The database is away (or the queue, where it is needed); come back after `Retry-After` seconds.",
-    504: "The database took too long.",
+STATUS_DESCRIPTIONS = {
+    401: "API_KEYS is set and the request has no valid key.",
+    429: "The client has exceeded its RATE_LIMIT. Retry after `Retry-After` seconds.",
+    403: "ADMIN_TOKEN is set and the request does not send it.",
+    404: "The ticker is unknown or has no matching price.",
+    422: "A parameter is missing or invalid. `detail` has its name, its value and what is expected.",
+    500: "Internal server error. `detail` has the request id.",
+    503: "The database, or the queue if it is needed, is unavailable. Retry after `Retry-After` seconds.",
+    504: "The request exceeded its timeout.",
 }
 
 
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1 of the REST shim."""
+def build_document() -> dict[str, Any]:
+    """Returns the OpenAPI 3.1 document of the REST API."""
     paths = {path: PathItem(get=_operation(endpoint, path)) for endpoint in ENDPOINTS for path in endpoint.paths}
     paths["/export"] = PathItem(get=_export())
     paths["/health"] = PathItem(get=_health())
@@ -56,66 +56,69 @@ def document() -> dict[str, Any]:
         info=Info(
             title="Tickgraph",
             version=VERSION,
-            summary="Deribit's index prices, every minute.",
-            description="The REST shim for clients of GET endpoints. The same prices, and more, over GraphQL at `/graphql`.",
+            summary="Deribit's index prices, one per minute.",
+            description="REST API for GET clients. GraphQL at `/graphql` has the same prices and more.",
         ),
-        servers=[Server(url="/"), Server(url="/v1", description="the same under the older clients' prefix")],
+        servers=[Server(url="/"), Server(url="/v1", description="the same API under the prefix of older clients")],
         paths=paths,
     )
     built = construct_open_api_with_schema_class(api)
     if built.components is not None:
         built.components.securitySchemes = {
-            ADMIN: SecurityScheme(type="http", scheme="bearer", description="ADMIN_TOKEN, where it is set"),
-            KEY: SecurityScheme(
+            ADMIN_SCHEME: SecurityScheme(type="http", scheme="bearer", description="the ADMIN_TOKEN, if it is set"),
+            KEY_SCHEME: SecurityScheme(
                 type="apiKey",
                 name="X-API-Key",
                 security_scheme_in="header",
-                description="one of the keys, where API_KEYS is set; `Authorization: Bearer` does as well",
+                description="an API key, if API_KEYS is set; alternatively `Authorization: Bearer`",
             ),
         }
-    found: dict[str, Any] = built.model_dump(mode="json", by_alias=True, exclude_none=True)
-    return found
+    document: dict[str, Any] = built.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return document
 
 
 def _operation(endpoint: Endpoint, path: str) -> Operation:
     content = _schema_of(endpoint)
-    good = Response(
+    success_response = Response(
         description=endpoint.summary,
         content={"application/json": MediaType(schema=content)},
-        headers={"X-Coverage": COVERAGE} if endpoint.many else None,
+        headers={"X-Coverage": COVERAGE} if endpoint.is_list else None,
     )
     return Operation(
         operationId=path.strip("/").replace("/", "_").replace("-", "_"),
-        tags=["manual fetch" if endpoint.acts else "prices"],
+        tags=["manual fetch" if endpoint.has_side_effects else "prices"],
         summary=endpoint.summary,
         parameters=_parameters(endpoint.query),
-        responses={str(endpoint.success): good} | {str(status): _problem(status) for status in endpoint.statuses},
-        security=[{}, {KEY: []}, *([{ADMIN: []}] if endpoint.acts else ())],
+        responses={str(endpoint.success): success_response} | {str(status): _problem(status) for status in endpoint.statuses},
+        security=[{}, {KEY_SCHEME: []}, *([{ADMIN_SCHEME: []}] if endpoint.has_side_effects else ())],
     )
 
 
 def _export() -> Operation:
-    file = {media.partition(";")[0]: MediaType(schema=Schema(type="string")) for media in MEDIA.values()}
-    good = Response(description="The file, oldest first: ticker, ts, price, observed_at, source.", content=file)
+    file = {media.partition(";")[0]: MediaType(schema=Schema(type="string")) for media in MEDIA_TYPES.values()}
+    success_response = Response(description="The file, oldest first: ticker, ts, price, observed_at, source.", content=file)
     return Operation(
         operationId="export",
         tags=["prices"],
-        summary="A ticker's whole history as a file, streamed.",
+        summary="Streams a ticker's history as a file.",
         parameters=_parameters(ExportQuery),
-        responses={"200": good} | {str(status): _problem(status) for status in (401, 404, 422, 429, 500, 503, 504)},
-        security=[{}, {KEY: []}],
+        responses={"200": success_response} | {str(status): _problem(status) for status in (401, 404, 422, 429, 500, 503, 504)},
+        security=[{}, {KEY_SCHEME: []}],
     )
 
 
 def _health() -> Operation:
-    def told(description: str) -> Response:
+    def health_response(description: str) -> Response:
         return Response(description=description, content={"application/json": _media(Health)})
 
     return Operation(
         operationId="health",
         tags=["health"],
-        summary="Whether the API can answer, and how fresh each ticker is.",
-        responses={"200": told("It can."), "503": told("The database does not answer.")},
+        summary="Returns the state of the API and the age of each ticker's newest price.",
+        responses={
+            "200": health_response("The API can serve requests."),
+            "503": health_response("The database is unavailable."),
+        },
     )
 
 
@@ -124,12 +127,12 @@ def _media(model: type[BaseModel]) -> MediaType:
 
 
 def _schema_of(endpoint: Endpoint) -> Schema | Reference:
-    one: Schema = PydanticSchema(schema_class=endpoint.model)
-    return Schema(type="array", items=one) if endpoint.many else one
+    model_schema: Schema = PydanticSchema(schema_class=endpoint.model)
+    return Schema(type="array", items=model_schema) if endpoint.is_list else model_schema
 
 
 def _problem(status: int) -> Response:
-    return Response(description=WHY[status], content={"application/problem+json": _media(Problem)})
+    return Response(description=STATUS_DESCRIPTIONS[status], content={"application/problem+json": _media(Problem)})
 
 
 def _parameters(model: type[Query]) -> list[Parameter | Reference]:
@@ -139,18 +142,18 @@ def _parameters(model: type[Query]) -> list[Parameter | Reference]:
     return [
         Parameter(
             name=name,
-            param_in="query",  # type: ignore[call-arg]  # pydantic's plugin only knows the alias
+            param_in="query",  # type: ignore[call-arg]  # pydantic's mypy plugin accepts only the alias
             required=name in required,
-            description=one.pop("description", None),
-            example=(one.pop("examples", None) or [None])[0],
-            param_schema=Schema.model_validate(_sent(one)),
+            description=parameter.pop("description", None),
+            example=(parameter.pop("examples", None) or [None])[0],
+            param_schema=Schema.model_validate(_without_null(parameter)),
         )
-        for name, one in properties.items()
+        for name, parameter in properties.items()
     ]
 
 
-def _sent(schema: dict[str, Any]) -> dict[str, Any]:
-    """A parameter is left out rather than sent as null."""
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Removes null from a parameter's schema: clients omit a parameter instead."""
     schema = {key: value for key, value in schema.items() if key != "title" and not (key == "default" and value is None)}
     choices = [choice for choice in schema.get("anyOf", []) if choice != {"type": "null"}]
     if len(choices) == 1:

@@ -1,10 +1,10 @@
-// Questions to the API.
+// Requests to the API.
 
 let key = null;
 try {
   key = sessionStorage.getItem("tickgraph.key");
 } catch {
-  // A browser that keeps nothing is asked again.
+  // Without session storage, the page asks for the key after each reload.
 }
 
 export function setKey(text) {
@@ -12,7 +12,7 @@ export function setKey(text) {
   try {
     sessionStorage.setItem("tickgraph.key", text);
   } catch {
-    // As above.
+    // Without session storage, the key is valid until the next reload.
   }
 }
 
@@ -24,8 +24,8 @@ export function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-/** The data of an answer. Throws an Error with `code`, where the API gives one. */
-export async function ask(query, variables = {}) {
+/** Executes a query. Returns its data. Throws an Error with the API's error code in `code`, if there is one. */
+export async function execute(query, variables = {}) {
   const response = await fetch("/graphql", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "application/json", ...headers() },

@@ -1,13 +1,13 @@
-// Candles and the periods beside them as what the chart draws.
+// Converts candles and periods (gaps, backfills, imports) to the data of the chart.
 
-/** A candle, or an empty place where nothing is stored. */
-export function drawn(candle) {
+/** Returns the chart data of a candle; only its time if the candle has no prices. */
+export function toChartCandle(candle) {
   const time = candle.ts;
   if (candle.open === null) return { time };
   return { time, open: Number(candle.open), high: Number(candle.high), low: Number(candle.low), close: Number(candle.close) };
 }
 
-/** Points of a line that is broken where nothing is stored: a point's colour is that of the way to the next. */
+/** Returns the points of a line with breaks at candles without prices. A point's color applies to the segment after it. */
 export function line(candles) {
   return candles.map((candle, index) => {
     if (candle.close === null) return { time: candle.ts };
@@ -16,29 +16,29 @@ export function line(candles) {
   });
 }
 
-/** The periods that touch the candle. */
-export function touching(periods, candle) {
+/** Returns the periods that overlap the candle. */
+export function overlapping(periods, candle) {
   return periods.filter((one) => one.from < candle.end && one.to > candle.ts);
 }
 
-/** Bands: of each candle that a period touches, at the place of the candle. */
+/** Returns a band for each candle that overlaps a period. */
 export function bands(candles, periods, colour) {
   const found = [];
   for (const candle of candles) {
-    const one = touching(periods, candle)[0];
+    const one = overlapping(periods, candle)[0];
     if (one) found.push({ time: candle.ts, value: 1, color: colour(one) });
   }
   return found;
 }
 
-/** Two lists of candles as one, in order; of the same one the newer. */
-export function merged(known, added) {
+/** Merges two lists of candles, sorted by time. `added` replaces a known candle of the same time. */
+export function mergeCandles(known, added) {
   const all = new Map(known.map((candle) => [candle.ts, candle]));
   for (const candle of added) all.set(candle.ts, candle);
   return [...all.values()].sort((one, other) => one.ts - other.ts);
 }
 
-/** A line through the closes, as an SVG path within the size; broken where one is null. */
+/** Returns an SVG path through the closes that fits the size, with breaks at null. */
 export function spark(closes, width, height) {
   const known = closes.filter((close) => close !== null);
   if (known.length < 2) return "";

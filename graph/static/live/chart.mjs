@@ -1,11 +1,11 @@
-// The candle chart. It knows of times and numbers, not of the API.
+// The candle chart. It draws candles and periods and does not call the API.
 
 import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "/static/vendor/lightweight-charts-5.2.1.standalone.production.mjs";
-import { bands, drawn, line } from "./buckets.mjs";
+import { bands, toChartCandle, line } from "./buckets.mjs";
 import { price } from "./format.mjs";
 
 const COLOURS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
-const NEAR = 40;
+const PRELOAD_MARGIN = 40;
 
 export class Chart {
   #element;
@@ -14,17 +14,17 @@ export class Chart {
   #missing;
   #parts;
   #times = [];
-  #shown = [];
+  #candleData = [];
   #moving = null;
   #scheme = matchMedia("(prefers-color-scheme: dark)");
-  #marked = [[], [], []];
+  #periods = [[], [], []];
   #colours = {};
   #events;
   #isSettled = false;
   #asLine = false;
   #decimals = 2;
-  #asked = null;
-  #pointed = null;
+  #requestedRange = null;
+  #selectedIndex = null;
   #line;
 
   constructor(element, events) {
@@ -48,7 +48,7 @@ export class Chart {
     this.#paint();
     this.#scheme.addEventListener("change", this.#paint);
     this.#chart.subscribeCrosshairMove((at) => events.onHover(at.time ?? null));
-    this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => this.#moved(range));
+    this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => this.#onRangeChange(range));
     element.addEventListener("keydown", (event) => this.#key(event));
   }
 
@@ -58,10 +58,10 @@ export class Chart {
     this.#chart.remove();
   }
 
-  /** Shows candles anew: those of a window, or the newest. Of a minute there is one price, so a line tells more. */
+  /** Replaces the candles and the visible range: a window, or the newest candles. `asLine` draws one-minute candles as a line. */
   show(candles, { from, to }, { asLine }) {
     this.#isSettled = false;
-    this.#pointed = null;
+    this.#selectedIndex = null;
     this.#asLine = asLine;
     this.#candles.applyOptions({ visible: !asLine });
     this.#line.applyOptions({ visible: asLine });
@@ -74,49 +74,49 @@ export class Chart {
     this.#events.onHover(null);
     requestAnimationFrame(() => {
       this.#isSettled = true;
-      this.#tellWindow(scale.getVisibleLogicalRange());
+      this.#reportWindow(scale.getVisibleLogicalRange());
     });
   }
 
-  /** Replaces the candles; what is in view stays there. */
+  /** Replaces the candles and keeps the visible range. */
   put(candles) {
     const scale = this.#chart.timeScale();
     const range = this.#isSettled ? scale.getVisibleLogicalRange() : null;
     const before = this.#times;
     this.#times = candles.map((candle) => candle.ts);
-    this.#shown = candles;
+    this.#candleData = candles;
     const number = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
     this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(number)))));
     for (const series of [this.#candles, this.#line]) {
       series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
     }
-    this.#candles.setData(this.#asLine ? [] : candles.map(drawn));
+    this.#candles.setData(this.#asLine ? [] : candles.map(toChartCandle));
     this.#line.setData(this.#asLine ? line(candles) : []);
     this.#element.dataset.candles = String(candles.length);
     if (range && before.length) {
-      // By a candle that was in view, wherever others were added or taken away.
+      // Aligns by a visible candle, because candles may have been added or removed on both sides.
       const at = Math.max(0, Math.min(before.length - 1, Math.round((range.from + range.to) / 2)));
       const now = this.#times.indexOf(before[at]);
       if (now >= 0 && now !== at) scale.setVisibleLogicalRange({ from: range.from + now - at, to: range.to + now - at });
     }
   }
 
-  /** One candle more, or another state of the last. */
+  /** Appends a candle or updates the last one. */
   update(candle) {
     if (this.#times.length && candle.ts < this.#times.at(-1)) return;
     if (candle.ts !== this.#times.at(-1)) {
       this.#times.push(candle.ts);
-      this.#shown = [...this.#shown, candle];
+      this.#candleData = [...this.#candleData, candle];
     }
     if (this.#asLine) this.#line.update({ time: candle.ts, value: Number(candle.close) });
-    else this.#candles.update(drawn(candle));
+    else this.#candles.update(toChartCandle(candle));
     this.#element.dataset.last = candle.close ?? "";
     this.#events.onHover(null);
   }
 
-  /** Marks what is missing as bands, and what came later along the lower edge. */
+  /** Draws missing periods as bands, backfilled and imported periods along the lower edge. */
   mark(candles, missing, parts) {
-    this.#marked = [candles, missing, parts];
+    this.#periods = [candles, missing, parts];
     const { missing: gap, backfilled, imported } = this.#colours;
     const found = bands(candles, missing, () => `${gap}55`);
     this.#missing.setData(found);
@@ -135,28 +135,28 @@ export class Chart {
     });
     this.#line.applyOptions({ color: this.#colours.accent });
     this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
-    this.mark(...this.#marked);
+    this.mark(...this.#periods);
   };
 
-  #moved(range) {
+  #onRangeChange(range) {
     if (!range || !this.#isSettled) return;
-    if (range.from < NEAR) this.#events.onOlder();
-    if (range.to > this.#times.length - NEAR) this.#events.onNewer();
+    if (range.from < PRELOAD_MARGIN) this.#events.onOlder();
+    if (range.to > this.#times.length - PRELOAD_MARGIN) this.#events.onNewer();
     clearTimeout(this.#moving);
-    this.#moving = setTimeout(() => this.#tellWindow(range), 250);
+    this.#moving = setTimeout(() => this.#reportWindow(range), 250);
   }
 
-  #tellWindow(range) {
+  #reportWindow(range) {
     const last = this.#times.length - 1;
-    const at = (index) => this.#shown[Math.max(0, Math.min(last, Math.round(index)))];
+    const at = (index) => this.#candleData[Math.max(0, Math.min(last, Math.round(index)))];
     if (range && last > 0) this.#events.onWindow(at(range.from).ts, at(range.to).end, range.to >= last);
   }
 
   #key(event) {
-    if (event.ctrlKey || event.altKey || event.metaKey) return; // the browser's own
+    if (event.ctrlKey || event.altKey || event.metaKey) return; // shortcuts of the browser
     if (event.shiftKey && event.key.startsWith("Arrow")) return this.#point(event);
     const scale = this.#chart.timeScale();
-    const range = this.#asked ?? scale.getVisibleLogicalRange(); // which is that of the last frame
+    const range = this.#requestedRange ?? scale.getVisibleLogicalRange(); // the chart updates its range only once per frame
     if (!range) return;
     const width = range.to - range.from;
     const step = Math.max(1, width / 10);
@@ -171,18 +171,18 @@ export class Chart {
     }[event.key];
     if (!to) return;
     event.preventDefault();
-    this.#asked = to();
-    scale.setVisibleLogicalRange(this.#asked);
-    requestAnimationFrame(() => (this.#asked = null));
+    this.#requestedRange = to();
+    scale.setVisibleLogicalRange(this.#requestedRange);
+    requestAnimationFrame(() => (this.#requestedRange = null));
   }
 
-  /** Moves the crosshair to the candle before or after. */
+  /** Moves the crosshair to the previous or next candle. */
   #point(event) {
     event.preventDefault();
     const last = this.#times.length - 1;
     const step = event.key === "ArrowLeft" ? -1 : event.key === "ArrowRight" ? 1 : 0;
-    this.#pointed = Math.max(0, Math.min(last, (this.#pointed ?? last + 1) + step));
-    const candle = this.#shown[this.#pointed];
+    this.#selectedIndex = Math.max(0, Math.min(last, (this.#selectedIndex ?? last + 1) + step));
+    const candle = this.#candleData[this.#selectedIndex];
     if (!candle) return;
     this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#asLine ? this.#line : this.#candles);
     this.#events.onHover(candle.ts);

@@ -1,6 +1,6 @@
-// Elements, made without markup in strings.
+// Creates elements without markup in strings.
 
-/** An element with attributes (`on…` are listeners, `class` and `text` as they are) and children. */
+/** Creates an element. Attributes named `on…` are listeners, `text` is the text content. */
 export function make(tag, attributes = {}, ...children) {
   const element = tag === "svg" || tag === "path" ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -12,7 +12,7 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** Sets a text only where it is another: an untouched element is not read out again. */
-export function say(element, text) {
+/** Sets the text if it differs, so that screen readers do not repeat an unchanged text. */
+export function setText(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,15 +1,15 @@
-// Numbers, times and coverage as words. Nothing here knows of the page.
+// Formats numbers, times, gaps and coverage as text.
 
 const MINUTE = 60;
 
-/** A price as it came, with its thousands apart: digits are neither lost nor added. */
+/** Formats a price with thousands separators. Keeps all digits. */
 export function price(text) {
   const [whole, decimals] = text.split(".");
   const grouped = whole.replace(/\B(?=(\d{3})+(?!\d))/g, ",");
   return decimals === undefined ? grouped : `${grouped}.${decimals}`;
 }
 
-/** How much `to` is above `from`, in percent with a sign; "" where it cannot be told. */
+/** Returns the change between two prices in percent, with a sign; "" if it is not a number. */
 export function change(from, to) {
   const part = (Number(to) / Number(from) - 1) * 100;
   if (!Number.isFinite(part)) return "";
@@ -17,13 +17,13 @@ export function change(from, to) {
   return `${text === "0.00" ? "" : part > 0 ? "+" : "−"}${text} %`;
 }
 
-/** Which way a change went: "up", "down" or "even". */
+/** Returns the direction of a change: "up", "down" or "even". */
 export function direction(from, to) {
   const difference = Number(to) - Number(from);
   return difference > 0 ? "up" : difference < 0 ? "down" : "even";
 }
 
-/** Seconds as a person says them. */
+/** Formats seconds in the largest suitable unit. */
 export function duration(seconds) {
   if (seconds < 120) return `${Math.max(0, Math.floor(seconds))} s`;
   if (seconds < 2 * 3600) return `${Math.floor(seconds / 60)} min`;
@@ -42,13 +42,13 @@ function time(seconds) {
   return new Date(seconds * 1000).toISOString().slice(11, 16);
 }
 
-/** `21 Nov 2026 20:39`, UTC. */
+/** Formats a time (UTC): `21 Nov 2026 20:39`. */
 export function instant(seconds) {
   return `${day(seconds)} ${time(seconds)}`;
 }
 
-/** The time alone where the day is the same as that of `other`. */
-export function instantBeside(seconds, other) {
+/** Formats a time; without the date if it is on the same day as `other`. */
+export function instantAfter(seconds, other) {
   return day(seconds) === day(other) ? time(seconds) : instant(seconds);
 }
 
@@ -57,42 +57,42 @@ export function minutes(count) {
 }
 
 const REASONS = {
-  TIMEOUT: "Deribit did not answer in time",
-  REFUSED: "Deribit refused, or could not be reached",
-  HTTP_5XX: "Deribit had an error",
-  RATE_LIMITED: "Deribit wanted fewer calls",
-  MALFORMED: "the answer made no sense",
-  TESTNET: "the answer was of the testnet",
+  TIMEOUT: "Deribit did not respond in time",
+  REFUSED: "Deribit refused the connection or was unreachable",
+  HTTP_5XX: "Deribit returned a server error",
+  RATE_LIMITED: "Deribit rate limit reached",
+  MALFORMED: "malformed response",
+  TESTNET: "response from the testnet",
   MAINTENANCE: "Deribit was under maintenance",
-  CLOCK: "its minute could not be told",
-  STORAGE: "it could not be kept",
-  NOT_COLLECTED: "nobody asked",
+  CLOCK: "the minute was unclear because of a wrong clock",
+  STORAGE: "the price could not be stored",
+  NOT_COLLECTED: "no worker was running",
 };
 
-const STATES = { OPEN: "still looked for", FILLED: "filled since", GIVEN_UP: "given up" };
+const STATES = { OPEN: "backfill pending", FILLED: "backfilled", GIVEN_UP: "unrecoverable" };
 
-/** A period of gaps: `21 Nov 2026 09:12 to 09:24, 12 minutes: Deribit did not answer in time, filled since`. */
+/** Formats a gap: `21 Nov 2026 09:12 to 09:24, 12 minutes: Deribit did not respond in time, backfilled`. */
 export function gap(one) {
-  const window = `${instant(one.from)} to ${instantBeside(one.to, one.from)}`;
+  const window = `${instant(one.from)} to ${instantAfter(one.to, one.from)}`;
   return `${window}, ${minutes((one.to - one.from) / MINUTE)}: ${REASONS[one.reason] ?? one.reason}, ${STATES[one.state]}`;
 }
 
-/** How complete a window is, in a sentence or two. */
+/** Describes the coverage of a window in one or two sentences. */
 export function coverage(found) {
-  if (!found.expected) return found.extra ? `${minutes(found.extra)} stored; nothing was expected here.` : "Nothing was expected here.";
+  if (!found.expected) return found.extra ? `${minutes(found.extra)} stored. Completeness is not tracked for this period.` : "This ticker was not tracked in this period.";
   const parts = [];
   if (found.missing) {
-    // Never rounded up to the whole.
+    // Rounded down, so that an incomplete window never shows 100 %.
     const part = (Math.floor((found.stored / found.expected) * 10000) / 100).toFixed(2);
     parts.push(`${found.stored.toLocaleString("en")} of ${minutes(found.expected)} are stored (${part} %), ${found.missing.toLocaleString("en")} missing.`);
   } else {
     parts.push(`Complete: all ${minutes(found.expected)} are stored.`);
   }
   const others = [
-    found.backfilled && `${minutes(found.backfilled)} backfilled from Deribit's own chart`,
+    found.backfilled && `${minutes(found.backfilled)} backfilled from Deribit's chart`,
     found.imported && `${minutes(found.imported)} imported`,
-    found.extra && `${minutes(found.extra)} beyond what was expected`,
+    found.extra && `${minutes(found.extra)} in untracked periods`,
   ].filter(Boolean);
-  if (others.length) parts.push(`Besides what came in its own minute: ${others.join(", ")}.`);
+  if (others.length) parts.push(`Not collected live: ${others.join(", ")}.`);
   return parts.join(" ");
 }

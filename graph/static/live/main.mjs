@@ -1,23 +1,23 @@
-// Which view is shown, by the address; the connection; what to do where reading needs a key.
+// Entry point: selects the view by the URL, opens the WebSocket, asks for an API key if one is required.
 
 import { headers, setKey } from "./api.mjs";
-import { make, say } from "./dom.mjs";
+import { make, setText } from "./dom.mjs";
 import { overview } from "./overview.mjs";
 import { Socket } from "./socket.mjs";
 import { read, write } from "./state.mjs";
 import { ticker } from "./ticker.mjs";
 
-const WORDS = { connecting: "Connecting", live: "Live", refused: "Not told of new prices, trying again", offline: "Offline, trying again" };
+const STATE_LABELS = { connecting: "Connecting", live: "Live", refused: "Subscription failed, retrying", offline: "Offline, reconnecting" };
 
 const main = document.getElementById("main");
 const status = document.getElementById("status");
 let leave = () => {};
 let shown = 0;
-let again = null;
+let retryTimer = null;
 
 function onState(state) {
   status.dataset.state = state;
-  say(status.querySelector(".words"), WORDS[state]);
+  setText(status.querySelector(".words"), STATE_LABELS[state]);
 }
 
 const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/graphql`;
@@ -34,30 +34,30 @@ function go(event) {
 async function show() {
   const mine = ++shown;
   const isCurrent = () => mine === shown;
-  const moved = (one) => isCurrent() && history.replaceState(null, "", write(one)); // the address follows the view
-  clearTimeout(again);
+  const onMove = (one) => isCurrent() && history.replaceState(null, "", write(one)); // the URL always shows the view
+  clearTimeout(retryTimer);
   const view = read(location.search);
   leave();
   leave = () => {};
   try {
-    const left = view.ticker ? await ticker(main, view, { socket, go, moved, isCurrent }) : await overview(main, { socket, go, isCurrent });
+    const left = view.ticker ? await ticker(main, view, { socket, go, onMove, isCurrent }) : await overview(main, { socket, go, isCurrent });
     if (isCurrent()) leave = left;
     else left();
   } catch (error) {
-    if (isCurrent()) failed(error);
+    if (isCurrent()) showError(error);
   }
 }
 
-function failed(error) {
+function showError(error) {
   if (error.code === "UNAUTHENTICATED") return main.replaceChildren(askForKey());
   main.replaceChildren(
     make("div", { class: "empty", role: "alert" },
-      make("h1", { text: "This could not be shown" }),
-      make("p", { text: error.code ? error.message : "The API does not answer. This page tries again by itself." }),
+      make("h1", { text: "Something went wrong" }),
+      make("p", { text: error.code ? error.message : "The API does not respond. This page retries automatically." }),
       make("p", {}, make("a", { href: "/", text: "All tickers", onclick: go })),
     ),
   );
-  if (error.code !== "UNKNOWN_TICKER") again = setTimeout(show, 3_000);
+  if (error.code !== "UNKNOWN_TICKER") retryTimer = setTimeout(show, 3_000);
 }
 
 function askForKey() {
@@ -68,7 +68,7 @@ function askForKey() {
     location.reload();
   };
   return make("form", { class: "empty", onsubmit: use },
-    make("h1", { text: "Reading needs a key" }), make("label", { for: "key", text: "Key" }), input, make("button", { text: "Use it" }));
+    make("h1", { text: "Enter your API key" }), make("label", { for: "key", text: "Key" }), input, make("button", { text: "Continue" }));
 }
 
 for (const link of document.querySelectorAll("[data-go]")) link.addEventListener("click", go);

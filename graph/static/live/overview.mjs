@@ -1,21 +1,21 @@
-// Every ticker: last price, change over a day, age, and the day as a line.
+// The overview: for each ticker the last price, its age, the change and a sparkline of the last 24 hours.
 
-import { ask } from "./api.mjs";
+import { execute } from "./api.mjs";
 import { spark } from "./buckets.mjs";
-import { make, say } from "./dom.mjs";
+import { make, setText } from "./dom.mjs";
 import { change, direction, duration, price } from "./format.mjs";
 import { write } from "./state.mjs";
 
 const TICKERS = "{ tickers { name tracked stale latest { price ts id } } }";
 const ADDED = "subscription ($after: ID) { priceAdded(after: $after) { id ticker ts price } }";
 const DAY = 86_400;
-const AT_ONCE = 10; // a document may have 20 fields at its root
+const BATCH_SIZE = 10; // two root fields per ticker; a document may have 20
 const WIDTH = 120;
 const HEIGHT = 32;
 
-/** Shows the overview in `main`; gives the way to leave it. */
+/** Shows the overview in `main`. Returns a function that ends it. */
 export async function overview(main, { socket, go, isCurrent }) {
-  const { tickers } = await ask(TICKERS);
+  const { tickers } = await execute(TICKERS);
   if (!isCurrent()) return () => {};
   const rows = new Map();
   const list = make("ul", { class: "tickers", "aria-label": "Tickers" });
@@ -25,7 +25,7 @@ export async function overview(main, { socket, go, isCurrent }) {
       ? list
       : make("div", { class: "empty" },
           make("h2", { text: "No prices yet" }),
-          make("p", { text: "The first ones are stored within a minute of a worker's start. This page shows them as they come." })),
+          make("p", { text: "The worker stores the first prices within a minute of its start. This page shows them automatically." })),
   );
   const add = (ticker) => {
     const row = new Row(ticker, go);
@@ -36,17 +36,17 @@ export async function overview(main, { socket, go, isCurrent }) {
   for (const ticker of tickers) add(ticker);
 
   const load = async (names) => {
-    for (let start = 0; start < names.length; start += AT_ONCE) {
-      const some = names.slice(start, start + AT_ONCE);
+    for (let start = 0; start < names.length; start += BATCH_SIZE) {
+      const batch = names.slice(start, start + BATCH_SIZE);
       const from = Math.floor(Date.now() / 1000) - DAY;
-      const fields = some.map((_, n) => `t${n}: candles(ticker: $n${n}, interval: THIRTY_MINUTES, from: $from, includeOpen: true, includeEmpty: true) { close } p${n}: prices(ticker: $n${n}, from: $from, order: OLDEST_FIRST, first: 1) { nodes { price } }`);
-      const declared = some.map((_, n) => `$n${n}: String!`);
-      const variables = Object.fromEntries(some.map((name, n) => [`n${n}`, name]));
-      const data = await ask(`query (${declared.join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from });
-      some.forEach((name, n) => rows.get(name)?.showDay(data[`t${n}`], data[`p${n}`].nodes[0]));
+      const fields = batch.map((_, n) => `t${n}: candles(ticker: $n${n}, interval: THIRTY_MINUTES, from: $from, includeOpen: true, includeEmpty: true) { close } p${n}: prices(ticker: $n${n}, from: $from, order: OLDEST_FIRST, first: 1) { nodes { price } }`);
+      const declared = batch.map((_, n) => `$n${n}: String!`);
+      const variables = Object.fromEntries(batch.map((name, n) => [`n${n}`, name]));
+      const data = await execute(`query (${declared.join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from });
+      batch.forEach((name, n) => rows.get(name)?.showDay(data[`t${n}`], data[`p${n}`].nodes[0]));
     }
   };
-  // A ticker that fails to load its day keeps its price.
+  // If the last 24 hours of a ticker fail to load, its price stays.
   const loadAll = () => load([...rows.keys()]).catch((error) => console.warn(error.message));
   loadAll();
 
@@ -59,7 +59,7 @@ export async function overview(main, { socket, go, isCurrent }) {
       }
       rows.get(event.ticker).show(event);
     },
-    onAgain: () => readAgain(rows).catch((error) => console.warn(error.message)),
+    onReconnect: () => reloadPrices(rows).catch((error) => console.warn(error.message)),
   });
   const ages = setInterval(() => rows.forEach((row) => row.age()), 1_000);
   const days = setInterval(loadAll, 300_000);
@@ -70,8 +70,8 @@ export async function overview(main, { socket, go, isCurrent }) {
   };
 }
 
-async function readAgain(rows) {
-  const { tickers } = await ask(TICKERS);
+async function reloadPrices(rows) {
+  const { tickers } = await execute(TICKERS);
   for (const ticker of tickers) if (ticker.latest) rows.get(ticker.name)?.show(ticker.latest);
 }
 
@@ -95,9 +95,9 @@ class Row {
   }
 
   show(latest) {
-    if (this.#latest && latest.ts < this.#latest.ts) return; // what was backfilled is no news
+    if (this.#latest && latest.ts < this.#latest.ts) return; // a backfilled price is not the newest
     this.#latest = latest;
-    say(this.#price, price(latest.price));
+    setText(this.#price, price(latest.price));
     this.#showChange();
     this.age();
   }
@@ -109,15 +109,15 @@ class Row {
   }
 
   age() {
-    if (!this.#latest) return say(this.#age, "no price yet");
+    if (!this.#latest) return setText(this.#age, "no price yet");
     const seconds = Date.now() / 1000 - this.#latest.ts;
-    say(this.#age, this.#isTracked ? `${duration(seconds)} ago` : `until ${duration(seconds)} ago, not collected any more`);
+    setText(this.#age, this.#isTracked ? `${duration(seconds)} ago` : `last price ${duration(seconds)} ago, no longer tracked`);
     this.element.classList.toggle("stale", this.#isTracked && seconds > 180);
   }
 
   #showChange() {
     if (this.#first === null || !this.#latest) return;
-    say(this.#change, change(this.#first, this.#latest.price));
+    setText(this.#change, change(this.#first, this.#latest.price));
     this.element.dataset.direction = direction(this.#first, this.#latest.price);
   }
 }

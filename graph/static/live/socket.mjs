@@ -1,19 +1,19 @@
-// Subscriptions over one WebSocket (graphql-transport-ws) that is made again when it is lost, and goes on where it was.
+// Subscriptions over one WebSocket (graphql-transport-ws). Reconnects after a lost connection and resumes the subscriptions.
 
 const PROTOCOL = "graphql-transport-ws";
-const QUIET_MS = 15_000;
-const ANSWERED_WITHIN_MS = 5_000;
-const GREETED_WITHIN_MS = 10_000;
-const FINAL = ["UNKNOWN_TICKER", "UNAUTHENTICATED", "FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX"];
-const AGAIN_MS = [500, 1_000, 2_000, 4_000, 8_000];
+const PING_INTERVAL_MS = 15_000;
+const PONG_TIMEOUT_MS = 5_000;
+const CONNECTION_INIT_TIMEOUT_MS = 10_000;
+const PERMANENT_CODES = ["UNKNOWN_TICKER", "UNAUTHENTICATED", "FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX"];
+const RETRY_DELAYS_MS = [500, 1_000, 2_000, 4_000, 8_000];
 
-/** Milliseconds to wait before the attempt, never all clients at once. */
-export function patience(attempt, random = Math.random()) {
-  return AGAIN_MS[Math.min(attempt, AGAIN_MS.length - 1)] * (0.5 + random / 2);
+/** Returns the delay before a reconnect attempt in milliseconds, with jitter so that clients do not reconnect together. */
+export function retryDelay(attempt, random = Math.random()) {
+  return RETRY_DELAYS_MS[Math.min(attempt, RETRY_DELAYS_MS.length - 1)] * (0.5 + random / 2);
 }
 
-/** The variables with which a subscription goes on after the id it told last, or begins where it was to. */
-export function resumed(variables, last) {
+/** Returns the variables of a subscription, with the last received id as `after` if there is one. */
+export function resumeVariables(variables, last) {
   return last === null ? variables : { ...variables, after: last };
 }
 
@@ -24,27 +24,27 @@ export class Socket {
   #socket = null;
   #attempt = 0;
   #timer = null;
-  #heard = 0;
+  #lastMessageAt = 0;
   #subscriptions = new Map();
   #next = 1;
   #isOpen = false;
 
-  /** `onState` is told "connecting", "live", "refused" or "offline"; `payload` gives what a connection begins with. */
+  /** Calls `onState` with "connecting", "live", "refused" or "offline". `payload` returns the connection_init payload. */
   constructor(url, { onState, payload = () => ({}) }) {
     this.#url = url;
     this.#payload = payload;
     this.#onState = onState;
     addEventListener("online", () => this.#connect());
-    addEventListener("offline", () => this.#lost());
-    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#look());
-    setInterval(() => this.#look(), QUIET_MS);
+    addEventListener("offline", () => this.#onClose());
+    document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#checkConnection());
+    setInterval(() => this.#checkConnection(), PING_INTERVAL_MS);
     this.#connect();
   }
 
-  /** Subscribes; gives the way to end it. `onAgain` is called where it goes on after a cut and cannot be told what it missed. */
-  subscribe(query, variables, { onData, onError = () => {}, onAgain = () => {} }) {
+  /** Subscribes. Returns a function that unsubscribes. Calls `onReconnect` if the subscription cannot resume without a gap. */
+  subscribe(query, variables, { onData, onError = () => {}, onReconnect = () => {} }) {
     const id = String(this.#next++);
-    this.#subscriptions.set(id, { query, variables, onData, onError, onAgain, last: null, hasBegun: false, refusals: 0 });
+    this.#subscriptions.set(id, { query, variables, onData, onError, onReconnect, last: null, hasBegun: false, failures: 0 });
     if (this.#isOpen) this.#begin(id);
     return () => {
       this.#subscriptions.delete(id);
@@ -57,44 +57,44 @@ export class Socket {
     clearTimeout(this.#timer);
     const socket = (this.#socket = new WebSocket(this.#url, PROTOCOL));
     socket.onopen = () => this.#send({ type: "connection_init", payload: this.#payload() });
-    setTimeout(() => socket === this.#socket && !this.#isOpen && this.#lost(), GREETED_WITHIN_MS);
-    socket.onmessage = (event) => this.#take(JSON.parse(event.data));
-    socket.onclose = () => socket === this.#socket && this.#lost();
+    setTimeout(() => socket === this.#socket && !this.#isOpen && this.#onClose(), CONNECTION_INIT_TIMEOUT_MS);
+    socket.onmessage = (event) => this.#receive(JSON.parse(event.data));
+    socket.onclose = () => socket === this.#socket && this.#onClose();
   }
 
-  #lost() {
+  #onClose() {
     const socket = this.#socket;
     this.#socket = null;
     this.#isOpen = false;
     socket?.close();
     this.#onState("offline");
     clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#connect(), patience(this.#attempt++));
+    this.#timer = setTimeout(() => this.#connect(), retryDelay(this.#attempt++));
   }
 
-  /** After sleep a connection can look open and be dead: whoever is there answers. */
-  #look() {
-    if (!this.#isOpen || Date.now() - this.#heard < QUIET_MS) return;
-    const asked = Date.now();
+  /** Pings the server if it was silent: after standby, a dead connection can still seem open. */
+  #checkConnection() {
+    if (!this.#isOpen || Date.now() - this.#lastMessageAt < PING_INTERVAL_MS) return;
+    const pingedAt = Date.now();
     this.#send({ type: "ping" });
-    setTimeout(() => this.#isOpen && this.#heard < asked && this.#lost(), ANSWERED_WITHIN_MS);
+    setTimeout(() => this.#isOpen && this.#lastMessageAt < pingedAt && this.#onClose(), PONG_TIMEOUT_MS);
   }
 
   #begin(id) {
-    const one = this.#subscriptions.get(id);
-    const variables = resumed(one.variables, one.last);
-    this.#send({ id, type: "subscribe", payload: { query: one.query, variables } });
-    if (one.hasBegun && !variables.after) one.onAgain();
-    one.hasBegun = true;
+    const subscription = this.#subscriptions.get(id);
+    const variables = resumeVariables(subscription.variables, subscription.last);
+    this.#send({ id, type: "subscribe", payload: { query: subscription.query, variables } });
+    if (subscription.hasBegun && !variables.after) subscription.onReconnect();
+    subscription.hasBegun = true;
   }
 
   #send(message) {
     if (this.#socket?.readyState === WebSocket.OPEN) this.#socket.send(JSON.stringify(message));
   }
 
-  #take(message) {
-    this.#heard = Date.now();
-    const one = this.#subscriptions.get(message.id);
+  #receive(message) {
+    this.#lastMessageAt = Date.now();
+    const subscription = this.#subscriptions.get(message.id);
     switch (message.type) {
       case "connection_ack":
         this.#isOpen = true;
@@ -106,47 +106,47 @@ export class Socket {
         this.#send({ type: "pong" });
         break;
       case "next":
-        if (one && message.payload.data) {
+        if (subscription && message.payload.data) {
           const [event] = Object.values(message.payload.data);
-          one.last = event.id ?? null;
-          if (one.refusals) this.#onState("live");
-          one.refusals = 0;
-          one.onData(event);
+          subscription.last = event.id ?? null;
+          if (subscription.failures) this.#onState("live");
+          subscription.failures = 0;
+          subscription.onData(event);
         }
         break;
       case "error":
-        if (one) this.#refused(message.id, one, message.payload[0]);
+        if (subscription) this.#onError(message.id, subscription, message.payload[0]);
         break;
-      case "complete": // the server ended it; a subscription that is still wanted begins anew
-        if (one) this.#refused(message.id, one, {});
+      case "complete": // the server ended the subscription; subscribe again
+        if (subscription) this.#onError(message.id, subscription, {});
         break;
     }
   }
 
-  #refused(id, one, error) {
+  #onError(id, subscription, error) {
     const code = error.extensions?.code;
-    const isResumed = Boolean(resumed(one.variables, one.last).after);
-    if (FINAL.includes(code) || (code === "BAD_USER_INPUT" && !isResumed)) {
+    const isResumed = Boolean(resumeVariables(subscription.variables, subscription.last).after);
+    if (PERMANENT_CODES.includes(code) || (code === "BAD_USER_INPUT" && !isResumed)) {
       this.#subscriptions.delete(id);
-      one.onError(error);
+      subscription.onError(error);
       return;
     }
     if (code === "HISTORY_CHANGED") {
-      one.last = error.extensions.resumeFrom; // what came after it is lost, and comes anew
+      subscription.last = error.extensions.resumeFrom; // the events after it were lost and are sent again
     } else if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
-      one.last = null; // what was missed is read anew
-      one.variables = { ...one.variables, after: null };
+      subscription.last = null; // the view reloads the missed data
+      subscription.variables = { ...subscription.variables, after: null };
     }
     this.#onState("refused");
     const socket = this.#socket;
     setTimeout(() => {
       if (socket !== this.#socket || !this.#subscriptions.has(id)) return;
       this.#begin(id);
-      setTimeout(() => socket === this.#socket && this.#isOpen && this.#areWell() && this.#onState("live"), AGAIN_MS[0]);
-    }, patience(one.refusals++));
+      setTimeout(() => socket === this.#socket && this.#isOpen && this.#areAllHealthy() && this.#onState("live"), RETRY_DELAYS_MS[0]);
+    }, retryDelay(subscription.failures++));
   }
 
-  #areWell() {
-    return [...this.#subscriptions.values()].every((one) => one.refusals < 2);
+  #areAllHealthy() {
+    return [...this.#subscriptions.values()].every((subscription) => subscription.failures < 2);
   }
 }

@@ -1,4 +1,4 @@
-// What the page shows, and the address that says the same: a view can be sent to somebody.
+// The state of the view and its URL, so that users can share a view.
 
 export const INTERVALS = {
   ONE_MINUTE: { seconds: 60, short: "1m", name: "one minute" },
@@ -19,39 +19,39 @@ export const RANGES = {
   "1M": { seconds: 30 * 86400, interval: "FOUR_HOURS", name: "one month" },
   "3M": { seconds: 91 * 86400, interval: "TWELVE_HOURS", name: "three months" },
   "1Y": { seconds: 365 * 86400, interval: "ONE_DAY", name: "one year" },
-  "All": { seconds: Infinity, interval: "ONE_DAY", name: "everything" },
+  "All": { seconds: Infinity, interval: "ONE_DAY", name: "all prices" },
 };
 
 const DEFAULT = "FIVE_MINUTES";
 
-/** The view that an address stands for. Without a window it follows the present. */
+/** Parses the query string of a URL to a view. A view without a window follows the newest prices. */
 export function read(search) {
-  const sent = new URLSearchParams(search);
-  const ticker = sent.get("ticker");
-  const whole = (name) => (/^\d{1,10}$/.test(sent.get(name) ?? "") ? Number(sent.get(name)) : null);
+  const params = new URLSearchParams(search);
+  const ticker = params.get("ticker");
+  const whole = (name) => (/^\d{1,10}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
   let [from, to] = [whole("from"), whole("to")];
   if (from === null || to === null || from >= to) [from, to] = [null, null];
   return {
     ticker: /^[a-z0-9][a-z0-9_-]{0,63}$/.test(ticker ?? "") ? ticker : null,
-    interval: Object.hasOwn(INTERVALS, sent.get("interval") ?? "") ? sent.get("interval") : DEFAULT,
+    interval: Object.hasOwn(INTERVALS, params.get("interval") ?? "") ? params.get("interval") : DEFAULT,
     from,
     to,
   };
 }
 
-/** The address of a view. */
+/** Returns the URL of a view. */
 export function write(view) {
   if (!view.ticker) return "/";
-  const sent = new URLSearchParams({ ticker: view.ticker });
-  if (view.interval !== DEFAULT) sent.set("interval", view.interval);
+  const params = new URLSearchParams({ ticker: view.ticker });
+  if (view.interval !== DEFAULT) params.set("interval", view.interval);
   if (view.from !== null) {
-    sent.set("from", view.from);
-    sent.set("to", view.to);
+    params.set("from", view.from);
+    params.set("to", view.to);
   }
-  return `/?${sent}`;
+  return `/?${params}`;
 }
 
-/** The shortest interval of which at most `most` candles fill the seconds. */
-export function intervalFor(seconds, most) {
-  return Object.keys(INTERVALS).find((name) => INTERVALS[name].seconds * most >= seconds) ?? "ONE_MONTH";
+/** Returns the shortest interval with at most `maxCandles` candles in the given seconds. */
+export function intervalFor(seconds, maxCandles) {
+  return Object.keys(INTERVALS).find((name) => INTERVALS[name].seconds * maxCandles >= seconds) ?? "ONE_MONTH";
 }

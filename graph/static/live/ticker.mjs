@@ -1,15 +1,15 @@
-// One ticker: its price, its candles with their gaps, and how complete they are.
+// The view of one ticker: price, candle chart with gaps, coverage.
 
-import { ask, hasKey, headers } from "./api.mjs";
-import { merged, touching } from "./buckets.mjs";
+import { execute, hasKey, headers } from "./api.mjs";
+import { mergeCandles, overlapping } from "./buckets.mjs";
 import { Chart } from "./chart.mjs";
-import { make, say } from "./dom.mjs";
+import { make, setText } from "./dom.mjs";
 import { change, coverage, direction, duration, gap, instant, minutes, price } from "./format.mjs";
 import { INTERVALS, RANGES, intervalFor } from "./state.mjs";
 
-const AT_ONCE = 500;
-const LOADED_MOST = 5_000; // candles
-const CANDLES_MOST = 9_000; // of one question; the API gives 10,000
+const PAGE_CANDLES = 500;
+const MAX_LOADED_CANDLES = 5_000;
+const MAX_REQUEST_CANDLES = 9_000; // per request; the limit of the API is 10,000
 const MINUTE = 60;
 const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   ticker(name: $ticker) { tracked since latest { id ts price } }
@@ -41,12 +41,12 @@ const CHANGES = `subscription ($ticker: String!, $after: ID) {
 const DAY = 86_400;
 const now = () => Math.floor(Date.now() / 1000);
 
-/** Shows a ticker in `main`; gives the way to leave it. */
-export async function ticker(main, view, { socket, go, moved, isCurrent }) {
-  const found = await ask(TICKER, { ticker: view.ticker, day: now() - DAY });
+/** Shows a ticker in `main`. Returns a function that ends it. */
+export async function ticker(main, view, { socket, go, onMove, isCurrent }) {
+  const found = await execute(TICKER, { ticker: view.ticker, day: now() - DAY });
   if (!isCurrent()) return () => {};
-  if (!found.ticker) throw Object.assign(new Error(`${view.ticker} is not known.`), { code: "UNKNOWN_TICKER" });
-  const page = new Ticker(main, view, found, { socket, go, moved, isCurrent });
+  if (!found.ticker) throw Object.assign(new Error(`Unknown ticker: ${view.ticker}.`), { code: "UNKNOWN_TICKER" });
+  const page = new Ticker(main, view, found, { socket, go, onMove, isCurrent });
   try {
     await page.begin();
   } catch (error) {
@@ -58,37 +58,37 @@ export async function ticker(main, view, { socket, go, moved, isCurrent }) {
 
 class Ticker {
   #view;
-  #moved;
+  #onMove;
   #socket;
   #latest = null;
   #isTracked;
-  #dayBegan;
+  #dayStartPrice;
   #first;
   #candles = [];
   #gaps = [];
   #parts = [];
-  #end = null; // of what is loaded; null: it reaches to now, and is followed
+  #end = null; // end of the loaded candles; null: they reach to now and are updated live
   #isLoading = false;
-  #leaving = [];
-  #leaveCandles = () => {};
+  #cleanups = [];
+  #unsubscribeCandles = () => {};
   #refreshing = null;
-  #generation = 0; // grows with each view: what comes for another is dropped
+  #generation = 0; // incremented for each view; responses for another view are dropped
   #isCurrent;
   #chart;
-  #at = {};
+  #elements = {};
 
-  constructor(main, view, found, { socket, go, moved, isCurrent }) {
+  constructor(main, view, found, { socket, go, onMove, isCurrent }) {
     this.#view = { ...view };
-    this.#moved = moved;
+    this.#onMove = onMove;
     this.#socket = socket;
     this.#isCurrent = isCurrent;
     this.#build(main, go);
-    this.#take(found);
+    this.#applyData(found);
     document.title = `${view.ticker} · Tickgraph`;
   }
 
   #build(main, go) {
-    const at = this.#at;
+    const at = this.#elements;
     at.price = make("p", { class: "price big" });
     at.change = make("p", { class: "change" });
     at.age = make("p", { class: "age" });
@@ -98,10 +98,10 @@ class Ticker {
     at.words = make("p", { class: "words", text: "…" });
     at.list = make("ul", { class: "gaps" });
     at.intervals = this.#choice("Interval", INTERVALS, (name) => this.#setInterval(name));
-    at.ranges = this.#choice("Range", RANGES, (name) => this.#setRange(name), { isKept: false });
-    const isMended = () => at.to.setCustomValidity("");
-    at.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC", oninput: isMended });
-    at.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC", oninput: isMended });
+    at.ranges = this.#choice("Range", RANGES, (name) => this.#setRange(name), { isSelectable: false });
+    const clearError = () => at.to.setCustomValidity("");
+    at.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC", oninput: clearError });
+    at.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC", oninput: clearError });
     at.graphiql = make("a", { text: "GraphQL" });
     at.csv = make("a", { text: "CSV", download: "", onclick: (event) => hasKey() && this.#download(event) });
     at.curl = make("code", {});
@@ -116,49 +116,49 @@ class Ticker {
       make("section", { class: "panel", "aria-label": "Chart" },
         at.legend,
         at.chart,
-        make("p", { class: "keys", id: "keys", text: "Arrow keys move, + and − zoom, End goes to now; with Shift, arrow keys read candle by candle." }),
+        make("p", { class: "keys", id: "keys", text: "Arrow keys scroll, + and − zoom, End shows the newest candle. Shift and an arrow key select a candle." }),
         make("ul", { class: "key" },
           make("li", { class: "missing", text: "missing" }), make("li", { class: "backfilled", text: "backfilled" }), make("li", { class: "imported", text: "imported" }))),
       make("section", { class: "panel coverage", "aria-labelledby": "coverage" },
-        make("h2", { id: "coverage", text: "How complete this is" }), at.words, at.list),
+        make("h2", { id: "coverage", text: "Data completeness" }), at.words, at.list),
       make("section", { class: "panel same", "aria-labelledby": "same" },
-        make("h2", { id: "same", text: "The same data" }),
-        make("p", {}, at.graphiql, " in GraphiQL, ", at.csv, " of the minutes, or with curl:"),
+        make("h2", { id: "same", text: "Get this data" }),
+        make("p", {}, at.graphiql, " in GraphiQL, ", at.csv, " with all minutes, or with curl:"),
         make("div", { class: "curl" }, at.curl, make("button", { type: "button", text: "Copy", onclick: () => this.#copy() }), at.copied)),
     );
   }
 
-  /** Buttons, one of which is pressed, or, where they do not stay so, none. */
-  #choice(name, values, chosen, { isKept = true } = {}) {
+  /** Creates a group of buttons. The selected one is marked as pressed, unless `isSelectable` is false. */
+  #choice(name, values, chosen, { isSelectable = true } = {}) {
     const buttons = Object.entries(values).map(([key, one]) =>
-      make("button", { type: "button", "aria-pressed": isKept && "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => chosen(key) }));
+      make("button", { type: "button", "aria-pressed": isSelectable && "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => chosen(key) }));
     const element = make("div", { class: "choice", role: "group", "aria-label": name }, ...buttons);
     return { element, show: (key) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.key === key))) };
   }
 
   async begin() {
-    this.#chart = new Chart(this.#at.chart, {
+    this.#chart = new Chart(this.#elements.chart, {
       onHover: (time) => this.#showLegend(time),
       onWindow: (from, to, isLive) => this.#windowMoved(from, to, isLive),
-      onOlder: () => this.#more(-1),
-      onNewer: () => this.#more(1),
+      onOlder: () => this.#loadMore(-1),
+      onNewer: () => this.#loadMore(1),
     });
-    // Read out while it is moved by keys, and not at each move of a mouse.
-    this.#at.chart.addEventListener("keydown", () => this.#at.legend.setAttribute("aria-live", "polite"));
-    this.#at.chart.addEventListener("pointermove", () => this.#at.legend.setAttribute("aria-live", "off"));
-    this.#leaving.push(() => this.#chart.remove());
+    // Screen readers announce the legend for the keyboard, not for each mouse move.
+    this.#elements.chart.addEventListener("keydown", () => this.#elements.legend.setAttribute("aria-live", "polite"));
+    this.#elements.chart.addEventListener("pointermove", () => this.#elements.legend.setAttribute("aria-live", "off"));
+    this.#cleanups.push(() => this.#chart.remove());
     await this.#show();
     if (!this.#isCurrent()) return;
-    this.#leaving.push(this.#listen());
+    this.#cleanups.push(this.#listen());
     const ages = setInterval(() => this.#showPrice(), 1_000);
-    const days = setInterval(() => this.#again(), 300_000);
-    this.#leaving.push(() => clearInterval(ages), () => clearInterval(days), () => clearTimeout(this.#refreshing));
+    const days = setInterval(() => this.#reload(), 300_000);
+    this.#cleanups.push(() => clearInterval(ages), () => clearInterval(days), () => clearTimeout(this.#refreshing));
   }
 
   leave() {
     this.#generation++;
-    for (const end of this.#leaving) end();
-    this.#leaveCandles();
+    for (const end of this.#cleanups) end();
+    this.#unsubscribeCandles();
     document.title = "Tickgraph";
   }
 
@@ -170,71 +170,71 @@ class Ticker {
             if (!this.#latest || event.ts >= this.#latest.ts) this.#latest = event;
             this.#first ??= event.ts;
             this.#showPrice();
-            // What belongs to the last candle comes with it; what is older changes another.
+            // candleUpdated delivers the last candle; an older price changes another candle.
             if (event.ts < (this.#candles.at(-1)?.ts ?? 0)) this.#refresh();
             break;
           case "HistoryChanged":
           case "TickerChanged":
-            this.#again();
+            this.#reload();
             break;
           default:
             this.#refresh();
         }
       },
-      onAgain: () => this.#again(),
+      onReconnect: () => this.#reload(),
     });
   }
 
-  /** What is told of the last day, and whatever else is not told by events. */
-  async #again() {
-    const mine = this.#generation;
+  /** Reloads the data that no event delivers: the summary of the last 24 hours and the state of the ticker. */
+  async #reload() {
+    const generation = this.#generation;
     try {
-      const found = await ask(TICKER, { ticker: this.#view.ticker, day: now() - DAY });
-      if (mine === this.#generation) this.#take(found);
+      const found = await execute(TICKER, { ticker: this.#view.ticker, day: now() - DAY });
+      if (generation === this.#generation) this.#applyData(found);
     } catch (error) {
-      console.warn(error.message); // it is asked again in a few minutes
+      console.warn(error.message); // the timer retries in five minutes
     }
     this.#refresh();
   }
 
-  #take(found) {
+  #applyData(found) {
     this.#isTracked = found.ticker.tracked;
     if (found.ticker.latest && (!this.#latest || found.ticker.latest.ts >= this.#latest.ts)) this.#latest = found.ticker.latest;
-    this.#dayBegan = found.summary?.first.price ?? null;
+    this.#dayStartPrice = found.summary?.first.price ?? null;
     this.#first = found.first.nodes[0]?.ts ?? null;
-    say(this.#at.range, found.summary ? `24 h: ${price(found.summary.low.price)} to ${price(found.summary.high.price)}` : "");
+    setText(this.#elements.range, found.summary ? `24 h: ${price(found.summary.low.price)} to ${price(found.summary.high.price)}` : "");
     this.#showPrice();
   }
 
-  /** Follows the open candle where the chart reaches to now. */
+  /** Subscribes to the open candle if the chart reaches to now. */
   #follow() {
-    this.#leaveCandles();
-    this.#leaveCandles = () => {};
+    this.#unsubscribeCandles();
+    this.#unsubscribeCandles = () => {};
     if (this.#end !== null) return;
-    const mine = this.#generation;
-    this.#leaveCandles = this.#socket.subscribe(UPDATED, { ticker: this.#view.ticker, interval: this.#view.interval }, {
+    const generation = this.#generation;
+    this.#unsubscribeCandles = this.#socket.subscribe(UPDATED, { ticker: this.#view.ticker, interval: this.#view.interval }, {
       onData: (candle) => {
-        if (mine !== this.#generation) return;
+        if (generation !== this.#generation) return;
         const last = this.#candles.at(-1);
-        if (!last || candle.ts > last.end) return this.#refresh(); // those between are not there yet
-        this.#candles = merged(this.#candles, [candle]);
+        if (!last || candle.ts > last.end) return this.#refresh(); // candles in between are missing
+        this.#candles = mergeCandles(this.#candles, [candle]);
         if (candle.ts >= last.ts) this.#chart.update(candle);
         else this.#refresh();
       },
-      onAgain: () => this.#refresh(),
+      onReconnect: () => this.#refresh(),
     });
   }
 
-  /** Shows the view anew. What was asked for the one before is dropped when it comes. */
+  /** Loads and shows the view. Drops responses for the previous view. */
   async #show() {
-    const mine = ++this.#generation;
+    const generation = ++this.#generation;
     const { interval, from, to } = this.#view;
-    const beside = 50 * INTERVALS[interval].seconds;
-    this.#at.intervals.show(interval);
-    const begin = from === null ? now() - AT_ONCE * INTERVALS[interval].seconds : from - beside;
-    const end = to === null || to + beside >= now() ? null : to + beside;
+    const margin = 50 * INTERVALS[interval].seconds;
+    this.#elements.intervals.show(interval);
+    const begin = from === null ? now() - PAGE_CANDLES * INTERVALS[interval].seconds : from - margin;
+    const end = to === null || to + margin >= now() ? null : to + margin;
     const candles = await this.#read(begin, end);
-    if (mine !== this.#generation) return;
+    if (generation !== this.#generation) return;
     this.#candles = candles;
     this.#end = end;
     this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" });
@@ -242,30 +242,30 @@ class Ticker {
     await this.#readCoverage();
   }
 
-  /** The candles of a window, empty ones too; `to` null: up to now. */
+  /** Reads the candles of a window, including empty ones. `to` null means now. */
   async #read(from, to) {
     const seconds = INTERVALS[this.#view.interval].seconds;
     const first = this.#first === null ? now() - DAY : this.#first - seconds;
-    const low = Math.max(0, Math.min(Math.max(from, first), now() - MINUTE), (to ?? now()) - CANDLES_MOST * seconds);
+    const low = Math.max(0, Math.min(Math.max(from, first), now() - MINUTE), (to ?? now()) - MAX_REQUEST_CANDLES * seconds);
     if (to !== null && low >= to) return [];
-    const { candles } = await ask(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: low, to });
+    const { candles } = await execute(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: low, to });
     return candles;
   }
 
-  /** Older (-1) or newer (1) candles than are loaded. Of very many those on the other side go. */
-  async #more(side) {
+  /** Loads older (-1) or newer (1) candles. Above the limit, removes candles on the other side. */
+  async #loadMore(side) {
     const [first, last] = [this.#candles[0], this.#candles.at(-1)];
     const isAllThere = side < 0 ? this.#first === null || first?.ts <= this.#first : this.#end === null;
     if (this.#isLoading || !first || isAllThere) return;
-    const mine = this.#generation;
-    const span = AT_ONCE * INTERVALS[this.#view.interval].seconds;
+    const generation = this.#generation;
+    const span = PAGE_CANDLES * INTERVALS[this.#view.interval].seconds;
     this.#isLoading = true;
     try {
       const end = side < 0 ? first.ts : last.end + span >= now() ? null : last.end + span;
       const more = await this.#read(side < 0 ? first.ts - span : last.end, end);
-      if (mine !== this.#generation) return;
-      const all = merged(this.#candles, more);
-      const kept = side < 0 ? all.slice(0, LOADED_MOST) : all.slice(-LOADED_MOST);
+      if (generation !== this.#generation) return;
+      const all = mergeCandles(this.#candles, more);
+      const kept = side < 0 ? all.slice(0, MAX_LOADED_CANDLES) : all.slice(-MAX_LOADED_CANDLES);
       if (side > 0) this.#end = end;
       else if (kept.length < all.length) this.#end = kept.at(-1).end;
       this.#candles = kept;
@@ -273,103 +273,103 @@ class Ticker {
       this.#follow();
       await this.#readCoverage();
     } catch (error) {
-      console.warn(error.message); // the next move asks again
+      console.warn(error.message); // the next scroll retries
     } finally {
       this.#isLoading = false;
     }
   }
 
-  /** Reads anew what is shown, once for many changes. */
+  /** Reloads the shown candles, at most once per half second. */
   #refresh() {
     if (this.#refreshing) return;
     this.#refreshing = setTimeout(async () => {
       this.#refreshing = null;
-      const mine = this.#generation;
+      const generation = this.#generation;
       try {
         const candles = await this.#read(this.#candles[0]?.ts ?? now() - DAY, this.#end);
-        if (mine !== this.#generation) return;
-        this.#candles = merged(this.#candles, candles).slice(-LOADED_MOST);
+        if (generation !== this.#generation) return;
+        this.#candles = mergeCandles(this.#candles, candles).slice(-MAX_LOADED_CANDLES);
         this.#chart.put(this.#candles);
         await this.#readCoverage();
       } catch (error) {
         console.warn(error.message);
-        if (mine === this.#generation) this.#refreshing ??= setTimeout(() => ((this.#refreshing = null), this.#refresh()), 5_000);
+        if (generation === this.#generation) this.#refreshing ??= setTimeout(() => ((this.#refreshing = null), this.#refresh()), 5_000);
       }
     }, 500);
   }
 
   async #readCoverage() {
-    const mine = this.#generation;
+    const generation = this.#generation;
     const [first, last] = [this.#candles[0], this.#candles.at(-1)];
-    if (!first) return say(this.#at.words, "Nothing is stored here.");
-    const { coverage: found } = await ask(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end });
-    if (mine !== this.#generation) return;
+    if (!first) return setText(this.#elements.words, "No prices in this window.");
+    const { coverage: found } = await execute(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end });
+    if (generation !== this.#generation) return;
     this.#gaps = found.gaps.nodes;
     this.#parts = found.parts;
     this.#chart.mark(this.#candles, this.#missing(found.gaps.pageInfo.hasNextPage), this.#parts);
-    say(this.#at.words, `From ${instant(first.ts)} to ${instant(Math.min(last.end, now()))}. ${coverage(found)}`);
-    this.#at.list.replaceChildren(...this.#gaps.slice(-20).reverse().map((one) => make("li", { "data-state": one.state, text: gap(one) })));
-    if (found.gaps.pageInfo.hasNextPage) this.#at.list.prepend(make("li", { text: "There are more periods than are listed; a shorter window tells them." }));
-    else if (this.#gaps.length > 20) this.#at.list.append(make("li", { text: `and ${this.#gaps.length - 20} periods before` }));
-    this.#showSame(first.ts, this.#end === null ? null : last.end);
+    setText(this.#elements.words, `From ${instant(first.ts)} to ${instant(Math.min(last.end, now()))}. ${coverage(found)}`);
+    this.#elements.list.replaceChildren(...this.#gaps.slice(-20).reverse().map((one) => make("li", { "data-state": one.state, text: gap(one) })));
+    if (found.gaps.pageInfo.hasNextPage) this.#elements.list.prepend(make("li", { text: "Not all gaps are listed. Select a shorter window to see all." }));
+    else if (this.#gaps.length > 20) this.#elements.list.append(make("li", { text: `and ${this.#gaps.length - 20} earlier gaps` }));
+    this.#showLinks(first.ts, this.#end === null ? null : last.end);
   }
 
-  /** The periods that are drawn as missing; where there are too many to list them, each candle that is not whole is one. */
+  /** Returns the periods to draw as missing. If there are too many gaps to list, returns each incomplete candle. */
   #missing(areTooMany) {
     if (!areTooMany) return this.#gaps.filter((one) => one.state !== "FILLED");
     return this.#candles.filter((one) => one.closed && !one.complete).map((one) => ({ from: one.ts, to: one.end }));
   }
 
   #showPrice() {
-    const at = this.#at;
+    const at = this.#elements;
     if (!this.#latest) {
-      say(at.price, "no price yet");
+      setText(at.price, "no price yet");
       return;
     }
-    say(at.price, price(this.#latest.price));
+    setText(at.price, price(this.#latest.price));
     const seconds = Date.now() / 1000 - this.#latest.ts;
-    say(at.age, `${instant(this.#latest.ts)} UTC, ${duration(seconds)} ago${this.#isTracked ? "" : "; not collected any more"}`);
+    setText(at.age, `${instant(this.#latest.ts)} UTC, ${duration(seconds)} ago${this.#isTracked ? "" : "; no longer tracked"}`);
     at.age.classList.toggle("stale", this.#isTracked && seconds > 180);
-    if (this.#dayBegan === null) return;
-    say(at.change, `${change(this.#dayBegan, this.#latest.price)} in 24 h`);
-    at.change.dataset.direction = direction(this.#dayBegan, this.#latest.price);
+    if (this.#dayStartPrice === null) return;
+    setText(at.change, `${change(this.#dayStartPrice, this.#latest.price)} in 24 h`);
+    at.change.dataset.direction = direction(this.#dayStartPrice, this.#latest.price);
   }
 
   #showLegend(time) {
     const candle = time === null ? this.#candles.at(-1) : this.#candles.find((one) => one.ts === time);
-    if (!candle) return say(this.#at.legend, "");
-    const gaps = touching(this.#gaps, candle);
+    if (!candle) return setText(this.#elements.legend, "");
+    const gaps = overlapping(this.#gaps, candle);
     const parts = [instant(candle.ts)];
     if (candle.open !== null) {
       parts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
-      if (!candle.closed) parts.push("still open");
+      if (!candle.closed) parts.push("in progress");
       else if (!candle.complete) parts.push(`${candle.count} of ${minutes(candle.expected)}`);
     } else {
       parts.push("no prices");
     }
     parts.push(...gaps.slice(0, 2).map(gap));
-    const sources = touching(this.#parts, candle).map((one) => one.source.toLowerCase());
+    const sources = overlapping(this.#parts, candle).map((one) => one.source.toLowerCase());
     if (sources.length) parts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported" })[one]).join(", "));
-    say(this.#at.legend, parts.join("  ·  "));
-    this.#at.legend.classList.toggle("gap", gaps.some((one) => one.state !== "FILLED"));
+    setText(this.#elements.legend, parts.join("  ·  "));
+    this.#elements.legend.classList.toggle("gap", gaps.some((one) => one.state !== "FILLED"));
   }
 
-  #showSame(from, to) {
+  #showLinks(from, to) {
     const { ticker, interval } = this.#view;
     const window = `from: ${from}${to === null ? "" : `, to: ${to}`}`;
     const query = `{\n  candles(ticker: "${ticker}", interval: ${interval}, ${window}) {\n    ts open high low close count complete\n  }\n}`;
-    this.#at.graphiql.href = `/graphql#${encodeURIComponent(query)}`;
+    this.#elements.graphiql.href = `/graphql#${encodeURIComponent(query)}`;
     const csv = `/export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=csv`;
-    this.#at.csv.href = csv;
-    say(this.#at.curl, `curl ${hasKey() ? "-H 'Authorization: Bearer …' " : ""}'${location.origin}${csv}'`);
+    this.#elements.csv.href = csv;
+    setText(this.#elements.curl, `curl ${hasKey() ? "-H 'Authorization: Bearer …' " : ""}'${location.origin}${csv}'`);
   }
 
-  /** A link brings no key. */
+  /** Downloads the file with the API key, because a link cannot send a header. */
   async #download(event) {
     event.preventDefault();
-    const response = await fetch(this.#at.csv.href, { headers: headers() });
+    const response = await fetch(this.#elements.csv.href, { headers: headers() });
     if (!response.ok) {
-      say(this.#at.copied, `The file could not be read: HTTP ${response.status}`);
+      setText(this.#elements.copied, `The download failed: HTTP ${response.status}`);
       return;
     }
     const address = URL.createObjectURL(await response.blob());
@@ -379,11 +379,11 @@ class Ticker {
 
   async #copy() {
     try {
-      await navigator.clipboard.writeText(this.#at.curl.textContent);
-      say(this.#at.copied, "Copied");
+      await navigator.clipboard.writeText(this.#elements.curl.textContent);
+      setText(this.#elements.copied, "Copied");
     } catch {
-      getSelection().selectAllChildren(this.#at.curl);
-      say(this.#at.copied, "Marked: press Ctrl-C");
+      getSelection().selectAllChildren(this.#elements.curl);
+      setText(this.#elements.copied, "Selected: press Ctrl-C to copy");
     }
   }
 
@@ -402,29 +402,29 @@ class Ticker {
 
   #setWindow(event) {
     event.preventDefault();
-    const [from, to] = [this.#at.from, this.#at.to].map((input) => Math.floor(Date.parse(`${input.value}Z`) / 1000));
-    const problem = Number.isNaN(from) || Number.isNaN(to) ? "Give both ends" : from >= to ? "The end should be after the beginning" : "";
-    this.#at.to.setCustomValidity(problem);
-    if (problem) return this.#at.to.reportValidity();
-    const interval = intervalFor(to - from, AT_ONCE);
+    const [from, to] = [this.#elements.from, this.#elements.to].map((input) => Math.floor(Date.parse(`${input.value}Z`) / 1000));
+    const problem = Number.isNaN(from) || Number.isNaN(to) ? "Enter both times" : from >= to ? "The end must be after the start" : "";
+    this.#elements.to.setCustomValidity(problem);
+    if (problem) return this.#elements.to.reportValidity();
+    const interval = intervalFor(to - from, PAGE_CANDLES);
     this.#view = { ...this.#view, interval: INTERVALS[this.#view.interval].seconds * 5_000 >= to - from ? this.#view.interval : interval, from, to };
     this.#go();
   }
 
   #go() {
-    this.#moved(this.#view);
-    this.#show().catch((error) => say(this.#at.words, error.message));
+    this.#onMove(this.#view);
+    this.#show().catch((error) => setText(this.#elements.words, error.message));
   }
 
-  /** The chart was moved: the address tells where to, or follows the present. */
+  /** Handles a moved chart: puts its window into the URL, or none if it follows the newest prices. */
   #windowMoved(from, to, isLive) {
     const stamp = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16);
-    if (document.activeElement !== this.#at.from && document.activeElement !== this.#at.to) {
-      this.#at.from.value = stamp(from);
-      this.#at.to.value = stamp(to);
+    if (document.activeElement !== this.#elements.from && document.activeElement !== this.#elements.to) {
+      this.#elements.from.value = stamp(from);
+      this.#elements.to.value = stamp(to);
     }
     const follows = isLive && this.#end === null;
     this.#view = { ...this.#view, from: follows ? null : from, to: follows ? null : to };
-    this.#moved(this.#view);
+    this.#onMove(this.#view);
   }
 }

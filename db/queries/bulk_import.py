@@ -1,10 +1,10 @@
-"""Prices of one ticker in bulk. All of it belongs into a writer's turn."""
+"""Bulk import of prices of one ticker. All functions require a write transaction."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
 from db.pool import Transaction
-from db.queries.prices import MANY
+from db.queries.prices import HISTORY_EVENT_THRESHOLD
 from db.queries.retention import valid_horizon_sql
 
 COLUMNS: Final = ("ts", "price", "observed_at")
@@ -13,8 +13,8 @@ STAGE: Final = """
 CREATE TEMPORARY TABLE staged (ts bigint, price numeric, observed_at bigint) ON COMMIT DROP
 """
 
-# Writers take turns, so what is not there now is not there when it is inserted; what is told is as in prices.STORE. Without the
-# bounds the planner, which has no statistics of `staged`, reads the whole history for every batch.
+# The writer lock prevents concurrent inserts, so NOT EXISTS is sufficient. The change events are those of prices.STORE. Without
+# the bounds $2 and $3 the planner, which has no statistics of `staged`, would read the whole history for every batch.
 MERGE: Final = f"""
 WITH stored AS (
     INSERT INTO price (ticker, ts, price, observed_at, source)
@@ -29,27 +29,27 @@ WITH stored AS (
       FROM stored
      WHERE gap.ticker = $1 AND gap.ts = stored.ts AND gap.filled_at IS NULL
     RETURNING gap.ts
-), told AS (
+), inserted_changes AS (
     INSERT INTO change (kind, ticker, from_ts, to_ts, count, first_id, last_id)
     SELECT 'gap_closed', $1, min(ts), max(ts) + 60, count(*), NULL, NULL FROM filled HAVING count(*) > 0
      UNION ALL
-    SELECT 'history', $1, min(ts), max(ts) + 60, count(*), min(id), max(id) FROM stored HAVING count(*) > {MANY}
+    SELECT 'history', $1, min(ts), max(ts) + 60, count(*), min(id), max(id)
+      FROM stored HAVING count(*) > {HISTORY_EVENT_THRESHOLD}
 )
 SELECT (SELECT count(*) FROM stored) AS stored,
        (SELECT count(*) FROM staged
          WHERE ts < coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)) AS forgotten
-"""  # noqa: S608  a constant of ours
+"""  # noqa: S608  inserts constants
 
 Row = tuple[int, str, int | None]
-"""Minute, price in plain notation, instant in microseconds: as `PriceRow` would have them."""
+"""Minute in UNIX seconds, price without exponent, `observed_at` in microseconds; valid as in `PriceRow`."""
 
 
 async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int, int]:
-    """Stores the rows (one at least, each minute once) whose minute is not stored yet and not before the horizon.
+    """Stores the rows whose minute is not stored yet and not before the horizon.
 
-    Returns how many were stored, and how many lie before the horizon.
-
-    Raises RowRefusedError where one of them breaks a rule of the table.
+    `rows` has at least one row, and each minute at most once. Returns the number of stored rows, and of rows before the
+    horizon. Raises RowRejectedError if a row violates a constraint of the table.
     """
     await db.execute(STAGE)
     await db.copy_to_table("staged", source=_lines(rows), columns=COLUMNS, format="csv")

@@ -1,4 +1,4 @@
-"""Answers that PostgreSQL wrote, put into the rest as they are: for rows of which only plain fields were selected."""
+"""Inserts JSON from PostgreSQL unchanged into a response, if only plain columns of the rows are selected."""
 
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,68 +22,70 @@ from graph.errors import BadInputError
 
 
 @dataclass(frozen=True)
-class Spliced:
-    """A resolver's value that is JSON already."""
+class JsonFragment:
+    """A resolver's result that is already JSON."""
 
     text: str | bytes
 
 
-def spliced(text: str | bytes) -> Any:
-    """The JSON in the place of what a resolver would give."""
-    return Spliced(text)
+def json_fragment(text: str | bytes) -> Any:
+    """Returns the JSON as a result that a resolver of any type may return."""
+    return JsonFragment(text)
 
 
-class Executor(StrawberryGraphQLCoreExecutionContext):
-    """Executes as ever, but leaves JSON alone: what is selected below it was read when it was made."""
+class JsonFragmentExecutionContext(StrawberryGraphQLCoreExecutionContext):
+    """Executes an operation, but passes JSON fragments on: they already contain exactly the selected fields."""
 
     def complete_value(self, return_type: Any, details: Any, info: Any, path: Any, result: Any, context: Any) -> Any:
         """Completes a field's value."""
-        if isinstance(result, Spliced):
+        if isinstance(result, JsonFragment):
             return orjson.Fragment(result.text)
         return super().complete_value(return_type, details, info, path, result, context)
 
 
-def shape_of(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column], *, below: str = "") -> Shape | None:
-    """What is selected of each row of a field, where it is columns alone; None where the rows have to become objects.
+def row_selection(
+    info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column], *, child_field: str = ""
+) -> Shape | None:
+    """Returns the selected columns of each row of a field; None if other fields are selected, so that rows must become objects.
 
-    With `below` the rows are those of that one field below it; None too where anything else there reads rows (`edges`).
-    The document is valid. Of a union's rows, what is selected of those of this type.
+    With `child_field`, the rows are those of that child field; None also if another child field (`edges`) reads the rows. The
+    document must be valid. Of a union, only the selections on `typename` count.
     """
     nodes, types = list(info.field_nodes), {typename, get_named_type(info.return_type).name}
-    if below:
-        selected = _selected(nodes, info, types)
+    if child_field:
+        selected = _selected_fields(nodes, info, types)
         if "edges" in {node.name.value for node in selected}:
             return None
-        nodes = [node for node in selected if node.name.value == below]
-        if len({_key(node) for node in nodes}) != 1:
+        nodes = [node for node in selected if node.name.value == child_field]
+        if len({_response_key(node) for node in nodes}) != 1:
             return None
         types = {typename}
     members: dict[str, Column | Constant] = {}
-    for node in _selected(nodes, info, types):
+    for node in _selected_fields(nodes, info, types):
         name = node.name.value
         if name == "__typename":
-            members[_key(node)] = Constant(typename)
+            members[_response_key(node)] = Constant(typename)
         elif name in columns:
-            members[_key(node)] = columns[name]
+            members[_response_key(node)] = columns[name]
         else:
             return None
     return Shape(tuple(members.items()))
 
 
-def whole_shape_of(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column]) -> Shape:
-    """The same of a type all of whose fields are columns."""
-    shape = shape_of(info, typename, columns)
+def require_row_selection(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column]) -> Shape:
+    """Returns the selected columns of a type whose fields are all columns. Raises TypeError for any other field."""
+    shape = row_selection(info, typename, columns)
     if shape is None:
-        raise TypeError(f"{typename} has a field that its columns have not")
+        raise TypeError(f"{typename}: a selected field has no column")
     return shape
 
 
-def _key(node: FieldNode) -> str:
+def _response_key(node: FieldNode) -> str:
     return node.alias.value if node.alias else node.name.value
 
 
-def _selected(nodes: list[FieldNode], info: GraphQLResolveInfo[Any], types: Container[str]) -> list[FieldNode]:
-    """The fields selected below the nodes of one of the types, in their order, without those that a directive leaves out."""
+def _selected_fields(nodes: list[FieldNode], info: GraphQLResolveInfo[Any], types: Container[str]) -> list[FieldNode]:
+    """Returns the fields selected below the nodes on these types, in order, without those that @skip or @include exclude."""
     found: list[FieldNode] = []
     waiting: list[SelectionNode] = [one for node in nodes if node.selection_set for one in node.selection_set.selections][::-1]
     spread: set[str] = set()
@@ -96,14 +98,14 @@ def _selected(nodes: list[FieldNode], info: GraphQLResolveInfo[Any], types: Cont
         elif isinstance(node, FragmentSpreadNode):
             if node.name.value not in spread:
                 spread.add(node.name.value)
-                waiting += _of_types(info.fragments[node.name.value], types)
+                waiting += _applicable_selections(info.fragments[node.name.value], types)
         else:
-            waiting += _of_types(node, types)  # an inline fragment
+            waiting += _applicable_selections(node, types)  # an inline fragment
     return found
 
 
-def _of_types(fragment: Any, types: Container[str]) -> Sequence[SelectionNode]:
-    """What a fragment selects, last first, where it applies."""
+def _applicable_selections(fragment: Any, types: Container[str]) -> Sequence[SelectionNode]:
+    """Returns the selections of a fragment in reverse order; none if the fragment does not apply to the types."""
     condition = fragment.type_condition
     return fragment.selection_set.selections[::-1] if condition is None or condition.name.value in types else ()
 

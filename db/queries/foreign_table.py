@@ -1,4 +1,4 @@
-"""Another PostgreSQL's table of prices, read only. Its columns are found by name, its identifiers quoted by its server."""
+"""Reads a table of prices from another PostgreSQL server, which quotes the identifiers."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from typing import Final
 import asyncpg
 
 from db.errors import DatabaseError
-from db.pool import Record, own_errors
+from db.pool import Record, translate_errors
 
 COLUMNS: Final = """
 SELECT attname::text AS name, format_type(atttypid, NULL) AS type, quote_ident(attname) AS quoted
@@ -29,7 +29,7 @@ _AS_TEXT: Final = {
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the table."""
+    """A column of the foreign table."""
 
     name: str
     type: str
@@ -37,41 +37,43 @@ class Column:
 
     @property
     def as_text(self) -> str:
-        """An expression that gives it as text: instants as ISO 8601 in UTC."""
+        """SQL expression that returns the column as text; timestamps as ISO 8601 in UTC."""
         return _AS_TEXT.get(self.type, "{0}::text").format(self.quoted)
 
 
 async def columns(connection: asyncpg.Connection, table: str) -> list[Column]:
-    """The table's columns; empty where there is no such table."""
-    with own_errors():
+    """Returns the columns of the table; empty if the table does not exist."""
+    with translate_errors():
         return [Column(**row) for row in await connection.fetch(COLUMNS, table)]
 
 
 async def count(connection: asyncpg.Connection, table: str, name: Column | None, ticker: str) -> int:
-    """How many rows there are of the ticker."""
-    with own_errors():
-        found: int = await connection.fetchval(f"SELECT count(*) {await _of(connection, table, name)}", *_given(name, ticker))
+    """Returns the number of rows of the ticker."""
+    with translate_errors():
+        found: int = await connection.fetchval(
+            f"SELECT count(*) {await _from_clause(connection, table, name)}", *_parameters(name, ticker)
+        )
         return found
 
 
 async def rows(
-    connection: asyncpg.Connection, table: str, time: Column, price: Column, name: Column | None, ticker: str, at_once: int
+    connection: asyncpg.Connection, table: str, time: Column, price: Column, name: Column | None, ticker: str, batch_size: int
 ) -> AsyncIterator[list[Record]]:
-    """(time, price) of the ticker's rows as text, in the order of time, so many at once."""
-    statement = f"SELECT {time.as_text}, {price.as_text} {await _of(connection, table, name)} ORDER BY {time.quoted}"
-    with own_errors():
+    """Yields batches of (time, price) of the ticker as text, ordered by time."""
+    statement = f"SELECT {time.as_text}, {price.as_text} {await _from_clause(connection, table, name)} ORDER BY {time.quoted}"
+    with translate_errors():
         async with connection.transaction(isolation="repeatable_read", readonly=True):
-            cursor = await connection.cursor(statement, *_given(name, ticker))
-            while some := await cursor.fetch(at_once):
-                yield some
+            cursor = await connection.cursor(statement, *_parameters(name, ticker))
+            while batch := await cursor.fetch(batch_size):
+                yield batch
 
 
-async def _of(connection: asyncpg.Connection, table: str, name: Column | None) -> str:
+async def _from_clause(connection: asyncpg.Connection, table: str, name: Column | None) -> str:
     quoted = await connection.fetchval(QUOTED, table)
     if quoted is None:
-        raise DatabaseError(f"there is no table {table}")
+        raise DatabaseError(f"table {table} does not exist")
     return f"FROM {quoted}" + (f" WHERE {name.quoted} = $1" if name is not None else "")
 
 
-def _given(name: Column | None, ticker: str) -> tuple[str, ...]:
+def _parameters(name: Column | None, ticker: str) -> tuple[str, ...]:
     return () if name is None else (ticker,)

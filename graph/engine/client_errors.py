@@ -1,4 +1,4 @@
-"""The database's errors as what a client is told."""
+"""Converts errors of the database into errors for clients."""
 
 import logging
 
@@ -9,22 +9,22 @@ from graph.errors import ApiError, BusyError, TimedOutError, UnavailableError
 log = logging.getLogger(__name__)
 
 
-def told(error: BaseException | None) -> ApiError | None:
-    """What to tell a client of an error; None where it is a mistake of ours, of which a client is told nothing."""
+def to_client_error(error: BaseException | None) -> ApiError | None:
+    """Returns the error to send to a client; None for an internal error, whose details a client must not see."""
     match error:
         case ApiError():
             return error
         case NotMigratedError():
             log.warning("%s", error)
-            return UnavailableError("The database has no tables yet: its operator should run `python -m db migrate`.")
+            return UnavailableError("The database has no tables yet. Run `python -m db migrate`.")
         case PoolExhaustedError():
             metrics.saturated.labels("database_connections").inc()
             log.warning("%s", error)
             return BusyError("The server is busy: all its connections to the database are in use. Retry in a few seconds.")
         case DatabaseUnavailableError():
-            log.warning("the database is away: %s", error)
-            return UnavailableError("The database is away; try again in a moment.")
+            log.warning("the database is unavailable: %s", error)
+            return UnavailableError("The database is unavailable. Retry in a few seconds.")
         case StatementTimeoutError():
-            return TimedOutError("The query took too long; ask for less.")
+            return TimedOutError("The query exceeded the statement timeout. Request less data.")
         case _:
             return None

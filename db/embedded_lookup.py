@@ -1,0 +1,78 @@
+"""Lookup of running embedded servers, so that command-line verbs find those of `make up` without settings."""
+
+from pathlib import Path
+
+from db import embedded
+from db.errors import ServerError
+from db.settings import Settings
+
+EXCHANGE_URL_FILE = "exchange"
+"""File in the folder of the demo that contains the URL of its simulated exchange."""
+
+
+def find_postgres_url(folder: Path) -> str | None:
+    """Returns the connection URL of the PostgreSQL that runs on the data in `folder`, or None."""
+    data = (folder / "data").absolute()
+    if not embedded.is_running(data):
+        return None
+    port = (data / "postmaster.pid").read_text().splitlines()[3]
+    return embedded.postgres_url(folder, int(port))
+
+
+def postgres_url(settings: Settings) -> str:
+    """Returns the connection URL of PostgreSQL: the configured one, or that of the embedded server of DATA_DIR or its demo.
+
+    Raises SystemExit with instructions if there is none.
+    """
+    embedded_urls = (
+        find_postgres_url(folder / "postgres") for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
+    )
+    found = settings.dsn or next((url for url in embedded_urls if url is not None), None)
+    if found is None:
+        raise SystemExit(
+            f"DATABASE_URL is not set, and no embedded server runs in DATA_DIR={settings.data_dir}. Set it to "
+            "postgresql://user:password@host:5432/name, or start everything with `make up`"
+        )
+    return found
+
+
+def redis_url(settings: Settings) -> str | None:
+    """Returns the connection URL of Redis: the configured one, or that of the embedded server in DATA_DIR or its demo."""
+    embedded_urls = (
+        _find_valkey_url(folder / "valkey") for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
+    )
+    return settings.redis or settings.broker or next((url for url in embedded_urls if url is not None), None)
+
+
+def _find_valkey_url(folder: Path) -> str | None:
+    try:
+        words = (folder / "valkey.conf").read_text().split()
+    except OSError:
+        return None
+    url = embedded.valkey_url(folder, int(words[words.index("port") + 1]))
+    return url if embedded.is_responding(url) else None
+
+
+def demo_exchange_url(settings: Settings) -> str | None:
+    """Returns the URL of the simulated exchange if the demo runs in DATA_DIR, otherwise None."""
+    folder = settings.data_dir / embedded.DEMO_FOLDER
+    if (
+        settings.dsn is not None
+        or find_postgres_url(settings.data_dir / "postgres")
+        or not find_postgres_url(folder / "postgres")
+    ):
+        return None
+    try:
+        return (folder / EXCHANGE_URL_FILE).read_text().strip() or None
+    except OSError:
+        return None
+
+
+def find_owner_pid(folder: Path) -> int | None:
+    """Returns the pid of the process that locks the data folder, or None."""
+    try:
+        with embedded.lock_data_dir(folder):
+            return None
+    except ServerError:
+        written = (folder / "lock").read_text().strip()
+        return int(written) if written.isdecimal() else None  # the new owner may not have written its pid yet

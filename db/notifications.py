@@ -1,0 +1,64 @@
+"""Notifications of commits, received on a dedicated connection with LISTEN."""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+from uuid import uuid4
+
+import asyncpg
+
+from db.errors import DatabaseUnavailableError
+from db.pool import connect, translate_errors
+from db.queries.write_lock import CHANNEL
+
+HEARTBEAT_INTERVAL_S: Final = 1.0
+HEARTBEAT_TIMEOUT_S: Final = 3.0
+"""A listener that receives none of its own heartbeats for this long has a dead connection.
+
+Without heartbeats a dead connection would look like a period without commits."""
+
+BACKEND_PID: Final = "SELECT pg_backend_pid()"
+SEND_HEARTBEAT: Final = "SELECT pg_notify($1, '')"
+
+
+async def listen(
+    dsn: str, *, on_commit: Callable[[], None], on_heartbeat: Callable[[], None], on_loss: Callable[[], None]
+) -> None:
+    """Calls `on_commit` after each commit of a writer and `on_heartbeat` every second.
+
+    When the connection is lost, it calls `on_loss`. At the start it calls `on_commit` and `on_heartbeat` once, because
+    earlier commits sent no notification to this connection. Raises DatabaseError.
+    """
+    heartbeat_channel = f"tickgraph_{uuid4().hex}"
+    connection = await connect(dsn)
+
+    def on_notification(_connection: Any, _pid: int, channel: str, _payload: object) -> None:
+        if channel == CHANNEL:
+            on_commit()
+        on_heartbeat()
+
+    try:
+        with translate_errors():
+            await _require_dedicated_session(connection, dsn)
+            connection.add_termination_listener(lambda _: on_loss())
+            for channel in (CHANNEL, heartbeat_channel):
+                await connection.add_listener(channel, on_notification)
+            on_commit()
+            on_heartbeat()
+            while True:
+                await connection.execute(SEND_HEARTBEAT, heartbeat_channel, timeout=HEARTBEAT_TIMEOUT_S)
+                await asyncio.sleep(HEARTBEAT_INTERVAL_S)
+    finally:
+        connection.terminate()
+
+
+async def _require_dedicated_session(connection: asyncpg.Connection, dsn: str) -> None:
+    """Raises DatabaseUnavailableError behind a pooler in transaction mode, which does not deliver notifications reliably."""
+    second_connection = await connect(dsn)
+    try:
+        if await connection.fetchval(BACKEND_PID) == await second_connection.fetchval(BACKEND_PID):
+            raise DatabaseUnavailableError(
+                "a pooler in transaction mode does not deliver notifications. Set DATABASE_LISTEN_URL to a direct connection"
+            )
+    finally:
+        second_connection.terminate()

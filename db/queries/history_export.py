@@ -1,0 +1,90 @@
+"""Export of a ticker's history. PostgreSQL formats CSV or JSON Lines, two weeks per statement, so that no statement waits
+for a slow client.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncGenerator
+from enum import StrEnum
+from typing import Final
+
+from db import times
+from db.pool import Executor
+from db.queries.prices import JSON_COLUMNS, observed_sql
+
+SLICE_S: Final = 14 * times.DAY
+
+COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source")
+
+EXTENT: Final = """
+SELECT min(ts) AS low, max(ts) + 60 AS high FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
+"""
+
+# The statement returns all lines as one text. COPY cannot be cancelled without closing its connection. The CHECKs of the
+# table guarantee that no name or price needs quoting.
+_LINES: Final = """
+SELECT coalesce(string_agg({line}, E'\\n') || E'\\n', '')
+  FROM (SELECT * FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3 ORDER BY ts) AS price
+"""
+
+CSV: Final = _LINES.format(
+    line=f"ticker || ',' || ts || ',' || price || ',' || coalesce({observed_sql}, '') || ',' || source",
+)
+
+JSONL: Final = _LINES.format(
+    line=(
+        """'{"ticker":"' || ticker || '","ts":' || ts || ',"price":"' || price || '","observed_at":' || """
+        + JSON_COLUMNS["observed_us"].sql
+        + """ || ',"source":"' || source || '"}'"""
+    ),
+)
+
+
+class ExportFormat(StrEnum):
+    """File format of an export."""
+
+    CSV = "csv"
+    JSONL = "jsonl"
+
+
+async def extent(db: Executor, ticker: str, low: int, high: int) -> tuple[int, int] | None:
+    """Returns the first stored minute in [low, high) and the end of the last one, or None if none is stored."""
+    row = await db.fetchrow(EXTENT, ticker, low, high)
+    return None if row is None or row["low"] is None else (row["low"], row["high"])
+
+
+async def slices(
+    db: Executor, export_format: ExportFormat, ticker: str, low: int, high: int
+) -> AsyncGenerator[tuple[int, bytes], None]:
+    """Yields slices of the lines of [low, high), oldest first, each with the end of its range. Raises DatabaseError."""
+    if export_format is ExportFormat.CSV:
+        yield low, (",".join(COLUMNS) + "\n").encode()
+    start, end = await extent(db, ticker, low, high) or (high, high)
+    borders = [start, *range((start // SLICE_S + 1) * SLICE_S, end, SLICE_S), end]
+    current: asyncio.Task[str] | None = None
+    upcoming: asyncio.Task[str] | None = None
+    try:
+        # PostgreSQL formats the next slice while the client reads the current one.
+        for begin, until in itertools.pairwise([*borders, end]):
+            upcoming = asyncio.create_task(_slice(db, export_format, ticker, begin, until)) if begin < until else None
+            if current is not None:
+                yield begin, (await current).encode()
+            current = upcoming
+    finally:
+        tasks = [task for task in (current, upcoming) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _slice(db: Executor, export_format: ExportFormat, ticker: str, low: int, high: int) -> str:
+    lines: str = await db.fetchval(CSV if export_format is ExportFormat.CSV else JSONL, ticker, low, high)
+    return lines
+
+
+def file_name(ticker: str, export_format: ExportFormat, low: int, high: int) -> str:
+    """Returns a file name such as `btc_usd_20240115T114000Z_20240116T000000Z.csv`, without unbounded ends."""
+    ends = [
+        "" if ts in (times.FIRST, times.END) else "_" + times.iso(ts).replace("-", "").replace(":", "") for ts in (low, high)
+    ]
+    return f"{ticker}{''.join(ends)}.{export_format}"

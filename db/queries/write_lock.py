@@ -1,0 +1,45 @@
+"""The writer lock. It serializes writers, so that ids follow the order of commits and derived rows see all earlier rows."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from db.pool import Database, Executor, Record, Transaction
+
+CHANNEL: Final = "tickgraph"
+
+ACQUIRE_WRITER_LOCK: Final = """
+SELECT pg_advisory_xact_lock(7235421)
+"""
+
+NOTIFY_LISTENERS: Final = """
+SELECT pg_notify('tickgraph', '')
+"""
+
+
+LOCK_HOLDER: Final = """
+SELECT activity.pid, coalesce(nullif(application_name, ''), '?') AS application,
+       coalesce(host(client_addr), 'local') AS address,
+       extract(epoch FROM clock_timestamp() - xact_start)::float8 AS held_s, coalesce(state, '?') AS state
+  FROM pg_locks JOIN pg_stat_activity AS activity ON activity.pid = pg_locks.pid
+ WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = 7235421 AND objsubid = 1
+   AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+
+async def lock_holder(db: Executor) -> Record | None:
+    """Returns the session that holds the writer lock, or None: pid, application, address, held_s, state (`active`, …)."""
+    return await db.fetchrow(LOCK_HOLDER)
+
+
+@asynccontextmanager
+async def write_transaction(db: Database) -> AsyncIterator[Transaction]:
+    """Opens a transaction that holds the writer lock and notifies listeners on commit. All writes of prices or tracking use it.
+
+    A separate statement acquires the lock, so the snapshot of the next statement contains all earlier commits. Write at
+    most about 10,000 rows in one transaction.
+    """
+    async with db.transaction() as connection:
+        await connection.execute(ACQUIRE_WRITER_LOCK)
+        yield connection
+        await connection.execute(NOTIFY_LISTENERS)

@@ -1,0 +1,84 @@
+"""Decides how long a response stays valid: permanently, until the next commit, or only for the moment."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from graphql import FieldNode, OperationDefinitionNode, OperationType
+
+from db import times
+from db.pool import Executor
+from db.queries import prices
+from db.queries.candles import Interval
+from graph.engine.limits import MAX_RANGE_MINUTES
+from graph.engine.selection import Selections, arguments_of, variables_of
+
+CLOCK_DEPENDENT_FIELDS: Final = frozenset({"ageS", "stale", "coverage"})
+"""Fields whose values change with the clock, without a commit."""
+
+
+@dataclass(frozen=True)
+class TickerWindow:
+    """The minutes of a ticker that begin in [low, high), UNIX seconds."""
+
+    ticker: str
+    low: int
+    high: int
+
+
+def depends_only_on_stored_data(
+    selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any], now: float
+) -> bool:
+    """Returns whether the operation is a query whose response cannot change without a commit.
+
+    A window without an end qualifies, because no future minute is stored. A candle qualifies only once it is closed.
+    """
+    if (
+        operation.operation is not OperationType.QUERY
+        or CLOCK_DEPENDENT_FIELDS & selections.size(operation.selection_set).names
+    ):
+        return False
+    variables = variables_of(operation, raw_variables)
+    candle_fields = [field for field in selections.fields(operation.selection_set) if field.name.value == "candles"]
+    return all(_are_candles_closed(arguments_of(field, variables), now) for field in candle_fields)
+
+
+def _are_candles_closed(arguments: Mapping[str, Any], now: float) -> bool:
+    interval = Interval.__members__.get(str(arguments.get("interval")))
+    try:
+        return interval is not None and times.parse(arguments.get("to")) + interval.value.seconds <= times.minute_of(now)
+    except ValueError:
+        return False
+
+
+def past_windows(
+    selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any], now: float
+) -> list[TickerWindow]:
+    """Returns the windows of the operation if it selects only prices and all windows are over; otherwise an empty list."""
+    variables = variables_of(operation, raw_variables)
+    found = [_parse_window(field, arguments_of(field, variables)) for field in selections.fields(operation.selection_set)]
+    windows = [window for window in found if window is not None and window.high <= times.minute_of(now)]
+    return windows if len(windows) == len(found) else []
+
+
+async def are_fully_stored(db: Executor, windows: list[TickerWindow]) -> bool:
+    """Returns whether every minute of the windows is stored. Their response then never changes, because prices are immutable.
+
+    Windows with more than MAX_RANGE_MINUTES minutes in total are not counted and are treated as incomplete.
+    """
+    if sum(window.high - window.low for window in windows) > MAX_RANGE_MINUTES * times.MINUTE:
+        return False
+    for window in windows:
+        if await prices.count_in(db, window.ticker, window.low, window.high) < (window.high - window.low) // times.MINUTE:
+            return False
+    return True
+
+
+def _parse_window(field: FieldNode, arguments: Mapping[str, Any]) -> TickerWindow | None:
+    if field.name.value not in ("range", "prices") or not isinstance(arguments.get("ticker"), str):
+        return None
+    try:
+        low, high = (-(-times.parse(arguments.get(end)) // times.MINUTE) * times.MINUTE for end in ("from", "to"))
+    except ValueError:
+        return None
+    return TickerWindow(arguments["ticker"], low, high) if low < high else None

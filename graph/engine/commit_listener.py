@@ -1,0 +1,92 @@
+"""Counts the commits of which PostgreSQL notifies this process."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from db import notifications
+from db.errors import DatabaseError
+from db.notifications import HEARTBEAT_TIMEOUT_S
+from graph.engine.background import background_task
+
+RETRY_INTERVAL_S: Final = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class CommitListener:
+    """Counts commits. While the connection is lost, the count is unreliable and `version` returns None."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._last_beat_at = -HEARTBEAT_TIMEOUT_S
+        self._waiting: list[asyncio.Future[None]] = []
+        self._is_disconnected = False
+
+    @property
+    def count(self) -> int:
+        """Number of commits notified so far."""
+        return self._count
+
+    def version(self) -> int | None:
+        """Returns a number that changes with each commit; None while notifications may be missing."""
+        return self._count if time.monotonic() - self._last_beat_at < HEARTBEAT_TIMEOUT_S else None
+
+    async def wait_for_commit_after(self, count: int) -> int:
+        """Waits until the number of commits exceeds `count`, and returns it. A new connection counts as a commit."""
+        while self._count <= count:
+            waiting = asyncio.get_running_loop().create_future()
+            self._waiting.append(waiting)
+            try:
+                await waiting
+            except asyncio.CancelledError:
+                if waiting in self._waiting:
+                    self._waiting.remove(waiting)
+                raise
+        return self._count
+
+    @asynccontextmanager
+    async def run_in_background(self, dsn: str) -> AsyncIterator[None]:
+        """Listens while the block runs, and reconnects after a lost connection."""
+        async with background_task(self._listen(dsn)):
+            yield
+
+    async def _listen(self, dsn: str) -> None:
+        while True:
+            try:
+                await notifications.listen(dsn, on_commit=self._on_commit, on_heartbeat=self._on_beat, on_loss=self._on_loss)
+            except DatabaseError as error:
+                self._log_disconnect(str(error))
+            except Exception:
+                log.exception("listening for commits failed; retrying")
+            self._on_loss()
+            await asyncio.sleep(RETRY_INTERVAL_S)
+
+    def invalidate(self) -> None:
+        """Counts as a commit, so that nothing derived from the database before is used again."""
+        self._on_commit()
+
+    def _log_disconnect(self, why: str) -> None:
+        """Logs once that the connection is lost."""
+        if not self._is_disconnected:
+            log.warning("listening for commits failed, so nothing is cached and events are delayed: %s; retrying", why)
+        self._is_disconnected = True
+
+    def _on_commit(self) -> None:
+        self._count += 1
+        waiting, self._waiting = self._waiting, []
+        for waiter in waiting:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _on_loss(self) -> None:
+        self._last_beat_at = -HEARTBEAT_TIMEOUT_S
+
+    def _on_beat(self) -> None:
+        self._last_beat_at = time.monotonic()
+        if self._is_disconnected:
+            self._is_disconnected = False
+            log.info("listening for commits works again")

@@ -1,0 +1,54 @@
+"""HTTP caching headers of query responses: Cache-Control and ETag (RFC 9110, RFC 9111)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any, Final
+
+import orjson
+
+from db.queries import version
+from graph.engine import cacheability
+from graph.schema.context import Context
+from graph.schema.executable import PreparedOperation
+
+COMPLETE_MAX_AGE_S: Final = 86_400
+"""For past windows without missing minutes, which never change."""
+DEFAULT_MAX_AGE_S: Final = 5
+
+
+@dataclass(frozen=True)
+class CachePolicy:
+    """The caching headers of a response, or of the 304 response that replaces it."""
+
+    headers: Mapping[str, str]
+
+    def is_not_modified(self, if_none_match: str) -> bool:
+        """Whether an If-None-Match header contains the current ETag."""
+        tags = {tag.strip().removeprefix("W/") for tag in if_none_match.split(",")}
+        tag = self.headers.get("ETag")
+        return tag is not None and tag.removeprefix("W/") in tags
+
+
+async def cache_policy(
+    context: Context, prepared: PreparedOperation, *extra_parts: Any, private: bool, is_cacheable: bool
+) -> CachePolicy:
+    """Returns the cache policy of a query's response. Raises DatabaseError.
+
+    `extra_parts` are further values that the response text depends on. The response `is_cacheable` if only a commit can
+    change it.
+    """
+    visibility = "private" if private else "public"
+    headers = {"Cache-Control": f"{visibility}, max-age={DEFAULT_MAX_AGE_S}"}
+    if not is_cacheable:
+        return CachePolicy(headers)
+    windows = cacheability.past_windows(prepared.document.selections, prepared.operation, prepared.variables, context.now())
+    if windows and await cacheability.are_fully_stored(context.db, windows):
+        headers["Cache-Control"] = f"{visibility}, max-age={COMPLETE_MAX_AGE_S}"
+        data_version: int | str = f"complete in epoch {context.resources.history.epoch}"
+    else:
+        # Read before the query runs: after a commit in between, the client only repeats the request.
+        data_version = await version.current(context.db)
+    parts = [data_version, prepared.document.text, prepared.operation_name, prepared.variables, *extra_parts]
+    digest = sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    return CachePolicy(headers | {"ETag": f'W/"{digest[:32]}"'})  # weak: compression changes the bytes

@@ -1,0 +1,294 @@
+"""`python -m ingest import`: imports history from a file or from a table of another PostgreSQL."""
+
+import argparse
+import asyncio
+import csv
+import dataclasses
+import sys
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from db import embedded_lookup, times
+from db.errors import DatabaseError
+from db.pool import Database, connect, open_database
+from db.queries import foreign_table, retention
+from ingest.commands.arguments import Verbs, add_verb, ticker
+from ingest.imports import file_reader
+from ingest.imports.file_reader import FileFormatError, RawRow, ReadOptions
+from ingest.imports.rules import UNITS
+from ingest.jobs.import_history import MAX_BATCH_ROWS, ImportResult, import_prices
+from ingest.settings import Settings
+
+MAX_SHOWN_REJECTS = 10
+"""Rejected rows that are printed."""
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """Adds the verb."""
+    parser = add_verb(
+        verbs,
+        "import",
+        _run,
+        "import history from a file or a table of another PostgreSQL",
+        "import history.csv.gz --ticker btc_usd --dry-run\n"
+        "  python -m ingest import --from-dsn postgresql://me@old/crypto --table price_ticks --ticker btc_usd",
+    )
+    parser.add_argument(
+        "file", type=Path, nargs="?", help="CSV, JSON Lines or JSON, plain or compressed with gz, bz2, xz or zip"
+    )
+    parser.add_argument("--ticker", type=ticker, required=True, help="index name of the prices, like btc_usd")
+    parser.add_argument(
+        "--time-column", help=f"name or number of the time column (default: the first of {', '.join(file_reader.TIME_NAMES)})"
+    )
+    parser.add_argument(
+        "--price-column", help=f"same for the price column (default: the first of {', '.join(file_reader.PRICE_NAMES)})"
+    )
+    parser.add_argument(
+        "--ticker-column",
+        help=f"ticker column (default: the first of {', '.join(file_reader.TICKER_NAMES)}); `none`: use every row",
+    )
+    parser.add_argument("--ticker-value", help="name of the ticker in the file, like BTC/USD (default: any spelling of it)")
+    parser.add_argument("--time-unit", choices=list(UNITS), help="unit of UNIX times (default: by the size of each)")
+    parser.add_argument("--decimal", choices=[".", ","], default=".", help="decimal separator (default: %(default)s)")
+    parser.add_argument("--from-dsn", help="DSN of another PostgreSQL, instead of a file")
+    parser.add_argument("--table", default="price_ticks", help="its table (default: %(default)s)")
+    parser.add_argument(
+        "--rejects", type=Path, metavar="FILE", help="write the rejected rows and their reasons to this CSV file"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="validate all rows and print the first ones, but store nothing")
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Returns 0 if every row is stored, 1 if rows were rejected or the import was interrupted, 2 if it could not start."""
+    if (options.file is None) == (options.from_dsn is None):
+        sys.stderr.write("name a FILE, or --from-dsn and --table; not both\n")
+        return 2
+    rejects, file = options.rejects, options.file
+    if rejects is not None and file is not None and rejects.exists() and file.exists() and rejects.samefile(file):
+        sys.stderr.write(f"--rejects {options.rejects} is the imported file: specify another file\n")
+        return 2
+    try:
+        return asyncio.run(_import(options, Settings.read()))
+    except FileFormatError as error:
+        sys.stderr.write(f"{options.file or options.table}: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted. Stored rows stay; run the command again to continue\n")
+        return 1
+    except file_reader.DamagedFileError as error:
+        sys.stderr.write(f"{options.file}: truncated or damaged ({error})\n")
+        return 1
+    except OSError as error:
+        sys.stderr.write(f"{error.filename or options.file}: {error.strerror or error}\n")
+        return 2
+    except DatabaseError as error:
+        sys.stderr.write(f"{error}\nStored rows stay; run the command again to continue\n")
+        return 1
+
+
+@dataclass(frozen=True)
+class ImportSource:
+    """A source of rows: its description, its size, its batches, and the position in it."""
+
+    description: str
+    total: int
+    batches: AsyncIterator[Sequence[RawRow]]
+    position: Callable[[ImportResult], int]
+    """Returns the position, in the unit of `total`."""
+    other_tickers: Counter[str] = field(default_factory=Counter)
+    """Number of skipped rows of other tickers, by their name in the source."""
+
+
+async def _import(options: argparse.Namespace, settings: Settings) -> int:
+    console = Console()
+    async with AsyncExitStack() as stack:
+        source = await stack.enter_async_context(_table(options) if options.file is None else _file(options))
+        db: Database | None = None
+        if not options.dry_run:
+            dsn = embedded_lookup.postgres_url(settings)
+            db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph import", max_connections=1))
+        horizon = await _horizon(settings, options.ticker) if options.dry_run else times.FIRST
+        rejected = stack.enter_context(_open_rejects(options.rejects))
+        console.print(source.description, highlight=False, markup=False, soft_wrap=True)
+        if options.dry_run:
+            source = await _preview(source, console)
+        with _progress_bar(console) as bar:
+            task = bar.add_task(options.ticker, total=source.total, rows=0)
+
+            def show(result: ImportResult) -> None:
+                bar.update(task, completed=min(source.total, source.position(result)), rows=result.row_count)
+
+            result = ImportResult()
+            try:
+                await import_prices(
+                    source.batches,
+                    options.ticker,
+                    db,
+                    now=time.time(),
+                    on_reject=rejected,
+                    progress=show,
+                    unit=options.time_unit,
+                    result=result,
+                    horizon=horizon,
+                )
+                bar.update(task, completed=source.total)
+            finally:
+                bar.stop()
+                _print_summary(result, options, rejected.first, source.other_tickers, console)
+    return 1 if result.rejected or result.expired or not result.row_count else 0
+
+
+async def _horizon(settings: Settings, ticker: str) -> int:
+    """Returns the horizon of the ticker: older rows are not stored. `times.FIRST` if the database is unavailable."""
+    dsn = settings.dsn or embedded_lookup.find_postgres_url(settings.data_dir / "postgres")
+    with suppress(DatabaseError):
+        if dsn is not None:
+            async with open_database(dsn, application_name="tickgraph import", max_connections=1) as db:
+                return (await retention.horizons(db)).get(ticker, times.FIRST)
+    return times.FIRST
+
+
+@asynccontextmanager
+async def _file(options: argparse.Namespace) -> AsyncIterator[ImportSource]:
+    with file_reader.open_price_file(options.file, options.ticker, _read_options(options)) as file:
+
+        async def batches() -> AsyncIterator[Sequence[RawRow]]:
+            batch: list[RawRow] = []
+            try:
+                for raw in file.rows:
+                    batch.append(raw)
+                    if len(batch) == MAX_BATCH_ROWS:
+                        yield batch
+                        batch = []
+            except file_reader.DamagedFileError:
+                yield batch  # the rows before the damage are valid
+                raise
+            yield batch
+
+        yield ImportSource(f"{options.file}: {file.form}", file.size, batches(), lambda _: file.position(), file.other_tickers)
+
+
+def _read_options(options: argparse.Namespace) -> ReadOptions:
+    return ReadOptions(
+        options.time_column,
+        options.price_column,
+        options.ticker_column,
+        options.ticker_value,
+        options.decimal,
+        options.time_unit,
+    )
+
+
+@asynccontextmanager
+async def _table(options: argparse.Namespace) -> AsyncIterator[ImportSource]:
+    connection = await connect(options.from_dsn)
+    try:
+        columns = {column.name.lower(): column for column in await foreign_table.columns(connection, options.table)}
+        if not columns:
+            raise FileFormatError("the table does not exist in that database")
+        at, price, name = file_reader.columns(list(columns), _read_options(options))
+        ticker_column = columns.get(name or "")
+        total = await foreign_table.count(connection, options.table, ticker_column, options.ticker)
+
+        async def batches() -> AsyncIterator[Sequence[RawRow]]:
+            line = 0
+            found = foreign_table.rows(
+                connection, options.table, columns[at], columns[price], ticker_column, options.ticker, MAX_BATCH_ROWS
+            )
+            async for records in found:
+                yield [RawRow(line + number, row[0] or "", row[1] or "") for number, row in enumerate(records, start=1)]
+                line += len(records)
+
+        description = f"{options.table}: time from {at!r}, price from {price!r}, {total} rows"
+        yield ImportSource(description, total, batches(), lambda result: result.row_count)
+    finally:
+        await connection.close()
+
+
+class RejectedRows:
+    """Rejected rows. Holds the first few, and writes all of them to a file if there is one."""
+
+    def __init__(self, file: IO[str] | None) -> None:
+        self.first: list[str] = []
+        self._writer = None if file is None else csv.writer(file)
+        if self._writer is not None:
+            self._writer.writerow(("line", "time", "price", "reason"))
+
+    def __call__(self, raw: RawRow, reason: str) -> None:
+        if len(self.first) < MAX_SHOWN_REJECTS:
+            self.first.append(f"line {raw.line}: {reason}")
+        if self._writer is not None:
+            self._writer.writerow((*raw, reason))
+
+
+@contextmanager
+def _open_rejects(file: Path | None) -> Iterator[RejectedRows]:
+    if file is None:
+        yield RejectedRows(None)
+    else:
+        with file.open("w", newline="") as opened:
+            yield RejectedRows(opened)
+
+
+async def _preview(source: ImportSource, console: Console) -> ImportSource:
+    """Prints the first rows. Returns the source with all of its rows."""
+    first: Sequence[RawRow] = await anext(source.batches, ())
+    console.print("first rows:")
+    for raw in first[:5]:
+        console.print(f"  line {raw.line}: {raw.time} {raw.price}", highlight=False, markup=False)
+
+    async def all_batches() -> AsyncIterator[Sequence[RawRow]]:
+        yield first
+        async for batch in source.batches:
+            yield batch
+
+    return dataclasses.replace(source, batches=all_batches())
+
+
+def _progress_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rows]:,} rows"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
+
+
+def _print_summary(
+    result: ImportResult, options: argparse.Namespace, rejected: Sequence[str], other_tickers: Counter[str], console: Console
+) -> None:
+    for line in rejected:
+        sys.stderr.write(f"  {line}\n")
+    if result.rejected > len(rejected):
+        where = f"all are in {options.rejects}" if options.rejects else "use --rejects FILE to see all of them"
+        sys.stderr.write(f"  … and {result.rejected - len(rejected)} more; {where}\n")
+    done = "would be stored" if options.dry_run else "stored"
+    console.print(
+        f"{result.stored:,} {done}, {result.existing:,} existing, {result.duplicate:,} duplicate, {result.rejected:,} rejected",
+        highlight=False,
+    )
+    if result.expired:
+        console.print(f"{result.expired:,} are older than RETENTION_DAYS and were not stored", highlight=False)
+    if result.low is not None and result.high is not None:
+        console.print(f"minutes {times.iso(result.low)} to {times.iso(result.high)}", highlight=False)
+    if other_tickers:
+        names = ", ".join(f"{name} ({count:,})" for name, count in other_tickers.most_common(5))
+        console.print(f"{other_tickers.total():,} rows of other tickers skipped: {names}", highlight=False, markup=False)
+    if not result.row_count:
+        problem = (
+            f"belongs to {options.ticker}: set its name with --ticker-value, or use --ticker-column none"
+            if other_tickers
+            else "found"
+        )
+        sys.stderr.write(f"no row {problem}\n")
