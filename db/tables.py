@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Enum,
     ForeignKey,
     Identity,
     Index,
@@ -168,12 +169,28 @@ class Tracking(SQLModel, table=True):
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
     since: int = Field(
-        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first minute asked for; UNIX seconds")
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first tracked minute; UNIX seconds")
     )
     until: int | None = Field(
         None,
-        sa_column=Column(BigInteger, comment="first minute no longer asked for; null while tracked; UNIX seconds"),
+        sa_column=Column(BigInteger, comment="end of the last tracked minute; null while tracked; UNIX seconds"),
     )
+
+
+class ImportPeriod(SQLModel, table=True):
+    """A period that an import covers. Its minutes are expected, like those of a tracking period."""
+
+    __tablename__ = "import_period"
+    __table_args__ = (
+        CheckConstraint(_IS_MINUTE.format("since"), name="since"),
+        CheckConstraint(f"until % 60 = 0 AND until > since AND until <= {times.END}", name="until"),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name", ondelete="CASCADE"), primary_key=True))
+    since: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first imported minute; UNIX seconds")
+    )
+    until: int = Field(sa_column=Column(BigInteger, nullable=False, comment="end of the last imported minute; UNIX seconds"))
 
 
 class Price(SQLModel, table=True):
@@ -194,9 +211,17 @@ class Price(SQLModel, table=True):
     price: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="quote currency, no trailing zeros"))
     observed_at: int | None = Field(
         None,
-        sa_column=Column(BigInteger, comment="when the exchange said it; UNIX microseconds, inside the minute"),
+        sa_column=Column(BigInteger, comment="timestamp of the exchange; UNIX microseconds, inside the minute"),
     )
     source: Source = Field(sa_column=Column(Text, nullable=False))
+    original_source: Source | None = Field(
+        None,
+        sa_column=Column(
+            # An enum type, because a CHECK of a new column would read the whole table under a lock.
+            Enum(Source, name="price_source"),
+            comment="source in the Tickgraph that exported an imported price",
+        ),
+    )
 
 
 class Candle(SQLModel, table=True):
@@ -241,16 +266,14 @@ class Gap(SQLModel, table=True):
     reason: Reason = Field(sa_column=Column(Text, nullable=False))
     attempts: int = Field(
         0,
-        sa_column=Column(Integer, nullable=False, server_default="0", comment="charts looked through in vain"),
+        sa_column=Column(Integer, nullable=False, server_default="0", comment="backfill attempts that found no price"),
     )
     detected_at: int = Field(
         sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
     )
-    filled_at: int | None = Field(
-        None, sa_column=Column(BigInteger, comment="when its price was stored after all; UNIX seconds")
-    )
+    filled_at: int | None = Field(None, sa_column=Column(BigInteger, comment="when its price was stored; UNIX seconds"))
     given_up_at: int | None = Field(
-        None, sa_column=Column(BigInteger, comment="when no chart could resolve it any more; UNIX seconds")
+        None, sa_column=Column(BigInteger, comment="when the charts became too coarse for it; UNIX seconds")
     )
 
 
@@ -283,9 +306,9 @@ class Milestone(SQLModel, table=True):
     )
 
     at: int = Field(
-        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the hour it was noted in; UNIX seconds")
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the hour of the record; UNIX seconds")
     )
-    id: int = Field(sa_column=Column(BigInteger, nullable=False, comment="the data version then"))
+    id: int = Field(sa_column=Column(BigInteger, nullable=False, comment="the data version at that hour"))
 
 
 class Epoch(SQLModel, table=True):
@@ -299,10 +322,10 @@ class Epoch(SQLModel, table=True):
     first_id: int = Field(
         sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="no id of the epoch is lower")
     )
-    forked_at: int = Field(
-        sa_column=Column(BigInteger, nullable=False, comment="the last id before it that this history holds")
+    forked_at: int = Field(sa_column=Column(BigInteger, nullable=False, comment="the last earlier id of this history"))
+    identity: str = Field(
+        sa_column=Column(Text, nullable=False, comment="cluster, timeline and table in which the epoch began")
     )
-    identity: str = Field(sa_column=Column(Text, nullable=False, comment="cluster, timeline and table that it was begun in"))
     begun_at: int = Field(
         sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
     )
@@ -314,9 +337,9 @@ class Reject(SQLModel, table=True):
     __table_args__ = (Index("ix_reject_minute", "ticker", "ts"),)
 
     id: int | None = Field(None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
-    ticker: str | None = Field(None, sa_column=Column(Text, comment="null where it cannot be told"))
-    ts: int | None = Field(None, sa_column=Column(BigInteger, comment="the minute; null where it cannot be told"))
-    entry: str = Field(sa_column=Column(Text, nullable=False, comment="as it waited"))
+    ticker: str | None = Field(None, sa_column=Column(Text, comment="null if unknown"))
+    ts: int | None = Field(None, sa_column=Column(BigInteger, comment="the minute; null if unknown; UNIX seconds"))
+    entry: str = Field(sa_column=Column(Text, nullable=False, comment="the outbox entry"))
     reason: str = Field(sa_column=Column(Text, nullable=False))
     set_aside_at: int = Field(
         sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")

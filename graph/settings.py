@@ -14,6 +14,14 @@ def _split_commas(value: object) -> object:
     return [origin.strip() for origin in value.split(",") if origin.strip()] if isinstance(value, str) else value
 
 
+def _normalize_root_path(value: object) -> object:
+    if not isinstance(value, str) or not value.strip("/"):
+        return ""
+    if not re.fullmatch(r"/?[A-Za-z0-9._~/-]+", value):
+        raise ValueError("should be a path such as /prices-api")
+    return "/" + value.strip("/")
+
+
 def _validate_digest(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{64}", text.lower()):
         raise ValueError("should be SHA-256 digests of keys, 64 hexadecimal digits each, not keys: see `python -m graph key`")
@@ -80,6 +88,12 @@ class Settings(settings.Settings):
         (),
         description="addresses or networks of proxies whose `X-Forwarded-For`, `-Proto` and `-Host` are trusted, separated by "
         "commas",
+    )
+
+    root_path: Annotated[str, BeforeValidator(_normalize_root_path)] = Field(
+        "",
+        description="path under which a proxy serves the API, such as `/prices-api`; links and the OpenAPI document start "
+        "with it",
     )
 
     @property

@@ -151,7 +151,7 @@ class Databases:
         self._clean: list[str] = []
         self._schema = self._reset = ""
 
-    async def look_at(self, template: str) -> None:
+    async def inspect(self, template: str) -> None:
         """Remembers schema and rows of the template."""
         connection = await asyncpg.connect(self._servers.dsn_of(template))
         self._schema = await connection.fetchval(SCHEMA)
@@ -177,7 +177,7 @@ class Databases:
         await admin.close()
         return name
 
-    async def refund(self, name: str) -> None:
+    async def recycle(self, name: str) -> None:
         """Ends the database's sessions and empties it, or drops it where the test changed its schema or its settings."""
         connection = await asyncpg.connect(self._servers.dsn_of(name))
         await connection.execute(END_SESSIONS)
@@ -200,7 +200,7 @@ SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = cu
 @pytest.fixture(scope="session")
 async def databases(servers: Servers, migrated: str) -> Databases:
     found = Databases(servers)
-    await found.look_at(migrated)
+    await found.inspect(migrated)
     return found
 
 
@@ -209,7 +209,7 @@ async def dsn(servers: Servers, databases: Databases) -> AsyncIterator[str]:
     """A migrated database of the test's own."""
     name = await databases.take()
     yield servers.dsn_of(name)
-    await databases.refund(name)
+    await databases.recycle(name)
 
 
 @pytest.fixture

@@ -78,7 +78,8 @@ async def fill(db: Database, now: int) -> None:
                 await gaps.open_gaps(connection, reasons)
             await prices.store(connection, rows)
         before = [
-            (begin - 60 * (n + 1), f"{value.normalize():f}", None) for n, value in enumerate(_walk(price, 2_000, seed + 50))
+            (begin - 60 * (n + 1), f"{value.normalize():f}", None, None)
+            for n, value in enumerate(_walk(price, 2_000, seed + 50))
         ]
         async with write_lock.write_transaction(db) as connection:
             await bulk_import.merge(connection, name, before)

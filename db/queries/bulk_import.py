@@ -7,18 +7,18 @@ from db.pool import Transaction
 from db.queries.prices import HISTORY_EVENT_THRESHOLD
 from db.queries.retention import valid_horizon_sql
 
-COLUMNS: Final = ("ts", "price", "observed_at")
+COLUMNS: Final = ("ts", "price", "observed_at", "original_source")
 
 STAGE: Final = """
-CREATE TEMPORARY TABLE staged (ts bigint, price numeric, observed_at bigint) ON COMMIT DROP
+CREATE TEMPORARY TABLE staged (ts bigint, price numeric, observed_at bigint, original_source text) ON COMMIT DROP
 """
 
 # The writer lock prevents concurrent inserts, so NOT EXISTS is sufficient. The change events are those of prices.STORE. Without
 # the bounds $2 and $3 the planner, which has no statistics of `staged`, would read the whole history for every batch.
 MERGE: Final = f"""
 WITH stored AS (
-    INSERT INTO price (ticker, ts, price, observed_at, source)
-    SELECT $1, ts, price, observed_at, 'IMPORT'
+    INSERT INTO price (ticker, ts, price, observed_at, source, original_source)
+    SELECT $1, ts, price, observed_at, 'IMPORT', original_source::price_source
       FROM staged
      WHERE NOT EXISTS (
            SELECT FROM price WHERE price.ticker = $1 AND price.ts = staged.ts AND price.ts BETWEEN $2 AND $3)
@@ -41,8 +41,25 @@ SELECT (SELECT count(*) FROM stored) AS stored,
          WHERE ts < coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)) AS forgotten
 """  # noqa: S608  inserts constants
 
-Row = tuple[int, str, int | None]
-"""Minute in UNIX seconds, price without exponent, `observed_at` in microseconds; valid as in `PriceRow`."""
+Row = tuple[int, str, int | None, str | None]
+"""Minute in UNIX seconds, price without exponent, `observed_at` in microseconds, source in the archive that exported the row;
+valid as in `PriceRow`."""
+
+# Merges the period with those that it overlaps or touches.
+EXTEND_PERIOD: Final = """
+WITH merged AS (
+    DELETE FROM import_period
+     WHERE ticker = $1 AND since <= $3 AND until >= $2 AND NOT (since <= $2 AND until >= $3)
+    RETURNING since, until
+), extended AS (
+    INSERT INTO import_period (ticker, since, until)
+    SELECT $1, least($2::bigint, min(since)), greatest($3::bigint, max(until))
+      FROM merged
+    HAVING NOT EXISTS (SELECT FROM import_period WHERE ticker = $1 AND since <= $2 AND until >= $3)
+    RETURNING since, until
+)
+INSERT INTO change (kind, ticker, from_ts, to_ts) SELECT 'tracking', $1, since, until FROM extended
+"""
 
 
 async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int, int]:
@@ -58,5 +75,10 @@ async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int,
     return row["stored"], row["forgotten"]
 
 
+async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> None:
+    """Records that an import covers the minutes in [low, high): they are expected from now on."""
+    await db.execute(EXTEND_PERIOD, ticker, low, high)
+
+
 async def _lines(rows: Sequence[Row]) -> AsyncIterator[bytes]:
-    yield "".join([f"{ts},{price},{'' if at is None else at}\n" for ts, price, at in rows]).encode()
+    yield "".join([f"{ts},{price},{'' if at is None else at},{source or ''}\n" for ts, price, at, source in rows]).encode()

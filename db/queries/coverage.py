@@ -5,16 +5,19 @@ from typing import Final
 
 from db import times
 from db.pool import Executor, Record
-from db.queries.retention import valid_horizon_sql
+from db.queries.retention import valid_window_sql
 
-# Minutes in a tracking period and not before the horizon are expected. Other stored minutes are extra.
+# Minutes in a tracking period or an import period and not before the horizon are expected. Other stored minutes are extra.
 COUNT: Final = f"""
 WITH period AS (
-    SELECT greatest(since, $2::bigint, {valid_horizon_sql}) AS low, least(coalesce(until, $3), $3::bigint) AS high
-      FROM tracking JOIN ticker ON ticker.name = tracking.ticker
-     WHERE ticker = $1
+    SELECT lower(merged) AS low, upper(merged) AS high
+      FROM unnest({valid_window_sql} * (
+           SELECT range_agg(int8range(since, until))
+             FROM (SELECT since, until FROM tracking WHERE ticker = $1
+                    UNION ALL
+                   SELECT since, until FROM import_period WHERE ticker = $1) AS period)) AS merged
 ), expected AS (
-    SELECT coalesce(sum((high - low) / 60), 0)::bigint AS minutes FROM period WHERE high > low
+    SELECT coalesce(sum((high - low) / 60), 0)::bigint AS minutes FROM period
 ), stored AS (
     SELECT count(*) AS minutes,
            count(*) FILTER (WHERE source = 'LIVE') AS live,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from db.pool import Executor, Record
-from db.queries.retention import valid_horizon_sql
+from db.queries.retention import valid_horizon_sql, valid_window_sql
 from db.tables import Reason
 
 Minute = tuple[str, int]
@@ -118,8 +118,20 @@ SELECT 'gap_given_up', ticker, min(ts), max(ts) + 60, count(*) FROM given_up GRO
 _STATE: Final = """
 CASE WHEN filled_at IS NOT NULL THEN 'FILLED' WHEN given_up_at IS NOT NULL THEN 'GIVEN_UP' ELSE 'OPEN' END"""
 
+# Minutes that an import covers and lacks are gaps without a row: a file of hourly prices lacks 59 of 60. They are derived from
+# the stored minutes. In a tracking period, rows of `gap` explain them.
 PERIODS: Final = f"""
-WITH window_gaps AS (
+WITH import_only AS (
+    SELECT lower(part) AS low, upper(part) AS high
+      FROM unnest({valid_window_sql}
+           * (SELECT range_agg(int8range(since, until)) FROM import_period WHERE ticker = $1)
+           - coalesce((SELECT range_agg(int8range(since, until)) FROM tracking WHERE ticker = $1), '{{}}')) AS part
+), hole AS (
+    SELECT ts + 60 AS low, lead(ts, 1, until) OVER (PARTITION BY until ORDER BY ts) AS high
+      FROM (SELECT high AS until, low - 60 AS ts FROM import_only
+             UNION ALL
+            SELECT high, ts FROM import_only JOIN price ON ticker = $1 AND ts >= low AND ts < high) AS boundary
+), window_gaps AS (
     SELECT ts, reason, {_STATE} AS state FROM gap WHERE ticker = $1 AND ts >= $2 AND ts < $3
 ), marked AS (
     SELECT *, (lag(ts) OVER w, lag(reason) OVER w, lag(state) OVER w) IS DISTINCT FROM (ts - 60, reason, state) AS begins
@@ -131,9 +143,11 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, reason, state
   FROM numbered
  WHERE state = ANY ($4::text[])
  GROUP BY period, reason, state
+ UNION ALL
+SELECT low, high, 'not_imported', 'GIVEN_UP' FROM hole WHERE low < high AND 'GIVEN_UP' = ANY ($4::text[])
  ORDER BY low
  LIMIT $5
-"""  # noqa: S608  inserts a constant
+"""  # noqa: S608  inserts constants
 
 # Reads backwards from the newest gap of each ticker, and only over its last period.
 LAST_PERIOD_OF_EACH: Final = f"""
@@ -212,7 +226,10 @@ async def mark_unrecoverable(db: Executor, ticker: str, minutes: Sequence[int]) 
 
 
 async def periods(db: Executor, ticker: str, low: int, high: int, states: Sequence[str], limit: int) -> list[Record]:
-    """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP)."""
+    """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP).
+
+    The reason is a `db.tables.Reason`, or `not_imported` for minutes that only an import covers and that it lacks.
+    """
     return await db.fetch(PERIODS, ticker, low, high, list(states), limit)
 
 

@@ -14,7 +14,7 @@ from db.queries.prices import JSON_COLUMNS, observed_sql
 
 SLICE_S: Final = 14 * times.DAY
 
-COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source")
+COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source", "original_source")
 
 EXTENT: Final = """
 SELECT min(ts) AS low, max(ts) + 60 AS high FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
@@ -28,14 +28,17 @@ SELECT coalesce(string_agg({line}, E'\\n') || E'\\n', '')
 """
 
 CSV: Final = _LINES.format(
-    line=f"ticker || ',' || ts || ',' || price || ',' || coalesce({observed_sql}, '') || ',' || source",
+    line=f"ticker || ',' || ts || ',' || price || ',' || coalesce({observed_sql}, '') || ',' || source || ',' || "
+    "coalesce(original_source::text, '')",
 )
 
 JSONL: Final = _LINES.format(
     line=(
         """'{"ticker":"' || ticker || '","ts":' || ts || ',"price":"' || price || '","observed_at":' || """
         + JSON_COLUMNS["observed_us"].sql
-        + """ || ',"source":"' || source || '"}'"""
+        + """ || ',"source":"' || source || '","original_source":' || """
+        + JSON_COLUMNS["original_source"].sql
+        + " || '}'"
     ),
 )
 

@@ -15,7 +15,7 @@ has_begun_sql: Final = "ts <= greatest(extract(epoch FROM now())::bigint, {now}:
 """SQL condition: the minute has begun by the clock of the database or by `{now}`. Later rows never count as the latest."""
 
 LATEST: Final = f"""
-SELECT id, ticker, ts, price, observed_at, source
+SELECT id, ticker, ts, price, observed_at, source, original_source
   FROM price
  WHERE ticker = $1 AND {has_begun_sql.format(now="$2")}
  ORDER BY ts DESC
@@ -26,7 +26,7 @@ LATEST_OF_EACH: Final = f"""
 SELECT p.*
   FROM unnest($1::text[]) WITH ORDINALITY AS names (ticker, position)
  CROSS JOIN LATERAL (
-       SELECT id, ticker, ts, price, observed_at, source
+       SELECT id, ticker, ts, price, observed_at, source, original_source
          FROM price
         WHERE price.ticker = names.ticker AND {has_begun_sql.format(now="$2")}
         ORDER BY ts DESC
@@ -35,7 +35,7 @@ SELECT p.*
 """  # noqa: S608  inserts a constant
 
 OLDEST_FIRST: Final = """
-SELECT id, ticker, ts, price, observed_at, source
+SELECT id, ticker, ts, price, observed_at, source, original_source
   FROM price
  WHERE ticker = $1 AND ts >= $2 AND ts < $3
  ORDER BY ts
@@ -43,7 +43,7 @@ SELECT id, ticker, ts, price, observed_at, source
 """
 
 NEWEST_FIRST: Final = """
-SELECT id, ticker, ts, price, observed_at, source
+SELECT id, ticker, ts, price, observed_at, source, original_source
   FROM price
  WHERE ticker = $1 AND ts >= $2 AND ts < $3
  ORDER BY ts DESC
@@ -60,7 +60,7 @@ SELECT EXISTS (SELECT FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3)
 
 # A price without `observed_at` counts as observed at the end of its minute, so that it is never returned too early.
 LAST_OBSERVED: Final = """
-SELECT id, ticker, ts, price, observed_at, source
+SELECT id, ticker, ts, price, observed_at, source, original_source
   FROM (SELECT *, coalesce(observed_at, (ts + 60) * 1000000) AS seen_at
           FROM price
          WHERE ticker = $1 AND ts > $2::bigint - $3::bigint - 120 AND ts <= $2::bigint) AS near
@@ -86,6 +86,7 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
     ),
     "observed_us": Column(f"coalesce('\"' || {_MICROSECOND} || 'Z\"', 'null')"),
     "source": Column("source", '"'),
+    "original_source": Column("coalesce('\"' || original_source || '\"', 'null')"),
 }
 """SQL expressions of the JSON values of a price. `observed_us` always has microseconds, `observed_at` only if not zero."""
 

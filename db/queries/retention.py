@@ -13,6 +13,11 @@ BATCH_ROWS: Final = 10_000
 valid_horizon_sql: Final = "CASE WHEN horizon <= extract(epoch FROM now())::bigint THEN horizon END"
 """SQL expression for the horizon of a ticker. A horizon in the future comes from a wrong clock and is ignored until `reset`."""
 
+valid_window_sql: Final = f"""(
+    SELECT int8multirange(int8range(low, greatest(low, $3::bigint)))
+      FROM (SELECT greatest($2::bigint, {valid_horizon_sql}) AS low FROM ticker WHERE name = $1) AS bounds)"""  # noqa: S608  constants
+"""SQL expression for the part of the window [$2, $3) that is not before the horizon of the ticker $1, as a multirange."""
+
 # The horizon of a ticker advances to the day $1, but never past the day of its newest price. The step is measured from the day
 # of the oldest minute, or from the previous horizon. A ticker without complete candles is skipped, because candles cannot be
 # built from deleted minutes.

@@ -44,6 +44,7 @@ from graph.http.problems import GRAPHQL_PATH
 from graph.http.protocol import ON_SHUTDOWN
 from graph.http.response_cache import CacheFastPath, ResponseCache, ResponseCacheMiddleware
 from graph.http.rest import endpoints
+from graph.http.root_path import RootPathMiddleware
 from graph.http.socket import SocketEndpoint
 from graph.http.static_files import VersionedStaticFiles
 from graph.schema.context import Resources
@@ -195,6 +196,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
         ],
         middleware=[
             *_tracing_middleware(),
+            *([Middleware(RootPathMiddleware, root_path=settings.root_path)] if settings.root_path else ()),
             *([Middleware(CacheFastPath, response_cache=response_cache)] if settings.answer_cache_mb and is_public else ()),
             *(
                 [Middleware(ForwardedHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))]

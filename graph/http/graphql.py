@@ -28,6 +28,7 @@ from graph.http.negotiation import EVENT_STREAM, GRAPHQL, JSON, accepts_sse, pre
 from graph.http.persisted_queries import PersistedQueries
 from graph.http.problems import graphql_response, on_known_error
 from graph.http.request import GraphQLRequest, parse_body, parse_query_string
+from graph.http.root_path import root_path_of
 from graph.schema.context import Context
 from graph.schema.executable import PreparedOperation, RequestRejectedError, Schema
 
@@ -46,15 +47,15 @@ CONTENT_SECURITY_POLICY = (
 )
 
 
-def html_page(name: str, policy: str = CONTENT_SECURITY_POLICY, status: int = HTTPStatus.OK) -> HTMLResponse:
-    """Returns a static page. Its policy blocks resources from other hosts."""
+def html_page(scope: Scope, name: str, policy: str = CONTENT_SECURITY_POLICY, status: int = HTTPStatus.OK) -> HTMLResponse:
+    """Returns a static page with its links under ROOT_PATH. Its policy blocks resources from other hosts."""
     headers = {"Content-Security-Policy": policy, "Vary": "Accept", "X-Content-Type-Options": "nosniff"}
-    return HTMLResponse(_read_html(name), status, headers)
+    return HTMLResponse(_read_html(name, root_path_of(scope)), status, headers)
 
 
 @cache
-def _read_html(name: str) -> str:
-    return (STATIC_DIR / name).read_text(encoding="utf-8")
+def _read_html(name: str, root_path: str) -> str:
+    return (STATIC_DIR / name).read_text(encoding="utf-8").replace('="/', f'="{root_path}/')
 
 
 class GraphQLEndpoint:
@@ -87,7 +88,7 @@ class GraphQLEndpoint:
             raise MethodNotAllowedError(f"Method {request.method[:20]} is not supported. Use GET or POST.", {"Allow": ALLOW})
         accept = request.headers.get("Accept", "")
         if self._graphiql and request.method != "POST" and prefers_html(accept):
-            return html_page("graphiql.html")
+            return html_page(request.scope, "graphiql.html")
         media_type = response_media_type(accept) or (EVENT_STREAM if accepts_sse(accept) else None)
         if media_type is None:
             raise NotAcceptableError(f"Accept: the available media types are {GRAPHQL}, {JSON} and {EVENT_STREAM}, in utf-8")

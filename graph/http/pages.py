@@ -12,6 +12,7 @@ from graph.http.graphql import html_page
 from graph.http.negotiation import prefers_html
 from graph.http.problems import on_http_error
 from graph.http.rest.openapi import build_document
+from graph.http.root_path import root_path_of
 
 LIVE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
@@ -19,33 +20,33 @@ LIVE_POLICY: Final = (
 )
 
 
-async def openapi(_request: Request) -> Response:
+async def openapi(request: Request) -> Response:
     """`GET /openapi.json`: the OpenAPI document."""
-    return Response(_document(), media_type="application/json")
+    return Response(_document(root_path_of(request.scope)), media_type="application/json")
 
 
 @cache
-def _document() -> bytes:
-    return orjson.dumps(build_document())
+def _document(root_path: str) -> bytes:
+    return orjson.dumps(build_document(root_path))
 
 
-async def swagger_ui(_request: Request) -> HTMLResponse:
+async def swagger_ui(request: Request) -> HTMLResponse:
     """`GET /docs`: Swagger UI."""
-    return html_page("swagger-ui.html")
+    return html_page(request.scope, "swagger-ui.html")
 
 
-async def redoc(_request: Request) -> HTMLResponse:
+async def redoc(request: Request) -> HTMLResponse:
     """`GET /redoc`: ReDoc."""
-    return html_page("redoc.html")
+    return html_page(request.scope, "redoc.html")
 
 
 async def not_found(request: Request, error: Exception) -> Response:
     """Responds to an unknown path: a page for browsers, problem+json for other clients."""
     if request.method == "GET" and prefers_html(request.headers.get("Accept", "")):
-        return html_page("not-found.html", LIVE_POLICY, status=HTTPStatus.NOT_FOUND)
+        return html_page(request.scope, "not-found.html", LIVE_POLICY, status=HTTPStatus.NOT_FOUND)
     return await on_http_error(request, error)
 
 
-async def home(_request: Request) -> HTMLResponse:
+async def home(request: Request) -> HTMLResponse:
     """`GET /`: the live page with all tickers and their charts."""
-    return html_page("index.html", LIVE_POLICY)
+    return html_page(request.scope, "index.html", LIVE_POLICY)

@@ -32,6 +32,9 @@ class GapReason(Enum):
     CLOCK = strawberry.enum_value("CLOCK", description="The minute of the response could not be determined.")
     STORAGE = strawberry.enum_value("STORAGE", description="The price was received but could not be stored.")
     NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="The collector was not running.")
+    NOT_IMPORTED = strawberry.enum_value(
+        "NOT_IMPORTED", description="The ticker was not tracked, and the import that covers the minute has no price of it."
+    )
 
 
 @strawberry.enum(description="State of a gap.")
@@ -110,7 +113,7 @@ class Part:
 
 @strawberry.type(
     description="Completeness of a window, up to the last minute that is over. The expected minutes are those in which the "
-    "ticker was tracked. Each of them is either stored or part of a gap with a reason."
+    "ticker was tracked, and those that an import covers. Each of them is either stored or part of a gap with a reason."
 )
 class Coverage:
     """Completeness of a window."""
@@ -126,7 +129,7 @@ class Coverage:
     def to(self) -> UnixTime:
         return UnixTime(self.counts.high)
 
-    @strawberry.field(description="Minutes in which the ticker was tracked.")
+    @strawberry.field(description="Minutes in which the ticker was tracked, or that an import covers.")
     def expected(self) -> int:
         return self.counts.expected
 
@@ -146,7 +149,7 @@ class Coverage:
     def imported(self) -> int:
         return self.counts.imported
 
-    @strawberry.field(description="Stored minutes that were not expected, because the ticker was not tracked.")
+    @strawberry.field(description="Stored minutes that were not expected, such as those collected manually.")
     def extra(self) -> int:
         return self.counts.extra
 

@@ -68,7 +68,14 @@ Change = Annotated[
 ]
 
 _KINDS: Final[Mapping[str, tuple[str, Mapping[str, Column]]]] = {
-    "price": ("Price", events.PRICE_COLUMNS | {"observedAt": events.PRICE_COLUMNS["observed_at"]}),
+    "price": (
+        "Price",
+        events.PRICE_COLUMNS
+        | {
+            "observedAt": events.PRICE_COLUMNS["observed_at"],
+            "originalSource": events.PRICE_COLUMNS["original_source"],
+        },
+    ),
     "history": ("HistoryChanged", events.CHANGE_COLUMNS),
     "gap_opened": ("GapOpened", events.CHANGE_COLUMNS),
     "gap_closed": ("GapClosed", events.CHANGE_COLUMNS),

@@ -28,6 +28,7 @@ PRICE_COLUMNS = {
     "price": prices.JSON_COLUMNS["price"],
     "observedAt": prices.JSON_COLUMNS["observed_at"],
     "source": prices.JSON_COLUMNS["source"],
+    "originalSource": prices.JSON_COLUMNS["original_source"],
 }
 """The fields of Price that PostgreSQL can write as JSON."""
 
@@ -43,6 +44,9 @@ class Price:
     ts: UnixTime = strawberry.field(description="The minute of the price: its first second.")
     price: Decimal = strawberry.field(description="In the quote currency (`usd` of `btc_usd`), with Deribit's digits.")
     source: Source = strawberry.field(description="Source of the price.")
+    original_source: Source | None = strawberry.field(
+        description="Source of an imported price in the Tickgraph that exported it; null for all other prices."
+    )
     observed_us: strawberry.Private[int | None]
 
     @strawberry.field(description="The minute of the price, as ISO 8601.")
@@ -69,6 +73,7 @@ class Price:
             ts=UnixTime(record["ts"]),
             price=record["price"],
             source=Source[record["source"]],
+            original_source=None if record["original_source"] is None else Source[record["original_source"]],
             observed_us=record["observed_at"],
         )
 

@@ -18,6 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
+from db.tables import Source
 from ingest.imports.rules import UNITS, is_same_minute
 
 TIME_NAMES: Final = ("ts", "time", "created_at", "timestamp", "unix", "open_time", "open time", "datetime", "date")
@@ -25,6 +26,8 @@ PRICE_NAMES: Final = ("price", "close", "close_price")
 TICKER_NAMES: Final = ("ticker", "symbol", "index_name", "pair", "instrument_name")
 INSTANT_NAME: Final = "observed_at"
 """The column of Tickgraph's own exports with the time inside the minute. It takes precedence over the time column."""
+SOURCE_NAMES: Final = ("original_source", "source")
+"""The columns of Tickgraph's own exports with the source of the price. The first that is not empty applies."""
 NONE: Final = "none"
 """Used instead of a column name: there is no such column."""
 MAX_LINE_CHARS: Final = 64 * 1024
@@ -35,6 +38,7 @@ MAX_PREAMBLE_LINES: Final = 5
 """Lines before the header that are skipped, such as a URL or a comment."""
 MAX_OTHER_TICKERS: Final = 20
 _DELIMITERS: Final = ",;\t|"
+_SOURCES: Final = frozenset(Source)
 _NUMBER: Final = re.compile(r"\s*[+-]?(\d+[.,]?\d*|[.,]\d+)([eE][+-]?\d+)?\s*", re.ASCII)
 _UNSUPPORTED_FORMATS: Final = {
     b"PAR1": "Parquet: convert it to CSV with duckdb -c \"COPY (SELECT * FROM 'FILE') TO 'history.csv'\"",
@@ -59,6 +63,10 @@ class RawRow(NamedTuple):
     line: int
     time: str
     price: str
+    is_exact: bool = False
+    """Whether the time is the exact `observed_at` of Tickgraph's own export, even without seconds."""
+    source: str | None = None
+    """The source in the Tickgraph that exported the row."""
 
 
 @dataclass(frozen=True)
@@ -201,10 +209,11 @@ class _ColumnIndexes:
     price: int
     ticker: int | None
     instant: int | None = None
+    sources: tuple[int, ...] = ()
 
     @property
     def last(self) -> int:
-        return max(self.time, self.price, self.ticker or 0, self.instant or 0)
+        return max(self.time, self.price, self.ticker or 0, self.instant or 0, *self.sources)
 
 
 @dataclass
@@ -274,9 +283,11 @@ class _RowReader:
                 self._count_other_ticker(cells[indexes.ticker])
             else:
                 price, time = cells[indexes.price], cells[indexes.time]
-                if indexes.instant is not None and is_same_minute(cells[indexes.instant], time, self.options.unit):
+                is_exact = indexes.instant is not None and is_same_minute(cells[indexes.instant], time, self.options.unit)
+                if is_exact and indexes.instant is not None:
                     time = cells[indexes.instant].strip()
-                yield RawRow(number, time, price.replace(",", ".") if comma else price)
+                source = next((cells[index] for index in indexes.sources if cells[index] in _SOURCES), None)
+                yield RawRow(number, time, price.replace(",", ".") if comma else price, is_exact, source)
 
     def _form(self, kind: str, delimiter: str, names: Sequence[str], indexes: _ColumnIndexes, *, header: bool) -> FileFormat:
         return FileFormat(
@@ -318,7 +329,10 @@ class _RowReader:
     def _indexes_by_name(self, names: Sequence[str]) -> _ColumnIndexes:
         time, price, ticker = columns(names, self.options)
         instant = names.index(INSTANT_NAME) if INSTANT_NAME in names and self.options.time is None else None
-        return _ColumnIndexes(names.index(time), names.index(price), None if ticker is None else names.index(ticker), instant)
+        sources = () if instant is None else tuple(names.index(name) for name in SOURCE_NAMES if name in names)
+        return _ColumnIndexes(
+            names.index(time), names.index(price), None if ticker is None else names.index(ticker), instant, sources
+        )
 
     # JSON
 

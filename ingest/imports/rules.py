@@ -20,19 +20,26 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(r"(\d{1,15})(?:\.(\d{1,18}))?", re.ASCII)
 
 
-def parse_row(time: str, price: str, unit: str | None = None) -> Row:
+def parse_row(time: str, price: str, unit: str | None = None, *, is_exact: bool = False, source: str | None = None) -> Row:
     """Returns the row, with the price in plain notation. Raises ValueError if the time or the price is invalid.
 
-    `unit` is that of the time; None: by its size. The exact time is stored only if it has seconds: else it may be rounded.
+    `unit` is that of the time; None: by its size. The exact time is stored only if it has seconds, because it may be rounded,
+    or if it `is_exact`. `source` is that in the archive that exported the row.
     """
-    if unit in (None, "s") and _SECONDS.fullmatch(time) and (found := _PLAIN.fullmatch(price)) and int(time) < times.END:
+    if (
+        not is_exact
+        and unit in (None, "s")
+        and _SECONDS.fullmatch(time)
+        and (found := _PLAIN.fullmatch(price))
+        and int(time) < times.END
+    ):
         second = int(time)
         whole, decimals = found[1].lstrip("0"), (found[2] or "").rstrip("0")
         if whole or decimals:
             rest = second % times.MINUTE
             value = f"{whole or 0}.{decimals}" if decimals else whole
-            return second - rest, value, second * 10**6 if rest else None
-    return _parse_with_model(time, price, unit)
+            return second - rest, value, second * 10**6 if rest else None, source
+    return _parse_with_model(time, price, unit, is_exact, source)
 
 
 def is_same_minute(instant: str, time: str, unit: str | None) -> bool:
@@ -43,7 +50,7 @@ def is_same_minute(instant: str, time: str, unit: str | None) -> bool:
         return False
 
 
-def _parse_with_model(time: str, price: str, unit: str | None) -> Row:
+def _parse_with_model(time: str, price: str, unit: str | None, is_exact: bool, source: str | None) -> Row:
     microsecond = _microsecond(time, unit)
     ts = times.minute_of(microsecond // 10**6)
     number = _number(price.strip())
@@ -51,7 +58,7 @@ def _parse_with_model(time: str, price: str, unit: str | None) -> Row:
         "ticker": "any",
         "ts": ts,
         "price": number,
-        "observed_at": microsecond if microsecond % (times.MINUTE * 10**6) else None,
+        "observed_at": microsecond if is_exact or microsecond % (times.MINUTE * 10**6) else None,
         "source": Source.IMPORT,
     }
     try:
@@ -59,7 +66,7 @@ def _parse_with_model(time: str, price: str, unit: str | None) -> Row:
     except ValidationError as error:
         problem = error.errors()[0]
         raise ValueError(f"{problem['loc'][0]} {price[:40]!r}: {problem['msg'].removeprefix('Value error, ')}") from None
-    return row.ts, f"{row.price:f}", row.observed_at
+    return row.ts, f"{row.price:f}", row.observed_at, source
 
 
 def _number(text: str) -> Decimal:

@@ -113,7 +113,7 @@ class RowDeduplicator:
         return [pending]
 
     def _parse_row(self, raw: RawRow) -> Row:
-        row = parse_row(raw.time, raw.price, self._unit)
+        row = parse_row(raw.time, raw.price, self._unit, is_exact=raw.is_exact, source=raw.source)
         if row[0] + times.MINUTE > self._now:
             raise ValueError(f"{raw.time[:40]!r} lies in a minute that is not over yet")
         return row
@@ -137,12 +137,13 @@ async def _store(rows: Sequence[Row], ticker: str, result: ImportResult, db: Dat
     minutes = [row[0] for row in rows]
     expired = sum(minute < horizon for minute in minutes)
     stored = len(rows) - expired
+    result.low = min([*minutes, result.low or minutes[0]])
+    result.high = max([*minutes, result.high or minutes[0]])
     if db is not None:
         async with write_lock.write_transaction(db) as connection:
             await tickers.add(connection, [ticker])
             stored, expired = await bulk_import.merge(connection, ticker, rows)
-    result.low = min([*minutes, result.low or minutes[0]])
-    result.high = max([*minutes, result.high or minutes[0]])
+            await bulk_import.extend_period(connection, ticker, result.low, result.high + times.MINUTE)
     result.stored += stored
     result.expired += expired
     result.existing += len(rows) - stored - expired

@@ -20,7 +20,19 @@ from tests.conftest import ROOT
 
 TABLES = "SELECT array_agg(tablename::text ORDER BY tablename) FROM pg_tables WHERE schemaname = 'public'"
 
-TABLES_NOW = ["alembic_version", "candle", "change", "epoch", "gap", "milestone", "price", "reject", "ticker", "tracking"]
+TABLES_NOW = [
+    "alembic_version",
+    "candle",
+    "change",
+    "epoch",
+    "gap",
+    "import_period",
+    "milestone",
+    "price",
+    "reject",
+    "ticker",
+    "tracking",
+]
 
 
 async def _tables(dsn: str) -> list[str]:

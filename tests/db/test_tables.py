@@ -49,6 +49,8 @@ OTHERS = [
     ("ck_tracking_until_after_since", "INSERT INTO tracking (ticker, since, until) VALUES ('btc_usd', 60, 60)"),
     ("ck_price_price_normal", "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', 0, 1.50, 'LIVE')"),
     ("uq_tracking_open", "INSERT INTO tracking (ticker, since) VALUES ('btc_usd', 0)"),
+    ("ck_import_period_since", "INSERT INTO import_period VALUES ('btc_usd', 61, 120)"),
+    ("ck_import_period_until", "INSERT INTO import_period VALUES ('btc_usd', 120, 120)"),
     ("ck_gap_ts", "INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', 61, 'timeout')"),
     ("ck_gap_reason", "INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', 60, 'bad luck')"),
     ("ck_gap_attempts", "INSERT INTO gap (ticker, ts, reason, attempts) VALUES ('btc_usd', 60, 'timeout', -1)"),

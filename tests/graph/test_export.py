@@ -42,6 +42,7 @@ async def history(db: Database) -> list[dict[str, Any]]:
             "price": str(one.price),
             "observed_at": None if one.observed_at is None else times.iso_us(one.observed_at),
             "source": "LIVE",
+            "original_source": None,
         }
         for one in rows
     ]
@@ -77,7 +78,7 @@ async def test_a_download_goes_on_where_it_ended(api: Api, history: list[dict[st
 
 
 async def test_an_empty_window_is_an_empty_file(api: Api, history: list[dict[str, Any]]) -> None:
-    assert (await _export(api, "&to=60"))[1] == "ticker,ts,price,observed_at,source\n"
+    assert (await _export(api, "&to=60"))[1] == "ticker,ts,price,observed_at,source,original_source\n"
     assert (await _export(api, "&to=60&format=jsonl"))[1] == ""
 
 
@@ -142,8 +143,8 @@ async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[st
 
         def read(path: Any = file) -> list[tuple[int, str, str | None]]:
             with file_reader.open_price_file(path, ticker="btc_usd") as opened:
-                rows = [parse_row(raw.time, raw.price) for raw in opened.rows]
-            return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at in rows]
+                rows = [parse_row(raw.time, raw.price, is_exact=raw.is_exact) for raw in opened.rows]
+            return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at, _ in rows]
 
         assert await asyncio.to_thread(read) == [(one["ts"], one["price"], one["observed_at"]) for one in history]
 

@@ -108,7 +108,7 @@ async def _happen(db: Database) -> None:
         await gaps.open_gaps(connection, {("btc_usd", MINUTE): Reason.TIMEOUT, ("btc_usd", MINUTE + 60): Reason.TIMEOUT})
     await store(db, [row("btc_usd", MINUTE, "1", source=Source.BACKFILL), row("eth_usd", MINUTE, "2")])
     async with write_lock.write_transaction(db) as connection:
-        await bulk_import.merge(connection, "btc_usd", [(MINUTE + 60 * n, "3", None) for n in range(10, 1_011)])
+        await bulk_import.merge(connection, "btc_usd", [(MINUTE + 60 * n, "3", None, None) for n in range(10, 1_011)])
     async with write_lock.write_transaction(db) as connection:
         await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
     async with write_lock.write_transaction(db) as connection:

@@ -479,7 +479,7 @@ async def test_a_database_emptied_under_a_worker_is_followed_again(
 ) -> None:
     watchlist = Watchlist(BOTH)
     await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    await db.execute("TRUNCATE price, gap, tracking, ticker")
+    await db.execute("TRUNCATE price, gap, tracking, import_period, ticker")
     simulator.clock.set(at=MINUTE + 61)
     assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 2
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2

@@ -145,7 +145,7 @@ def test_the_compiled_rules_take_what_the_model_takes_and_nothing_else(time: str
     assert found == _by_the_model_alone(time, price)
 
 
-def _by_the_model_alone(time: str, price: str) -> tuple[int, str, int | None] | None:
+def _by_the_model_alone(time: str, price: str) -> Row | None:
     """Slowly, and straight: what any reader of the rules would write."""
     try:
         whole, _, fraction = time.strip().partition(".")
@@ -172,7 +172,7 @@ def _by_the_model_alone(time: str, price: str) -> tuple[int, str, int | None] | 
         )
     except (ValidationError, ValueError, ArithmeticError):
         return None
-    return made.ts, f"{made.price:f}", made.observed_at
+    return made.ts, f"{made.price:f}", made.observed_at, None
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def _by_the_model_alone(time: str, price: str) -> tuple[int, str, int | None] | 
     ],
 )
 def test_a_time_is_floored_to_its_minute_and_kept_where_it_had_seconds(time: str, minute: int, observed_at: int | None) -> None:
-    assert parse_row(time, "1") == (minute, "1", observed_at)
+    assert parse_row(time, "1") == (minute, "1", observed_at, None)
 
 
 @pytest.mark.parametrize(
@@ -471,8 +471,8 @@ def test_the_instant_of_our_own_exports_is_kept(tmp_path: Path) -> None:
         "ticker,ts,price,observed_at,source\n"
         f"btc_usd,{FIRST},1,2025-01-15T10:00:01.250000Z,LIVE\nbtc_usd,{FIRST + 60},2,,BACKFILL\n"
     )
-    found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
-    assert found == [(FIRST, "1", FIRST * 10**6 + 1_250_000), (FIRST + 60, "2", None)]
+    found = [parse_row(raw.time, raw.price, source=raw.source) for raw in _rows(file)[1]]
+    assert found == [(FIRST, "1", FIRST * 10**6 + 1_250_000, "LIVE"), (FIRST + 60, "2", None, "BACKFILL")]
 
 
 @given(st.integers(1, 12))
@@ -505,7 +505,7 @@ def test_an_instant_of_another_minute_is_none_of_ours(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"ts,price,observed_at\n{FIRST},1,{FIRST + 61}\n{FIRST + 60},2,{FIRST + 61}\n")
     found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
-    assert found == [(FIRST, "1", None), (FIRST + 60, "2", (FIRST + 61) * 10**6)]
+    assert found == [(FIRST, "1", None, None), (FIRST + 60, "2", (FIRST + 61) * 10**6, None)]
 
 
 def test_a_column_that_was_named_goes_before_a_known_archive(tmp_path: Path) -> None:

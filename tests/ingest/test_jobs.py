@@ -66,7 +66,7 @@ ANSWERS = st.one_of(
 async def test_whatever_the_exchange_answers_of_one_ticker_the_others_and_every_job_go_on(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, body: bytes
 ) -> None:
-    await db.execute("TRUNCATE price, gap, tracking, ticker, change")
+    await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change")
     if waiting := await outbox.fields():
         await outbox.remove((await outbox.read(waiting)).entries)
     simulator.clock.set(at=MINUTE + 2)

@@ -249,7 +249,7 @@ async def test_a_price_that_waits_for_an_emptied_database_brings_its_period_back
     simulator.clock.set(at=_at(0) + 2)
     watchlist = Watchlist(["btc_usd", "eth_usd"])
     await reconcile(_at(0), watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    await db.execute("TRUNCATE ticker, tracking, price, gap, change")
+    await db.execute("TRUNCATE ticker, tracking, import_period, price, gap, change")
     await outbox.put([row("btc_usd", _at(0)), row("eth_usd", _at(0))])
     simulator.clock.set(at=_at(1) + 2)
     await reconcile(_at(1), watchlist=watchlist, source=deribit, db=db, outbox=outbox)
@@ -291,7 +291,7 @@ async def emptied(db: Database, redis_url: str) -> AsyncIterator[Any]:
     client = redis.asyncio.Redis.from_url(redis_url)
 
     async def empty() -> None:
-        await db.execute("TRUNCATE price, gap, tracking, ticker, change")
+        await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change")
         await client.flushall()
 
     yield empty

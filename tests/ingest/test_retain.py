@@ -61,10 +61,8 @@ async def test_nothing_is_brought_back_from_before_the_horizon(db: Database) -> 
     await _filled(db)
     await retain(NOW, 8, db)
     async with write_lock.write_transaction(db) as connection:
-        assert await bulk_import.merge(connection, "btc_usd", [(KEPT_FROM - 60, "1", None), (KEPT_FROM + 60, "1", None)]) == (
-            1,
-            1,
-        )
+        rows = [(KEPT_FROM - 60, "1", None, None), (KEPT_FROM + 60, "1", None, None)]
+        assert await bulk_import.merge(connection, "btc_usd", rows) == (1, 1)
     assert min(await minutes(db, "btc_usd")) == KEPT_FROM
 
 

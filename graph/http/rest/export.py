@@ -41,7 +41,7 @@ class ExportQuery(TickerQuery):
 
 
 async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
-    """Streams the history, oldest first. Columns: ticker, ts, price, observed_at, source. Every CSV file has a header."""
+    """Streams the history, oldest first. Columns: see `history_export.COLUMNS`. Every CSV file has a header."""
     query = parse_query(ExportQuery, request.query_params)
     low = times.FIRST if query.start is None else query.start
     high = times.END if query.end is None else query.end

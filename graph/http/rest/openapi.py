@@ -46,7 +46,7 @@ STATUS_DESCRIPTIONS = {
 }
 
 
-def build_document() -> dict[str, Any]:
+def build_document(root_path: str = "") -> dict[str, Any]:
     """Returns the OpenAPI 3.1 document of the REST API."""
     paths = {path: PathItem(get=_operation(endpoint, path)) for endpoint in ENDPOINTS for path in endpoint.paths}
     paths["/export"] = PathItem(get=_export())
@@ -59,7 +59,10 @@ def build_document() -> dict[str, Any]:
             summary="Deribit's index prices, one per minute.",
             description="REST API for GET clients. GraphQL at `/graphql` has the same prices and more.",
         ),
-        servers=[Server(url="/"), Server(url="/v1", description="the same API under the prefix of older clients")],
+        servers=[
+            Server(url=f"{root_path}/"),
+            Server(url=f"{root_path}/v1", description="the same API under the prefix of older clients"),
+        ],
         paths=paths,
     )
     built = construct_open_api_with_schema_class(api)
@@ -96,7 +99,9 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
 
 def _export() -> Operation:
     file = {media.partition(";")[0]: MediaType(schema=Schema(type="string")) for media in MEDIA_TYPES.values()}
-    success_response = Response(description="The file, oldest first: ticker, ts, price, observed_at, source.", content=file)
+    success_response = Response(
+        description="The file, oldest first: ticker, ts, price, observed_at, source, original_source.", content=file
+    )
     return Operation(
         operationId="export",
         tags=["prices"],

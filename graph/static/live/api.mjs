@@ -26,7 +26,7 @@ export function headers() {
 
 /** Executes a query. Returns its data. Throws an Error with the API's error code in `code`, if there is one. */
 export async function execute(query, variables = {}) {
-  const response = await fetch("/graphql", {
+  const response = await fetch("graphql", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "application/json", ...headers() },
     body: JSON.stringify({ query, variables }),

@@ -1,6 +1,6 @@
 // The candle chart. It draws candles and periods and does not call the API.
 
-import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "/static/vendor/lightweight-charts-5.2.1.standalone.production.mjs";
+import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
 import { bands, toChartCandle, line } from "./buckets.mjs";
 import { price } from "./format.mjs";
 

@@ -67,6 +67,7 @@ const REASONS = {
   CLOCK: "the minute was unclear because of a wrong clock",
   STORAGE: "the price could not be stored",
   NOT_COLLECTED: "no worker was running",
+  NOT_IMPORTED: "not part of the import",
 };
 
 const STATES = { OPEN: "backfill pending", FILLED: "backfilled", GIVEN_UP: "unrecoverable" };

@@ -20,7 +20,7 @@ function onState(state) {
   setText(status.querySelector(".words"), STATE_LABELS[state]);
 }
 
-const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/graphql`;
+const url = new URL("graphql", location.href.replace(/^http/, "ws")).href;
 const socket = new Socket(url, { onState, payload: headers });
 
 function go(event) {
@@ -54,7 +54,7 @@ function showError(error) {
     make("div", { class: "empty", role: "alert" },
       make("h1", { text: "Something went wrong" }),
       make("p", { text: error.code ? error.message : "The API does not respond. This page retries automatically." }),
-      make("p", {}, make("a", { href: "/", text: "All tickers", onclick: go })),
+      make("p", {}, make("a", { href: "./", text: "All tickers", onclick: go })),
     ),
   );
   if (error.code !== "UNKNOWN_TICKER") retryTimer = setTimeout(show, 3_000);

@@ -39,16 +39,16 @@ export function read(search) {
   };
 }
 
-/** Returns the URL of a view. */
+/** Returns the URL of a view, relative to the page. */
 export function write(view) {
-  if (!view.ticker) return "/";
+  if (!view.ticker) return "./";
   const params = new URLSearchParams({ ticker: view.ticker });
   if (view.interval !== DEFAULT) params.set("interval", view.interval);
   if (view.from !== null) {
     params.set("from", view.from);
     params.set("to", view.to);
   }
-  return `/?${params}`;
+  return `?${params}`;
 }
 
 /** Returns the shortest interval with at most `maxCandles` candles in the given seconds. */

@@ -108,7 +108,7 @@ class Ticker {
     at.copied = make("span", { class: "copied", role: "status" });
     const window = make("form", { class: "window", onsubmit: (event) => this.#setWindow(event) }, at.from, make("span", { text: "to", "aria-hidden": "true" }), at.to, make("button", { text: "Show" }));
     main.replaceChildren(
-      make("nav", { class: "back", "aria-label": "Back" }, make("a", { href: "/", text: "← All tickers", onclick: go })),
+      make("nav", { class: "back", "aria-label": "Back" }, make("a", { href: "./", text: "← All tickers", onclick: go })),
       make("section", { class: "head", "aria-labelledby": "name" },
         make("h1", { id: "name", text: this.#view.ticker }),
         make("div", { class: "now" }, at.price, at.change, at.age, at.range)),
@@ -358,10 +358,10 @@ class Ticker {
     const { ticker, interval } = this.#view;
     const window = `from: ${from}${to === null ? "" : `, to: ${to}`}`;
     const query = `{\n  candles(ticker: "${ticker}", interval: ${interval}, ${window}) {\n    ts open high low close count complete\n  }\n}`;
-    this.#elements.graphiql.href = `/graphql#${encodeURIComponent(query)}`;
-    const csv = `/export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=csv`;
+    this.#elements.graphiql.href = `graphql#${encodeURIComponent(query)}`;
+    const csv = `export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=csv`;
     this.#elements.csv.href = csv;
-    setText(this.#elements.curl, `curl ${hasKey() ? "-H 'Authorization: Bearer …' " : ""}'${location.origin}${csv}'`);
+    setText(this.#elements.curl, `curl ${hasKey() ? "-H 'Authorization: Bearer …' " : ""}'${new URL(csv, location.href)}'`);
   }
 
   /** Downloads the file with the API key, because a link cannot send a header. */

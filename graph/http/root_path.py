@@ -1,0 +1,29 @@
+"""Serves the API under a sub-path of a proxy."""
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class RootPathMiddleware:
+    """Removes ROOT_PATH from the path of a request, whether the proxy already removed it or not.
+
+    URLs that the API builds start with it: Starlette reads `app_root_path`.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        """`root_path` starts with a slash and does not end with one."""
+        self.app = app
+        self._root_path = root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "lifespan":
+            path = scope["path"]
+            if path == self._root_path or path.startswith(f"{self._root_path}/"):
+                path = path.removeprefix(self._root_path) or "/"
+            scope = {**scope, "path": path, "app_root_path": self._root_path}
+        await self.app(scope, receive, send)
+
+
+def root_path_of(scope: Scope) -> str:
+    """Returns the path before all paths of the API, without a slash at its end; empty by default."""
+    path: str = scope.get("app_root_path", "")
+    return path
