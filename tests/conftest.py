@@ -1,5 +1,5 @@
-"""Real servers for every test: PostgreSQL and Valkey started once a session, a database cloned from a migrated template
-for each test, and a simulated exchange over HTTP.
+"""Fixtures with real servers: PostgreSQL and Valkey start once per session. Each test has its own migrated database and its own
+simulated exchange over HTTP.
 """
 
 import os
@@ -22,29 +22,29 @@ from ingest.simulator.server import Simulator, serve
 ROOT = Path(__file__).parent.parent
 TEMPLATE = "template_tickgraph"
 
-MAY_BE_ABSENT = {
-    "real prices are not here": "real data lies beside a developer's checkout, not in it",
-    "recorded answers are not here": "real data lies beside a developer's checkout, not in it",
+ALLOWED_SKIP_REASONS = {
+    "real prices are not available": "real data is stored next to a developer's checkout, not in it",
+    "recorded responses are not available": "real data is stored next to a developer's checkout, not in it",
     "Chromium is not installed": "only root can install it",
     "Node.js is not installed": "only root can install it",
-    "the clients of Node.js are not installed": "npm's registry may be out of reach",
+    "the clients of Node.js are not installed": "npm's registry may be unreachable",
     "Prometheus is not installed": "only root can install it",
-    "Docker is not here": "an engine in an engine is seldom allowed",
+    "Docker is not available": "Docker in Docker is rarely allowed",
     "PgBouncer is not installed": "only root can install it",
     "nginx is not installed": "only root can install it",
     "Caddy is not installed": "only root can install it",
     "openssl is not installed": "only root can install it",
-    "make is not installed": "the image of the tests has none",
+    "make is not installed": "the test image does not contain it",
 }
-"""The reasons for which a test may be skipped where CI=true; any other one fails."""
+"""Allowed skip reasons, each with its cause. Where CI=true, a skip for any other reason fails."""
 
 
 def _fail_unlisted_skip(report: pytest.TestReport | pytest.CollectReport) -> None:
     if report.skipped and os.environ.get("CI") and isinstance(report.longrepr, tuple):
         reason = report.longrepr[2].removeprefix("Skipped: ")
-        if reason not in MAY_BE_ABSENT:
+        if reason not in ALLOWED_SKIP_REASONS:
             report.outcome = "failed"
-            report.longrepr = f"skipped for a reason that is not on the list MAY_BE_ABSENT: {reason}"
+            report.longrepr = f"The skip reason is not in ALLOWED_SKIP_REASONS: {reason}"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -67,8 +67,8 @@ def anyio_backend() -> str:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _no_settings_from_outside() -> Iterator[None]:
-    """A developer's environment and .env file change no test."""
+def _ignore_outside_settings() -> Iterator[None]:
+    """Removes a developer's environment variables and .env file, so that they change no test."""
     names = {name.upper() for model in (IngestSettings, GraphSettings) for name in model.model_fields}
     with pytest.MonkeyPatch.context() as patch:
         for name in names & set(os.environ):
@@ -81,13 +81,13 @@ def _no_settings_from_outside() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Servers:
-    """The servers of the session; `dsn` is an empty database, TEMPLATE beside it a migrated one."""
+    """The servers of the session. `dsn` is the DSN of an empty database; TEMPLATE names a migrated database."""
 
     dsn: str
     redis_url: str
 
     def dsn_of(self, database: str) -> str:
-        """The address of another database of the server."""
+        """Returns the DSN of another database on the same server."""
         return urlunsplit(urlsplit(self.dsn)._replace(path=f"/{database}"))
 
 
@@ -116,7 +116,7 @@ def migrated(servers: Servers, template: str) -> str:
 
 
 async def clone(servers: Servers, template: str) -> AsyncIterator[str]:
-    """Yields the address of a new database that is a copy of the template, and drops it at the end."""
+    """Yields the DSN of a new database, a copy of the template, and drops the database at the end."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.dsn)
     try:
@@ -127,8 +127,8 @@ async def clone(servers: Servers, template: str) -> AsyncIterator[str]:
         await admin.close()
 
 
-# What the migrations made, and no test may have changed: an object that is altered or made anew has another version of its row.
-SCHEMA = """
+# A fingerprint of the migrated schema. An object that a test alters or creates again has another version of its catalog row.
+SCHEMA_FINGERPRINT = """
 SELECT md5(string_agg(version, ' ' ORDER BY version)) FROM (
     SELECT 'a' || attrelid || '.' || attnum || '.' || xmin FROM pg_attribute WHERE attrelid >= 16384
       AND attrelid IN (SELECT oid FROM pg_class WHERE relkind IN ('r', 'v', 'm', 'p'))
@@ -144,7 +144,7 @@ SEQUENCES = "SELECT schemaname || '.' || sequencename AS name, last_value, start
 
 
 class Databases:
-    """Migrated databases. One whose schema a test left unchanged is emptied and used again, which is faster than a clone."""
+    """Migrated databases. A database whose schema is unchanged is emptied and reused, which is faster than a clone."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
@@ -152,23 +152,23 @@ class Databases:
         self._schema = self._reset = ""
 
     async def inspect(self, template: str) -> None:
-        """Remembers schema and rows of the template."""
+        """Records the schema and the rows of the template."""
         connection = await asyncpg.connect(self._servers.dsn_of(template))
-        self._schema = await connection.fetchval(SCHEMA)
+        self._schema = await connection.fetchval(SCHEMA_FINGERPRINT)
         tables = [name for (name,) in await connection.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
         statements = ["SET session_replication_role = replica", f"TRUNCATE {', '.join(tables)}"]
         for table in tables:
-            rows = await connection.fetchval(f"SELECT json_agg(found)::text FROM {table} AS found")  # noqa: S608  names of ours
+            rows = await connection.fetchval(f"SELECT json_agg(found)::text FROM {table} AS found")  # noqa: S608  names from pg_tables
             if rows is not None:
-                written = f"json_populate_recordset(NULL::{table}, $json${rows}$json$)"
-                statements.append(f"INSERT INTO {table} SELECT * FROM {written}")  # noqa: S608
+                row_set = f"json_populate_recordset(NULL::{table}, $json${rows}$json$)"
+                statements.append(f"INSERT INTO {table} SELECT * FROM {row_set}")  # noqa: S608
         for name, last, start in await connection.fetch(SEQUENCES):
             statements.append(f"SELECT setval('{name}', {last or start}, {last is not None})")
         self._reset = "; ".join(statements)
         await connection.close()
 
     async def take(self) -> str:
-        """Returns the name of a database with nothing but what the migrations put there."""
+        """Returns the name of a database that contains only the rows of the migrations."""
         if self._clean:
             return self._clean.pop()
         name = f"test_{uuid.uuid4().hex[:12]}"
@@ -178,10 +178,10 @@ class Databases:
         return name
 
     async def recycle(self, name: str) -> None:
-        """Ends the database's sessions and empties it, or drops it where the test changed its schema or its settings."""
+        """Ends the sessions of the database and empties it. Drops it if the test changed its schema or its settings."""
         connection = await asyncpg.connect(self._servers.dsn_of(name))
         await connection.execute(END_SESSIONS)
-        is_clean = await connection.fetchval(SCHEMA) == self._schema
+        is_clean = await connection.fetchval(SCHEMA_FINGERPRINT) == self._schema
         if is_clean:
             await connection.execute(self._reset)
             self._clean.append(name)
@@ -199,14 +199,14 @@ SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = cu
 
 @pytest.fixture(scope="session")
 async def databases(servers: Servers, migrated: str) -> Databases:
-    found = Databases(servers)
-    await found.inspect(migrated)
-    return found
+    result = Databases(servers)
+    await result.inspect(migrated)
+    return result
 
 
 @pytest.fixture
 async def dsn(servers: Servers, databases: Databases) -> AsyncIterator[str]:
-    """A migrated database of the test's own."""
+    """The DSN of a migrated database that only this test uses."""
     name = await databases.take()
     yield servers.dsn_of(name)
     await databases.recycle(name)
@@ -214,7 +214,7 @@ async def dsn(servers: Servers, databases: Databases) -> AsyncIterator[str]:
 
 @pytest.fixture
 async def empty_dsn(servers: Servers) -> AsyncIterator[str]:
-    """A database without any table."""
+    """The DSN of a database without tables."""
     async for address in clone(servers, "template0"):
         yield address
 
@@ -227,7 +227,7 @@ async def db(dsn: str) -> AsyncIterator[Database]:
 
 @pytest.fixture
 def redis_url(servers: Servers) -> str:
-    """An empty Redis."""
+    """The URL of Redis, after all its keys are deleted."""
     with redis.Redis.from_url(servers.redis_url) as client:
         client.flushall()
     return servers.redis_url
@@ -240,6 +240,6 @@ def simulator() -> Simulator:
 
 @pytest.fixture
 async def rpc_url(simulator: Simulator) -> AsyncIterator[str]:
-    """DERIBIT_RPC_URL of the test's own exchange."""
+    """DERIBIT_RPC_URL of the simulated exchange of this test."""
     async with serve(simulator) as url:
         yield url

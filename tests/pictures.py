@@ -1,7 +1,7 @@
-"""Pictures of the live page in all its states, made of simulated prices.
+"""Takes screenshots of the live page in all its states, with simulated prices.
 
 python -m tests.pictures FOLDER            # every state at three widths, dark and light
-python -m tests.pictures --readme docs     # the two that stand in the README
+python -m tests.pictures --readme docs     # the two screenshots in the README
 """
 
 import argparse
@@ -25,11 +25,11 @@ from db.pool import Database, open_database
 from db.queries import bulk_import, gaps, prices, write_lock
 from db.tables import PriceRow, Reason, Source
 from graph.settings import Settings
-from tests.graph.conftest import serving
-from tests.stored import follow
+from tests.graph.conftest import run_api
+from tests.sample_data import set_tracked_tickers
 
 DAYS: Final = 3
-BEGINS: Final = {
+START_PRICES: Final = {
     "btc_usd": 91_250.0,
     "eth_usd": 3_020.0,
     "sol_usd": 142.5,
@@ -41,22 +41,22 @@ Scheme = Literal["dark", "light"]
 WIDTHS: Final = (360, 768, 1_280)
 
 
-def _walk(begin: float, minutes: int, seed: int) -> list[Decimal]:
-    """A walk that ends somewhere near where it began."""
-    drawn, price, found = random.Random(seed), begin, []  # noqa: S311  no secret
+def _random_walk(start_price: float, minutes: int, seed: int) -> list[Decimal]:
+    """Returns the prices of a random walk that ends near its start price."""
+    rng, price, values = random.Random(seed), start_price, []  # noqa: S311  no secret
     for number in range(minutes):
-        price *= 1 + drawn.gauss(0, 0.0005) + 0.00006 * math.sin(number / 180 + seed)
-        found.append(Decimal(f"{price:.2f}" if begin > 10 else f"{price:.4f}"))
-    return found
+        price *= 1 + rng.gauss(0, 0.0005) + 0.00006 * math.sin(number / 180 + seed)
+        values.append(Decimal(f"{price:.2f}" if start_price > 10 else f"{price:.4f}"))
+    return values
 
 
-async def fill(db: Database, now: int) -> None:
-    """Some days of prices up to now; of one ticker some are missing, some were filled later, and some imported."""
+async def store_sample_history(db: Database, now: int) -> None:
+    """Stores live prices up to now, with missing and backfilled minutes of btc_usd, and imported prices before them."""
     begin = now - DAYS * 86_400
     async with write_lock.write_transaction(db) as connection:
-        await follow(connection, list(BEGINS), begin)
-    for seed, (name, price) in enumerate(BEGINS.items()):
-        walk = _walk(price, DAYS * 1_440 + 1, seed)
+        await set_tracked_tickers(connection, list(START_PRICES), begin)
+    for seed, (name, price) in enumerate(START_PRICES.items()):
+        walk = _random_walk(price, DAYS * 1_440 + 1, seed)
         missing = set(range(len(walk) - 300, len(walk) - 282)) if name == "btc_usd" else set()
         late = set(range(len(walk) - 150, len(walk) - 90)) if name == "btc_usd" else set()
         rows = [
@@ -77,17 +77,17 @@ async def fill(db: Database, now: int) -> None:
                 }
                 await gaps.open_gaps(connection, reasons)
             await prices.store(connection, rows)
-        before = [
+        imported_rows = [
             (begin - 60 * (n + 1), f"{value.normalize():f}", None, None)
-            for n, value in enumerate(_walk(price, 2_000, seed + 50))
+            for n, value in enumerate(_random_walk(price, 2_000, seed + 50))
         ]
         async with write_lock.write_transaction(db) as connection:
-            await bulk_import.merge(connection, name, before)
+            await bulk_import.merge(connection, name, imported_rows)
 
 
 @contextlib.asynccontextmanager
-async def _pages() -> AsyncIterator[tuple[Browser, str, str]]:
-    """A browser, and the addresses of an API with prices and of one without."""
+async def _open_browser_and_apis() -> AsyncIterator[tuple[Browser, str, str]]:
+    """Yields a browser, the URL of an API with prices, and the URL of an API without prices."""
     now = int(time.time()) // 60 * 60
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -97,33 +97,33 @@ async def _pages() -> AsyncIterator[tuple[Browser, str, str]]:
         await asyncio.to_thread(migrate.upgrade, full.url)
         await asyncio.to_thread(migrate.upgrade, empty.url)
         async with open_database(full.url, application_name="pictures") as db:
-            await fill(db, now)
+            await store_sample_history(db, now)
         async with (
-            serving(Settings(database_url=full.url)) as one,
-            serving(Settings(database_url=empty.url)) as other,
+            run_api(Settings(database_url=full.url)) as filled_api,
+            run_api(Settings(database_url=empty.url)) as empty_api,
             async_playwright() as playwright,
         ):
             browser = await playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-            yield browser, one.url, other.url
+            yield browser, filled_api.url, empty_api.url
             await browser.close()
 
 
-async def _take(
+async def _take_screenshot(
     browser: Browser, url: str, path: Path, width: int, scheme: Scheme, *, offline: bool = False, hover: bool = False
 ) -> None:
     page = await browser.new_page(
         color_scheme=scheme, viewport={"width": width, "height": 900}, device_scale_factor=2 if width == WIDTHS[0] else 1
     )
 
-    def say(text: object) -> None:
+    def report(text: object) -> None:
         sys.stderr.write(f"{path.name}: {text}\n")
 
-    page.on("console", lambda message: say(message.text) if message.type != "info" else None)
-    page.on("pageerror", say)
+    page.on("console", lambda message: report(message.text) if message.type != "info" else None)
+    page.on("pageerror", report)
     await page.goto(url)
     await page.locator(".tickers li .change:not(:empty), .chart[data-candles], .empty").first.wait_for()
     await page.locator('#status[data-state="live"]').wait_for()
-    await page.wait_for_timeout(700)  # until the chart has drawn
+    await page.wait_for_timeout(700)  # until the chart is drawn
     if hover:
         box = await page.locator(".chart").bounding_box()
         assert box is not None
@@ -138,16 +138,16 @@ async def _take(
 
 async def _main(folder: Path, *, readme: bool) -> None:
     ticker = "/?ticker=btc_usd"
-    async with _pages() as (browser, full, empty):
+    async with _open_browser_and_apis() as (browser, full, empty):
         if readme:
-            await _take(browser, f"{full}/", folder / "overview.png", 1_280, "dark")
-            await _take(browser, full + ticker, folder / "ticker.png", 1_280, "light")
+            await _take_screenshot(browser, f"{full}/", folder / "overview.png", 1_280, "dark")
+            await _take_screenshot(browser, full + ticker, folder / "ticker.png", 1_280, "light")
             return
         for width in WIDTHS:
             for scheme in get_args(Scheme):
-                await _take(browser, f"{full}/", folder / f"overview-{width}-{scheme}.png", width, scheme)
-                await _take(browser, full + ticker, folder / f"ticker-{width}-{scheme}.png", width, scheme)
-        for name, url, more in (
+                await _take_screenshot(browser, f"{full}/", folder / f"overview-{width}-{scheme}.png", width, scheme)
+                await _take_screenshot(browser, full + ticker, folder / f"ticker-{width}-{scheme}.png", width, scheme)
+        for name, url, options in (
             ("empty", f"{empty}/", {}),
             ("offline", full + ticker, {"offline": True}),
             (
@@ -157,14 +157,14 @@ async def _main(folder: Path, *, readme: bool) -> None:
             ),
             ("unknown", f"{full}/?ticker=nothing_usd", {}),
         ):
-            await _take(browser, url, folder / f"{name}.png", 1_280, "dark", **more)
+            await _take_screenshot(browser, url, folder / f"{name}.png", 1_280, "dark", **options)
 
 
 def main() -> None:
-    """Makes the pictures."""
+    """Takes the screenshots."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--readme", action="store_true", help="only the two that stand in the README")
+    parser.add_argument("--readme", action="store_true", help="only the two screenshots in the README")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     asyncio.run(_main(options.folder, readme=options.readme))

@@ -10,8 +10,8 @@ from db import embedded
 from db.embedded import Server
 
 
-def copied(primary: Server, folder: Path) -> None:
-    """Makes a replica's data in `folder`/replica of the server whose data are in `folder`/primary."""
+def copy_primary(primary: Server, folder: Path) -> None:
+    """Creates a replica's data in `folder`/replica by a base backup of the primary, whose data is in `folder`/primary."""
     (folder / "replica").mkdir()
     shutil.copy2(folder / "primary" / "password", folder / "replica" / "password")
     program = embedded.postgres_program("pg_basebackup")
@@ -20,7 +20,7 @@ def copied(primary: Server, folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def following(folder: Path, port: int | None = None) -> Iterator[Server]:
-    """The replica in `folder`, running."""
+def run_replica(folder: Path, port: int | None = None) -> Iterator[Server]:
+    """Runs the replica whose data is in `folder`/replica."""
     with embedded.postgres(folder / "replica", durable=False, port=port) as server:
         yield server

@@ -1,1 +1,1 @@
-"""Benchmarks: each against a floor in the same run. `python -m tests.bench.importing`, …"""
+"""Benchmarks: each against a floor in the same run. `python -m tests.bench.bulk_import`, …"""

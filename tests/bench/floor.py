@@ -1,4 +1,4 @@
-"""The floor: the fastest plain routes over the same tables. JSON by PostgreSQL, prepared statements, no middleware, no GraphQL.
+"""The floor: the fastest plain routes over the same tables, with JSON by PostgreSQL and prepared statements.
 
 DATABASE_URL=… uvicorn tests.bench.floor:app
 """
@@ -51,31 +51,31 @@ async def _lifespan(app: Starlette) -> AsyncIterator[None]:
         yield
 
 
-async def _answer(request: Request, statement: str, *names: str) -> Response:
-    sent = request.query_params
-    args = [sent[name] if name == "ticker" else int(sent[name]) for name in names]
+async def _respond(request: Request, statement: str, *names: str) -> Response:
+    parameters = request.query_params
+    args = [parameters[name] if name == "ticker" else int(parameters[name]) for name in names]
     return Response(await request.app.state.pool.fetchval(statement, *args), media_type="application/json")
 
 
 async def latest(request: Request) -> Response:
     """`GET /latest?ticker=`."""
-    return await _answer(request, LATEST, "ticker")
+    return await _respond(request, LATEST, "ticker")
 
 
 async def last(request: Request) -> Response:
     """`GET /last?ticker=&count=`."""
-    return await _answer(request, LAST, "ticker", "count")
+    return await _respond(request, LAST, "ticker", "count")
 
 
 async def window(request: Request) -> Response:
     """`GET /range?ticker=&from=&to=`."""
-    return await _answer(request, RANGE, "ticker", "from", "to")
+    return await _respond(request, RANGE, "ticker", "from", "to")
 
 
 async def days(request: Request) -> Response:
-    """`GET /days?ticker=&from=&to=`, of the minutes."""
-    return await _answer(request, DAYS, "ticker", "from", "to")
+    """`GET /days?ticker=&from=&to=`, aggregated from minutes."""
+    return await _respond(request, DAYS, "ticker", "from", "to")
 
 
 ROUTES = {"/latest": latest, "/last": last, "/range": window, "/days": days}
-app = Starlette(routes=[Route(path, answer) for path, answer in ROUTES.items()], lifespan=_lifespan)
+app = Starlette(routes=[Route(path, endpoint) for path, endpoint in ROUTES.items()], lifespan=_lifespan)

@@ -1,4 +1,4 @@
-"""Whether answers take longer as the history grows: the same questions at a million rows and at many more.
+"""Whether queries take longer as the history grows: the same queries at a million rows and at many more.
 
 python -m tests.bench.growth                     # 50 million rows, a good half hour
 python -m tests.bench.growth --rows 10000000
@@ -22,14 +22,14 @@ from db.pool import Database, open_database
 from db.queries import candles, prices
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
-from tests.bench import storing
+from tests.bench import storage
 
-FIRST = 1_000_000
+SMALL_ROW_COUNT = 1_000_000
 TICKERS = 200
 MINUTE = 1_600_000_020 // 86_400 * 86_400
 PRICE = Shape((("ts", prices.JSON_COLUMNS["ts"]), ("price", prices.JSON_COLUMNS["price"])))
 BATCH = 5_000
-"""Minutes of all tickers that are loaded at once."""
+"""Minutes of all tickers that are loaded per statement."""
 
 LOAD = """
 INSERT INTO price (ticker, ts, price, source)
@@ -53,9 +53,9 @@ def main() -> None:
     console = Console()
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         migrate.upgrade(server.url)
-        found = asyncio.run(_run(server.url, options.rows, console))
-    table = Table("ms, medians", f"{FIRST:,} rows", f"{options.rows:,} rows", "ratio", "wanted")
-    for name, (before, after) in found.items():
+        medians = asyncio.run(_run(server.url, options.rows, console))
+    table = Table("ms, medians", f"{SMALL_ROW_COUNT:,} rows", f"{options.rows:,} rows", "ratio", "wanted")
+    for name, (before, after) in medians.items():
         table.add_row(name, f"{1000 * before:.2f}", f"{1000 * after:.2f}", f"{after / before:.2f}", "at most 1.3")
     console.print(table)
 
@@ -64,34 +64,34 @@ async def _run(url: str, rows: int, console: Console) -> dict[str, tuple[float, 
     names = [f"t{number:03}_usd" for number in range(TICKERS)]
     connection = await asyncpg.connect(url)
     await connection.executemany("INSERT INTO ticker (name) VALUES ($1)", [(name,) for name in names])
-    first = await _grown(url, connection, 0, FIRST // TICKERS, console)
-    last = await _grown(url, connection, FIRST // TICKERS, rows // TICKERS, console)
+    first = await _load_rows(url, connection, 0, SMALL_ROW_COUNT // TICKERS, console)
+    last = await _load_rows(url, connection, SMALL_ROW_COUNT // TICKERS, rows // TICKERS, console)
     size = await connection.fetchval("SELECT pg_total_relation_size('price') + pg_total_relation_size('candle')")
     console.print(f"{size / rows:.0f} bytes a row with indexes and candles")
-    console.print(await storing.stored(url, names, MINUTE + 60 * (rows // TICKERS)))
+    console.print(await storage.measure_store(url, names, MINUTE + 60 * (rows // TICKERS)))
     await connection.close()
     return {name: (first[name], last[name]) for name in first}
 
 
-async def _grown(url: str, connection: asyncpg.Connection, low: int, high: int, console: Console) -> dict[str, float]:
-    began = time.perf_counter()
+async def _load_rows(url: str, connection: asyncpg.Connection, low: int, high: int, console: Console) -> dict[str, float]:
+    started_at = time.perf_counter()
     await connection.execute("ALTER TABLE price DISABLE TRIGGER USER")
     for start in range(low, high, BATCH):
         end = min(high, start + BATCH)
         await connection.execute(LOAD, MINUTE, start, end)
         await connection.execute(CANDLES, MINUTE + 60 * start, MINUTE + 60 * end)
         done = TICKERS * end
-        console.print(f"{done:>12,} rows  {TICKERS * (end - low) / (time.perf_counter() - began):,.0f} a second", end="\r")
+        console.print(f"{done:>12,} rows  {TICKERS * (end - low) / (time.perf_counter() - started_at):,.0f} a second", end="\r")
     await connection.execute("ALTER TABLE price ENABLE TRIGGER USER")
     console.print()
     await connection.execute("VACUUM ANALYZE")
     async with open_database(url, application_name="bench") as db:
-        return {name: await _median(run) for name, run in _questions(db, MINUTE + 60 * high).items()}
+        return {name: await _median(run) for name, run in _queries(db, MINUTE + 60 * high).items()}
 
 
-def _questions(db: Database, end: int) -> dict[str, Callable[[], Awaitable[object]]]:
+def _queries(db: Database, end: int) -> dict[str, Callable[[], Awaitable[object]]]:
     name = "t100_usd"
-    day = functools.partial(candles.fetch_json, db, Interval.ONE_HOUR, storing.CANDLE, name, end - 86_400, end, end)
+    day = functools.partial(candles.fetch_json, db, Interval.ONE_HOUR, storage.CANDLE, name, end - 86_400, end, end)
     return {
         "latest": functools.partial(prices.latest_json, db, PRICE, name),
         "last 100": functools.partial(prices.fetch_page, db, PRICE, name, 0, end, newest_first=True, limit=100),
@@ -101,12 +101,12 @@ def _questions(db: Database, end: int) -> dict[str, Callable[[], Awaitable[objec
 
 
 async def _median(run: Callable[[], Awaitable[object]]) -> float:
-    taken = []
+    times_s = []
     for _ in range(300):
-        began = time.perf_counter()
+        started_at = time.perf_counter()
         await run()
-        taken.append(time.perf_counter() - began)
-    return statistics.median(taken)
+        times_s.append(time.perf_counter() - started_at)
+    return statistics.median(times_s)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""How fast a stored price reaches those who subscribed, what each of them costs, and what others notice of it.
+"""Delivery time of a stored price to subscribers, the cost per subscriber, and the effect on other requests.
 
-python -m tests.bench.live                             # 100, 1,000 and 5,000 subscribers, and plain Strawberry beside them
+python -m tests.bench.live                             # 100, 1,000 and 5,000 subscribers, compared with plain Strawberry
 python -m tests.bench.live --subscribers 5000 --seconds 60
 """
 
@@ -30,13 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 from db import embedded, migrate
-from tests.bench.load import Question, get, graphql, load
-from tests.bench.serving import serving
+from tests.bench.load import BenchRequest, get, graphql, load
+from tests.bench.throughput import run_server
 from tests.e2e.conftest import free_port
 
 MINUTE = 1_700_000_040
 QUERY = "subscription { priceAdded { ticker ts price } }"
-OPENED_AT_ONCE = 50
+CONNECT_BATCH_SIZE = 50
 
 _HANDSHAKE = (
     "GET /graphql HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
@@ -51,16 +51,16 @@ VALUES ('btc_usd', $1, trim_scale(round((60000 + random() * 100)::numeric, 2)), 
 
 
 def _frame(kind: int, payload: bytes) -> bytes:
-    """A client's frame, masked with nothing."""
+    """Builds a client frame with an empty mask."""
     size = bytes([0x80 | len(payload)]) if len(payload) < 126 else bytes([0xFE]) + struct.pack("!H", len(payload))
     return bytes([kind]) + size + b"\0\0\0\0" + payload
 
 
 class _Subscriber(asyncio.Protocol):
-    """Notes when each event came, by the instant its minute stands for, and costs little itself."""
+    """Records when each event arrived, by the minute of its price, with little overhead."""
 
-    def __init__(self, came: list[tuple[int, float]]) -> None:
-        self._came = came
+    def __init__(self, deliveries: list[tuple[int, float]]) -> None:
+        self._deliveries = deliveries
         self._data = b""
         self._is_upgraded = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -92,10 +92,10 @@ class _Subscriber(asyncio.Protocol):
         if kind == _PING:
             self._transport.write(_frame(_PONG, payload))
         elif b'"next"' in payload:
-            self._came.append((int(payload.partition(b'"ts":')[2].partition(b",")[0]), now))
+            self._deliveries.append((int(payload.partition(b'"ts":')[2].partition(b",")[0]), now))
         elif b"connection_ack" in payload:
-            asked = {"type": "subscribe", "id": "1", "payload": {"query": QUERY}}
-            self._transport.write(_frame(_TEXT, orjson.dumps(asked)))
+            message = {"type": "subscribe", "id": "1", "payload": {"query": QUERY}}
+            self._transport.write(_frame(_TEXT, orjson.dumps(message)))
             self.ready.set_result(None)
         else:
             raise AssertionError((kind, payload))
@@ -106,46 +106,46 @@ class _Subscriber(asyncio.Protocol):
 
 
 async def _listen(port: int, count: int, ready: threading.Event, done: threading.Event) -> list[tuple[int, float]]:
-    came: list[tuple[int, float]] = []
+    deliveries: list[tuple[int, float]] = []
     loop = asyncio.get_running_loop()
-    for start in range(0, count, OPENED_AT_ONCE):
-        made = [
-            await loop.create_connection(lambda: _Subscriber(came), "127.0.0.1", port)
-            for _ in range(min(OPENED_AT_ONCE, count - start))
+    for start in range(0, count, CONNECT_BATCH_SIZE):
+        opened = [
+            await loop.create_connection(lambda: _Subscriber(deliveries), "127.0.0.1", port)
+            for _ in range(min(CONNECT_BATCH_SIZE, count - start))
         ]
-        await asyncio.gather(*(protocol.ready for _, protocol in made))
+        await asyncio.gather(*(protocol.ready for _, protocol in opened))
     ready.set()
     await asyncio.to_thread(done.wait)
-    return came
+    return deliveries
 
 
 def listen(port: int, count: int, ready: threading.Event, done: threading.Event) -> list[tuple[int, float]]:
-    """Subscribes so often; once it is `done`, which events came and when."""
+    """Opens the subscriptions, and returns the minute and arrival time of each event when `done` is set."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     return uvloop.run(_listen(port, count, ready, done))
 
 
 @dataclass(frozen=True)
-class Delivered:
-    """What one run saw."""
+class DeliveryResult:
+    """The measurements of one run."""
 
     times: list[float]
     """Seconds from commit to each delivery, ascending."""
     expected: int
-    cpu: float
-    """Of one core."""
+    cores: float
+    """Processor time of the server, in cores."""
     kb_each: float
-    beside: float
-    """Milliseconds: p99 of `latest` meanwhile."""
+    latest_p99_ms: float
+    """p99 of `latest` during the run, in milliseconds."""
 
-    def quantile(self, part: float) -> str:
-        """Milliseconds."""
-        return f"{1000 * self.times[min(len(self.times) - 1, int(part * len(self.times)))]:.0f}" if self.times else "none"
+    def quantile(self, fraction: float) -> str:
+        """Returns a quantile of the delivery times in milliseconds."""
+        return f"{1000 * self.times[min(len(self.times) - 1, int(fraction * len(self.times)))]:.0f}" if self.times else "none"
 
 
 async def _store(url: str, begin: int, seconds: int) -> dict[int, float]:
-    """An event a second; when each was committed."""
+    """Stores an event per second, and returns when each was committed."""
     committed = {}
     connection = await asyncpg.connect(url)
     for number in range(seconds):
@@ -160,42 +160,44 @@ async def _store(url: str, begin: int, seconds: int) -> dict[int, float]:
     return committed
 
 
-def run(url: str, port: int, process: psutil.Process, count: int, seconds: int, small: Question, begin: int) -> Delivered:
-    """So many subscribers for so many seconds."""
-    before = process.memory_info().rss
+def run(
+    url: str, port: int, process: psutil.Process, count: int, seconds: int, latest_request: BenchRequest, begin: int
+) -> DeliveryResult:
+    """Measures `count` subscribers for `seconds` seconds."""
+    rss_before = process.memory_info().rss
     spawn = multiprocessing.get_context("spawn")
     with spawn.Manager() as manager, concurrent.futures.ProcessPoolExecutor(2, mp_context=spawn) as pool:
         ready, done = manager.Event(), manager.Event()
-        listening = pool.submit(listen, port, count, ready, done)
+        subscribers = pool.submit(listen, port, count, ready, done)
         while not ready.wait(0.1):
-            if listening.done():
-                listening.result()
+            if subscribers.done():
+                subscribers.result()
         time.sleep(1)
-        used = process.cpu_times()
-        beside = pool.submit(_gently, small, float(seconds))
+        cpu_before = process.cpu_times()
+        latest_future = pool.submit(_measure_latest, latest_request, float(seconds))
         committed = asyncio.run(_store(url, begin, seconds))
-        after = process.cpu_times()
+        cpu_after = process.cpu_times()
         time.sleep(2)
         memory = process.memory_info().rss
         done.set()
-        came = listening.result()
-    times = sorted(now - committed[ts] for ts, now in came)
-    return Delivered(
+        deliveries = subscribers.result()
+    times = sorted(now - committed[ts] for ts, now in deliveries)
+    return DeliveryResult(
         times,
         count * seconds,
-        (after.user + after.system - used.user - used.system) / seconds,
-        (memory - before) / 1024 / count,
-        beside.result(),
+        (cpu_after.user + cpu_after.system - cpu_before.user - cpu_before.system) / seconds,
+        (memory - rss_before) / 1024 / count,
+        latest_future.result(),
     )
 
 
-def _gently(question: Question, seconds: float) -> float:
-    """p99 of a client that asks some ten times a second."""
-    taken, until = [], time.monotonic() + seconds
-    while time.monotonic() < until:
-        taken += [1000 * one for one in load([question], 1, 0.01).times]
+def _measure_latest(request: BenchRequest, seconds: float) -> float:
+    """Returns the p99 of a client that sends about ten requests per second."""
+    times_ms, deadline = [], time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        times_ms += [1000 * one for one in load([request], 1, 0.01).times]
         time.sleep(0.1)
-    return statistics.quantiles(taken, n=100)[98]
+    return statistics.quantiles(times_ms, n=100)[98]
 
 
 async def _prepare(url: str) -> None:
@@ -212,7 +214,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=20, help="of each run: an event a second")
     options = parser.parse_args()
     console = Console(width=120)
-    table = Table("server", "subscribers", "came", "p50, ms", "p99, ms", "worst, ms", "cores", "KB each", "latest p99, ms")
+    table = Table("server", "subscribers", "delivered", "p50, ms", "p99, ms", "worst, ms", "cores", "KB each", "latest p99, ms")
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         migrate.upgrade(server.url)
         asyncio.run(_prepare(server.url))
@@ -220,16 +222,22 @@ def main() -> None:
         for count in map(int, options.subscribers.split(",")):
             for name in ("Tickgraph", "plain Strawberry"):
                 port = free_port()
-                words, small = ["graph", "serve"], graphql(port, '{ latest(ticker: "btc_usd") { ts price } }')
+                arguments, latest_request = ["graph", "serve"], graphql(port, '{ latest(ticker: "btc_usd") { ts price } }')
                 if name != "Tickgraph":
-                    words = ["uvicorn", "tests.bench.plain_live:app", "--port", str(port), "--log-level", "warning"]
-                    words, small = [*words, "--no-access-log"], get(port, "/latest?ticker=btc_usd")
-                with serving(server.url, port, *words, MAX_SOCKETS_PER_CLIENT="10000") as process:
-                    told = run(server.url, port, process, count, options.seconds, small, begin)
+                    arguments = ["uvicorn", "tests.bench.plain_live:app", "--port", str(port), "--log-level", "warning"]
+                    arguments, latest_request = [*arguments, "--no-access-log"], get(port, "/latest?ticker=btc_usd")
+                with run_server(server.url, port, *arguments, MAX_SOCKETS_PER_CLIENT="10000") as process:
+                    result = run(server.url, port, process, count, options.seconds, latest_request, begin)
                 begin += 60 * options.seconds
-                came = f"{100 * len(told.times) / told.expected:.1f} %"
-                figures = told.quantile(0.5), told.quantile(0.99), told.quantile(1), f"{told.cpu:.2f}", f"{told.kb_each:.0f}"
-                table.add_row(name, f"{count:,}", came, *figures, f"{told.beside:.1f}")
+                delivered = f"{100 * len(result.times) / result.expected:.1f} %"
+                figures = (
+                    result.quantile(0.5),
+                    result.quantile(0.99),
+                    result.quantile(1),
+                    f"{result.cores:.2f}",
+                    f"{result.kb_each:.0f}",
+                )
+                table.add_row(name, f"{count:,}", delivered, *figures, f"{result.latest_p99_ms:.1f}")
                 print(".", end="", file=sys.stderr, flush=True)
     console.print(f"Python {sys.version.split()[0]}, {os.cpu_count()} cores, an event a second for {options.seconds} s")
     console.print(table)

@@ -1,4 +1,4 @@
-"""A client that asks the same over and over on a few connections, and costs little itself."""
+"""A client that repeats requests on a few connections with little overhead."""
 
 import asyncio
 import functools
@@ -11,29 +11,29 @@ import uvloop
 
 
 @dataclass
-class Told:
-    """What one round of load saw."""
+class LoadResult:
+    """The response times of one round of load."""
 
     seconds: float
     times: list[float] = field(default_factory=list)
-    """Seconds of each answer, in the order they came."""
+    """Seconds of each response, in the order of arrival."""
     size: int = 0
-    """Bytes of the last answer's body."""
+    """Bytes of the last response body."""
 
     @property
     def rate(self) -> float:
-        """Answers a second."""
+        """Responses per second."""
         return len(self.times) / self.seconds
 
-    def quantile(self, part: float) -> float:
-        """Milliseconds below which this part of the answers stayed."""
+    def quantile(self, fraction: float) -> float:
+        """Returns the milliseconds below which this fraction of the responses stayed."""
         ordered = sorted(self.times)
-        return 1_000 * ordered[min(len(ordered) - 1, int(part * len(ordered)))]
+        return 1_000 * ordered[min(len(ordered) - 1, int(fraction * len(ordered)))]
 
 
 @dataclass(frozen=True)
-class Question:
-    """A request, as bytes."""
+class BenchRequest:
+    """An HTTP request as bytes."""
 
     port: int
     head: bytes
@@ -46,72 +46,72 @@ class Question:
 
 
 class _Connection(asyncio.Protocol):
-    def __init__(self, questions: list[bytes], told: Told, until: float) -> None:
-        self._questions = questions
-        self._told = told
-        self._until = until
-        self._asked = 0
-        self._missing = 0
+    def __init__(self, requests: list[bytes], result: LoadResult, deadline: float) -> None:
+        self._requests = requests
+        self._result = result
+        self._deadline = deadline
+        self._sent_count = 0
+        self._missing_bytes = 0
         self._head = b""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._ask()
+        self._send()
 
-    def _ask(self) -> None:
-        if time.perf_counter() >= self._until:
+    def _send(self) -> None:
+        if time.perf_counter() >= self._deadline:
             self._transport.close()
             self.done.set_result(None)
             return
-        self._began = time.perf_counter()
-        self._transport.write(self._questions[self._asked % len(self._questions)])
-        self._asked += 1
+        self._sent_at = time.perf_counter()
+        self._transport.write(self._requests[self._sent_count % len(self._requests)])
+        self._sent_count += 1
 
     def data_received(self, data: bytes) -> None:
-        if not self._missing:
+        if not self._missing_bytes:
             self._head += data
             head, found, rest = self._head.partition(b"\r\n\r\n")
             if not found:
                 return
             self._head = b""
             assert head.startswith(b"HTTP/1.1 200"), (head, rest[:500])
-            self._missing = self._told.size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+            self._missing_bytes = self._result.size = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
             data = rest
-        self._missing -= len(data)
-        if not self._missing:
-            self._told.times.append(time.perf_counter() - self._began)
-            self._ask()
+        self._missing_bytes -= len(data)
+        if not self._missing_bytes:
+            self._result.times.append(time.perf_counter() - self._sent_at)
+            self._send()
 
     def connection_lost(self, exc: Exception | None) -> None:
         if not self.done.done():
             self.done.set_exception(exc or ConnectionError("closed in the middle"))
 
 
-async def _load(questions: list[Question], connections: int, seconds: float) -> Told:
-    loop, told = asyncio.get_running_loop(), Told(seconds)
-    until = time.perf_counter() + seconds
-    sent = [question.bytes for question in questions]
-    made = []
+async def _load(requests: list[BenchRequest], connections: int, seconds: float) -> LoadResult:
+    loop, result = asyncio.get_running_loop(), LoadResult(seconds)
+    deadline = time.perf_counter() + seconds
+    sent = [request.bytes for request in requests]
+    opened = []
     for number in range(connections):
-        turn = number * len(sent) // connections
-        make = functools.partial(_Connection, sent[turn:] + sent[:turn], told, until)
-        made.append(await loop.create_connection(make, "127.0.0.1", questions[0].port))
-    await asyncio.gather(*(protocol.done for _, protocol in made))
-    return told
+        offset = number * len(sent) // connections
+        make = functools.partial(_Connection, sent[offset:] + sent[:offset], result, deadline)
+        opened.append(await loop.create_connection(make, "127.0.0.1", requests[0].port))
+    await asyncio.gather(*(protocol.done for _, protocol in opened))
+    return result
 
 
-def load(questions: list[Question], connections: int = 16, seconds: float = 1.0) -> Told:
-    """Asks the questions in turn on each connection."""
-    return uvloop.run(_load(questions, connections, seconds))
+def load(requests: list[BenchRequest], connections: int = 16, seconds: float = 1.0) -> LoadResult:
+    """Sends the requests in rotation on each connection."""
+    return uvloop.run(_load(requests, connections, seconds))
 
 
-def graphql(port: int, query: str) -> Question:
-    """A GraphQL query by POST."""
+def graphql(port: int, query: str) -> BenchRequest:
+    """Builds a POST request with a GraphQL query."""
     head = b"POST /graphql HTTP/1.1\r\nContent-Type: application/json\r\n"
-    return Question(port, head, orjson.dumps({"query": query}))
+    return BenchRequest(port, head, orjson.dumps({"query": query}))
 
 
-def get(port: int, path: str) -> Question:
-    """A GET."""
-    return Question(port, f"GET {path} HTTP/1.1\r\n".encode())
+def get(port: int, path: str) -> BenchRequest:
+    """Builds a GET request."""
+    return BenchRequest(port, f"GET {path} HTTP/1.1\r\n".encode())

@@ -1,4 +1,4 @@
-"""The same subscription by Strawberry as it comes: its own handler, a queue and a resolver for each subscriber.
+"""The same subscription with plain Strawberry: its own handler, with a queue and a resolver per subscriber.
 
 DATABASE_URL=… uvicorn tests.bench.plain_live:app
 """
@@ -52,23 +52,23 @@ class Subscription:
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     async with asyncpg.create_pool(os.environ["DATABASE_URL"]) as pool, pool.acquire() as listener:
         app.state.pool = pool
-        told = await pool.fetchval("SELECT coalesce(max(id), 0) FROM price")
+        last_id = await pool.fetchval("SELECT coalesce(max(id), 0) FROM price")
 
-        async def tell() -> None:
-            nonlocal told
-            for record in await pool.fetch(NEWEST, told):
-                told = record["id"]
+        async def publish() -> None:
+            nonlocal last_id
+            for record in await pool.fetch(NEWEST, last_id):
+                last_id = record["id"]
                 for queue in queues:
                     queue.put_nowait(record)
 
-        telling: set[asyncio.Task[None]] = set()
+        publish_tasks: set[asyncio.Task[None]] = set()
 
-        def heard(*_: object) -> None:
-            telling.add(asyncio.create_task(tell()))
+        def on_notification(*_: object) -> None:
+            publish_tasks.add(asyncio.create_task(publish()))
 
-        await listener.add_listener("tickgraph", heard)
+        await listener.add_listener("tickgraph", on_notification)
         yield
-        await listener.remove_listener("tickgraph", heard)
+        await listener.remove_listener("tickgraph", on_notification)
 
 
 async def _nothing(_request: Request) -> Response:

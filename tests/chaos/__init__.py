@@ -1,4 +1,4 @@
-"""The fault run: real servers and processes, everything that goes wrong, and an account of every minute at the end.
+"""The fault run: real servers and processes under every kind of fault, and an audit of every minute at the end.
 
-`stand` is what runs, `faults` what is done to it, `verdict` what must be true afterwards, `__main__` the run itself.
+`environment` holds the servers and processes, `faults` the faults, `audit` the checks of the result, `__main__` the run.
 """

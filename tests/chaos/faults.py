@@ -1,4 +1,4 @@
-"""What is done to the stand: each fault is a block during which it lasts, with what may come of its minutes."""
+"""The faults. Each is a context manager during which it lasts, with the reasons its gaps may have."""
 
 import asyncio
 import contextlib
@@ -15,221 +15,226 @@ import redis
 
 from db.queries.write_lock import ACQUIRE_WRITER_LOCK
 from db.tables import Reason
-from tests.chaos.stand import TICKERS, Stack, Stand, ballast, second_stack
+from tests.chaos.environment import TICKERS, Environment, Stack, fill_disk, second_stack
 from tests.ingest.test_client import EXPECTED
 
-Block = Callable[[Stand, int], AbstractAsyncContextManager[None]]
+Block = Callable[[Environment, int], AbstractAsyncContextManager[None]]
 
-REASON_OF = {name: reason for name, (_, reason) in EXPECTED.items() if name != "unknown_index"} | {
+REASON_BY_FAULT = {name: reason for name, (_, reason) in EXPECTED.items() if name != "unknown_index"} | {
     "no_clock": Reason.CLOCK,
     "price_infinite": Reason.MALFORMED,
     "price_tiny": Reason.MALFORMED,
 }
-"""Why a minute has no price, by what Deribit answered. (`unknown_index` would end the ticker.)"""
-NOBODY = frozenset({Reason.NOT_COLLECTED})
-SEGMENTS_MOST = 50
-WITHIN_S = 8.0
-"""How long a worker may take to reach the phase in which it is killed."""
+"""Reason of a missing minute, by fault of the exchange. (`unknown_index` would end the tracking of the ticker.)"""
+NOT_COLLECTED_ONLY = frozenset({Reason.NOT_COLLECTED})
+MAX_WAL_SEGMENTS = 50
+PHASE_TIMEOUT_S = 8.0
+"""Seconds in which a worker must reach the phase in which it is killed."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """A fault: how it is made, what reasons its minutes may have, and what it touches."""
+    """A fault: how it is caused, which reasons its gaps may have, and what it affects."""
 
     name: str
     block: Block
     reasons: frozenset[Reason] = frozenset()
-    """Why a minute under it may be a gap; none: each price is safe, and must be there as LIVE."""
+    """Reasons that a gap under the fault may have. Empty: each price is safe and must be stored as LIVE."""
     minutes: int = 1
     ticker: str | None = None
-    """The only one that the reasons are for; None: all."""
+    """The only ticker that the reasons apply to. None: all tickers."""
     touches: str = ""
-    """`redis`, `worker` or `database`: two faults that touch the same are not drawn together."""
+    """The affected part. Two faults that affect the same part are not drawn together."""
 
 
 @asynccontextmanager
-async def _killed_when(
-    stand: Stand, reached: Callable[[], Awaitable[bool]], after: Callable[[], Awaitable[None]]
+async def _kill_worker_when(
+    environment: Environment, is_reached: Callable[[], Awaitable[bool]], cleanup: Callable[[], Awaitable[None]]
 ) -> AsyncIterator[None]:
-    """Kills the first worker once the phase is reached, then cleans up and starts another."""
+    """Kills the first worker when the phase is reached, then cleans up and starts a new worker."""
 
     async def kill() -> None:
-        if not await stand.stack.until(reached, WITHIN_S):
-            stand.toothless.append("a worker was killed before it reached its phase")
-        await stand.stack.kill_worker()
-        await after()
+        if not await environment.stack.until(is_reached, PHASE_TIMEOUT_S):
+            environment.ineffective_faults.append("a worker was killed before it reached its phase")
+        await environment.stack.kill_worker()
+        await cleanup()
 
     killing = asyncio.create_task(kill())
     try:
         yield
     finally:
         await killing
-        await stand.stack.start_worker()
+        await environment.stack.start_worker()
 
 
-async def _nothing() -> None:
+async def _no_cleanup() -> None:
     return
 
 
 @asynccontextmanager
-async def killed_fetching(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """While a ticker's answer hangs."""
-    stand.simulator.fail("hang", index=TICKERS[0], method="get_index_price")
-    before = stand.simulator.calls.get("get_index_price", 0)
+async def kill_while_fetching(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills the worker while the response for one ticker hangs."""
+    environment.simulator.fail("hang", index=TICKERS[0], method="get_index_price")
+    before = environment.simulator.calls.get("get_index_price", 0)
 
-    async def reached() -> bool:
-        kept = await stand.stored(minute) | {name.partition("|")[0] for name in await stand.stack.waiting()}
-        return stand.simulator.calls.get("get_index_price", 0) >= before + len(TICKERS) and set(TICKERS[1:]) <= kept
+    async def is_reached() -> bool:
+        collected = await environment.stored(minute) | {
+            name.partition("|")[0] for name in await environment.stack.pending_entries()
+        }
+        return environment.simulator.calls.get("get_index_price", 0) >= before + len(TICKERS) and set(TICKERS[1:]) <= collected
 
-    async def heal() -> None:
-        stand.simulator.clear_faults()
+    async def remove_faults() -> None:
+        environment.simulator.clear_faults()
 
-    async with _killed_when(stand, reached, heal):
+    async with _kill_worker_when(environment, is_reached, remove_faults):
         yield
 
 
 @asynccontextmanager
-async def _turn_held(stand: Stand) -> AsyncIterator[asyncpg.Connection]:
-    """Keeps every writer of the database waiting."""
-    async with stand.sql() as connection, connection.transaction():
+async def _hold_write_lock(environment: Environment) -> AsyncIterator[asyncpg.Connection]:
+    """Holds the write lock, so that every writer of the database waits."""
+    async with environment.sql() as connection, connection.transaction():
         await connection.execute(ACQUIRE_WRITER_LOCK)
         yield connection
 
 
-async def _all_wait(stand: Stand, minute: int) -> bool:
-    return {f"{ticker}|{minute}" for ticker in TICKERS} <= await stand.stack.waiting()
+async def _all_are_queued(environment: Environment, minute: int) -> bool:
+    return {f"{ticker}|{minute}" for ticker in TICKERS} <= await environment.stack.pending_entries()
 
 
 @asynccontextmanager
-async def killed_with_the_outbox_written(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Its prices in the outbox, its turn to write not come."""
-    async with _turn_held(stand), _killed_when(stand, lambda: _all_wait(stand, minute), _nothing):
+async def kill_with_outbox_written(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills the worker with its prices in the outbox, while it waits for the write lock."""
+    async with (
+        _hold_write_lock(environment),
+        _kill_worker_when(environment, lambda: _all_are_queued(environment, minute), _no_cleanup),
+    ):
         yield
 
 
 @asynccontextmanager
-async def _row_held(
-    stand: Stand, minute: int
+async def _hold_rows(
+    environment: Environment, minute: int
 ) -> AsyncIterator[tuple[Callable[[], Awaitable[bool]], Callable[[], Awaitable[None]]]]:
-    """The minute's rows, which the worker then waits for inside its transaction: whether it waits, and what lets them go."""
-    async with stand.sql() as connection:
+    """Locks the minute's rows, for which the worker waits in its transaction. Yields a check that it waits, and a release."""
+    async with environment.sql() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        # Without the trigger, which would take the writer's turn, so that the worker would wait for that.
+        # Without the trigger, which would take the write lock, for which the worker would wait instead.
         await connection.execute("SET LOCAL session_replication_role = replica")
-        held = "INSERT INTO price (ticker, ts, price, source) SELECT name, $1, 1, 'IMPORT' FROM ticker"
-        await connection.execute(held, minute)
+        insert = "INSERT INTO price (ticker, ts, price, source) SELECT name, $1, 1, 'IMPORT' FROM ticker"
+        await connection.execute(insert, minute)
 
-        async def reached() -> bool:
-            async with stand.sql() as other:
+        async def is_reached() -> bool:
+            async with environment.sql() as second_connection:
                 waits = "SELECT count(*) FROM pg_locks WHERE locktype = 'transactionid' AND NOT granted"
-                return await _all_wait(stand, minute) and bool(await other.fetchval(waits))
+                return await _all_are_queued(environment, minute) and bool(await second_connection.fetchval(waits))
 
-        yield reached, transaction.rollback
+        yield is_reached, transaction.rollback
 
 
 @asynccontextmanager
-async def killed_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Waiting for a row that another transaction holds."""
-    async with _row_held(stand, minute) as (reached, let_go), _killed_when(stand, reached, let_go):
+async def kill_in_transaction(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills the worker while it waits for a row that another transaction holds."""
+    async with _hold_rows(environment, minute) as (is_reached, release), _kill_worker_when(environment, is_reached, release):
         yield
 
 
 @asynccontextmanager
-async def frozen_in_its_transaction(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """SIGSTOP of the worker while it holds the writers' turn: a host that says nothing any more."""
-    async with _row_held(stand, minute) as (reached, let_go):
+async def freeze_in_transaction(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Stops the worker with SIGSTOP while it holds the write lock, as a lost host."""
+    async with _hold_rows(environment, minute) as (is_reached, release):
 
         async def freeze() -> None:
-            if not await stand.stack.until(reached, WITHIN_S):
-                stand.toothless.append("a worker was frozen before it held the turn")
-            stand.stack.signal_worker(signal.SIGSTOP)
-            await let_go()
+            if not await environment.stack.until(is_reached, PHASE_TIMEOUT_S):
+                environment.ineffective_faults.append("a worker was frozen before it held the write lock")
+            environment.stack.signal_worker(signal.SIGSTOP)
+            await release()
 
         freezing = asyncio.create_task(freeze())
         try:
             yield
         finally:
             await freezing
-            stand.stack.signal_worker(signal.SIGCONT)
+            environment.stack.signal_worker(signal.SIGCONT)
 
 
 @asynccontextmanager
-async def killed_committed_and_not_removed(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Its prices committed, Redis not yet told to forget them."""
+async def kill_after_commit(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills the worker after the commit, before it removes the prices from the outbox."""
 
-    async def reached() -> bool:
-        return {*TICKERS} <= await stand.stored(minute)
+    async def is_reached() -> bool:
+        return {*TICKERS} <= await environment.stored(minute)
 
     async def unpause() -> None:
-        await letting
-        async with stand.stack.redis() as client:
+        await commit_task
+        async with environment.stack.redis() as client:
             await client.client_unpause()
 
-    async def commits_while_redis_stands() -> None:
-        async with _turn_held(stand):
-            if await stand.stack.until(lambda: _all_wait(stand, minute), WITHIN_S):
-                async with stand.stack.redis() as client:
+    async def commit_while_redis_is_paused() -> None:
+        async with _hold_write_lock(environment):
+            if await environment.stack.until(lambda: _all_are_queued(environment, minute), PHASE_TIMEOUT_S):
+                async with environment.stack.redis() as client:
                     await client.client_pause(30_000, all=False)
 
-    letting = asyncio.create_task(commits_while_redis_stands())
-    async with _killed_when(stand, reached, unpause):
+    commit_task = asyncio.create_task(commit_while_redis_is_paused())
+    async with _kill_worker_when(environment, is_reached, unpause):
         yield
 
 
 @asynccontextmanager
-async def workers_gone(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """All of them, kill -9."""
-    await stand.stack.kill_worker()
+async def kill_workers(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills all workers with SIGKILL."""
+    await environment.stack.kill_worker()
     try:
         yield
     finally:
-        await stand.stack.start_worker()
+        await environment.stack.start_worker()
 
 
 @asynccontextmanager
-async def redis_killed(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Kill -9 of Redis, started again later."""
-    await stand.stack.valkey.kill()
+async def kill_redis(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills Redis with SIGKILL and restarts it later."""
+    await environment.stack.valkey.kill()
     try:
         yield
     finally:
-        await stand.stack.valkey.start()
-        await stand.stack.start_worker()
+        await environment.stack.valkey.start()
+        await environment.stack.start_worker()
 
 
 @asynccontextmanager
-async def redis_killed_under_a_collect(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """While Deribit is being asked: the prices go straight into PostgreSQL."""
-    stand.simulator.delay_s = 1.0
-    before = stand.simulator.calls.get("get_index_price", 0)
+async def kill_redis_during_collect(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills Redis during the calls to Deribit. The worker then stores the prices directly in PostgreSQL."""
+    environment.simulator.delay_s = 1.0
+    before = environment.simulator.calls.get("get_index_price", 0)
 
     async def kill() -> None:
-        def asked() -> bool:
-            return stand.simulator.calls.get("get_index_price", 0) >= before + len(TICKERS)
+        def requests_are_sent() -> bool:
+            return environment.simulator.calls.get("get_index_price", 0) >= before + len(TICKERS)
 
-        if not await stand.stack.until(asked, WITHIN_S):
-            stand.toothless.append("Redis was killed before Deribit was asked")
-        await stand.stack.valkey.kill()
+        if not await environment.stack.until(requests_are_sent, PHASE_TIMEOUT_S):
+            environment.ineffective_faults.append("Redis was killed before Deribit was called")
+        await environment.stack.valkey.kill()
 
     killing = asyncio.create_task(kill())
     try:
         yield
     finally:
         await killing
-        stand.simulator.delay_s = 0.0
-        await stand.stack.valkey.start()
-        await stand.stack.start_worker()
+        environment.simulator.delay_s = 0.0
+        await environment.stack.valkey.start()
+        await environment.stack.start_worker()
 
 
 @asynccontextmanager
-async def redis_wiped(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Everything in Redis gone: messages, the outbox, the evidence."""
+async def wipe_redis(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Deletes everything in Redis: messages, outbox and failures."""
 
     async def wipe() -> None:
-        await asyncio.sleep(stand.draw.random() / 2)
+        await asyncio.sleep(environment.rng.random() / 2)
         with contextlib.suppress(redis.RedisError):
-            async with stand.stack.redis() as client:
+            async with environment.stack.redis() as client:
                 await client.flushall()
 
     wiping = asyncio.create_task(wipe())
@@ -239,18 +244,18 @@ async def redis_wiped(stand: Stand, minute: int) -> AsyncIterator[None]:
         await wiping
 
 
-def redis_set(harm: Callable[["redis.asyncio.Redis"], Awaitable[object]]) -> Block:
-    """Redis as an operator or a provider may set it; as it was at the end."""
+def configure_redis(change: Callable[["redis.asyncio.Redis"], Awaitable[object]]) -> Block:
+    """Configures Redis as an operator or a provider may, and restores it at the end."""
 
     @asynccontextmanager
-    async def block(stand: Stand, minute: int) -> AsyncIterator[None]:
-        async with stand.stack.redis() as client:
-            await harm(client)
+    async def block(environment: Environment, minute: int) -> AsyncIterator[None]:
+        async with environment.stack.redis() as client:
+            await change(client)
         try:
             yield
         finally:
-            await stand.stack.valkey.start()  # another fault may have ended it
-            async with stand.stack.redis() as client:
+            await environment.stack.valkey.start()  # another fault may have stopped it
+            async with environment.stack.redis() as client:
                 await client.replicaof("no", "one")
                 await client.config_set("maxmemory", 0)
                 await client.config_set("maxmemory-policy", "noeviction")
@@ -258,248 +263,250 @@ def redis_set(harm: Callable[["redis.asyncio.Redis"], Awaitable[object]]) -> Blo
     return block
 
 
-async def _read_only(client: "redis.asyncio.Redis") -> None:
+async def _make_read_only(client: "redis.asyncio.Redis") -> None:
     await client.replicaof("127.0.0.1", "1")
 
 
-async def _full(client: "redis.asyncio.Redis") -> None:
+async def _limit_memory(client: "redis.asyncio.Redis") -> None:
     await client.config_set("maxmemory", "1mb")
 
 
-async def _evicting(client: "redis.asyncio.Redis") -> None:
+async def _enable_eviction(client: "redis.asyncio.Redis") -> None:
     await client.config_set("maxmemory-policy", "allkeys-random")
     await client.config_set("maxmemory", "1mb")
 
 
 @asynccontextmanager
-async def postgres_read_only(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """As during a failover, or where a provider's disk is full."""
-    name = stand.postgres.url.rpartition("/")[2]
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
-    async with stand.sql() as connection:
+async def make_postgres_read_only(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Makes PostgreSQL read-only, as during a failover or when a provider's disk is full."""
+    name = environment.postgres.url.rpartition("/")[2]
+    terminate_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    async with environment.sql() as connection:
         await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await connection.execute(others)
+        await connection.execute(terminate_others)
     try:
         yield
     finally:
-        await stand.postgres.start()  # another fault may have ended it
-        async with stand.sql() as connection:
+        await environment.postgres.start()  # another fault may have stopped it
+        async with environment.sql() as connection:
             await connection.execute("SET default_transaction_read_only = off")
             await connection.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
 
 
 @asynccontextmanager
-async def postgres_stopped(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """PostgreSQL stopped, started again later."""
-    await stand.postgres.stop()
+async def stop_postgres(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Stops PostgreSQL and starts it again later."""
+    await environment.postgres.stop()
     try:
         yield
     finally:
-        await stand.postgres.start()
+        await environment.postgres.start()
 
 
 @asynccontextmanager
-async def postgres_killed(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Kill -9 of PostgreSQL."""
-    await stand.postgres.kill()
+async def kill_postgres(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Kills PostgreSQL with SIGKILL."""
+    await environment.postgres.kill()
     try:
         yield
     finally:
-        await stand.postgres.start()
+        await environment.postgres.start()
 
 
 @asynccontextmanager
-async def disk_full(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """No room on PostgreSQL's disk, which is a small one."""
-    files = [stand.folder / "postgres" / f"ballast-{number}" for number in range(2)]
-    await asyncio.to_thread(ballast, files)
-    # It has segments of its log at hand: used up, the next commit finds no room.
+async def fill_postgres_disk(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Fills PostgreSQL's disk, which is a small one."""
+    files = [environment.folder / "postgres" / f"ballast-{number}" for number in range(2)]
+    await asyncio.to_thread(fill_disk, files)
+    # PostgreSQL has spare WAL segments. Without them, the next commit finds no space.
     with contextlib.suppress(asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
-        async with stand.sql() as connection:
-            for _ in range(SEGMENTS_MOST):
+        async with environment.sql() as connection:
+            for _ in range(MAX_WAL_SEGMENTS):
                 await connection.execute("SELECT pg_logical_emit_message(true, 'chaos', 'x'), pg_switch_wal()")
-    await asyncio.to_thread(ballast, files)
+    await asyncio.to_thread(fill_disk, files)
     try:
         yield
     finally:
         for file in files:
             file.unlink(missing_ok=True)
-        await asyncio.sleep(0.5)  # it may be starting again by itself, and would refuse a second one
-        await stand.postgres.start()
+        await asyncio.sleep(0.5)  # it may be restarting by itself, and would refuse a second start
+        await environment.postgres.start()
 
 
 @asynccontextmanager
-async def connections_exhausted(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Every connection taken, the workers' too."""
-    taken: list[asyncpg.Connection] = []
-    others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
-    async with stand.sql() as first:
+async def exhaust_connections(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Takes every connection, including the workers'."""
+    connections: list[asyncpg.Connection] = []
+    terminate_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    async with environment.sql() as first:
         try:
-            for _ in range(2):  # those freed by the end of the workers' connections, too
+            for _ in range(2):  # also those freed by the end of the workers' connections
                 with contextlib.suppress(asyncpg.TooManyConnectionsError, OSError, asyncpg.PostgresError):
                     while True:
-                        taken.append(await asyncpg.connect(stand.postgres.url, timeout=2))
-                await first.execute(others)
+                        connections.append(await asyncpg.connect(environment.postgres.url, timeout=2))
+                await first.execute(terminate_others)
             yield
         finally:
-            for connection in taken:
+            for connection in connections:
                 connection.terminate()
 
 
-def deribit(name: str, index: str | None, method: str | None) -> Block:
-    """Deribit failing in one of its ways, for one ticker or all."""
+def deribit_fault(name: str, index: str | None, method: str | None) -> Block:
+    """Makes Deribit fail with one fault, for one ticker or for all."""
 
     @asynccontextmanager
-    async def block(stand: Stand, minute: int) -> AsyncIterator[None]:
-        stand.simulator.fail(name, index=index, method=method)
+    async def block(environment: Environment, minute: int) -> AsyncIterator[None]:
+        environment.simulator.fail(name, index=index, method=method)
         try:
             yield
         finally:
-            stand.simulator.clear_faults()
+            environment.simulator.clear_faults()
 
     return block
 
 
-def clock_off(offset_s: int) -> Block:
-    """The exchange's clock ahead or behind."""
+def shift_clock(offset_s: int) -> Block:
+    """Sets the exchange's clock ahead or behind."""
 
     @asynccontextmanager
-    async def block(stand: Stand, minute: int) -> AsyncIterator[None]:
-        stand.clock_offset_s = offset_s
-        stand.simulator.clock.set(at=stand.simulator.clock.now_us() / 1e6 + offset_s)
+    async def block(environment: Environment, minute: int) -> AsyncIterator[None]:
+        environment.clock_offset_s = offset_s
+        environment.simulator.clock.set(at=environment.simulator.clock.now_us() / 1e6 + offset_s)
         try:
             yield
         finally:
-            stand.clock_offset_s = 0.0
-            stand.simulator.clock.set(at=stand.simulator.clock.now_us() / 1e6 - offset_s)
+            environment.clock_offset_s = 0.0
+            environment.simulator.clock.set(at=environment.simulator.clock.now_us() / 1e6 - offset_s)
 
     return block
 
 
 @asynccontextmanager
-async def scheduler_down(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Nobody sends the minute."""
-    running = len(stand.stack.schedulers)
-    await stand.stack.end_schedulers()
-    stand.schedulers_run = False
+async def stop_schedulers(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Stops the schedulers, so that no minute is sent."""
+    running = len(environment.stack.schedulers)
+    await environment.stack.end_schedulers()
+    environment.schedulers_are_running = False
     try:
         yield
     finally:
-        stand.schedulers_run = True
+        environment.schedulers_are_running = True
         for _ in range(running):
-            stand.stack.start_scheduler()
+            environment.stack.start_scheduler()
 
 
 @asynccontextmanager
-async def scheduler_doubled(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Everything is sent twice."""
-    await stand.stack.publish(minute)
+async def send_twice(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Sends everything twice."""
+    await environment.stack.publish(minute)
     yield
 
 
 @asynccontextmanager
-async def two_stacks(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """Two complete stacks on one database."""
-    async with second_stack(stand):
+async def run_two_stacks(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Runs two complete stacks on one database."""
+    async with second_stack(environment):
         yield
 
 
 @asynccontextmanager
-async def scheduler_far_ahead(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """A second scheduler, on a host whose clock is sixty days ahead; RETENTION_DAYS is set."""
-    await stand.stack.publish(minute + 60 * 86_400)
+async def send_far_ahead(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Sends a message of a scheduler whose clock is sixty days ahead, with RETENTION_DAYS set."""
+    await environment.stack.publish(minute + 60 * 86_400)
     yield
 
 
 @asynccontextmanager
-async def other_tickers(stand: Stand, minute: int) -> AsyncIterator[None]:
-    """A second worker at the same Redis that was started with another TICKERS."""
-    other = Stack("other", stand.folder, stand.stack.settings | {"TICKERS": TICKERS[0]}, stand.stack.valkey)
-    await other.start_worker()
+async def run_other_tickers(environment: Environment, minute: int) -> AsyncIterator[None]:
+    """Runs a second worker on the same Redis with a different TICKERS setting."""
+    second_stack_worker = Stack(
+        "other", environment.folder, environment.stack.settings | {"TICKERS": TICKERS[0]}, environment.stack.valkey
+    )
+    await second_stack_worker.start_worker()
     try:
         yield
     finally:
-        await other.stop_worker()
-        stand.stack.started_at += other.started_at
+        await second_stack_worker.stop_worker()
+        environment.stack.started_at += second_stack_worker.started_at
 
 
 KILLS = [
-    Fault("worker killed while fetching", killed_fetching, NOBODY, ticker=TICKERS[0], touches="phase"),
-    Fault("worker killed, outbox written", killed_with_the_outbox_written, touches="phase"),
-    Fault("worker killed in its transaction", killed_in_its_transaction, touches="phase"),
-    Fault("worker frozen in its transaction", frozen_in_its_transaction, touches="phase"),
-    Fault("worker killed, committed, not removed", killed_committed_and_not_removed, touches="phase"),
+    Fault("worker killed while fetching", kill_while_fetching, NOT_COLLECTED_ONLY, ticker=TICKERS[0], touches="phase"),
+    Fault("worker killed, outbox written", kill_with_outbox_written, touches="phase"),
+    Fault("worker killed in its transaction", kill_in_transaction, touches="phase"),
+    Fault("worker frozen in its transaction", freeze_in_transaction, touches="phase"),
+    Fault("worker killed, committed, not removed", kill_after_commit, touches="phase"),
 ]
 OUTAGES = [
-    Fault("all workers gone", workers_gone, NOBODY, 3, touches="worker"),
-    Fault("Redis killed", redis_killed, NOBODY, 2, touches="redis"),
-    Fault("Redis killed under a collect", redis_killed_under_a_collect, touches="redis"),
-    Fault("Redis wiped", redis_wiped, NOBODY, touches="redis"),
-    Fault("Redis read-only", redis_set(_read_only), NOBODY, 2, touches="redis"),
-    Fault("Redis full", redis_set(_full), NOBODY, 2, touches="redis"),
-    Fault("Redis evicts", redis_set(_evicting), NOBODY, 2, touches="redis"),
-    Fault("PostgreSQL read-only", postgres_read_only, minutes=2, touches="database"),
-    Fault("PostgreSQL stopped", postgres_stopped, minutes=3, touches="database"),
-    Fault("PostgreSQL killed -9", postgres_killed, minutes=2, touches="database"),
-    Fault("connections exhausted", connections_exhausted, minutes=2, touches="database"),
-    Fault("scheduler down", scheduler_down, NOBODY, 2, touches="scheduler"),
-    Fault("scheduler doubled", scheduler_doubled, touches="scheduler"),
-    Fault("scheduler far ahead", scheduler_far_ahead, touches="scheduler"),
-    Fault("workers with other TICKERS", other_tickers, minutes=2, touches="worker"),
-    Fault("two complete stacks", two_stacks, minutes=2, touches="stacks"),
+    Fault("all workers gone", kill_workers, NOT_COLLECTED_ONLY, 3, touches="worker"),
+    Fault("Redis killed", kill_redis, NOT_COLLECTED_ONLY, 2, touches="redis"),
+    Fault("Redis killed under a collect", kill_redis_during_collect, touches="redis"),
+    Fault("Redis wiped", wipe_redis, NOT_COLLECTED_ONLY, touches="redis"),
+    Fault("Redis read-only", configure_redis(_make_read_only), NOT_COLLECTED_ONLY, 2, touches="redis"),
+    Fault("Redis full", configure_redis(_limit_memory), NOT_COLLECTED_ONLY, 2, touches="redis"),
+    Fault("Redis evicts", configure_redis(_enable_eviction), NOT_COLLECTED_ONLY, 2, touches="redis"),
+    Fault("PostgreSQL read-only", make_postgres_read_only, minutes=2, touches="database"),
+    Fault("PostgreSQL stopped", stop_postgres, minutes=3, touches="database"),
+    Fault("PostgreSQL killed -9", kill_postgres, minutes=2, touches="database"),
+    Fault("connections exhausted", exhaust_connections, minutes=2, touches="database"),
+    Fault("scheduler down", stop_schedulers, NOT_COLLECTED_ONLY, 2, touches="scheduler"),
+    Fault("scheduler doubled", send_twice, touches="scheduler"),
+    Fault("scheduler far ahead", send_far_ahead, touches="scheduler"),
+    Fault("workers with other TICKERS", run_other_tickers, minutes=2, touches="worker"),
+    Fault("two complete stacks", run_two_stacks, minutes=2, touches="stacks"),
 ]
-DISK = Fault("database disk full", disk_full, minutes=2, touches="database")
+DISK = Fault("database disk full", fill_postgres_disk, minutes=2, touches="database")
 
 
-def clocks() -> list[Fault]:
-    """The exchange's clock, off by more than a minute either way, and by a year."""
+def clock_faults() -> list[Fault]:
+    """Returns faults of the exchange's clock: off by more than a minute in both directions, and by a year."""
     reasons = frozenset({Reason.CLOCK, Reason.NOT_COLLECTED})
     return [
-        Fault("clock ahead", clock_off(90), reasons, 2, touches="clock"),
-        Fault("clock behind", clock_off(-150), reasons, 2, touches="clock"),
-        Fault("clock a year ahead", clock_off(365 * 86_400), reasons, 2, touches="clock"),
+        Fault("clock ahead", shift_clock(90), reasons, 2, touches="clock"),
+        Fault("clock behind", shift_clock(-150), reasons, 2, touches="clock"),
+        Fault("clock a year ahead", shift_clock(365 * 86_400), reasons, 2, touches="clock"),
     ]
 
 
-def failing(draw: random.Random, name: str) -> Fault:
-    """Deribit failing in one of its ways, for one ticker or all, in its charts, too, or not."""
-    index = draw.choice([None, None, *TICKERS])
-    method = draw.choice([None, "get_index_price"])
-    reasons = frozenset({REASON_OF[name]})
-    return Fault("Deribit fails", deribit(name, index, method), reasons, draw.choice([1, 2]), index, "deribit")
+def deribit_failure(rng: random.Random, name: str) -> Fault:
+    """Returns a failure of Deribit for one ticker or all, with or without its charts."""
+    index = rng.choice([None, None, *TICKERS])
+    method = rng.choice([None, "get_index_price"])
+    reasons = frozenset({REASON_BY_FAULT[name]})
+    return Fault("Deribit fails", deribit_fault(name, index, method), reasons, rng.choice([1, 2]), index, "deribit")
 
 
-def can_fill_a_disk() -> bool:
-    """Whether a small disk can be made: only root may."""
+def can_mount_disk() -> bool:
+    """Whether a small disk can be mounted, which only root may do."""
     return os.geteuid() == 0 and subprocess.run(["mount", "--version"], capture_output=True, check=False).returncode == 0  # noqa: S607
 
 
-def every(draw: random.Random, *, disk: bool, ways: int = 4) -> list[Fault]:
-    """Each fault once, in an order that is drawn; Deribit in so many of its ways."""
-    names = draw.sample(sorted(REASON_OF), ways)
-    faults = [*KILLS, *OUTAGES, *([DISK] if disk else []), *clocks(), *(failing(draw, name) for name in names)]
-    draw.shuffle(faults)
+def all_faults(rng: random.Random, *, disk: bool, failure_count: int = 4) -> list[Fault]:
+    """Returns each fault once in random order, with that many failures of Deribit."""
+    names = rng.sample(sorted(REASON_BY_FAULT), failure_count)
+    faults = [*KILLS, *OUTAGES, *([DISK] if disk else []), *clock_faults(), *(deribit_failure(rng, name) for name in names)]
+    rng.shuffle(faults)
     return faults
 
 
-FORBIDDEN = [{"phase", other} for other in ("worker", "redis", "database", "deribit", "scheduler", "clock", "stacks")]
-"""What is not drawn together: a worker cannot be killed in a phase that it does not reach."""
+FORBIDDEN_PAIRS = [{"phase", other} for other in ("worker", "redis", "database", "deribit", "scheduler", "clock", "stacks")]
+"""Faults that are not drawn together: a worker cannot be killed in a phase that it does not reach."""
 
 
-def pair(draw: random.Random, *, disk: bool) -> tuple[Fault, Fault]:
-    """Two faults that can overlap."""
+def draw_pair(rng: random.Random, *, disk: bool) -> tuple[Fault, Fault]:
+    """Draws two faults that can overlap."""
     while True:
-        one, other = draw.sample(every(draw, disk=disk, ways=1), 2)
-        if one.touches != other.touches and {one.touches, other.touches} not in FORBIDDEN:
-            return one, other
+        first, second = rng.sample(all_faults(rng, disk=disk, failure_count=1), 2)
+        if first.touches != second.touches and {first.touches, second.touches} not in FORBIDDEN_PAIRS:
+            return first, second
 
 
-def reasons(faults: Sequence[Fault], ticker: str) -> frozenset[Reason]:
-    """Why a minute of the ticker under all of them may be a gap; none: it must be LIVE."""
+def allowed_reasons(faults: Sequence[Fault], ticker: str) -> frozenset[Reason]:
+    """Returns the reasons that a gap of the ticker under all the faults may have. Empty: the price must be LIVE."""
     found = frozenset[Reason]().union(*(fault.reasons for fault in faults if fault.ticker in (None, ticker)))
     touched = {fault.touches for fault in faults}
     if {"redis", "database"} <= touched:
-        return found | {Reason.STORAGE, Reason.NOT_COLLECTED}  # nothing was left that could keep a price, or tell why not
+        return found | {Reason.STORAGE, Reason.NOT_COLLECTED}  # neither server could store a price or a reason
     if found and "stacks" in touched:
-        return found | NOBODY  # what the second stack's Redis knew is gone with it
+        return found | NOT_COLLECTED_ONLY  # the failures recorded in the second stack's Redis are lost with it
     return found

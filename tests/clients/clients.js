@@ -1,4 +1,4 @@
-// The same four questions put by each client in its own way; one line of JSON for each client.
+// Each client sends the same queries with its own API; prints one line of JSON per client.
 //   node clients.js http://127.0.0.1:8000/graphql
 import { ApolloClient, ApolloLink, HttpLink, InMemoryCache, gql } from '@apollo/client/core';
 import { PersistedQueryLink } from '@apollo/client/link/persisted-queries';
@@ -11,8 +11,8 @@ const sha256 = (text) => createHash('sha256').update(text).digest('hex');
 const LATEST = 'query Latest($ticker: String!) { latest(ticker: $ticker) { id ts price observedAt source } }';
 const RANGE = 'query Range($from: UnixTime!, $to: UnixTime) { range(ticker: "btc_usd", from: $from, to: $to) { ts price } }';
 
-// Each gives { data } or { errors: [{ message, code }] }.
-const told = (errors) => ({ errors: errors.map((error) => ({ message: error.message, code: error.extensions?.code })) });
+// Each client returns { data } or { errors: [{ message, code }] }.
+const toErrors = (errors) => ({ errors: errors.map((error) => ({ message: error.message, code: error.extensions?.code })) });
 
 function graphqlRequest() {
   const client = new GraphQLClient(url);
@@ -21,7 +21,7 @@ function graphqlRequest() {
       return { data: await client.request(query, variables) };
     } catch (error) {
       if (!error.response?.errors) throw error;
-      return told(error.response.errors);
+      return toErrors(error.response.errors);
     }
   };
 }
@@ -33,7 +33,7 @@ function urql(preferGetMethod) {
       const { data, error } = await client.query(query, variables).toPromise();
       if (!error) return { data };
       if (error.networkError && !error.graphQLErrors.length) throw error;
-      return told(error.graphQLErrors);
+      return toErrors(error.graphQLErrors);
     };
   };
 }
@@ -46,7 +46,7 @@ function apollo(useGETForQueries, ...links) {
       const { data, error } = await client.query({ query: gql(query), variables, errorPolicy: 'all', fetchPolicy: 'no-cache' });
       if (!error) return { data };
       if (!error.errors) throw error;
-      return told(error.errors);
+      return toErrors(error.errors);
     };
   };
 }
@@ -61,16 +61,16 @@ const clients = {
 };
 
 for (const [name, make] of Object.entries(clients)) {
-  const ask = make();
+  const execute = make();
   console.log(
     JSON.stringify({
       name,
-      latest: await ask(LATEST, { ticker: 'btc_usd' }),
-      nothing: await ask(LATEST, { ticker: 'eth_usd' }),
-      window: await ask(RANGE, { from: '2024-01-15T11:40:00Z', to: 1705318920 }),
-      openEnd: await ask(RANGE, { from: Math.floor(Date.now() / 1000) - 60, to: null }),
-      unknown: await ask(LATEST, { ticker: 'nobody_usd' }),
-      missing: await ask(LATEST, {}),
+      latest: await execute(LATEST, { ticker: 'btc_usd' }),
+      nothing: await execute(LATEST, { ticker: 'eth_usd' }),
+      window: await execute(RANGE, { from: '2024-01-15T11:40:00Z', to: 1705318920 }),
+      openEnd: await execute(RANGE, { from: Math.floor(Date.now() / 1000) - 60, to: null }),
+      unknown: await execute(LATEST, { ticker: 'nobody_usd' }),
+      missing: await execute(LATEST, {}),
     }),
   );
 }

@@ -1,4 +1,4 @@
-// What Grafana's own schema says of a dashboard, its panels, their options and queries; strings in the place of enums.
+// Types of Grafana's own schema for a dashboard, its panels, their options and queries, with strings instead of enums.
 import type { Dashboard, DataSourceRef, FieldConfigSource, Panel } from '@grafana/schema';
 import type { Options as StatOptions } from '@grafana/schema/dist/esm/raw/composable/stat/panelcfg/x/StatPanelCfg_types.gen';
 import type { Options as TimeSeriesOptions } from '@grafana/schema/dist/esm/raw/composable/timeseries/panelcfg/x/TimeSeriesPanelCfg_types.gen';
@@ -19,5 +19,5 @@ export type Board = Omit<Plain<Dashboard>, 'panels'> & {
   panels: (Drawn<'timeseries', Partial<TimeSeriesOptions>> | Drawn<'stat', Partial<StatOptions>>)[];
 };
 
-// @ts-expect-error so that this is known to refuse something
+// @ts-expect-error proves that the types reject a wrong value
 export const refused: Plain<Partial<TimeSeriesOptions>> = { legend: { showLegend: true, displayMode: 'tabel', placement: 'right', calcs: [] } };

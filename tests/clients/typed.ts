@@ -1,4 +1,4 @@
-// What `tsc --strict` must accept of the generated types, and what it must refuse.
+// Uses of the generated types that `tsc --strict` must accept, and, marked with @ts-expect-error, must reject.
 import type { CoverageQuery, CoverageQueryVariables, LatestQuery, PageQuery, TickersQuery } from './generated/graphql.js';
 
 export function shown(latest: LatestQuery, page: PageQuery, coverage: CoverageQuery, tickers: TickersQuery): string[] {

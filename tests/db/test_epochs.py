@@ -1,4 +1,4 @@
-"""Ids of a history that was lost are never given again, and ids follow the order of commits for whoever inserts."""
+"""Ids of lost commits are never reused, and ids follow commit order for every client that inserts."""
 
 import asyncio
 
@@ -7,11 +7,11 @@ import pytest
 
 from db.pool import Database
 from db.queries import version, write_lock
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import wait_until
 
 INSERT = "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', $1, 1, 'LIVE') RETURNING id"
-ANOTHER = "UPDATE epoch SET identity = 'of before the restore'"
+CHANGE_IDENTITY = "UPDATE epoch SET identity = 'before the restore'"
 
 
 async def _ids(db: Database) -> list[int]:
@@ -26,11 +26,11 @@ async def test_a_new_database_is_in_its_first_epoch_and_stays_there(db: Database
     assert max(await _ids(db)) < 100
 
 
-async def test_after_a_restore_or_a_failover_the_next_ids_are_ones_that_nobody_was_ever_given(db: Database) -> None:
+async def test_ids_after_a_restore_or_a_failover_were_never_used_before(db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
     last = await version.current(db)
-    await db.execute(ANOTHER)
+    await db.execute(CHANGE_IDENTITY)
     await store(db, [row("btc_usd", MINUTE + 120)])
     await store(db, [row("btc_usd", MINUTE + 180)])
     history = await version.history(db)
@@ -40,27 +40,27 @@ async def test_after_a_restore_or_a_failover_the_next_ids_are_ones_that_nobody_w
     assert ids[3] < 2**53, "a JSON number that JavaScript reads exactly"
     assert history.forked_at == last
     assert await version.fork_of(db, last) is None
-    assert await version.fork_of(db, last + 1) == last, "an id that was given after the backup, and lost"
+    assert await version.fork_of(db, last + 1) == last, "an id that was assigned after the backup and lost"
     assert await version.fork_of(db, ids[2]) is None
     assert await db.fetchval("SELECT count(*) FROM epoch") == 2
 
 
-async def test_a_second_fork_is_told_apart_from_the_first(db: Database) -> None:
+async def test_each_fork_of_the_history_is_distinguished(db: Database) -> None:
     await track(db, "btc_usd")
     forks = []
     for number in range(3):
         await store(db, [row("btc_usd", MINUTE + 60 * number)])
         forks.append(await version.current(db))
-        await db.execute(ANOTHER)
+        await db.execute(CHANGE_IDENTITY)
     await store(db, [row("btc_usd", MINUTE + 600)])
     for fork in forks:
         assert await version.fork_of(db, fork) is None
         assert await version.fork_of(db, fork + 1) == fork
 
 
-async def test_a_change_alone_begins_the_epoch_too(db: Database) -> None:
+async def test_a_change_without_prices_starts_a_new_epoch(db: Database) -> None:
     await track(db, "btc_usd")
-    await db.execute(ANOTHER)
+    await db.execute(CHANGE_IDENTITY)
     await track(db, "btc_usd", "eth_usd")
     assert (await version.history(db)).version > 10**15
 
@@ -82,38 +82,36 @@ async def test_every_role_that_writes_sees_the_same_identity(dsn: str, db: Datab
         await db.execute(f"DROP ROLE {role}")
 
 
-@pytest.mark.parametrize("by_hand_first", [True, False])
-async def test_ids_follow_the_order_of_commits_also_for_who_inserts_by_hand(
-    dsn: str, db: Database, *, by_hand_first: bool
-) -> None:
-    """One waits for the other's lock: it must not have drawn its id before."""
+@pytest.mark.parametrize("manual_is_first", [True, False])
+async def test_ids_follow_commit_order_for_manual_inserts(dsn: str, db: Database, *, manual_is_first: bool) -> None:
+    """A transaction that waits for the lock must not have drawn its id yet."""
     await track(db, "btc_usd")
-    by_hand = await asyncpg.connect(dsn)
+    manual_connection = await asyncpg.connect(dsn)
     try:
-        if by_hand_first:
-            transaction = by_hand.transaction()
+        if manual_is_first:
+            transaction = manual_connection.transaction()
             await transaction.start()
-            first = await by_hand.fetchval(INSERT, MINUTE)
+            first = await manual_connection.fetchval(INSERT, MINUTE)
             storing = asyncio.create_task(store(db, [row("btc_usd", MINUTE + 60)]))
-            await _until_somebody_waits(db)
+            await _wait_for_blocked_session(db)
             await transaction.commit()
             await storing
             second = (await _ids(db))[1]
         else:
             async with write_lock.write_transaction(db) as connection:
-                inserting = asyncio.create_task(by_hand.fetchval(INSERT, MINUTE + 60))
-                await _until_somebody_waits(db)
+                inserting = asyncio.create_task(manual_connection.fetchval(INSERT, MINUTE + 60))
+                await _wait_for_blocked_session(db)
                 first = await connection.fetchval(INSERT, MINUTE)
             second = await inserting
     finally:
-        await by_hand.close()
+        await manual_connection.close()
     assert first < second
 
 
-async def _until_somebody_waits(db: Database) -> None:
-    waits = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
+async def _wait_for_blocked_session(db: Database) -> None:
+    query = "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND NOT granted)"
 
-    async def somebody_waits() -> bool:
-        return bool(await db.fetchval(waits))
+    async def is_blocked() -> bool:
+        return bool(await db.fetchval(query))
 
-    await until(somebody_waits)
+    await wait_until(is_blocked)

@@ -1,4 +1,4 @@
-"""How PostgreSQL reads a million minutes: by index, and sorting no more than it answers."""
+"""PostgreSQL reads a million minutes by index and sorts no more rows than it returns."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -12,14 +12,14 @@ from db.queries import candles, coverage, gaps, history_export, prices, summarie
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
 from tests.conftest import Servers, clone
-from tests.stored import MINUTE
+from tests.sample_data import MINUTE
 
 ROWS = 500_000
-"""Of each of two tickers."""
+"""Rows per ticker; there are two tickers."""
 DAY = 86_400
 MINUTES = 1_440
-"""Of the window that is read."""
-BIG = {"price", "gap", "change", "candle"}
+"""Minutes of the window that the statements read."""
+LARGE_TABLES = {"price", "gap", "change", "candle"}
 
 FILL = f"""
 INSERT INTO ticker (name) VALUES ('btc_usd'), ('eth_usd');
@@ -38,8 +38,8 @@ ANALYZE;
 
 
 @pytest.fixture(scope="module")
-async def million(servers: Servers, migrated: str) -> AsyncIterator[asyncpg.Connection]:
-    """A database with a million minutes, migrated and analysed."""
+async def large_database(servers: Servers, migrated: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a migrated and analyzed database with a million minutes."""
     async for dsn in clone(servers, migrated):
         connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
         await connection.execute(FILL)
@@ -48,31 +48,31 @@ async def million(servers: Servers, migrated: str) -> AsyncIterator[asyncpg.Conn
 
 
 LOW, HIGH = MINUTE + 100 * DAY, MINUTE + 101 * DAY
-ALL = Shape(tuple(prices.JSON_COLUMNS.items()))
-CANDLE = Shape(tuple(candles.JSON_COLUMNS.items()))
+PRICE_SHAPE = Shape(tuple(prices.JSON_COLUMNS.items()))
+CANDLE_SHAPE = Shape(tuple(candles.JSON_COLUMNS.items()))
 
 
 def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
-    """Name, SQL, parameters, and the most rows that may be sorted."""
+    """Yields name, SQL, parameters and the maximum number of sorted rows of each statement."""
     window = ["btc_usd", LOW, HIGH]
     for newest_first in (True, False):
-        listed = prices.page_statement(ALL, newest_first=newest_first)
-        yield f"listed {newest_first}", listed.sql, [*window, 100, 0, *listed.constants], 0
-        text = prices.window_statement(ALL, newest_first=newest_first)
-        yield f"window_text {newest_first}", text.sql, [*window, *text.constants], MINUTES
-    latest = prices.latest_statement(ALL)
-    yield "latest_text", latest.sql, ["btc_usd", 0, *latest.constants], 0
+        page = prices.page_statement(PRICE_SHAPE, newest_first=newest_first)
+        yield f"page {newest_first}", page.sql, [*window, 100, 0, *page.constants], 0
+        text = prices.window_statement(PRICE_SHAPE, newest_first=newest_first)
+        yield f"window_json {newest_first}", text.sql, [*window, *text.constants], MINUTES
+    latest = prices.latest_statement(PRICE_SHAPE)
+    yield "latest_json", latest.sql, ["btc_usd", 0, *latest.constants], 0
     yield "latest", prices.LATEST, ["btc_usd", 0], 0
     yield "latest_of_each", prices.LATEST_OF_EACH, [["btc_usd", "eth_usd"], 0], 2
     yield "count_in", prices.COUNT_IN, window, 0
-    yield "any_in", prices.HAS_ANY, window, 0
+    yield "has_any", prices.HAS_ANY, window, 0
     yield "last_observed", prices.LAST_OBSERVED, ["btc_usd", LOW, 300], 10
     yield "coverage", coverage.COUNT, window, 0
     yield "periods", gaps.PERIODS, ["btc_usd", MINUTE, MINUTE + DAY, ["OPEN", "FILLED"], 100], MINUTES
     yield "last gaps", gaps.LAST_PERIOD_OF_EACH, [["btc_usd", "eth_usd"]], 2
     yield "newest open", gaps.NEWEST_OPEN, [HIGH, 100], 100
     yield "counts", gaps.COUNTS, [], 200
-    yield "last minutes", gaps.WATERMARKS, [], 2
+    yield "watermarks", gaps.WATERMARKS, [], 2
     yield "tickers", tickers.ALL, [0], 2
     yield "version", version.CURRENT, [], 0
     yield "summary", summaries.SUMMARY, window, 0
@@ -81,27 +81,29 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "extent", history_export.EXTENT, window, 0
     for interval in Interval:
         for empty in (False, True):
-            made = candles.statement(interval, CANDLE, with_open=False, with_empty=empty)
+            statement = candles.statement(interval, CANDLE_SHAPE, with_open=False, with_empty=empty)
             days = 400 if interval.value.base == DAY else 20
             bounds = [interval.ceil(MINUTE), interval.ceil(MINUTE + days * DAY)]
             if interval is Interval.ONE_MINUTE:
                 bounds[1] = bounds[0] + 6_000 * 60
-            yield f"{interval.name} {empty}", made.sql, ["btc_usd", *bounds, 2**40, *made.constants], 6_000
+            yield f"{interval.name} {empty}", statement.sql, ["btc_usd", *bounds, 2**40, *statement.constants], 6_000
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in _statements()])
-async def test_a_statement_reads_by_index_and_sorts_no_more_than_it_answers(million: asyncpg.Connection, name: str) -> None:
-    ((_, sql, parameters, sorted_most),) = [one for one in _statements() if one[0] == name]
-    (plan,) = json.loads(await million.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *parameters))
+async def test_a_statement_reads_by_index_and_sorts_no_more_than_it_returns(
+    large_database: asyncpg.Connection, name: str
+) -> None:
+    ((_, sql, parameters, max_sorted),) = [one for one in _statements() if one[0] == name]
+    (plan,) = json.loads(await large_database.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *parameters))
     for node in _nodes(plan["Plan"]):
-        assert not (node["Node Type"] == "Seq Scan" and node["Relation Name"] in BIG), (
+        assert not (node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE_TABLES), (
             f"{name} reads all of {node['Relation Name']}"
         )
-        if "Sort" in node["Node Type"] and node["Actual Rows"] > sorted_most:
+        if "Sort" in node["Node Type"] and node["Actual Rows"] > max_sorted:
             pytest.fail(f"{name} sorts {node['Actual Rows']} rows")
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield node
-    for below in node.get("Plans", ()):
-        yield from _nodes(below)
+    for child in node.get("Plans", ()):
+        yield from _nodes(child)

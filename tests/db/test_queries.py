@@ -1,4 +1,4 @@
-"""Statements: each is valid SQL, and each gives what its docstring says."""
+"""Each statement is valid SQL and returns what its docstring says."""
 
 import importlib
 import pkgutil
@@ -10,8 +10,8 @@ from db import queries
 from db.pool import Database
 from db.queries import bulk_import, prices, tickers, tracking, write_lock
 from db.tables import Source
-from tests.stored import MINUTE, row, store, track
-from tests.stored import follow as stored_follow
+from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import set_tracked_tickers as stored_follow
 
 STATEMENTS = {
     f"{module.name}.{name}": value
@@ -48,7 +48,7 @@ async def test_a_window_is_half_open_and_reads_from_either_end(db: Database) -> 
     assert [r["ts"] for r in found] == [MINUTE + 240, MINUTE + 180]
 
 
-async def test_first_come_stays(db: Database) -> None:
+async def test_the_first_stored_price_is_never_overwritten(db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "1")])
     async with write_lock.write_transaction(db) as connection:
@@ -60,10 +60,10 @@ async def test_first_come_stays(db: Database) -> None:
 @pytest.mark.parametrize(
     ("at", "max_age_s", "found"),
     [
-        (MINUTE + 10, 300, None),  # observed 30 s into the minute: not seen before
+        (MINUTE + 10, 300, None),  # the price of this minute was observed 20 s later
         (MINUTE + 30, 300, MINUTE),
         (MINUTE + 30, 0, MINUTE),
-        (MINUTE + 95, 300, MINUTE),  # the next minute's instant is unknown: it counts from its end
+        (MINUTE + 95, 300, MINUTE),  # the next price has no instant, so it counts from the end of its minute
         (MINUTE + 119, 300, MINUTE),
         (MINUTE + 120, 300, MINUTE + 60),
         (MINUTE + 120 + 300, 300, MINUTE + 60),
@@ -79,7 +79,7 @@ async def test_the_last_observed_price_is_never_from_the_future_nor_too_old(
     assert (record and record["ts"]) == found
 
 
-async def test_tickers_come_with_their_last_period_and_newest_price(db: Database) -> None:
+async def test_tickers_are_listed_with_their_last_period_and_newest_price(db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
     await track(db, "btc_usd", since=MINUTE + 120)
@@ -87,7 +87,7 @@ async def test_tickers_come_with_their_last_period_and_newest_price(db: Database
     assert found == {"btc_usd": (MINUTE, True, MINUTE + 60), "eth_usd": (MINUTE, False, None)}
 
 
-async def test_periods_follow_the_list(db: Database) -> None:
+async def test_tracking_periods_follow_the_list_of_tickers(db: Database) -> None:
     async def follow(names: list[str], minute: int) -> tuple[list[str], list[str]]:
         async with write_lock.write_transaction(db) as connection:
             return await stored_follow(connection, names, minute)
@@ -96,13 +96,13 @@ async def test_periods_follow_the_list(db: Database) -> None:
     assert await follow(["a", "b"], 660) == ([], []), "a restart with the same list changes nothing"
     assert await follow(["a"], 720) == ([], ["b"])
     assert await follow(["a", "b"], 780) == (["b"], [])
-    assert await follow(["a"], 780) == ([], []), "a period that ends in its first minute never was one"
-    assert await follow(["a", "b"], 60) == (["b"], []), "a clock gone back does not make periods overlap"
+    assert await follow(["a"], 780) == ([], []), "a period that ends in its first minute is removed"
+    assert await follow(["a", "b"], 60) == (["b"], []), "a clock that was set back does not make periods overlap"
     rows = await db.fetch("SELECT ticker, since, until FROM tracking ORDER BY ticker, since")
     assert [tuple(r) for r in rows] == [("a", 600, None), ("b", 600, 720), ("b", 720, None)]
 
 
-async def test_a_name_taken_back_leaves_no_trace_unless_it_had_prices(db: Database) -> None:
+async def test_removing_an_unknown_ticker_deletes_its_rows_unless_it_had_prices(db: Database) -> None:
     await track(db, "typo_usd", "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
     async with write_lock.write_transaction(db) as connection:

@@ -1,4 +1,4 @@
-"""What must never be stored is refused twice: by the model, and by the table."""
+"""Invalid rows are rejected twice: by the model and by the constraints of the table."""
 
 from decimal import Decimal
 from typing import Any
@@ -13,9 +13,9 @@ from db import times
 from db.errors import RowRejectedError
 from db.pool import Database
 from db.tables import PriceRow, normalize_price
-from tests.stored import MINUTE, track
+from tests.sample_data import MINUTE, track
 
-GOOD: dict[str, Any] = {
+VALID_PRICE: dict[str, Any] = {
     "ticker": "btc_usd",
     "ts": MINUTE,
     "price": Decimal("68241.5"),
@@ -23,7 +23,7 @@ GOOD: dict[str, Any] = {
     "source": "LIVE",
 }
 
-BAD_PRICES: list[tuple[str, dict[str, Any]]] = [
+INVALID_PRICES: list[tuple[str, dict[str, Any]]] = [
     ("ck_price_ts", {"ts": MINUTE + 1, "observed_at": None}),
     ("ck_price_ts", {"ts": -60, "observed_at": None}),
     ("ck_price_ts", {"ts": times.END, "observed_at": None}),
@@ -40,7 +40,7 @@ BAD_PRICES: list[tuple[str, dict[str, Any]]] = [
 
 INSERT_PRICE = "INSERT INTO price (ticker, ts, price, observed_at, source) VALUES ($1, $2, $3, $4, $5)"
 
-OTHERS = [
+INVALID_STATEMENTS = [
     ("ck_ticker_name", "INSERT INTO ticker (name) VALUES ('BTC USD')"),
     ("ck_ticker_horizon", "INSERT INTO ticker (name, horizon) VALUES ('a', 61)"),
     ("ck_ticker_checked_until", "INSERT INTO ticker (name, checked_until) VALUES ('a', -60)"),
@@ -54,7 +54,7 @@ OTHERS = [
     ("ck_gap_ts", "INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', 61, 'timeout')"),
     ("ck_gap_reason", "INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', 60, 'bad luck')"),
     ("ck_gap_attempts", "INSERT INTO gap (ticker, ts, reason, attempts) VALUES ('btc_usd', 60, 'timeout', -1)"),
-    ("fk_gap_ticker", "INSERT INTO gap (ticker, ts, reason) VALUES ('nobody', 60, 'timeout')"),
+    ("fk_gap_ticker", "INSERT INTO gap (ticker, ts, reason) VALUES ('unknown', 60, 'timeout')"),
     ("ck_change_kind", "INSERT INTO change (kind, ticker) VALUES ('weather', 'btc_usd')"),
     ("ck_ticker_candles_from", "INSERT INTO ticker (name, candles_from) VALUES ('a', 3600)"),
     ("ck_candle_span", "INSERT INTO candle VALUES ('btc_usd', 60, 0, 1, 1, 1, 1, 1, 1)"),
@@ -64,52 +64,54 @@ OTHERS = [
     ("ck_milestone_id", "INSERT INTO milestone VALUES (3600, -1)"),
     ("ck_epoch_forked_at", "INSERT INTO epoch VALUES (7, 7, '')"),
     ("ck_candle_count", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 61, 1)"),
-    ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('nobody', 0, 1, 'LIVE')"),
+    ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('unknown', 0, 1, 'LIVE')"),
 ]
 
 
-async def test_a_good_row_is_taken_by_both(db: Database) -> None:
+async def test_a_valid_row_is_accepted_by_model_and_table(db: Database) -> None:
     await track(db, "btc_usd")
-    PriceRow.model_validate(GOOD)
-    await db.execute(INSERT_PRICE, *GOOD.values())
+    PriceRow.model_validate(VALID_PRICE)
+    await db.execute(INSERT_PRICE, *VALID_PRICE.values())
 
 
-@pytest.mark.parametrize(("constraint", "change"), BAD_PRICES)
-async def test_a_bad_price_is_refused_by_model_and_table(db: Database, constraint: str, change: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("constraint", "change"), INVALID_PRICES)
+async def test_an_invalid_price_is_rejected_by_model_and_table(db: Database, constraint: str, change: dict[str, Any]) -> None:
     await track(db, "btc_usd")
     with pytest.raises(ValidationError):
-        PriceRow.model_validate(GOOD | change)
-    with pytest.raises(RowRejectedError) as refused:
-        await db.execute(INSERT_PRICE, *(GOOD | change).values())
-    assert isinstance(refused.value.__cause__, asyncpg.IntegrityConstraintViolationError)
-    assert refused.value.__cause__.constraint_name == constraint
+        PriceRow.model_validate(VALID_PRICE | change)
+    with pytest.raises(RowRejectedError) as raised:
+        await db.execute(INSERT_PRICE, *(VALID_PRICE | change).values())
+    assert isinstance(raised.value.__cause__, asyncpg.IntegrityConstraintViolationError)
+    assert raised.value.__cause__.constraint_name == constraint
 
 
-@pytest.mark.parametrize(("constraint", "statement"), OTHERS)
-async def test_the_other_rules_hold_in_the_database(dsn: str, db: Database, constraint: str, statement: str) -> None:
+@pytest.mark.parametrize(("constraint", "statement"), INVALID_STATEMENTS)
+async def test_the_other_constraints_are_enforced_by_the_database(
+    dsn: str, db: Database, constraint: str, statement: str
+) -> None:
     await track(db, "btc_usd")
     connection = await asyncpg.connect(dsn)
     try:
-        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as refused:
+        with pytest.raises(asyncpg.IntegrityConstraintViolationError) as raised:
             await connection.execute(statement)
     finally:
         await connection.close()
-    assert refused.value.constraint_name == constraint
+    assert raised.value.constraint_name == constraint
 
 
-async def test_every_check_of_the_database_is_broken_by_a_test(db: Database) -> None:
+async def test_every_check_constraint_is_violated_by_a_test(db: Database) -> None:
     rows = await db.fetch("SELECT conname FROM pg_constraint WHERE contype = 'c' AND connamespace = 'public'::regnamespace")
-    assert {row["conname"] for row in rows} <= {name for name, _ in [*BAD_PRICES, *OTHERS]}
+    assert {row["conname"] for row in rows} <= {name for name, _ in [*INVALID_PRICES, *INVALID_STATEMENTS]}
 
 
 @pytest.mark.parametrize("literal", ["1E-999999999", "1e-19", "9" * 40, "1E+400"])
-def test_a_monstrous_number_is_refused_without_being_written_out(literal: str) -> None:
+def test_a_number_out_of_range_is_rejected_without_being_expanded(literal: str) -> None:
     with pytest.raises(ValidationError):
-        PriceRow.model_validate(GOOD | {"price": Decimal(literal)})
+        PriceRow.model_validate(VALID_PRICE | {"price": Decimal(literal)})
 
 
 @given(st.decimals(Decimal("1e-18"), Decimal(10**14), allow_nan=False, places=18))
-def test_a_price_keeps_its_value_and_loses_only_zeros(price: Decimal) -> None:
+def test_normalization_removes_only_trailing_zeros(price: Decimal) -> None:
     text = f"{normalize_price(price):f}"
     assert Decimal(text) == price
     assert "E" not in text

@@ -1,4 +1,4 @@
-"""Instants are read from what clients send, and refused with a hint that helps."""
+"""Times sent by clients are parsed, or rejected with a hint."""
 
 import re
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ INSTANTS = st.datetimes(datetime(1970, 1, 1), datetime(2200, 12, 31, 23, 59), ti
         (times.END - 1, times.END - 1),
     ],
 )
-def test_an_instant_is_read_from_seconds_and_from_iso_8601(value: object, second: int) -> None:
+def test_a_time_is_parsed_from_seconds_and_from_iso_8601(value: object, second: int) -> None:
     assert times.parse(value) == second
 
 
@@ -52,19 +52,19 @@ def test_an_instant_is_read_from_seconds_and_from_iso_8601(value: object, second
         (float("inf"), "is not a valid time"),
     ],
 )
-def test_what_is_no_time_is_refused_with_what_would_be_right(value: object, hint: str) -> None:
+def test_an_invalid_time_is_rejected_with_a_hint(value: object, hint: str) -> None:
     with pytest.raises(ValueError, match=re.escape(hint)):
         times.parse(value)
 
 
 @given(INSTANTS)
-def test_iso_8601_comes_back_as_it_went_out(instant: datetime) -> None:
+def test_iso_8601_round_trips(instant: datetime) -> None:
     second = int(instant.timestamp())
     assert times.parse(times.iso(second)) == second
 
 
 @given(st.integers(0, times.END * 10**6 - 1))
-def test_microseconds_are_written_inside_their_minute(microsecond: int) -> None:
+def test_formatted_microseconds_stay_in_their_minute(microsecond: int) -> None:
     text = times.iso_us(microsecond)
     assert times.parse(text) == microsecond // 10**6
     assert times.minute_of(microsecond / 10**6) % 60 == 0

@@ -1,4 +1,4 @@
-"""`make up` as a user starts it: in a process tree of its own, found again by a mark in its environment."""
+"""Runs `make` verbs as a user does, in a process tree that is found by a mark in its environment."""
 
 import asyncio
 import contextlib
@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.waiting import until
+from tests.wait import wait_until
 
 
 def free_port() -> int:
@@ -30,18 +30,18 @@ def free_port() -> int:
 OPENSSL = shutil.which("openssl")
 
 
-def certify(folder: Path, name: str) -> None:
-    """A certificate of 127.0.0.1, which is its own authority: `<name>.crt` and `<name>.key`."""
+def create_certificate(folder: Path, name: str) -> None:
+    """Creates a self-signed certificate of 127.0.0.1: `<name>.crt` and `<name>.key`."""
     if OPENSSL is None:
         pytest.skip("openssl is not installed")
     command = [OPENSSL, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", f"{name}.key", "-out", f"{name}.crt"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603  our own words
+    subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603  our own command
     (folder / f"{name}.key").chmod(0o644)  # for a server that runs as another user
 
 
-class Run:
-    """One `make` verb that runs, with a terminal of its own."""
+class MakeProcess:
+    """A running `make` verb with its own terminal."""
 
     def __init__(self, folder: Path, port: int, env: dict[str, str]) -> None:
         self.port = port
@@ -52,7 +52,7 @@ class Run:
         self._env = {**os.environ, "DATA_DIR": str(folder / "data"), "PORT": str(port), **env, name: value}
 
     async def start(self, verb: str) -> None:
-        """Starts it behind a pseudo terminal, so that Ctrl-C is what it is for a user."""
+        """Starts `make` behind a pseudo terminal, so that Ctrl-C works as it does for a user."""
         self._terminal, child = pty.openpty()
         with self._log.open("wb") as output:
             self.process = await asyncio.create_subprocess_exec(
@@ -67,14 +67,14 @@ class Run:
         os.close(child)
 
     @property
-    def said(self) -> str:
+    def output(self) -> str:
         return self._log.read_text()
 
     def ctrl_c(self) -> None:
         os.write(self._terminal, b"\x03")
 
     def pids(self) -> dict[int, str]:
-        """All processes of the run with their command lines."""
+        """Returns the command line of each process of the run, by its id."""
         found = {}
         for folder in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
@@ -87,14 +87,16 @@ class Run:
     def pid_of(self, part: str) -> int:
         return next(pid for pid, command in self.pids().items() if part in command and "setpriv" not in command)
 
-    async def until_said(self, text: str) -> None:
-        await until(lambda: text in self.said, otherwise=lambda: self.said)
+    async def wait_for_output(self, text: str) -> None:
+        await wait_until(lambda: text in self.output, describe_state=lambda: self.output)
 
-    async def until_gone(self, patience_s: float = 10) -> None:
-        """Nothing of the run is left."""
-        await until(lambda: not self.pids(), otherwise=lambda: f"left: {self.pids()}\n{self.said}", patience_s=patience_s)
+    async def wait_until_ended(self, timeout_s: float = 10) -> None:
+        """Waits until no process of the run is left."""
+        await wait_until(
+            lambda: not self.pids(), describe_state=lambda: f"still running: {self.pids()}\n{self.output}", timeout_s=timeout_s
+        )
 
-    def end(self) -> None:
+    def kill(self) -> None:
         for pid in self.pids():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -105,21 +107,21 @@ def _take_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
-Start = Callable[..., "contextlib.AbstractAsyncContextManager[Run]"]
+RunMake = Callable[..., "contextlib.AbstractAsyncContextManager[MakeProcess]"]
 
 
 @pytest.fixture
-def up(tmp_path: Path, rpc_url: str) -> Start:
+def run_make(tmp_path: Path, rpc_url: str) -> RunMake:
     """Starts `make up` against the test's simulator."""
 
     @contextlib.asynccontextmanager
-    async def start(verb: str = "up", port: int | None = None, **env: str) -> AsyncIterator[Run]:
-        run = Run(tmp_path, port or free_port(), {"DERIBIT_RPC_URL": rpc_url, **env})
+    async def start(verb: str = "up", port: int | None = None, **env: str) -> AsyncIterator[MakeProcess]:
+        run = MakeProcess(tmp_path, port or free_port(), {"DERIBIT_RPC_URL": rpc_url, **env})
         await run.start(verb)
         try:
             yield run
         finally:
-            run.end()
+            run.kill()
             await run.process.wait()
 
     return start

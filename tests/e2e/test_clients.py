@@ -1,4 +1,4 @@
-"""Real clients and auditors of the GraphQL world, run by Node.js against a running API."""
+"""Real GraphQL clients and auditors, run by Node.js against a running API."""
 
 import asyncio
 import json
@@ -18,9 +18,9 @@ from graphql import GraphQLError
 from db.pool import Database
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import PATIENCE_S
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import WAIT_TIMEOUT_S
 
 CLIENTS = ROOT / "tests" / "clients"
 PYTHON = CLIENTS / "python"
@@ -34,27 +34,27 @@ pytestmark = [
 
 @pytest.fixture
 async def api(dsn: str) -> AsyncIterator[Api]:
-    async with serving(Settings(database_url=dsn)) as running:
+    async with run_api(Settings(database_url=dsn)) as running:
         yield running
 
 
-async def _run(script: str, *words: str) -> list[dict[str, Any]]:
-    """What a script of tests/clients prints: a JSON object a line."""
+async def _run(script: str, *arguments: str) -> list[dict[str, Any]]:
+    """Runs a script of tests/clients and returns the JSON objects that it prints, one per line."""
     process = await asyncio.create_subprocess_exec(
-        *("node", script, *words), cwd=CLIENTS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *("node", script, *arguments), cwd=CLIENTS, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     out, err = await process.communicate()
     assert process.returncode == 0, err.decode()
     return [json.loads(line) for line in out.splitlines()]
 
 
-async def test_all_audits_of_graphql_over_http_are_passed(api: Api) -> None:
+async def test_all_graphql_over_http_audits_pass(api: Api) -> None:
     audits = await _run("audit.js", f"{api.url}/graphql")
     assert [audit for audit in audits if audit["status"] != "ok"] == []
     assert len(audits) == 61
 
 
-async def test_each_client_gets_data_nulls_and_coded_errors_in_its_own_way(api: Api, db: Database) -> None:
+async def test_each_client_receives_data_nulls_and_error_codes(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
     latest = await api.data('{ latest(ticker: "btc_usd") { id ts price observedAt source } }')
@@ -67,26 +67,26 @@ async def test_each_client_gets_data_nulls_and_coded_errors_in_its_own_way(api: 
         "Apollo Client by GET",
         "Apollo Client by digest",
     }
-    for name, answers in found.items():
-        told = {question: _without_typenames(answer) for question, answer in answers.items()}
-        assert told["latest"] == {"data": latest}, name
-        assert told["nothing"] == {"data": {"latest": None}}, name
+    for name, responses in found.items():
+        results = {query_name: _without_typenames(response) for query_name, response in responses.items()}
+        assert results["latest"] == {"data": latest}, name
+        assert results["nothing"] == {"data": {"latest": None}}, name
         prices = [{"ts": MINUTE + 60 * i, "price": f"6824{i}.5"} for i in range(2)]
-        assert told["window"] == {"data": {"range": prices}}, name
-        assert told["openEnd"] == {"data": {"range": []}}, name
-        assert [error["code"] for error in told["unknown"]["errors"]] == ["UNKNOWN_TICKER"], name
-        assert [error["code"] for error in told["missing"]["errors"]] == ["BAD_USER_INPUT"], name
-        assert "ticker" in told["missing"]["errors"][0]["message"], name
+        assert results["window"] == {"data": {"range": prices}}, name
+        assert results["openEnd"] == {"data": {"range": []}}, name
+        assert [error["code"] for error in results["unknown"]["errors"]] == ["UNKNOWN_TICKER"], name
+        assert [error["code"] for error in results["missing"]["errors"]] == ["BAD_USER_INPUT"], name
+        assert "ticker" in results["missing"]["errors"][0]["message"], name
 
 
-async def test_graphql_ws_asks_over_one_connection_that_outlives_a_bad_question(api: Api, db: Database) -> None:
+async def test_a_graphql_ws_connection_survives_an_invalid_query(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "68241.5")])
-    (told,) = await _run("socket.js", f"{api.url.replace('http', 'ws', 1)}/graphql")
+    (results,) = await _run("socket.js", f"{api.url.replace('http', 'ws', 1)}/graphql")
     latest = {"data": {"latest": {"price": "68241.5"}}}
-    assert (told["first"], told["again"], told["closed"]) == (latest, latest, [])
-    assert told["syntax"] == {"refused": ["GRAPHQL_PARSE_FAILED"]}
-    assert told["unknown"]["errors"][0]["extensions"]["code"] == "UNKNOWN_TICKER"
+    assert (results["first"], results["afterError"], results["closed"]) == (latest, latest, [])
+    assert results["syntax"] == {"refused": ["GRAPHQL_PARSE_FAILED"]}
+    assert results["unknown"]["errors"][0]["extensions"]["code"] == "UNKNOWN_TICKER"
 
 
 async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Database) -> None:
@@ -97,14 +97,14 @@ async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Datab
         document = "query ($t: String!) { latest(ticker: $t) { price ts } }"
         found = await session.execute(gql.GraphQLRequest(document, variable_values={"t": "btc_usd"}))
         assert found == {"latest": {"price": "68241.5", "ts": MINUTE}}
-        with pytest.raises(TransportQueryError) as refused:
+        with pytest.raises(TransportQueryError) as raised:
             await session.execute(gql.GraphQLRequest(document, variable_values={"t": "nobody_usd"}))
-        assert (refused.value.errors or [])[0]["extensions"]["code"] == "UNKNOWN_TICKER"
+        assert (raised.value.errors or [])[0]["extensions"]["code"] == "UNKNOWN_TICKER"
         with pytest.raises(GraphQLError, match="Cannot query field 'prise'"):
             await session.execute(gql.gql('{ latest(ticker: "a") { prise } }'))
 
 
-async def test_each_client_that_subscribes_is_told_everything_in_order(api: Api, db: Database) -> None:
+async def test_each_subscribing_client_receives_every_price_in_order(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3)])
     process = await asyncio.create_subprocess_exec(
@@ -115,17 +115,17 @@ async def test_each_client_that_subscribes_is_told_everything_in_order(api: Api,
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    told: dict[str, list[str]] = {}
+    results: dict[str, list[str]] = {}
     for _ in range(5 * 3):
-        one = json.loads(await asyncio.wait_for(process.stdout.readline(), PATIENCE_S) or await process.stderr.read())
-        told.setdefault(one["name"], []).append(one["price"])
+        event = json.loads(await asyncio.wait_for(process.stdout.readline(), WAIT_TIMEOUT_S) or await process.stderr.read())
+        results.setdefault(event["name"], []).append(event["price"])
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3, 5)])
-    out, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
+    out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT_S)
     assert process.returncode == 0, err.decode()
-    for one in map(json.loads, out.splitlines()):
-        told[one["name"]].append(one["price"])
+    for event in map(json.loads, out.splitlines()):
+        results[event["name"]].append(event["price"])
     names = "graphql-ws", "Apollo Client", "urql over WebSocket", "urql over events", "graphql-sse"
-    assert told == {name: ["1", "2", "3", "4", "5"] for name in names}
+    assert results == {name: ["1", "2", "3", "4", "5"] for name in names}
 
 
 async def test_gql_subscribes(api: Api, db: Database) -> None:
@@ -141,15 +141,18 @@ async def test_gql_subscribes(api: Api, db: Database) -> None:
 
 
 @pytest.mark.skipif(not (PYTHON / ".venv").exists(), reason="the generated client's libraries are not installed")
-async def test_a_typed_client_of_python_is_generated_and_asks(api: Api, db: Database) -> None:
+async def test_a_typed_python_client_is_generated_and_executes_queries(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
     commands = PYTHON / ".venv" / "bin"
-    env = {"SCHEMA": f"{api.url}/graphql", "PATH": f"{commands}:{os.environ['PATH']}"}  # it formats by a command beside it
-    await _succeeds(commands / "ariadne-codegen", "--config", "ariadne.toml", folder=PYTHON, **env)
-    await _succeeds(commands / "mypy", "typed.py", folder=PYTHON)
-    told = json.loads(await _succeeds(commands / "python", "typed.py", f"{api.url}/graphql", folder=PYTHON))
-    assert told == {
+    env = {
+        "SCHEMA": f"{api.url}/graphql",
+        "PATH": f"{commands}:{os.environ['PATH']}",
+    }  # the generator runs a formatter of the same folder
+    await _run_command(commands / "ariadne-codegen", "--config", "ariadne.toml", folder=PYTHON, **env)
+    await _run_command(commands / "mypy", "typed.py", folder=PYTHON)
+    results = json.loads(await _run_command(commands / "python", "typed.py", f"{api.url}/graphql", folder=PYTHON))
+    assert results == {
         "price": "68242.5",
         "minutes": [MINUTE + 120, MINUTE + 60],
         "ratio": 1.0,
@@ -158,37 +161,37 @@ async def test_a_typed_client_of_python_is_generated_and_asks(api: Api, db: Data
     }
 
 
-async def test_types_are_generated_that_a_strict_compiler_holds_clients_to(api: Api) -> None:
+async def test_generated_types_pass_a_strict_compiler(api: Api) -> None:
     commands = CLIENTS / "node_modules" / ".bin"
-    await _succeeds(commands / "graphql-codegen", "--config", "codegen.js", SCHEMA=f"{api.url}/graphql")
-    await _succeeds(commands / "tsc", "--project", "tsconfig.json")
+    await _run_command(commands / "graphql-codegen", "--config", "codegen.js", SCHEMA=f"{api.url}/graphql")
+    await _run_command(commands / "tsc", "--project", "tsconfig.json")
 
 
-async def test_dashboards_are_what_grafanas_schema_allows() -> None:
+async def test_dashboards_match_the_schema_of_grafana() -> None:
     generated = CLIENTS / "generated" / "dashboards.ts"
     generated.parent.mkdir(exist_ok=True)
     boards = (ROOT / "monitoring" / "grafana" / "dashboards").glob("*.json")
-    written = [f"export const {board.stem}: Board = {board.read_text()};" for board in sorted(boards)]
-    assert len(written) == 2
-    generated.write_text("\n".join(["import type { Board } from '../grafana.js';", *written]))
-    await _succeeds(CLIENTS / "node_modules" / ".bin" / "tsc", "--project", "tsconfig.grafana.json")
+    declarations = [f"export const {board.stem}: Board = {board.read_text()};" for board in sorted(boards)]
+    assert len(declarations) == 2
+    generated.write_text("\n".join(["import type { Board } from '../grafana.js';", *declarations]))
+    await _run_command(CLIENTS / "node_modules" / ".bin" / "tsc", "--project", "tsconfig.grafana.json")
 
 
-async def _succeeds(command: Path, *words: str, folder: Path = CLIENTS, **env: str) -> str:
+async def _run_command(command: Path, *arguments: str, folder: Path = CLIENTS, **env: str) -> str:
     process = await asyncio.create_subprocess_exec(
-        *(str(command), *words),
+        *(str(command), *arguments),
         cwd=folder,
         env=os.environ | env,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.STDOUT,
     )
-    said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
-    return said.decode()
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
+    return output.decode()
 
 
 def _without_typenames(value: Any) -> Any:
-    """Some clients ask for them by themselves."""
+    """Removes `__typename`, which some clients request on their own."""
     if isinstance(value, dict):
         return {name: _without_typenames(member) for name, member in value.items() if name != "__typename"}
     return [_without_typenames(member) for member in value] if isinstance(value, list) else value

@@ -19,50 +19,50 @@ from db import embedded, migrate
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from tests import replicas
-from tests.graph.stand import Stand, api_process
-from tests.stored import row, store, track
-from tests.waiting import until
+from tests.graph.api_server import ApiProcess, run_api_process
+from tests.sample_data import row, store, track
+from tests.wait import wait_until
 
 pytestmark = pytest.mark.slow
 
 TICKER = "btc_usd"
-SUBSCRIBERS, READERS = 10, 4
-LOST_AT_LEAST = 50
+SUBSCRIBER_COUNT, READER_COUNT = 10, 4
+MIN_LOST_COMMITS = 50
 SUBSCRIBE = "subscription ($after: ID) { priceAdded(after: $after) { id ts price } }"
-ALL = "SELECT id, ts, price::text AS price FROM price ORDER BY id"
-PATIENCE_S = 5.0
-"""How long a client waits for whatever comes next, before it comes again."""
+STORED_PRICES = "SELECT id, ts, price::text AS price FROM price ORDER BY id"
+RECEIVE_TIMEOUT_S = 5.0
+"""Seconds a client waits for the next message before it reconnects."""
 
 
 @dataclass
-class Switch:
-    """The one address of a cluster: a TCP proxy that leads to one server, and later to another."""
+class TcpProxy:
+    """The address of a cluster: a TCP proxy to one server, and later to another."""
 
     target: int
     port: int = 0
     _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @contextlib.asynccontextmanager
-    async def serving(self) -> AsyncIterator[None]:
-        """Passes connections on as long as the block runs."""
-        server = await asyncio.start_server(self._pass_on, "127.0.0.1", 0)
+    async def serve(self) -> AsyncIterator[None]:
+        """Forwards connections while the block runs."""
+        server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield
         finally:
             server.close()
-            self._cut()
+            self._close_connections()
 
-    def turn(self, target: int) -> None:
-        """Leads elsewhere from now on, and cuts what led to the other one."""
+    def switch_to(self, target: int) -> None:
+        """Forwards new connections to another server, and closes the existing ones."""
         self.target = target
-        self._cut()
+        self._close_connections()
 
-    def _cut(self) -> None:
+    def _close_connections(self) -> None:
         for writer in self._writers:
             writer.transport.abort()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             with contextlib.suppress(OSError):
                 while data := await source.read(1 << 16):
@@ -71,25 +71,25 @@ class Switch:
             sink.transport.abort()
 
         with contextlib.suppress(OSError):
-            there, back = await asyncio.open_connection("127.0.0.1", self.target)
-            self._writers |= {writer, back}
+            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.target)
+            self._writers |= {writer, upstream_writer}
             async with asyncio.TaskGroup() as both:
-                both.create_task(pipe(reader, back))
-                both.create_task(pipe(there, writer))
-            self._writers -= {writer, back}
+                both.create_task(pipe(reader, upstream_writer))
+                both.create_task(pipe(upstream_reader, writer))
+            self._writers -= {writer, upstream_writer}
         writer.transport.abort()
 
 
 @dataclass
 class Subscriber:
-    """Keeps a copy of what is stored, by the rules of docs/api.md."""
+    """Maintains a copy of the stored prices, by the documented rules for subscribers."""
 
-    stand: Stand
+    stand: ApiProcess
     copy: dict[int, tuple[int, str]] = field(default_factory=dict)
-    """By id, minute and price."""
-    dropped: int = 0
-    told_at: float | None = None
-    """When it was told that the history is another one, by the monotonic clock."""
+    """Minute and price, by id."""
+    dropped_count: int = 0
+    history_changed_at: float | None = None
+    """When HISTORY_CHANGED arrived, by the monotonic clock."""
 
     async def follow(self) -> None:
         while True:
@@ -100,7 +100,7 @@ class Subscriber:
     async def _listen(self) -> None:
         async with self.stand.session.ws_connect(f"{self.stand.url}/graphql", protocols=("graphql-transport-ws",)) as socket:
             await socket.send_json({"type": "connection_init"})
-            await socket.receive_json(timeout=PATIENCE_S)
+            await socket.receive_json(timeout=RECEIVE_TIMEOUT_S)
             after = str(max(self.copy, default=0))
             payload = {"query": SUBSCRIBE, "variables": {"after": after}}
             await socket.send_json({"type": "subscribe", "id": "1", "payload": payload})
@@ -108,52 +108,52 @@ class Subscriber:
                 message = await socket.receive_json()
                 if message["type"] == "next":
                     price = message["payload"]["data"]["priceAdded"]
-                    assert int(price["id"]) not in self.copy, "no id is given twice"
+                    assert int(price["id"]) not in self.copy, "each id is delivered once"
                     self.copy[int(price["id"])] = (price["ts"], price["price"])
                 elif message["type"] == "error":
-                    self._obey(message["payload"][0]["extensions"])
+                    self._handle_error(message["payload"][0]["extensions"])
                     return
 
-    def _obey(self, extensions: dict[str, Any]) -> None:
+    def _handle_error(self, extensions: dict[str, Any]) -> None:
         if extensions["code"] == "HISTORY_CHANGED":
             lost = [key for key in self.copy if key > int(extensions["resumeFrom"])]
             for key in lost:
                 del self.copy[key]
-            self.dropped += len(lost)
-            self.told_at = self.told_at or time.monotonic()
+            self.dropped_count += len(lost)
+            self.history_changed_at = self.history_changed_at or time.monotonic()
 
 
 @dataclass
 class Reader:
-    """Asks for the same again and again, with the tag of what it has."""
+    """Repeats a request with the ETag of its last response."""
 
-    stand: Stand
+    stand: ApiProcess
     path: str
     body: str = ""
-    tag: str = ""
-    unchanged: int = 0
-    away: int = 0
+    etag: str = ""
+    not_modified_count: int = 0
+    unavailable_count: int = 0
 
     async def read(self) -> None:
         while True:
-            await self.once()
+            await self.read_once()
             await asyncio.sleep(0.005)
 
-    async def once(self) -> None:
-        headers = {"If-None-Match": self.tag} if self.tag else {}
+    async def read_once(self) -> None:
+        headers = {"If-None-Match": self.etag} if self.etag else {}
         try:
             async with self.stand.session.get(f"{self.stand.url}{self.path}", headers=headers) as response:
                 if response.status == 200:
-                    self.body, self.tag = await response.text(), response.headers["ETag"]
-                self.unchanged += response.status == 304
-                self.away += response.status == 503
+                    self.body, self.etag = await response.text(), response.headers["ETag"]
+                self.not_modified_count += response.status == 304
+                self.unavailable_count += response.status == 503
                 assert response.status in (200, 304, 503), await response.text()
         except aiohttp.ClientError:
-            self.away += 1
+            self.unavailable_count += 1
 
 
 async def _write(address: str) -> None:
-    """A minute every 30 ms, on whichever server the address leads to, each with a price of its own."""
+    """Stores a minute every 30 ms through the address, each with a different price."""
     prices = itertools.count(1)
     async with open_database(address, application_name="drill", max_connections=1, statement_timeout_s=2) as db:
         while True:
@@ -167,10 +167,10 @@ async def _stop_streaming(replica: asyncpg.Connection) -> None:
     await replica.execute("ALTER SYSTEM SET primary_conninfo = ''")
     await replica.execute("SELECT pg_reload_conf()")
 
-    async def stopped() -> bool:
+    async def is_stopped() -> bool:
         return not await replica.fetchval("SELECT count(*) FROM pg_stat_wal_receiver")
 
-    await until(stopped)
+    await wait_until(is_stopped)
 
 
 async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribers_and_readers(tmp_path: Path) -> None:
@@ -181,73 +181,89 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribe
         async with open_database(primary.url, application_name="drill") as db:
             await track(db, TICKER, since=begin)
             await store(db, [row(TICKER, begin)])
-        replicas.copied(primary, tmp_path)
-        replica = servers.enter_context(replicas.following(tmp_path))
-        switch = Switch(_port(primary.url))
-        async with switch.serving(), contextlib.AsyncExitStack() as stack:
-            address = primary.url.replace(f":{_port(primary.url)}/", f":{switch.port}/")
-            stand = await stack.enter_async_context(api_process(address, tmp_path, MAX_SOCKETS_PER_CLIENT="100"))
-            followers = [Subscriber(stand) for _ in range(SUBSCRIBERS)]
+        replicas.copy_primary(primary, tmp_path)
+        replica = servers.enter_context(replicas.run_replica(tmp_path))
+        proxy = TcpProxy(_port(primary.url))
+        async with proxy.serve(), contextlib.AsyncExitStack() as stack:
+            address = primary.url.replace(f":{_port(primary.url)}/", f":{proxy.port}/")
+            stand = await stack.enter_async_context(run_api_process(address, tmp_path, MAX_SOCKETS_PER_CLIENT="100"))
+            subscribers = [Subscriber(stand) for _ in range(SUBSCRIBER_COUNT)]
             window = f'ticker: "{TICKER}", from: {begin}, to: {begin + 86_400}'
-            questions = [f'{{ latest(ticker: "{TICKER}") {{ ts price }} }}', f"{{ range({window}) {{ ts price }} }}"]
-            paths = [f"/graphql?{urlencode({'query': question})}" for question in questions]
-            readers = [Reader(stand, path) for path, _ in zip(itertools.cycle(paths), range(READERS), strict=False)]
+            queries = [f'{{ latest(ticker: "{TICKER}") {{ ts price }} }}', f"{{ range({window}) {{ ts price }} }}"]
+            paths = [f"/graphql?{urlencode({'query': query})}" for query in queries]
+            readers = [Reader(stand, path) for path, _ in zip(itertools.cycle(paths), range(READER_COUNT), strict=False)]
             async with asyncio.TaskGroup() as tasks:
-                writing = tasks.create_task(_write(address))
-                others = [
-                    *(tasks.create_task(one.follow()) for one in followers),
+                writer_task = tasks.create_task(_write(address))
+                client_tasks = [
+                    *(tasks.create_task(one.follow()) for one in subscribers),
                     *(tasks.create_task(one.read()) for one in readers),
                 ]
-                await until(lambda: all(len(one.copy) > 50 for one in followers))
+                await wait_until(lambda: all(len(one.copy) > 50 for one in subscribers))
                 standby = await asyncpg.connect(replica.url)
                 await _stop_streaming(standby)
-                held = max(followers[0].copy)
-                await until(lambda: all(len([key for key in one.copy if key > held]) > LOST_AT_LEAST + 10 for one in followers))
+                last_replicated_id = max(subscribers[0].copy)
+                await wait_until(
+                    lambda: all(
+                        len([key for key in one.copy if key > last_replicated_id]) > MIN_LOST_COMMITS + 10
+                        for one in subscribers
+                    )
+                )
                 async with open_database(primary.url, application_name="drill") as db:
-                    before = await _rows(db)
+                    old_rows = await _rows(db)
                 primary.process.send_signal(signal.SIGKILL)
                 failed_at = time.monotonic()
                 await standby.execute("SELECT pg_promote()")
                 await standby.close()
-                switch.turn(_port(replica.url))
-                await until(lambda: all(one.told_at is not None for one in followers), patience_s=60)
+                proxy.switch_to(_port(replica.url))
+                await wait_until(lambda: all(one.history_changed_at is not None for one in subscribers), timeout_s=60)
                 async with open_database(replica.url, application_name="drill") as db:
                     count = len(await _rows(db))
 
-                    async def grown() -> bool:
+                    async def has_grown() -> bool:
                         return len(await _rows(db)) > count + 100
 
-                    await until(grown)
-                    writing.cancel()
-                    now = await _rows(db)
-                await until(lambda: all(one.copy == now for one in followers), otherwise=lambda: _differences(followers, now))
-                for one in others:
-                    one.cancel()
-            await _account(before, now, followers, readers, failed_at)
+                    await wait_until(has_grown)
+                    writer_task.cancel()
+                    new_rows = await _rows(db)
+                await wait_until(
+                    lambda: all(one.copy == new_rows for one in subscribers),
+                    describe_state=lambda: _differences(subscribers, new_rows),
+                )
+                for task in client_tasks:
+                    task.cancel()
+            await _check_results(old_rows, new_rows, subscribers, readers, failed_at)
 
 
-async def _account(
-    before: dict[int, tuple[int, str]],
-    now: dict[int, tuple[int, str]],
-    followers: list[Subscriber],
+async def _check_results(
+    old_rows: dict[int, tuple[int, str]],
+    new_rows: dict[int, tuple[int, str]],
+    subscribers: list[Subscriber],
     readers: list[Reader],
     failed_at: float,
 ) -> None:
-    """What was lost was lost for everybody: nobody holds a row of it, or an answer."""
-    lost = {key for key, value in before.items() if now.get(key) != value}
-    assert len(lost) > LOST_AT_LEAST
-    assert not lost & set(now), "no id of a lost commit is given again"
-    assert min(one.dropped for one in followers) > LOST_AT_LEAST
+    """Checks that no subscriber and no cached response contains a lost row."""
+    lost = {key for key, value in old_rows.items() if new_rows.get(key) != value}
+    assert len(lost) > MIN_LOST_COMMITS
+    assert not lost & set(new_rows), "no id of a lost commit is reused"
+    assert min(one.dropped_count for one in subscribers) > MIN_LOST_COMMITS
     for reader in readers:
-        fresh = Reader(reader.stand, reader.path)
-        await reader.once()
-        await fresh.once()
-        assert reader.body == fresh.body, "a tag of the lost history is valid for nothing"
-    since, slowest_s = len(now) - len(before) + len(lost), max(one.told_at or 0 for one in followers) - failed_at
-    unchanged, away = sum(one.unchanged for one in readers), sum(one.away for one in readers)
-    print(f"\n{len(before):,} commits, of which the promoted replica lacks {len(lost):,}; {since:,} since")
-    print(f"all {SUBSCRIBERS} subscribers were told after {slowest_s:.1f} s; each holds the {len(now):,} rows of the table")
-    print(f"of the answers {unchanged:,} were 304 and {away:,} were 503 or none; each tag gives what is stored")
+        fresh_reader = Reader(reader.stand, reader.path)
+        await reader.read_once()
+        await fresh_reader.read_once()
+        assert reader.body == fresh_reader.body, "an ETag of the lost history is not accepted"
+    since_count, slowest_s = (
+        len(new_rows) - len(old_rows) + len(lost),
+        max(one.history_changed_at or 0 for one in subscribers) - failed_at,
+    )
+    not_modified_count, unavailable_count = (
+        sum(one.not_modified_count for one in readers),
+        sum(one.unavailable_count for one in readers),
+    )
+    print(f"\n{len(old_rows):,} commits, the promoted replica lacks {len(lost):,}; {since_count:,} since")
+    print(
+        f"all {SUBSCRIBER_COUNT} subscribers got HISTORY_CHANGED within {slowest_s:.1f} s; each has all {len(new_rows):,} rows"
+    )
+    print(f"of the responses {not_modified_count:,} were 304 and {unavailable_count:,} were 503 or failed; each ETag is valid")
 
 
 def _port(url: str) -> int:
@@ -255,8 +271,10 @@ def _port(url: str) -> int:
 
 
 async def _rows(db: Database) -> dict[int, tuple[int, str]]:
-    return {one["id"]: (one["ts"], one["price"]) for one in await db.fetch(ALL)}
+    return {one["id"]: (one["ts"], one["price"]) for one in await db.fetch(STORED_PRICES)}
 
 
-def _differences(followers: list[Subscriber], now: dict[int, tuple[int, str]]) -> str:
-    return str([(len(one.copy), sorted(one.copy.items() ^ now.items())[:6]) for one in followers if one.copy != now][:3])
+def _differences(subscribers: list[Subscriber], new_rows: dict[int, tuple[int, str]]) -> str:
+    return str(
+        [(len(one.copy), sorted(one.copy.items() ^ new_rows.items())[:6]) for one in subscribers if one.copy != new_rows][:3]
+    )

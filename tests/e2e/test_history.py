@@ -1,4 +1,4 @@
-"""The verbs of history as an operator runs them: import, gaps, backfill, rejects, status."""
+"""Runs the verbs import, gaps, backfill, rejects and status as an operator does."""
 
 import asyncio
 import gzip
@@ -19,7 +19,7 @@ from db.tables import Reason
 from ingest.outbox import Outbox, Report, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers
-from tests.stored import MINUTE, minutes, row, store, track
+from tests.sample_data import MINUTE, minutes, row, store, track
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def env(dsn: str, redis_url: str, rpc_url: str, tmp_path: Path) -> dict[str, str
 
 @pytest.fixture
 async def outbox(redis_url: str) -> AsyncIterator[Outbox]:
-    async with open_outbox(redis_url, max_prices=1_000) as box:
-        yield box
+    async with open_outbox(redis_url, max_prices=1_000) as opened:
+        yield opened
 
 
-async def _ingest(env: dict[str, str], *words: str) -> tuple[int, str, str]:
-    """Exit status, standard output, standard error."""
+async def _ingest(env: dict[str, str], *arguments: str) -> tuple[int, str, str]:
+    """Returns exit status, standard output and standard error."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ingest", *words),
+        *(sys.executable, "-m", "ingest", *arguments),
         cwd=env["DATA_DIR"],
         env={**os.environ, **env, "PYTHONPATH": str(ROOT)},
         stdout=asyncio.subprocess.PIPE,
@@ -52,9 +52,7 @@ async def _ingest(env: dict[str, str], *words: str) -> tuple[int, str, str]:
     return process.returncode or 0, out.decode(), err.decode()
 
 
-async def test_a_file_is_imported_and_a_second_run_finds_everything_there(
-    env: dict[str, str], db: Database, tmp_path: Path
-) -> None:
+async def test_a_second_import_of_a_file_stores_nothing_new(env: dict[str, str], db: Database, tmp_path: Path) -> None:
     file = tmp_path / "history.csv.gz"
     lines = [f"{MINUTE + 60 * i};{100 + i}.50" for i in range(500)]
     file.write_bytes(gzip.compress("\n".join(["time;close", *lines, "soon;1", lines[0]]).encode()))
@@ -69,7 +67,7 @@ async def test_a_file_is_imported_and_a_second_run_finds_everything_there(
     assert "0 stored, 500 existing, 1 duplicate, 1 rejected" in out
 
 
-async def test_a_dry_run_shows_what_it_found_and_stores_nothing(env: dict[str, str], db: Database, tmp_path: Path) -> None:
+async def test_a_dry_run_shows_the_rows_and_stores_nothing(env: dict[str, str], db: Database, tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
     file.write_text("".join(f'{{"ts": {MINUTE + 60 * i}, "price": 1.5}}\n' for i in range(20)))
     status, out, _ = await _ingest(env, "import", str(file), "--ticker", "btc_usd", "--dry-run")
@@ -79,7 +77,7 @@ async def test_a_dry_run_shows_what_it_found_and_stores_nothing(env: dict[str, s
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "message"),
     [
         (["import", "--ticker", "btc_usd"], "name a FILE, or --from-dsn and --table; not both"),
         (["import", "nowhere.csv", "--ticker", "btc_usd"], "nowhere.csv: No such file or directory"),
@@ -87,14 +85,14 @@ async def test_a_dry_run_shows_what_it_found_and_stores_nothing(env: dict[str, s
         (["gaps", "--from", "yesterday"], "is not a valid time. Use UNIX seconds"),
     ],
 )
-async def test_what_cannot_be_is_said_in_one_line(env: dict[str, str], words: list[str], complaint: str) -> None:
-    status, _, err = await _ingest(env, *words)
+async def test_an_invalid_argument_is_reported_in_one_line(env: dict[str, str], arguments: list[str], message: str) -> None:
+    status, _, err = await _ingest(env, *arguments)
     assert status == 2
-    assert complaint in err
+    assert message in err
     assert "Traceback" not in err
 
 
-async def test_a_damaged_archive_keeps_what_came_before_the_damage(env: dict[str, str], db: Database, tmp_path: Path) -> None:
+async def test_the_rows_before_the_damage_of_an_archive_are_imported(env: dict[str, str], db: Database, tmp_path: Path) -> None:
     whole = gzip.compress("".join(f"{MINUTE + 60 * i},{i + 1}\n" for i in range(40_000)).encode())
     (tmp_path / "half.csv.gz").write_bytes(whole[: len(whole) // 2])
     status, _, err = await _ingest(env, "import", "half.csv.gz", "--ticker", "btc_usd")
@@ -103,23 +101,25 @@ async def test_a_damaged_archive_keeps_what_came_before_the_damage(env: dict[str
     assert len(await minutes(db, "btc_usd")) >= 10_000
 
 
-async def test_a_forerunners_table_is_read_straight_from_its_database(
+async def test_a_table_of_an_older_tracker_is_read_from_its_database(
     env: dict[str, str], db: Database, servers: Servers, empty_dsn: str
 ) -> None:
-    old = await asyncpg.connect(empty_dsn)
-    await old.execute("CREATE TABLE price_ticks (id serial, ticker text, ts bigint, price numeric)")
-    await old.execute("CREATE TABLE price_records (ticker text, price double precision, created_at timestamptz)")
+    old_connection = await asyncpg.connect(empty_dsn)
+    await old_connection.execute("CREATE TABLE price_ticks (id serial, ticker text, ts bigint, price numeric)")
+    await old_connection.execute("CREATE TABLE price_records (ticker text, price double precision, created_at timestamptz)")
     ticks = (
         "INSERT INTO price_ticks (ticker, ts, price) SELECT $1, $2::bigint + 60 * i, 68241.50 + i FROM generate_series(0, 9) i"
     )
     for ticker in ("btc_usd", "eth_usd"):
-        await old.execute(ticks, ticker, MINUTE)
-    await old.execute("INSERT INTO price_records VALUES ('btc_usd', 68000.5, to_timestamp($1::bigint + 0.25))", MINUTE + 6000)
-    await old.close()
+        await old_connection.execute(ticks, ticker, MINUTE)
+    await old_connection.execute(
+        "INSERT INTO price_records VALUES ('btc_usd', 68000.5, to_timestamp($1::bigint + 0.25))", MINUTE + 6000
+    )
+    await old_connection.close()
     status, out, err = await _ingest(env, "import", "--from-dsn", empty_dsn, "--ticker", "btc_usd")
     assert (status, "10 stored" in out) == (0, True), err
-    words = ["--table", "price_records", "--ticker", "btc_usd"]
-    status, out, err = await _ingest(env, "import", "--from-dsn", empty_dsn, *words)
+    arguments = ["--table", "price_records", "--ticker", "btc_usd"]
+    status, out, err = await _ingest(env, "import", "--from-dsn", empty_dsn, *arguments)
     assert (status, "1 stored" in out) == (0, True), err
     assert await minutes(db, "btc_usd") == [*range(MINUTE, MINUTE + 600, 60), MINUTE + 6000]
     newest = await db.fetchrow("SELECT price, observed_at FROM price ORDER BY ts DESC LIMIT 1")
@@ -129,7 +129,7 @@ async def test_a_forerunners_table_is_read_straight_from_its_database(
     assert (status, err) == (2, "nothing: the table does not exist in that database\n")
 
 
-async def test_gaps_are_listed_looked_for_and_filled_by_hand(env: dict[str, str], db: Database, simulator: Simulator) -> None:
+async def test_gaps_are_listed_detected_and_filled_manually(env: dict[str, str], db: Database, simulator: Simulator) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", since=now - 600)
     await store(db, [row("btc_usd", now - 600), row("btc_usd", now - 300)])
@@ -146,13 +146,13 @@ async def test_gaps_are_listed_looked_for_and_filled_by_hand(env: dict[str, str]
     assert "filled" in out.splitlines()[1]
 
 
-async def test_what_was_set_aside_is_listed_with_its_reason(env: dict[str, str], db: Database) -> None:
+async def test_rejected_prices_are_listed_with_their_reason(env: dict[str, str], db: Database) -> None:
     assert (await _ingest(env, "rejects"))[1] == "no rejected prices\n"
     await db.execute("INSERT INTO reject (ticker, ts, entry, reason) VALUES ('btc_usd', $1, '{}', 'no price')", MINUTE)
     assert "btc_usd 2024-01-15T11:40:00Z: no price\n  {}\n" in (await _ingest(env, "rejects"))[1]
 
 
-async def test_status_tells_how_everything_is(env: dict[str, str], db: Database, outbox: Outbox) -> None:
+async def test_status_reports_tickers_gaps_outbox_and_clock(env: dict[str, str], db: Database, outbox: Outbox) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", "eth_usd", since=now - 600)
     await store(db, [row("btc_usd", now - 60), row("eth_usd", now - 600)])
@@ -165,8 +165,8 @@ async def test_status_tells_how_everything_is(env: dict[str, str], db: Database,
     assert status == 1, "eth_usd is stale"
     assert "1 of 500,000 prices queued" in out
     assert "0.013 s ahead of Deribit's" in out or "0.012 s ahead of Deribit's" in out
-    told = next(line for line in out.splitlines() if line.strip().startswith("eth_usd"))
-    assert "stale" in told
+    ticker_line = next(line for line in out.splitlines() if line.strip().startswith("eth_usd"))
+    assert "stale" in ticker_line
     assert "last error of eth_usd: 2024-01-15T11:40:00Z no answer in time" in out
     status, out, _ = await _ingest(env, "status", "--json")
     found = json.loads(out)
@@ -178,7 +178,7 @@ async def test_status_tells_how_everything_is(env: dict[str, str], db: Database,
     ]
 
 
-async def test_a_name_that_is_not_collected_is_not_well(env: dict[str, str], db: Database) -> None:
+async def test_status_fails_for_a_ticker_that_is_not_collected(env: dict[str, str], db: Database) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", since=now)
     await store(db, [row("btc_usd", now)])
@@ -187,7 +187,7 @@ async def test_a_name_that_is_not_collected_is_not_well(env: dict[str, str], db:
     assert (status, "xpr_usd     is in TICKERS but not collected" in out) == (1, True), out
 
 
-async def test_what_is_not_read_by_a_person_is_not_cut(env: dict[str, str], db: Database) -> None:
+async def test_output_to_a_pipe_is_not_truncated(env: dict[str, str], db: Database) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", since=now - 600)
     async with write_lock.write_transaction(db) as connection:
@@ -197,7 +197,9 @@ async def test_what_is_not_read_by_a_person_is_not_cut(env: dict[str, str], db: 
     assert "…" not in out
 
 
-async def test_status_says_which_server_is_away_and_tells_the_rest(env: dict[str, str], db: Database, servers: Servers) -> None:
+async def test_status_names_the_unavailable_server_and_shows_the_rest(
+    env: dict[str, str], db: Database, servers: Servers
+) -> None:
     await track(db, "btc_usd", since=times.minute_of(time.time()))
     status, out, _ = await _ingest(env | {"REDIS_URL": "redis://127.0.0.1:1/0"}, "status")
     assert status == 1

@@ -1,4 +1,4 @@
-"""Monitoring, by a real Prometheus that scrapes the real product: every expression finds something, every alert fires."""
+"""A real Prometheus scrapes the product: every dashboard expression returns data, and every alert fires."""
 
 import asyncio
 import contextlib
@@ -28,11 +28,11 @@ from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
+from tests.graph.api_server import ApiProcess, run_api_process
 from tests.graph.conftest import Api
-from tests.graph.stand import Stand, api_process
-from tests.graph.test_live import listening
-from tests.stored import prices_locked, row, store, track
-from tests.waiting import until
+from tests.graph.test_live_events import subscribe
+from tests.sample_data import lock_price_table, row, store, track
+from tests.wait import wait_until
 
 MONITORING = ROOT / "monitoring"
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text()
@@ -44,7 +44,7 @@ pytestmark = [
 
 
 def dashboards() -> dict[str, list[str]]:
-    """The expressions of each dashboard, with an interval in the place of Grafana's."""
+    """Returns the expressions of each dashboard, with a fixed interval instead of Grafana's variable."""
     return {
         path.stem: [
             target["expr"].replace("$__rate_interval", "1m")
@@ -56,7 +56,7 @@ def dashboards() -> dict[str, list[str]]:
 
 
 def alerts() -> dict[str, str]:
-    """The expression of each alert."""
+    """Returns the expression of each alert."""
     text = (MONITORING / "alerts.yml").read_text()
     found = re.findall(r"- alert: (\w+)\n +expr: (?:\|\n +)?(.+)\n", text)
     assert len(found) == text.count("- alert: ")
@@ -70,29 +70,29 @@ class Prometheus:
     url: str
     session: aiohttp.ClientSession
 
-    async def ask(self, expression: str) -> list[dict[str, Any]]:
-        """What an expression gives now."""
+    async def query(self, expression: str) -> list[dict[str, Any]]:
+        """Returns the current result of an expression."""
         async with self.session.get(f"{self.url}/api/v1/query", params={"query": expression}) as response:
-            answer = await response.json()
-        assert answer["status"] == "success", (expression, answer)
-        found: list[dict[str, Any]] = answer["data"]["result"]
+            body = await response.json()
+        assert body["status"] == "success", (expression, body)
+        found: list[dict[str, Any]] = body["data"]["result"]
         return found
 
     async def firing(self) -> set[str]:
-        """The names of the alerts that fire, or are about to."""
+        """Returns the names of the alerts that are firing or pending."""
         async with self.session.get(f"{self.url}/api/v1/alerts") as response:
             return {one["labels"]["alertname"] for one in (await response.json())["data"]["alerts"]}
 
 
 @contextlib.asynccontextmanager
-async def prometheus(folder: Path, api_port: int, worker_port: int) -> AsyncIterator[Prometheus]:
-    """Prometheus with the product's own configuration, but for where things are, and faster."""
+async def run_prometheus(folder: Path, api_port: int, worker_port: int) -> AsyncIterator[Prometheus]:
+    """Runs Prometheus with the product's configuration, with other addresses and a shorter interval."""
     port = free_port()
     config = (MONITORING / "prometheus.yml").read_text()
     config = config.replace("api:9100", f"127.0.0.1:{api_port}").replace("worker:9101", f"127.0.0.1:{worker_port}")
     config = config.replace("_interval: 15s", "_interval: 1s").replace("alertmanager:9093", "127.0.0.1:9")
     (folder / "prometheus.yml").write_text(config)
-    # So that an alert is there as soon as its cause is.
+    # An alert fires as soon as its cause exists.
     (folder / "alerts.yml").write_text(re.sub(r"\n +for: \w+", "", (MONITORING / "alerts.yml").read_text()))
     process = await asyncio.create_subprocess_exec(
         "prometheus",
@@ -106,12 +106,12 @@ async def prometheus(folder: Path, api_port: int, worker_port: int) -> AsyncIter
         async with aiohttp.ClientSession() as session:
             running = Prometheus(f"http://127.0.0.1:{port}", session)
 
-            async def answers() -> bool:
+            async def is_scraping() -> bool:
                 with contextlib.suppress(aiohttp.ClientError):
-                    return len(await running.ask("up == 1")) == 2
+                    return len(await running.query("up == 1")) == 2
                 return False
 
-            await until(answers)
+            await wait_until(is_scraping)
             yield running
     finally:
         process.terminate()
@@ -119,7 +119,7 @@ async def prometheus(folder: Path, api_port: int, worker_port: int) -> AsyncIter
 
 
 @contextlib.asynccontextmanager
-async def _worker(dsn: str, redis_url: str, rpc_url: str, port: int) -> AsyncIterator[None]:
+async def _run_worker(dsn: str, redis_url: str, rpc_url: str, port: int) -> AsyncIterator[None]:
     env = {
         "DATABASE_URL": dsn,
         "REDIS_URL": redis_url,
@@ -137,7 +137,7 @@ async def _worker(dsn: str, redis_url: str, rpc_url: str, port: int) -> AsyncIte
         await process.wait()
 
 
-async def test_the_files_are_what_prometheus_takes(tmp_path: Path) -> None:
+async def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
     shutil.copytree(MONITORING, tmp_path / "m")
     process = await asyncio.create_subprocess_exec(
         "promtool", "check", "config", str(tmp_path / "m" / "prometheus.yml"), stdout=asyncio.subprocess.PIPE
@@ -146,7 +146,7 @@ async def test_the_files_are_what_prometheus_takes(tmp_path: Path) -> None:
     assert process.returncode == 0, out.decode()
 
 
-def test_every_alert_has_its_runbook() -> None:
+def test_every_alert_has_a_runbook_section() -> None:
     sections = re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)
     assert sections == list(alerts())
     for name in sections:
@@ -157,51 +157,49 @@ def test_every_alert_has_its_runbook() -> None:
 
 
 @contextlib.asynccontextmanager
-async def _asked(api: Api) -> AsyncIterator[None]:
-    """A client that asks again and again."""
+async def _send_queries(api: Api) -> AsyncIterator[None]:
+    """Sends queries repeatedly while the block runs."""
 
-    async def ask() -> None:
+    async def send_queries() -> None:
         while True:
             with contextlib.suppress(aiohttp.ClientError, TimeoutError):
-                await api.ask('query Latest { latest(ticker: "btc_usd") { price } }')
-                await api.ask('query Some { prices(ticker: "btc_usd") { edges { cursor } } }')
-                await api.ask("query Refused { nothing }")
+                await api.execute('query Latest { latest(ticker: "btc_usd") { price } }')
+                await api.execute('query Some { prices(ticker: "btc_usd") { edges { cursor } } }')
+                await api.execute("query Refused { nothing }")
             await asyncio.sleep(0.2)
 
-    asking = asyncio.create_task(ask())
+    query_task = asyncio.create_task(send_queries())
     try:
         yield
     finally:
-        asking.cancel()
-        await asyncio.wait([asking])
+        query_task.cancel()
+        await asyncio.wait([query_task])
 
 
-async def test_every_expression_of_the_dashboards_finds_something(
-    dsn: str, redis_url: str, rpc_url: str, tmp_path: Path
-) -> None:
+async def test_every_dashboard_expression_returns_data(dsn: str, redis_url: str, rpc_url: str, tmp_path: Path) -> None:
     api_port, worker_port = free_port(), free_port()
     async with (
-        api_process(dsn, tmp_path, API_METRICS_PORT=str(api_port)) as stand,
-        _worker(dsn, redis_url, rpc_url, worker_port),
-        prometheus(tmp_path, api_port, worker_port) as watching,
-        listening(Api(stand.url, stand.session), "subscription { priceAdded { id } }"),
-        _asked(Api(stand.url, stand.session)),
+        run_api_process(dsn, tmp_path, API_METRICS_PORT=str(api_port)) as stand,
+        _run_worker(dsn, redis_url, rpc_url, worker_port),
+        run_prometheus(tmp_path, api_port, worker_port) as prometheus_server,
+        subscribe(Api(stand.url, stand.session), "subscription { priceAdded { id } }"),
+        _send_queries(Api(stand.url, stand.session)),
     ):
         for name, expressions in dashboards().items():
             for expression in expressions:
 
-                async def finds(expression: str = expression) -> bool:
-                    return bool(await watching.ask(expression))
+                async def has_data(expression: str = expression) -> bool:
+                    return bool(await prometheus_server.query(expression))
 
-                await until(finds, otherwise=partial("{}: {}".format, name, expression))
+                await wait_until(has_data, describe_state=partial("{}: {}".format, name, expression))
 
 
 @dataclass
-class Scene:
-    """The product, watched, whose alerts are made to fire."""
+class MonitoredProduct:
+    """The running product with its Prometheus, whose alerts the test triggers."""
 
-    stand: Stand
-    watching: Prometheus
+    stand: ApiProcess
+    prometheus_server: Prometheus
     outbox: Outbox
     broker: RedisBroker
     worker: contextlib.AsyncExitStack
@@ -216,33 +214,35 @@ class Scene:
         kwargs = {"minute": int(time.time()) // 60 * 60}
         self.broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=kwargs, options={}))
 
-    async def fires(self, *names: str) -> None:
+    async def wait_for_alerts(self, *names: str) -> None:
         """Waits until the alerts fire."""
-        left = set(names)
+        pending_alerts = set(names)
 
-        async def do() -> bool:
-            left.difference_update(await self.watching.firing())
-            return not left
+        async def all_fired() -> bool:
+            pending_alerts.difference_update(await self.prometheus_server.firing())
+            return not pending_alerts
 
-        await until(do, otherwise=lambda: f"{left} did not fire", patience_s=60)
+        await wait_until(all_fired, describe_state=lambda: f"{pending_alerts} did not fire", timeout_s=60)
         self.fired.update(names)
 
 
 @contextlib.asynccontextmanager
-async def _scene(dsn: str, redis_url: str, rpc_url: str, folder: Path, **settings: Any) -> AsyncIterator[Scene]:
+async def _monitored_product(
+    dsn: str, redis_url: str, rpc_url: str, folder: Path, **settings: Any
+) -> AsyncIterator[MonitoredProduct]:
     api_port, worker_port = free_port(), free_port()
     broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
     async with (
-        api_process(dsn, folder, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0", **settings) as stand,
+        run_api_process(dsn, folder, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0", **settings) as stand,
         contextlib.AsyncExitStack() as worker,
         open_outbox(redis_url, 1_000) as outbox,
     ):
-        await worker.enter_async_context(_worker(dsn, redis_url, rpc_url, worker_port))
-        async with prometheus(folder, api_port, worker_port) as watching:
-            yield Scene(stand, watching, outbox, broker, worker)
+        await worker.enter_async_context(_run_worker(dsn, redis_url, rpc_url, worker_port))
+        async with run_prometheus(folder, api_port, worker_port) as prometheus_server:
+            yield MonitoredProduct(stand, prometheus_server, outbox, broker, worker)
 
 
-OF_PRICES = {
+PRICE_ALERTS = {
     "ExchangeFails",
     "PriceStale",
     "CollectingStands",
@@ -253,7 +253,7 @@ OF_PRICES = {
     "JobFails",
     "HorizonInFuture",
 }
-OF_SERVICE = {
+SERVICE_ALERTS = {
     "PricesWait",
     "AnswersFail",
     "AnswersAreSlow",
@@ -266,11 +266,11 @@ OF_SERVICE = {
 }
 
 
-def test_every_alert_is_made_to_fire() -> None:
-    assert set(alerts()) == OF_PRICES | OF_SERVICE
+def test_every_alert_is_covered_by_a_test() -> None:
+    assert set(alerts()) == PRICE_ALERTS | SERVICE_ALERTS
 
 
-async def test_alerts_of_prices_fire_by_their_causes(
+async def test_price_alerts_fire_by_their_causes(
     dsn: str, db: Database, redis_url: str, rpc_url: str, simulator: Simulator, tmp_path: Path
 ) -> None:
     now = int(time.time()) // 60 * 60
@@ -278,67 +278,67 @@ async def test_alerts_of_prices_fire_by_their_causes(
     await store(db, [row("btc_usd", now - 600)])
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
-    # Deribit answers 503 to everything, and a minute is missing since two days.
+    # Deribit responds with 503 to all calls, and a minute has been missing for two days.
     simulator.fail("http_503")
-    async with _scene(dsn, redis_url, rpc_url, tmp_path) as scene:
-        await scene.fires("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
-        # It is there again, and its clock is three seconds ahead of ours; prices of long ago waited.
+    async with _monitored_product(dsn, redis_url, rpc_url, tmp_path) as product:
+        await product.wait_for_alerts("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
+        # Deribit has recovered, its clock is three seconds ahead, and old prices are queued.
         simulator.clear_faults()
         simulator.clock.set(offset_s=3)
-        await scene.outbox.put([row("btc_usd", now - 60 * minute) for minute in range(20, 40)])
-        scene.send(Queue.COLLECT, Actor.COLLECT)
-        await until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
-        scene.send(Queue.RECONCILE, Actor.RECONCILE)
-        await scene.fires("ClockIsWrong", "PricesComeLate", "TickerUnknown")
-        # A clock was wrong a year ago, and a table of ours is not what it was.
+        await product.outbox.put([row("btc_usd", now - 60 * minute) for minute in range(20, 40)])
+        product.send(Queue.COLLECT, Actor.COLLECT)
+        await wait_until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
+        product.send(Queue.RECONCILE, Actor.RECONCILE)
+        await product.wait_for_alerts("ClockIsWrong", "PricesComeLate", "TickerUnknown")
+        # A wrong clock moved the horizon into the future, and a column was renamed.
         await db.execute("UPDATE ticker SET horizon = $1", (now + 365 * 86_400) // 60 * 60)
         await db.execute("ALTER TABLE milestone RENAME COLUMN at TO renamed")
-        scene.send(Queue.RECONCILE, Actor.RECONCILE)
-        await scene.fires("HorizonInFuture", "JobFails")
-    assert scene.fired == OF_PRICES
+        product.send(Queue.RECONCILE, Actor.RECONCILE)
+        await product.wait_for_alerts("HorizonInFuture", "JobFails")
+    assert product.fired == PRICE_ALERTS
 
 
-async def test_alerts_of_the_service_fire_by_their_causes(
+async def test_service_alerts_fire_by_their_causes(
     dsn: str, db: Database, redis_url: str, rpc_url: str, servers: Servers, tmp_path: Path
 ) -> None:
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", since=now)
-    gone = f"postgresql://127.0.0.1:{free_port()}/gone"
-    async with _scene(dsn, redis_url, rpc_url, tmp_path, DATABASE_READ_URL=gone) as scene:
-        api = scene.api
-        async with _asked(api):
-            await until(lambda: db.fetchval("SELECT count(*) > 0 FROM price"))
-            # PostgreSQL lets nobody in.
-            await scene.outbox.put([row("btc_usd", now - 60 * 50)])
-            async with _away(servers.dsn, dsn):
-                scene.send(Queue.RECONCILE, Actor.RECONCILE)
-                await scene.fires("PricesWait", "AnswersFail")
-        # It is slow.
-        async with listening(api, "subscription { priceAdded(after: 0) { id } }") as listener:
-            await listener.events(1)  # it has begun
-            async with prices_locked(dsn):
+    unreachable_dsn = f"postgresql://127.0.0.1:{free_port()}/gone"
+    async with _monitored_product(dsn, redis_url, rpc_url, tmp_path, DATABASE_READ_URL=unreachable_dsn) as product:
+        api = product.api
+        async with _send_queries(api):
+            await wait_until(lambda: db.fetchval("SELECT count(*) > 0 FROM price"))
+            # PostgreSQL accepts no connections.
+            await product.outbox.put([row("btc_usd", now - 60 * 50)])
+            async with _unavailable_database(servers.dsn, dsn):
+                product.send(Queue.RECONCILE, Actor.RECONCILE)
+                await product.wait_for_alerts("PricesWait", "AnswersFail")
+        # PostgreSQL is slow.
+        async with subscribe(api, "subscription { priceAdded(after: 0) { id } }") as listener:
+            await listener.events(1)  # the subscription has started
+            async with lock_price_table(dsn):
                 await db.execute("SELECT pg_notify('tickgraph', '')")
-                asked = [asyncio.create_task(api.ask('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
-                await asyncio.sleep(3)  # so slow that it is an alert
-        await asyncio.gather(*asked)
-        await scene.fires("AnswersAreSlow", "EventsComeLate", "ReplicaBehind", "Saturated")
-        # The API meets what nobody thought of.
-        async with listening(api, "subscription { priceAdded(after: 0) { id } }") as listener:
+                query_tasks = [asyncio.create_task(api.execute('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
+                await asyncio.sleep(3)  # slow enough for the alert
+        await asyncio.gather(*query_tasks)
+        await product.wait_for_alerts("AnswersAreSlow", "EventsComeLate", "ReplicaBehind", "Saturated")
+        # The API meets an unexpected error.
+        async with subscribe(api, "subscription { priceAdded(after: 0) { id } }") as listener:
             await listener.events(1)
             await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
             await db.execute("SELECT pg_notify('tickgraph', '')")
             for _ in range(3):
                 assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
-                await asyncio.sleep(1.1)  # longer than Prometheus takes to look again: the first one begins a series
-            await scene.fires("MistakeOfOurs", "EventsUnread")
-        await scene.worker.aclose()
-        await scene.fires("ProcessGone")
-    assert scene.fired == OF_SERVICE
+                await asyncio.sleep(1.1)  # longer than the scrape interval: the first error only starts the series
+            await product.wait_for_alerts("MistakeOfOurs", "EventsUnread")
+        await product.worker.aclose()
+        await product.wait_for_alerts("ProcessGone")
+    assert product.fired == SERVICE_ALERTS
 
 
 @contextlib.asynccontextmanager
-async def _away(admin_dsn: str, dsn: str) -> AsyncIterator[None]:
-    """A database that lets nobody in, and has thrown out who was."""
+async def _unavailable_database(admin_dsn: str, dsn: str) -> AsyncIterator[None]:
+    """Makes a database reject connections, and terminates the existing ones, while the block runs."""
     name = dsn.rpartition("/")[2]
     admin = await asyncpg.connect(admin_dsn)
     try:

@@ -1,4 +1,4 @@
-"""The pages in a real Chromium, without any other host."""
+"""The pages in a real Chromium, without requests to any other host."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -11,10 +11,10 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from db.pool import Database
 from tests.graph.conftest import Api, api
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import wait_until
 
-__all__ = ["api"]  # a fixture of the API's own tests, used here too
+__all__ = ["api"]  # a fixture of the API's tests
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
@@ -40,24 +40,24 @@ async def prices(db: Database) -> None:
 
 
 class Visit:
-    """A page, what it asked for, and what went wrong on it."""
+    """A page with its requests and errors."""
 
     def __init__(self, page: Page, api: Api) -> None:
         self.page = page
         self._api = api
-        self._asked: list[str] = []
+        self._requested_urls: list[str] = []
         self._failures: list[str] = []
-        page.on("requestfinished", lambda request: self._asked.append(request.url))
-        page.on("requestfailed", lambda request: self._asked.append(request.url) if request.failure != "csp" else None)
+        page.on("requestfinished", lambda request: self._requested_urls.append(request.url))
+        page.on("requestfailed", lambda request: self._requested_urls.append(request.url) if request.failure != "csp" else None)
         page.on("pageerror", lambda error: self._failures.append(str(error)))
 
-    def require_peace(self) -> None:
-        """No error, and no other host."""
+    def require_no_errors(self) -> None:
+        """Fails on an error, or on a request to another host."""
         assert self._failures == []
-        assert [url for url in self._asked if not url.startswith((self._api.url, "data:", "blob:"))] == []
+        assert [url for url in self._requested_urls if not url.startswith((self._api.url, "data:", "blob:"))] == []
 
 
-async def _visit(browser: Browser, api: Api, path: str, scheme: Scheme = "light") -> Visit:
+async def _open_page(browser: Browser, api: Api, path: str, scheme: Scheme = "light") -> Visit:
     page = await browser.new_page(color_scheme=scheme, viewport={"width": 1280, "height": 800})
     visit = Visit(page, api)
     await page.goto(f"{api.url}{path}")
@@ -66,58 +66,60 @@ async def _visit(browser: Browser, api: Api, path: str, scheme: Scheme = "light"
 
 @pytest.mark.usefixtures("prices")
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-async def test_graphiql_opens_on_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
-    visit = await _visit(browser, api, "/graphql", scheme)
+async def test_graphiql_opens_with_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
+    visit = await _open_page(browser, api, "/graphql", scheme)
     await visit.page.click("button.graphiql-execute-button")
     await visit.page.get_by_role("menuitem", name="Tickers").click()
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "graphiql.png")
-    colour = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")
-    visit.require_peace()
-    dark = sum(map(float, colour.replace("rgba", "rgb").removeprefix("rgb(").removesuffix(")").split(",")[:3])) < 380
-    assert dark == (scheme == "dark"), colour
+    color = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")
+    visit.require_no_errors()
+    dark = sum(map(float, color.replace("rgba", "rgb").removeprefix("rgb(").removesuffix(")").split(",")[:3])) < 380
+    assert dark == (scheme == "dark"), color
 
 
 @pytest.mark.usefixtures("prices")
 async def test_graphiql_subscribes(browser: Browser, api: Api, db: Database) -> None:
     query = 'subscription { priceAdded(tickers: ["btc_usd"], after: 0) { price } }'
-    visit = await _visit(browser, api, f"/graphql#{quote(query)}")
+    visit = await _open_page(browser, api, f"/graphql#{quote(query)}")
     await visit.page.click("button.graphiql-execute-button")
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await store(db, [row("btc_usd", MINUTE + 60, "69999.5")])
     await visit.page.locator(".result-window", has_text="69999.5").wait_for()
-    visit.require_peace()
+    visit.require_no_errors()
 
 
 @pytest.mark.usefixtures("prices")
-async def test_swagger_ui_tries_an_endpoint_out(browser: Browser, api: Api, tmp_path: Path) -> None:
-    visit = await _visit(browser, api, "/docs")
+async def test_swagger_ui_executes_an_endpoint(browser: Browser, api: Api, tmp_path: Path) -> None:
+    visit = await _open_page(browser, api, "/docs")
     await visit.page.click("#operations-prices-prices_last .opblock-summary")
     await visit.page.fill("#operations-prices-prices_last input[placeholder='ticker']", "btc_usd")
     await visit.page.click("#operations-prices-prices_last button.execute")
     await visit.page.locator("#operations-prices-prices_last .live-responses-table", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "swagger-ui.png")
-    visit.require_peace()
+    visit.require_no_errors()
 
 
 async def test_redoc_shows_every_path(browser: Browser, api: Api, tmp_path: Path) -> None:
-    visit = await _visit(browser, api, "/redoc")
+    visit = await _open_page(browser, api, "/redoc")
     await visit.page.get_by_role("heading", name="Returns the state of the API").wait_for()
     await visit.page.screenshot(path=tmp_path / "redoc.png")
     assert "/prices/by-date" in await visit.page.content()
-    visit.require_peace()
+    visit.require_no_errors()
 
 
 @pytest.mark.usefixtures("prices")
-async def test_an_address_of_a_query_opens_graphiql_with_it_and_follows_what_is_typed(browser: Browser, api: Api) -> None:
+async def test_graphiql_opens_the_query_of_its_url_and_updates_the_url(browser: Browser, api: Api) -> None:
     query = "query One($t: String!) { latest(ticker: $t) { price } }"
     path = "/graphql?" + urlencode({"query": query, "variables": '{"t": "btc_usd"}', "operationName": "One"}, quote_via=quote)
-    visit = await _visit(browser, api, path)
+    visit = await _open_page(browser, api, path)
     await visit.page.click("button.graphiql-execute-button")
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.locator(".graphiql-query-editor textarea").first.focus()
     await visit.page.keyboard.type("# a note")
-    await until(lambda: "note" in visit.page.url)
-    visit.require_peace()
+    await wait_until(lambda: "note" in visit.page.url)
+    visit.require_no_errors()
     async with api.session.get(f"{api.url}{path}") as response:
-        assert (await response.json())["data"] == {"latest": {"price": "68241.5"}}, "a program gets the answer"
+        assert (await response.json())["data"] == {"latest": {"price": "68241.5"}}, (
+            "a client that does not accept HTML gets JSON"
+        )

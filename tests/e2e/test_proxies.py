@@ -1,4 +1,4 @@
-"""Behind other people's proxies: the blocks of docs/operations.md, run by a real nginx and a real Caddy."""
+"""The proxy configurations of docs/operations.md, run by a real nginx and a real Caddy."""
 
 import contextlib
 import json
@@ -16,11 +16,11 @@ import pytest
 from db.pool import Database
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.conftest import certify, free_port
-from tests.graph.conftest import Api, serving
-from tests.graph.test_live import PRICES, listening, streaming
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.e2e.conftest import create_certificate, free_port
+from tests.graph.conftest import Api, run_api
+from tests.graph.test_live_events import PRICES, open_event_stream, subscribe
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import wait_until
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
@@ -58,7 +58,7 @@ def _caddy(folder: Path, port: int, upstream: str) -> list[str]:
 @contextlib.contextmanager
 def _proxy(name: str, folder: Path, api: Api) -> Iterator[str]:
     port, upstream = free_port(), api.url.removeprefix("http://")
-    certify(folder, "prices")
+    create_certificate(folder, "prices")
     command = (_nginx if name == "nginx" else _caddy)(folder, port, upstream)
     with (folder / "proxy.log").open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"HOME": str(folder)})  # noqa: S603  ours
@@ -76,44 +76,46 @@ def _proxy(name: str, folder: Path, api: Api) -> Iterator[str]:
         pytest.param("caddy", marks=pytest.mark.skipif(CADDY is None, reason="Caddy is not installed")),
     ],
 )
-async def test_through_the_documented_proxy_everything_works(dsn: str, db: Database, tmp_path: Path, name: str) -> None:
+async def test_queries_and_subscriptions_work_through_the_documented_proxy(
+    dsn: str, db: Database, tmp_path: Path, name: str
+) -> None:
     await track(db, "btc_usd")
-    async with serving(Settings(database_url=dsn, trusted_proxies=("127.0.0.1",))) as api:
+    async with run_api(Settings(database_url=dsn, trusted_proxies=("127.0.0.1",))) as api:
         with _proxy(name, tmp_path, api) as url:
             context = ssl.create_default_context(cafile=str(tmp_path / "prices.crt"))
             connector = aiohttp.TCPConnector(ssl=context)
             async with aiohttp.ClientSession(connector=connector, headers={"Origin": url}) as session:
 
-                async def answers() -> bool:
+                async def is_available() -> bool:
                     with contextlib.suppress(aiohttp.ClientError):
                         async with session.get(f"{url}/health") as response:
                             return response.status == 200
                     return False
 
-                await until(answers, otherwise=(tmp_path / "proxy.log").read_text)
-                through = Api(url, session)
-                assert await through.data("{ tickers { name } }") == {"tickers": [{"name": "btc_usd"}]}
+                await wait_until(is_available, describe_state=(tmp_path / "proxy.log").read_text)
+                proxied_api = Api(url, session)
+                assert await proxied_api.data("{ tickers { name } }") == {"tickers": [{"name": "btc_usd"}]}
                 after = PRICES.replace("priceAdded", 'priceAdded(after: "0")')
-                async with listening(through, after) as listener, streaming(through, after) as stream:
+                async with subscribe(proxied_api, after) as listener, open_event_stream(proxied_api, after) as stream:
                     await store(db, [row("btc_usd", MINUTE)])
-                    (told,) = await listener.events(1)
-                    assert told["ts"] == MINUTE
+                    (event,) = await listener.events(1)
+                    assert event["ts"] == MINUTE
                     assert json.loads((await stream.event())["data"])["data"]["priceAdded"]["ts"] == MINUTE
 
 
 @pytest.mark.parametrize(("trusted", "status"), [(("127.0.0.1",), 101), ((), 403)])
-async def test_the_host_that_the_client_asked_for_is_believed_of_trusted_proxies_alone(
+async def test_the_forwarded_host_is_accepted_from_trusted_proxies_only(
     dsn: str, trusted: tuple[str, ...], status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     headers = {"Host": "inside:8000", "X-Forwarded-Host": "prices.example.com", "Origin": "https://prices.example.com"}
-    async with serving(Settings(database_url=dsn, trusted_proxies=trusted)) as api:
+    async with run_api(Settings(database_url=dsn, trusted_proxies=trusted)) as api:
         connecting = api.session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",), headers=headers)
         if status == 101:
             async with connecting as socket:
                 await socket.send_json({"type": "connection_init"})
                 assert (await socket.receive_json())["type"] == "connection_ack"
         else:
-            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+            with pytest.raises(aiohttp.WSServerHandshakeError) as raised:
                 await connecting
-            assert refused.value.status == status
+            assert raised.value.status == status
             assert "Add the origin to CORS_ORIGINS" in caplog.text

@@ -1,4 +1,4 @@
-"""The API as clients meet it: a real uvicorn on a port of its own."""
+"""Fixtures that run the API in a real uvicorn on a free port."""
 
 import asyncio
 import contextlib
@@ -20,42 +20,42 @@ from graph.http.application import application
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
 from graph.schema.context import Resources
 from graph.settings import Settings
-from tests.waiting import until
+from tests.wait import wait_until
 
 Execute = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Api:
-    """A running API and a client of it."""
+    """A running API with an HTTP client session."""
 
     url: str
     session: aiohttp.ClientSession
     live: LiveEvents | None = None
-    """What it tells subscribers with, where it runs in this process."""
+    """The subscription events of the API, where it runs in this process."""
 
-    async def ask(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The whole answer to a query."""
+    async def execute(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Returns the response body of a query."""
         async with self.session.post(f"{self.url}/graphql", json={"query": query, "variables": variables}) as response:
-            answer: dict[str, Any] = await response.json()
-            return answer
+            body: dict[str, Any] = await response.json()
+            return body
 
     async def data(self, query: str, **variables: Any) -> dict[str, Any]:
-        """The data of an answer without errors."""
-        answer = await self.ask(query, **variables)
-        assert "errors" not in answer, answer["errors"]
-        data: dict[str, Any] = answer["data"]
+        """Returns the data of a response that must have no errors."""
+        body = await self.execute(query, **variables)
+        assert "errors" not in body, body["errors"]
+        data: dict[str, Any] = body["data"]
         return data
 
     async def error(self, query: str, **variables: Any) -> tuple[str, str]:
-        """Code and message of an answer with one error."""
-        answer = await self.ask(query, **variables)
-        (error,) = answer["errors"]
+        """Returns code and message of a response that must have one error."""
+        body = await self.execute(query, **variables)
+        (error,) = body["errors"]
         return error["extensions"]["code"], error["message"]
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn inside a test. Where no client is connected it stops at once, without uvicorn's pauses."""
+    """Uvicorn inside a test. If no client is connected it stops immediately, without uvicorn's pauses."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -63,7 +63,7 @@ class _Server(uvicorn.Server):
 
     @contextlib.contextmanager
     def capture_signals(self) -> Any:
-        yield  # pytest keeps its own
+        yield  # the signal handlers of pytest stay
 
     def stop(self) -> None:
         self.should_exit = True
@@ -75,7 +75,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._stopping.wait(), 1)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for _ in range(10):  # turns of the loop in which it hears that clients closed their connections
+        for _ in range(10):  # lets the event loop process connections that clients closed
             await asyncio.sleep(0)
         if self.server_state.connections or self.server_state.tasks:
             await super().shutdown(sockets)
@@ -86,17 +86,17 @@ class _Server(uvicorn.Server):
 
 
 STATEMENT_TIMEOUT_S = 60.0
-"""So long that a stalled machine does not end a statement that a test makes wait."""
+"""Long, so that on a stalled machine no statement times out that a test blocks on purpose."""
 
 
-def serving(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
-    """The API of the settings on a free port."""
-    return serving_app(application(settings, statement_timeout_s=STATEMENT_TIMEOUT_S))
+def run_api(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
+    """Runs the API with the settings on a free port."""
+    return run_app(application(settings, statement_timeout_s=STATEMENT_TIMEOUT_S))
 
 
 @contextlib.asynccontextmanager
-async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
-    """An application on a free port."""
+async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
+    """Runs an ASGI application on a free port."""
     server = _Server(
         uvicorn.Config(
             app,
@@ -110,8 +110,8 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
             ws_per_message_deflate=False,
         )
     )
-    running = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
+    server_task = asyncio.create_task(server.serve())
+    await wait_until(lambda: server.started)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         async with aiohttp.ClientSession() as session:
@@ -119,34 +119,34 @@ async def serving_app(app: ASGIApp) -> AsyncIterator[Api]:
             yield Api(f"http://127.0.0.1:{port}", session, resources.live if resources is not None else None)
     finally:
         server.stop()
-        await running
+        await server_task
 
 
 @pytest.fixture
 async def api(dsn: str) -> AsyncIterator[Api]:
-    async with serving(Settings(database_url=dsn, request_timeout_s=STATEMENT_TIMEOUT_S)) as running:
-        yield running
+    async with run_api(Settings(database_url=dsn, request_timeout_s=STATEMENT_TIMEOUT_S)) as running_api:
+        yield running_api
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the API did for its answers, in order: `validation`, and each SQL statement."""
-    done: list[str] = []
+def work_log(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Records the work of the API for its responses, in order: `validation`, and each SQL statement."""
+    entries: list[str] = []
 
-    def validating(*args: Any) -> Any:
-        done.append("validation")
+    def record_validation(*args: Any) -> Any:
+        entries.append("validation")
         return graphql.validate(*args)
 
-    monkeypatch.setattr("graph.schema.executable.validate", validating)
+    monkeypatch.setattr("graph.schema.executable.validate", record_validation)
     for name in ("fetch", "fetchrow", "fetchval", "execute"):
-        monkeypatch.setattr(Database, name, _noting(done, getattr(Database, name)))
-    return done
+        monkeypatch.setattr(Database, name, _with_recording(entries, getattr(Database, name)))
+    return entries
 
 
-def _noting(done: list[str], method: Callable[..., Any]) -> Callable[..., Any]:
-    async def run(self: Database, statement: str, *args: Any) -> Any:
-        if statement not in (version.HISTORY, version.FORK):  # asked all the time, for no answer
-            done.append(statement)
+def _with_recording(entries: list[str], method: Callable[..., Any]) -> Callable[..., Any]:
+    async def run_and_record(self: Database, statement: str, *args: Any) -> Any:
+        if statement not in (version.HISTORY, version.FORK):  # polled in the background, for no response
+            entries.append(statement)
         return await method(self, statement, *args)
 
-    return run
+    return run_and_record

@@ -1,7 +1,7 @@
-"""What strangers try against a GraphQL endpoint, and how each should end.
+"""Hostile requests to a GraphQL endpoint, each with its expected outcome.
 
-Taken from graphql-cop, graphql-armor, the OWASP GraphQL cheat sheet, and what broke other servers. Each outcome is the
-error's code, `data`, an HTTP status, or `closed CODE` for a WebSocket; several, between bars, where each is right.
+They come from graphql-cop, graphql-armor, the OWASP GraphQL cheat sheet, and failures of other servers. An outcome is the
+error's code, `data`, an HTTP status, or `closed CODE` for a WebSocket. Bars separate outcomes that are all acceptable.
 """
 
 import gzip
@@ -20,9 +20,9 @@ JSON_TYPE = {"Content-Type": "application/json"}
 
 @dataclass(frozen=True)
 class Http:
-    """One request."""
+    """One HTTP request."""
 
-    wanted: str
+    expected: str
     body: bytes | None = None
     method: str = "POST"
     path: str = "/graphql"
@@ -31,20 +31,20 @@ class Http:
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes over a bare socket; `ends` where the client says that no more will come."""
+    """Bytes over a bare TCP socket; `sends_eof` if the client then ends its side of the connection."""
 
-    wanted: str
+    expected: str
     parts: tuple[bytes, ...]
-    ends: bool = False
+    sends_eof: bool = False
 
 
 @dataclass(frozen=True)
 class Socket:
-    """Messages over a WebSocket that was greeted, if it is to be."""
+    """Messages over a WebSocket; `sends_init` if the client sends connection_init first."""
 
-    wanted: str
+    expected: str
     messages: tuple[str | bytes, ...]
-    greeted: bool = True
+    sends_init: bool = True
     protocols: tuple[str, ...] = ("graphql-transport-ws",)
     headers: dict[str, str] = field(default_factory=dict)
 
@@ -52,12 +52,12 @@ class Socket:
 Probe = Http | Raw | Socket
 
 
-def _ask(wanted: str, query: Any, **more: Any) -> Http:
-    return Http(wanted, json.dumps({"query": query} | more).encode())
+def _post(expected: str, query: Any, **members: Any) -> Http:
+    return Http(expected, json.dumps({"query": query} | members).encode())
 
 
-def _vars(wanted: str, query: str, **variables: Any) -> Http:
-    return _ask(wanted, query, variables=variables)
+def _post_variables(expected: str, query: str, **variables: Any) -> Http:
+    return _post(expected, query, variables=variables)
 
 
 def _aliases(count: int) -> str:
@@ -73,116 +73,116 @@ def _overlapping(count: int) -> str:
     return "{ tickers { " + " ".join(f"... on Ticker {{ name b{i}: since }}" for i in range(count)) + " } }"
 
 
-PARSE, VALID, COMPLEX = "GRAPHQL_PARSE_FAILED", "GRAPHQL_VALIDATION_FAILED", "QUERY_TOO_COMPLEX"
+PARSE, INVALID, COMPLEX = "GRAPHQL_PARSE_FAILED", "GRAPHQL_VALIDATION_FAILED", "QUERY_TOO_COMPLEX"
 INPUT, BAD, LARGE = "BAD_USER_INPUT", "BAD_REQUEST", "PAYLOAD_TOO_LARGE"
 
 DOCUMENTS: dict[str, Probe] = {
-    "100 aliases": _ask(COMPLEX, _aliases(100)),
-    "1,000 aliases": _ask(f"{PARSE}|{COMPLEX}", _aliases(1_000)),
-    "20,000 aliases": _ask(f"{COMPLEX}|{LARGE}", _aliases(20_000)),
-    "aliases of a mutation": _ask(COMPLEX, "mutation { " + " ".join(f"a{i}: fetchPrices {{ ts }}" for i in range(21)) + " }"),
-    "600 copies of a field": _ask(COMPLEX, "{ " + "__typename " * 600 + "}"),
-    "3,000 copies of a field": _ask(COMPLEX, "{ " + "__typename " * 3_000 + "}"),
-    "20,000 copies of a field": _ask(COMPLEX, "{ " + "a " * 20_000 + "}"),
-    "20 copies of a field at the root": _ask("data", "{ " + "__typename " * 20 + "}"),
-    "10 unknown directives": _ask(VALID, "{ __typename " + "@aa " * 10 + "}"),
-    "500 unknown directives": _ask(COMPLEX, "{ __typename " + "@aa " * 500 + "}"),
-    "100 known directives": _ask(COMPLEX, "{ __typename " + "@skip(if: false) " * 100 + "}"),
-    "a directive twice": _ask(VALID, "{ __typename @skip(if: false) @skip(if: false) }"),
-    "directives on the operation": _ask(COMPLEX, "query " + "@aa " * 100 + "{ __typename }"),
-    "directives on variables": _ask(COMPLEX, "query (" + " ".join(f"$v{i}: Int @a @b" for i in range(60)) + ") { __typename }"),
-    "defer": _ask(VALID, "{ ... @defer { __typename } }"),
-    "stream": _ask(VALID, "{ tickers @stream { name } }"),
-    "12 levels": _ask(COMPLEX, "{ a " * 12 + "}" * 12),
-    "900 levels": _ask(f"{COMPLEX}|{PARSE}", "{ a " * 900 + "}" * 900),
-    "5,000 levels": _ask(COMPLEX, "{ a " * 5_000 + "}" * 5_000),
-    "braces without end": _ask(COMPLEX, "{" * 100_000),
-    "brackets without end": _ask(COMPLEX, "{ a(b: " + "[" * 100_000),
-    "objects without end": _ask(COMPLEX, "{ a(b: " + "{a:" * 50_000),
-    "parentheses without end": _ask(COMPLEX, "{ a" + "(" * 100_000),
-    "list types without end": _ask(COMPLEX, "query ($a: " + "[" * 100_000 + ") { a }"),
-    "lists 900 levels deep": _ask(f"{PARSE}|{VALID}", "{ latestPrices(tickers: " + "[" * 900 + "]" * 900 + ") { ts } }"),
-    "list types 900 levels deep": _ask(f"{PARSE}|{VALID}", "query ($a: " + "[" * 900 + "Int" + "]" * 900 + ") { __typename }"),
-    "inline fragments 600 levels deep": _ask(f"{COMPLEX}|{PARSE}", "{ " + "... { " * 600 + "__typename" + " }" * 601),
-    "a fragment in itself": _ask(VALID, "{ ...a } fragment a on Query { ...a }"),
-    "fragments in a ring": _ask(VALID, "{ ...a } fragment a on Query { ...b __typename } fragment b on Query { ...a }"),
-    "fragments that double 10 times": _ask(COMPLEX, _doubling(10)),
-    "fragments that double 40 times": _ask(COMPLEX, _doubling(40)),
-    "60 fragments": _ask(COMPLEX, "{ __typename } " + " ".join(f"fragment f{i} on Query {{ __typename }}" for i in range(60))),
-    "an unused fragment": _ask(VALID, "{ __typename } fragment f on Query { __typename }"),
-    "a fragment on nothing": _ask(VALID, "{ ... on Nothing { a } }"),
-    "60 operations": _ask(COMPLEX, " ".join(f"query q{i} {{ __typename }}" for i in range(60)), operationName="q1"),
-    "two operations and no name": _ask(VALID, "query a { __typename } query b { __typename }"),
-    "two operations of one name": _ask(VALID, "query a { __typename } query a { __typename }", operationName="a"),
-    "an operation that is not there": _ask(VALID, "query a { __typename }", operationName="b"),
-    "an operation's name of 100 KB": _ask(VALID, "query a { __typename }", operationName="b" * 100 * K),
-    "a subscription": _ask(VALID, "subscription { a }"),
-    "a type definition": _ask(VALID, "type Query { a: Int }"),
-    "60 variables": _ask(COMPLEX, "query (" + " ".join(f"$v{i}: Int" for i in range(60)) + ") { __typename }"),
-    "20,000 variables": _ask(COMPLEX, "query (" + " ".join(f"$v{i}: Int" for i in range(15_000)) + ") { __typename }"),
-    "tokens without meaning": _ask(COMPLEX, "! " * 100_000),
-    "commas alone": _ask(COMPLEX, "," * 200_000),
-    "white space alone": _ask(COMPLEX, " " * 200_000),
-    "a comment of 16 KB": _ask("data", "#" + "x" * 16_000 + "\n{ __typename }"),
-    "a name of 16 KB": _ask(VALID, "{ " + "a" * 16_000 + " }"),
-    "a string of 16 KB": _ask(INPUT, '{ latest(ticker: "' + "a" * 16_000 + '") { ts } }'),
-    "more tokens than one may have": _ask(PARSE, "{ " + "a " * 2_500 + "}"),
-    "brackets without end, 16 KB of them": _ask(PARSE, "{ a(b: " + "[" * 16_000),
-    "tokens without meaning, 16 KB of them": _ask(PARSE, "! " * 8_000),
-    "white space alone, 16 KB of it": _ask(PARSE, " " * 16_000),
-    "copies of a field below copies": _ask(COMPLEX, "{ " + 'latest(ticker: "a") { price ts } ' * 120 + "}"),
-    "a comment of 200 KB": _ask(COMPLEX, "#" + "x" * 200 * K + "\n{ __typename }"),
-    "a name of 200 KB": _ask(COMPLEX, "{ " + "a" * 200 * K + " }"),
-    "a string of 200 KB": _ask(COMPLEX, '{ latest(ticker: "' + "a" * 200 * K + '") { ts } }'),
-    "a block string without end": _ask(PARSE, '{ latest(ticker: """' + "a" * 1_000),
-    "quotes without end": _ask(COMPLEX, '"' * 50_000),
-    "a lone surrogate as an escape": _ask(f"{PARSE}|{INPUT}", '{ latest(ticker: "\\uD800") { ts } }'),
-    "a code point that is none": _ask(PARSE, '{ latest(ticker: "\\u{FFFFFFFFFFFFFFFFFFFF}") { ts } }'),
-    "a number of 5,000 digits": _ask(f"{PARSE}|{INPUT}|{VALID}", f'{{ prices(ticker: "btc_usd", first: {"9" * 5_000}) {{ nodes {{ ts }} }} }}'),
-    "a time of 5,000 digits": _ask(f"{INPUT}|{VALID}", f'{{ range(ticker: "btc_usd", from: {"9" * 5_000}) {{ ts }} }}'),
-    "a float beyond floats": _ask(f"{INPUT}|{VALID}", '{ range(ticker: "btc_usd", from: 1e999999999) { ts } }'),
-    "many fields of one name": _ask("data", _overlapping(45)),
-    "more fields of one name": _ask(COMPLEX, _overlapping(200)),
-    "fields of one name that differ": _ask(VALID, '{ a: latest(ticker: "a") { ts } a: latest(ticker: "b") { ts } }'),
-    "all of the history": _ask("RANGE_TOO_LARGE", '{ range(ticker: "btc_usd", from: 0) { ts } }'),
-    "much of the history often": _ask(COMPLEX, "{ " + " ".join(f'a{i}: range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 2_400_000}) {{ ts price }}' for i in range(20)) + " }"),
-    "a long window of many fields": _ask(COMPLEX, '{ range(ticker: "btc_usd", from: 0, to: 3000000) { ' + " ".join(f"a{i}: price" for i in range(11)) + " } }"),
-    "a page of 2 to the 31": _ask(f"{VALID}|{COMPLEX}", '{ prices(ticker: "btc_usd", first: 2147483648) { nodes { ts } } }'),
-    "a page of 100,000": _ask(INPUT, '{ prices(ticker: "btc_usd", first: 100000) { nodes { ts } } }'),
-    "a page of less than nothing": _ask(INPUT, '{ prices(ticker: "btc_usd", first: -1) { nodes { ts } } }'),
-    "first and last": _ask(INPUT, '{ prices(ticker: "btc_usd", first: 1, last: 1) { nodes { ts } } }'),
-    "a cursor of 100 KB": _vars(INPUT, 'query ($a: String) { prices(ticker: "btc_usd", after: $a) { nodes { ts } } }', a="A" * 100 * K),
-    "a cursor of another's making": _vars(INPUT, 'query ($a: String) { prices(ticker: "btc_usd", after: $a) { nodes { ts } } }', a="Li4vLi4vZXRjL3Bhc3N3ZA=="),
-    "SQL for a ticker": _ask(f"{INPUT}|UNKNOWN_TICKER", """{ latest(ticker: "x'; DROP TABLE price; --") { ts } }"""),
-    "100,000 tickers": _vars(f"{INPUT}|{LARGE}", "query ($t: [String!]) { latestPrices(tickers: $t) { ts } }", t=["a_b"] * 30_000),
-    "an object for a string": _vars(INPUT, "query ($t: String!) { latest(ticker: $t) { ts } }", t={"$gt": ""}),
-    "a list for a string": _vars(INPUT, "query ($t: String!) { latest(ticker: $t) { ts } }", t=["btc_usd"]),
-    "a boolean for a time": _vars(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a=True),
-    "an object for a time": _vars(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a={"a": [1]}),
-    "a time before all times": _vars(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a=-(2**62)),
-    "a time after all times": _vars(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a=2**62),
-    "a time of 100 KB": _vars(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a="2024-01-15T" * 9_000),
-    "an age beyond integers": _vars(INPUT, 'query ($a: Int!) { priceAt(ticker: "btc_usd", at: 0, maxAge: $a) { ts } }', a=2**40),
-    "variables nested 31 levels": _vars(INPUT, "query ($t: String!) { latest(ticker: $t) { ts } }", t=json.loads("[" * 30 + "]" * 30)),
-    "variables that nobody asked for": _vars("data", "{ __typename }", **{f"v{i}": i for i in range(5_000)}),
-    "a variable that is not declared": _ask(VALID, "{ latest(ticker: $t) { ts } }"),
-    "introspection as the tools ask it": _ask("data", get_introspection_query()),
-    "introspection three times over": _ask(COMPLEX, "{ " + " ".join(f"a{i}: __schema {{ types {{ fields {{ type {{ fields {{ type {{ fields {{ type {{ name }} }} }} }} }} }} }} }}" for i in range(21)) + " }"),
-    "introspection in circles": _ask(f"{COMPLEX}|{VALID}", "{ __schema { types { " + "fields { type { " * 12 + "name" + " } }" * 12 + " } } }"),
-    "a type's name of 100 KB": _ask(COMPLEX, '{ __type(name: "' + "a" * 100 * K + '") { name } }'),
-    "introspection beside data": _ask("data", "{ __schema { queryType { name } } tickers { name } }"),
-    "a mutation without the queue": _ask("UNAVAILABLE|data", "mutation { fetchPrices { queued } }"),
-    "a query that is a number": _ask(BAD, 7),
-    "a query that is a list": _ask(BAD, ["{ __typename }"]),
-    "no query": _ask(BAD, None),
-    "an empty query": _ask(BAD, ""),
-    "NUL in the document": _ask(PARSE, "{ __typename \0 }"),
-    "a document in another direction": _ask(PARSE, "\u202e{ __typename }"),
-    "extensions of another kind": _ask(BAD, "{ __typename }", extensions=[1]),
-    "a persisted query that is none": _ask(BAD, "{ __typename }", extensions={"persistedQuery": {"version": 1, "sha256Hash": "x"}}),
-    "a persisted query unheard of": _ask("PERSISTED_QUERY_NOT_FOUND", None, extensions={"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}),
-    "variables of another kind": _ask(BAD, "{ __typename }", variables="x"),
-    "an operation's name of another kind": _ask(BAD, "{ __typename }", operationName={}),
+    "100 aliases": _post(COMPLEX, _aliases(100)),
+    "1,000 aliases": _post(f"{PARSE}|{COMPLEX}", _aliases(1_000)),
+    "20,000 aliases": _post(f"{COMPLEX}|{LARGE}", _aliases(20_000)),
+    "aliases of a mutation": _post(COMPLEX, "mutation { " + " ".join(f"a{i}: fetchPrices {{ ts }}" for i in range(21)) + " }"),
+    "600 copies of a field": _post(COMPLEX, "{ " + "__typename " * 600 + "}"),
+    "3,000 copies of a field": _post(COMPLEX, "{ " + "__typename " * 3_000 + "}"),
+    "20,000 copies of a field": _post(COMPLEX, "{ " + "a " * 20_000 + "}"),
+    "20 copies of a field at the root": _post("data", "{ " + "__typename " * 20 + "}"),
+    "10 unknown directives": _post(INVALID, "{ __typename " + "@aa " * 10 + "}"),
+    "500 unknown directives": _post(COMPLEX, "{ __typename " + "@aa " * 500 + "}"),
+    "100 known directives": _post(COMPLEX, "{ __typename " + "@skip(if: false) " * 100 + "}"),
+    "a directive twice": _post(INVALID, "{ __typename @skip(if: false) @skip(if: false) }"),
+    "directives on the operation": _post(COMPLEX, "query " + "@aa " * 100 + "{ __typename }"),
+    "directives on variables": _post(COMPLEX, "query (" + " ".join(f"$v{i}: Int @a @b" for i in range(60)) + ") { __typename }"),
+    "defer": _post(INVALID, "{ ... @defer { __typename } }"),
+    "stream": _post(INVALID, "{ tickers @stream { name } }"),
+    "12 levels": _post(COMPLEX, "{ a " * 12 + "}" * 12),
+    "900 levels": _post(f"{COMPLEX}|{PARSE}", "{ a " * 900 + "}" * 900),
+    "5,000 levels": _post(COMPLEX, "{ a " * 5_000 + "}" * 5_000),
+    "endless braces": _post(COMPLEX, "{" * 100_000),
+    "endless brackets": _post(COMPLEX, "{ a(b: " + "[" * 100_000),
+    "endless objects": _post(COMPLEX, "{ a(b: " + "{a:" * 50_000),
+    "endless parentheses": _post(COMPLEX, "{ a" + "(" * 100_000),
+    "endless list types": _post(COMPLEX, "query ($a: " + "[" * 100_000 + ") { a }"),
+    "lists 900 levels deep": _post(f"{PARSE}|{INVALID}", "{ latestPrices(tickers: " + "[" * 900 + "]" * 900 + ") { ts } }"),
+    "list types 900 levels deep": _post(f"{PARSE}|{INVALID}", "query ($a: " + "[" * 900 + "Int" + "]" * 900 + ") { __typename }"),
+    "inline fragments 600 levels deep": _post(f"{COMPLEX}|{PARSE}", "{ " + "... { " * 600 + "__typename" + " }" * 601),
+    "a fragment that spreads itself": _post(INVALID, "{ ...a } fragment a on Query { ...a }"),
+    "cyclic fragments": _post(INVALID, "{ ...a } fragment a on Query { ...b __typename } fragment b on Query { ...a }"),
+    "fragments that double 10 times": _post(COMPLEX, _doubling(10)),
+    "fragments that double 40 times": _post(COMPLEX, _doubling(40)),
+    "60 fragments": _post(COMPLEX, "{ __typename } " + " ".join(f"fragment f{i} on Query {{ __typename }}" for i in range(60))),
+    "an unused fragment": _post(INVALID, "{ __typename } fragment f on Query { __typename }"),
+    "a fragment on an unknown type": _post(INVALID, "{ ... on Nothing { a } }"),
+    "60 operations": _post(COMPLEX, " ".join(f"query q{i} {{ __typename }}" for i in range(60)), operationName="q1"),
+    "two operations without an operation name": _post(INVALID, "query a { __typename } query b { __typename }"),
+    "two operations of one name": _post(INVALID, "query a { __typename } query a { __typename }", operationName="a"),
+    "an unknown operation name": _post(INVALID, "query a { __typename }", operationName="b"),
+    "an operation name of 100 KB": _post(INVALID, "query a { __typename }", operationName="b" * 100 * K),
+    "a subscription": _post(INVALID, "subscription { a }"),
+    "a type definition": _post(INVALID, "type Query { a: Int }"),
+    "60 variables": _post(COMPLEX, "query (" + " ".join(f"$v{i}: Int" for i in range(60)) + ") { __typename }"),
+    "20,000 variables": _post(COMPLEX, "query (" + " ".join(f"$v{i}: Int" for i in range(15_000)) + ") { __typename }"),
+    "meaningless tokens": _post(COMPLEX, "! " * 100_000),
+    "only commas": _post(COMPLEX, "," * 200_000),
+    "only white space": _post(COMPLEX, " " * 200_000),
+    "a comment of 16 KB": _post("data", "#" + "x" * 16_000 + "\n{ __typename }"),
+    "a name of 16 KB": _post(INVALID, "{ " + "a" * 16_000 + " }"),
+    "a string of 16 KB": _post(INPUT, '{ latest(ticker: "' + "a" * 16_000 + '") { ts } }'),
+    "more tokens than allowed": _post(PARSE, "{ " + "a " * 2_500 + "}"),
+    "endless brackets, 16 KB": _post(PARSE, "{ a(b: " + "[" * 16_000),
+    "meaningless tokens, 16 KB": _post(PARSE, "! " * 8_000),
+    "only white space, 16 KB": _post(PARSE, " " * 16_000),
+    "copies of a field inside copies": _post(COMPLEX, "{ " + 'latest(ticker: "a") { price ts } ' * 120 + "}"),
+    "a comment of 200 KB": _post(COMPLEX, "#" + "x" * 200 * K + "\n{ __typename }"),
+    "a name of 200 KB": _post(COMPLEX, "{ " + "a" * 200 * K + " }"),
+    "a string of 200 KB": _post(COMPLEX, '{ latest(ticker: "' + "a" * 200 * K + '") { ts } }'),
+    "an unterminated block string": _post(PARSE, '{ latest(ticker: """' + "a" * 1_000),
+    "endless quotes": _post(COMPLEX, '"' * 50_000),
+    "a lone surrogate as an escape": _post(f"{PARSE}|{INPUT}", '{ latest(ticker: "\\uD800") { ts } }'),
+    "an invalid code point": _post(PARSE, '{ latest(ticker: "\\u{FFFFFFFFFFFFFFFFFFFF}") { ts } }'),
+    "a number of 5,000 digits": _post(f"{PARSE}|{INPUT}|{INVALID}", f'{{ prices(ticker: "btc_usd", first: {"9" * 5_000}) {{ nodes {{ ts }} }} }}'),
+    "a time of 5,000 digits": _post(f"{INPUT}|{INVALID}", f'{{ range(ticker: "btc_usd", from: {"9" * 5_000}) {{ ts }} }}'),
+    "a float out of range": _post(f"{INPUT}|{INVALID}", '{ range(ticker: "btc_usd", from: 1e999999999) { ts } }'),
+    "many fields of one name": _post("data", _overlapping(45)),
+    "more fields of one name": _post(COMPLEX, _overlapping(200)),
+    "conflicting fields of one name": _post(INVALID, '{ a: latest(ticker: "a") { ts } a: latest(ticker: "b") { ts } }'),
+    "all of the history": _post("RANGE_TOO_LARGE", '{ range(ticker: "btc_usd", from: 0) { ts } }'),
+    "a long window many times": _post(COMPLEX, "{ " + " ".join(f'a{i}: range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 2_400_000}) {{ ts price }}' for i in range(20)) + " }"),
+    "a long window of many fields": _post(COMPLEX, '{ range(ticker: "btc_usd", from: 0, to: 3000000) { ' + " ".join(f"a{i}: price" for i in range(11)) + " } }"),
+    "a page of 2 to the 31": _post(f"{INVALID}|{COMPLEX}", '{ prices(ticker: "btc_usd", first: 2147483648) { nodes { ts } } }'),
+    "a page of 100,000": _post(INPUT, '{ prices(ticker: "btc_usd", first: 100000) { nodes { ts } } }'),
+    "a page of negative size": _post(INPUT, '{ prices(ticker: "btc_usd", first: -1) { nodes { ts } } }'),
+    "first and last": _post(INPUT, '{ prices(ticker: "btc_usd", first: 1, last: 1) { nodes { ts } } }'),
+    "a cursor of 100 KB": _post_variables(INPUT, 'query ($a: String) { prices(ticker: "btc_usd", after: $a) { nodes { ts } } }', a="A" * 100 * K),
+    "a forged cursor": _post_variables(INPUT, 'query ($a: String) { prices(ticker: "btc_usd", after: $a) { nodes { ts } } }', a="Li4vLi4vZXRjL3Bhc3N3ZA=="),
+    "SQL for a ticker": _post(f"{INPUT}|UNKNOWN_TICKER", """{ latest(ticker: "x'; DROP TABLE price; --") { ts } }"""),
+    "100,000 tickers": _post_variables(f"{INPUT}|{LARGE}", "query ($t: [String!]) { latestPrices(tickers: $t) { ts } }", t=["a_b"] * 30_000),
+    "an object for a string": _post_variables(INPUT, "query ($t: String!) { latest(ticker: $t) { ts } }", t={"$gt": ""}),
+    "a list for a string": _post_variables(INPUT, "query ($t: String!) { latest(ticker: $t) { ts } }", t=["btc_usd"]),
+    "a boolean for a time": _post_variables(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a=True),
+    "an object for a time": _post_variables(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a={"a": [1]}),
+    "a time before the earliest": _post_variables(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a=-(2**62)),
+    "a time after the latest": _post_variables(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a=2**62),
+    "a time of 100 KB": _post_variables(INPUT, 'query ($a: UnixTime!) { priceAt(ticker: "btc_usd", at: $a) { ts } }', a="2024-01-15T" * 9_000),
+    "an age beyond 32 bits": _post_variables(INPUT, 'query ($a: Int!) { priceAt(ticker: "btc_usd", at: 0, maxAge: $a) { ts } }', a=2**40),
+    "variables nested 31 levels": _post_variables(INPUT, "query ($t: String!) { latest(ticker: $t) { ts } }", t=json.loads("[" * 30 + "]" * 30)),
+    "undeclared variables": _post_variables("data", "{ __typename }", **{f"v{i}": i for i in range(5_000)}),
+    "a variable that the operation does not declare": _post(INVALID, "{ latest(ticker: $t) { ts } }"),
+    "introspection of common tools": _post("data", get_introspection_query()),
+    "introspection under 21 aliases": _post(COMPLEX, "{ " + " ".join(f"a{i}: __schema {{ types {{ fields {{ type {{ fields {{ type {{ fields {{ type {{ name }} }} }} }} }} }} }} }}" for i in range(21)) + " }"),
+    "cyclic introspection": _post(f"{COMPLEX}|{INVALID}", "{ __schema { types { " + "fields { type { " * 12 + "name" + " } }" * 12 + " } } }"),
+    "a type's name of 100 KB": _post(COMPLEX, '{ __type(name: "' + "a" * 100 * K + '") { name } }'),
+    "introspection together with data": _post("data", "{ __schema { queryType { name } } tickers { name } }"),
+    "a mutation without the queue": _post("UNAVAILABLE|data", "mutation { fetchPrices { queued } }"),
+    "a query that is a number": _post(BAD, 7),
+    "a query that is a list": _post(BAD, ["{ __typename }"]),
+    "no query": _post(BAD, None),
+    "an empty query": _post(BAD, ""),
+    "NUL in the document": _post(PARSE, "{ __typename \0 }"),
+    "a right-to-left mark in the document": _post(PARSE, "\u202e{ __typename }"),
+    "extensions of a wrong type": _post(BAD, "{ __typename }", extensions=[1]),
+    "a persisted query with an invalid digest": _post(BAD, "{ __typename }", extensions={"persistedQuery": {"version": 1, "sha256Hash": "x"}}),
+    "an unknown persisted query": _post("PERSISTED_QUERY_NOT_FOUND", None, extensions={"persistedQuery": {"version": 1, "sha256Hash": "0" * 64}}),
+    "variables of a wrong type": _post(BAD, "{ __typename }", variables="x"),
+    "an operation name of a wrong type": _post(BAD, "{ __typename }", operationName={}),
 }  # fmt: skip
 
 BOMB = gzip.compress(b"[" * 64 * K * K, 9)
@@ -191,36 +191,36 @@ DEFLATED = zlib.compress(b" " * 64 * K * K, 9)
 BODIES: dict[str, Probe] = {
     "ten requests in one": Http(BAD, json.dumps([{"query": "{ __typename }"}] * 10).encode()),
     "5,000 requests in one": Http(BAD, json.dumps([{"query": "{ __typename }"}] * 5_000).encode()),
-    "nothing": Http(BAD, b""),
+    "an empty body": Http(BAD, b""),
     "null": Http(BAD, b"null"),
     "a number": Http(BAD, b"7"),
     "a string": Http(BAD, b'"{ __typename }"'),
     "true": Http(BAD, b"true"),
     "half an object": Http(BAD, b'{"query": "{ __ty'),
-    "brackets without end, as JSON": Http(BAD, b"[" * 200 * K),
-    "objects without end, as JSON": Http(BAD, b'{"a":' * 40 * K),
+    "endless brackets, as JSON": Http(BAD, b"[" * 200 * K),
+    "endless objects, as JSON": Http(BAD, b'{"a":' * 40 * K),
     "JSON 100 levels deep": Http(BAD, b'{"query": "{ __typename }", "variables": {"a": ' + b"[" * 100 + b"]" * 100 + b"}}"),
     "a number of 100,000 digits, as JSON": Http(BAD, b'{"query": "{ __typename }", "variables": {"a": ' + b"9" * 100_000 + b"}}"),
     "not a number": Http(BAD, b'{"query": "{ __typename }", "variables": {"a": NaN}}'),
     "invalid UTF-8": Http(BAD, b'{"query": "\xff\xfe"}'),
     "UTF-16": Http(BAD, '{"query": "{ __typename }"}'.encode("utf-16")),
-    "a mark of byte order": Http(BAD, b"\xef\xbb\xbf" + b'{"query": "{ __typename }"}'),
-    "keys twice": Http("data", b'{"query": "{", "query": "{ __typename }"}'),
-    "keys of prototypes": Http("data", b'{"query": "{ __typename }", "__proto__": {"a": 1}, "constructor": {}}'),
+    "a byte order mark": Http(BAD, b"\xef\xbb\xbf" + b'{"query": "{ __typename }"}'),
+    "a duplicate key": Http("data", b'{"query": "{", "query": "{ __typename }"}'),
+    "keys of JavaScript prototypes": Http("data", b'{"query": "{ __typename }", "__proto__": {"a": 1}, "constructor": {}}'),
     "300 KB": Http(LARGE, b'{"query": "' + b" " * 300 * K + b'{ __typename }"}'),
     "20 MB": Http(LARGE, b'{"query": "' + b" " * 20 * K * K + b'"}'),
-    "a bomb in gzip": Http(LARGE, BOMB, headers=JSON_TYPE | {"Content-Encoding": "gzip"}),
-    "a bomb in deflate": Http(LARGE, DEFLATED, headers=JSON_TYPE | {"Content-Encoding": "deflate"}),
-    "gzip that is none": Http(BAD, b"nothing of the kind", headers=JSON_TYPE | {"Content-Encoding": "gzip"}),
+    "a gzip bomb": Http(LARGE, BOMB, headers=JSON_TYPE | {"Content-Encoding": "gzip"}),
+    "a deflate bomb": Http(LARGE, DEFLATED, headers=JSON_TYPE | {"Content-Encoding": "deflate"}),
+    "invalid gzip": Http(BAD, b"nothing of the kind", headers=JSON_TYPE | {"Content-Encoding": "gzip"}),
     "gzip in gzip": Http(BAD, gzip.compress(gzip.compress(b'{"query": "{ __typename }"}')), headers=JSON_TYPE | {"Content-Encoding": "gzip"}),
-    "an encoding nobody knows": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers=JSON_TYPE | {"Content-Encoding": "br"}),
+    "an unsupported encoding": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers=JSON_TYPE | {"Content-Encoding": "br"}),
     "two encodings": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers=JSON_TYPE | {"Content-Encoding": "gzip, gzip"}),
     "a form": Http("UNSUPPORTED_MEDIA_TYPE", b"query=%7B__typename%7D", headers={"Content-Type": "application/x-www-form-urlencoded"}),
-    "a form in parts": Http("UNSUPPORTED_MEDIA_TYPE", b"--x--", headers={"Content-Type": "multipart/form-data; boundary=x"}),
+    "a multipart form": Http("UNSUPPORTED_MEDIA_TYPE", b"--x--", headers={"Content-Type": "multipart/form-data; boundary=x"}),
     "plain text": Http("UNSUPPORTED_MEDIA_TYPE", b'{"query": "{ __typename }"}', headers={"Content-Type": "text/plain"}),
-    "no type": Http("UNSUPPORTED_MEDIA_TYPE", b'{"query": "{ __typename }"}', headers={"Content-Type": ""}),
-    "a type of 10 KB": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers={"Content-Type": "a" * 10 * K}),
-    "another charset": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers={"Content-Type": "application/json; charset=utf-7"}),
+    "no content type": Http("UNSUPPORTED_MEDIA_TYPE", b'{"query": "{ __typename }"}', headers={"Content-Type": ""}),
+    "a content type of 10 KB": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers={"Content-Type": "a" * 10 * K}),
+    "an unsupported charset": Http("UNSUPPORTED_MEDIA_TYPE", b"{}", headers={"Content-Type": "application/json; charset=utf-7"}),
 }  # fmt: skip
 
 REQUESTS: dict[str, Probe] = {
@@ -228,92 +228,92 @@ REQUESTS: dict[str, Probe] = {
     "a mutation by GET": Http("METHOD_NOT_ALLOWED", None, "GET", "/graphql?query=mutation%7BfetchPrices%7Bts%7D%7D"),
     "a mutation by HEAD": Http("405", None, "HEAD", "/graphql?query=mutation%7BfetchPrices%7Bts%7D%7D"),
     "two queries by GET": Http(BAD, None, "GET", "/graphql?query=%7Ba%7D&query=%7Bb%7D"),
-    "variables that are no JSON": Http(BAD, None, "GET", GET_GRAPHQL + "&variables=%7B"),
+    "variables that are not JSON": Http(BAD, None, "GET", GET_GRAPHQL + "&variables=%7B"),
     "variables by GET of 100 levels": Http(BAD, None, "GET", GET_GRAPHQL + "&variables=" + "[" * 100 + "]" * 100),
     "broken percent codes": Http(PARSE, None, "GET", "/graphql?query=%zz%7B"),
-    "an address of 60 KB": Http("data", None, "GET", GET_GRAPHQL + "&operationName=&x=" + "a" * 60_000),
-    "a question of 60 KB by GET": Http("QUERY_TOO_COMPLEX", None, "GET", GET_GRAPHQL + "%23" + "a" * 60_000),
+    "a URL of 60 KB": Http("data", None, "GET", GET_GRAPHQL + "&operationName=&x=" + "a" * 60_000),
+    "a query of 60 KB by GET": Http("QUERY_TOO_COMPLEX", None, "GET", GET_GRAPHQL + "%23" + "a" * 60_000),
     "Accept of 60 KB": Http("data", None, "GET", GET_GRAPHQL, {"Accept": "a/b;q=0.1, " * 5_000 + "*/*"}),
-    "Accept of nonsense": Http("NOT_ACCEPTABLE", None, "GET", GET_GRAPHQL, {"Accept": ";;;q=,,/"}),
-    "a request's id of 10 KB": Http("data", None, "GET", GET_GRAPHQL, {"X-Request-ID": "a" * 10 * K}),
-    "a request's id with markup": Http("data", None, "GET", GET_GRAPHQL, {"X-Request-ID": "<script>alert(1)</script>"}),
+    "an invalid Accept": Http("NOT_ACCEPTABLE", None, "GET", GET_GRAPHQL, {"Accept": ";;;q=,,/"}),
+    "a request id of 10 KB": Http("data", None, "GET", GET_GRAPHQL, {"X-Request-ID": "a" * 10 * K}),
+    "a request id with markup": Http("data", None, "GET", GET_GRAPHQL, {"X-Request-ID": "<script>alert(1)</script>"}),
     "If-None-Match of 60 KB": Http("data", None, "GET", GET_GRAPHQL, {"If-None-Match": '"a", ' * 12_000}),
     "cookies of 60 KB": Http("data", None, "GET", GET_GRAPHQL, {"Cookie": "a=b; " * 12_000}),
-    "another's Host": Http("data", None, "GET", GET_GRAPHQL, {"Host": "evil.example"}),
-    "another's address": Http("data", None, "GET", GET_GRAPHQL, {"X-Forwarded-For": "127.0.0.1, " * 100, "Forwarded": "for=1.2.3.4"}),
+    "a foreign Host": Http("data", None, "GET", GET_GRAPHQL, {"Host": "evil.example"}),
+    "a forged client address": Http("data", None, "GET", GET_GRAPHQL, {"X-Forwarded-For": "127.0.0.1, " * 100, "Forwarded": "for=1.2.3.4"}),
     "Origin null": Http("data", None, "GET", GET_GRAPHQL, {"Origin": "null"}),
-    "a key that is none": Http("data", None, "GET", GET_GRAPHQL, {"Authorization": "Bearer " + "a" * 10 * K}),
-    "a credential of another kind": Http("data", None, "GET", GET_GRAPHQL, {"Authorization": "Negotiate \xff"}),
+    "an invalid API key": Http("data", None, "GET", GET_GRAPHQL, {"Authorization": "Bearer " + "a" * 10 * K}),
+    "an unsupported credential": Http("data", None, "GET", GET_GRAPHQL, {"Authorization": "Negotiate \xff"}),
     "ranges of bytes": Http("data", None, "GET", GET_GRAPHQL, {"Range": "bytes=" + ",".join(f"{i}-{i}" for i in range(1_000))}),
     "compression of every kind": Http("data", None, "GET", GET_GRAPHQL, {"Accept-Encoding": "gzip;q=0, br;q=x, *" * 50}),
     "many rows by REST": Http(INPUT, None, "GET", "/prices?ticker=btc_usd&limit=1000000000"),
-    "far rows by REST": Http(INPUT, None, "GET", "/prices?ticker=btc_usd&offset=1000000000000000000000"),
-    "rows before the first": Http(INPUT, None, "GET", "/prices?ticker=btc_usd&offset=-1"),
+    "a huge offset by REST": Http(INPUT, None, "GET", "/prices?ticker=btc_usd&offset=1000000000000000000000"),
+    "a negative offset by REST": Http(INPUT, None, "GET", "/prices?ticker=btc_usd&offset=-1"),
     "not a number by REST": Http(INPUT, None, "GET", "/prices/range?ticker=btc_usd&from_ts=NaN&to_ts=inf"),
     "a ticker of 60 KB": Http(INPUT, None, "GET", "/prices/last?ticker=" + "a" * 60_000),
     "a ticker with NUL": Http(INPUT, None, "GET", "/prices/last?ticker=btc%00usd"),
     "a ticker twice": Http(INPUT, None, "GET", "/prices/last?ticker=a&ticker=b"),
     "1,000 parameters": Http(INPUT, None, "GET", "/prices/last?" + "&".join(f"a{i}={i}" for i in range(1_000))),
-    "a path out of the house": Http("NOT_FOUND", None, "GET", "/static/..%2f..%2f..%2fetc%2fpasswd"),
-    "a path out, encoded twice": Http("NOT_FOUND", None, "GET", "/static/%252e%252e/%252e%252e/etc/passwd"),
-    "the code of the API": Http("NOT_FOUND", None, "GET", "/static/..%2fsettings.py"),
+    "a path outside of the static files": Http("NOT_FOUND", None, "GET", "/static/..%2f..%2f..%2fetc%2fpasswd"),
+    "a path outside, encoded twice": Http("NOT_FOUND", None, "GET", "/static/%252e%252e/%252e%252e/etc/passwd"),
+    "the source code of the API": Http("NOT_FOUND", None, "GET", "/static/..%2fsettings.py"),
     "a path with NUL": Http("NOT_FOUND", None, "GET", "/static/a%00b"),
     "a path of another host": Http("NOT_FOUND", None, "GET", "//evil.example/%2f.."),
     "a path of 60 KB": Http("NOT_FOUND", None, "GET", "/" + "a" * 60_000),
-    "another place for GraphiQL": Http("NOT_FOUND", None, "GET", "/graphiql"),
+    "another path for GraphiQL": Http("NOT_FOUND", None, "GET", "/graphiql"),
 }  # fmt: skip
 
 HOST = b"Host: x\r\nConnection: close\r\n"
 RAW: dict[str, Probe] = {
-    "headers without end": Raw("431|reset", (b"GET / HTTP/1.1\r\n", b"a: b\r\n" * 200_000)),
+    "endless headers": Raw("431|reset", (b"GET / HTTP/1.1\r\n", b"a: b\r\n" * 200_000)),
     "a header of 10 MB": Raw("431|reset", (b"GET / HTTP/1.1\r\nX: ", b"a" * 10_000_000)),
-    "an address of 1 MB": Raw("400|431|reset", (b"GET /" + b"a" * 1_000_000, b" HTTP/1.1\r\n" + HOST + b"\r\n")),
-    "no HTTP": Raw("400", (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",)),
-    "a length below nothing": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n",)),
-    "a length beyond numbers": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999999999999999\r\n\r\n",)),
+    "a URL of 1 MB": Raw("400|431|reset", (b"GET /" + b"a" * 1_000_000, b" HTTP/1.1\r\n" + HOST + b"\r\n")),
+    "bytes that are not HTTP": Raw("400", (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",)),
+    "a negative length": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n",)),
+    "a length out of range": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: 99999999999999999999999\r\n\r\n",)),
     "two lengths": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}",)),
     "a length and chunks": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",)),
-    "chunks of no size": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",)),
-    "a body that does not come": Raw("408|504", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",)),
-    "chunks without end": Raw("413|reset", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 0x10000 + b"\r\n", *((b"10000\r\n" + b" " * 0x10000 + b"\r\n",) * 60))),
-    "an upgrade to nothing": Raw("200|400", (b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n",)),
+    "a chunk with an invalid size": Raw("400", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",)),
+    "an incomplete body": Raw("408|504", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nContent-Length: 9\r\n\r\n{",)),
+    "endless chunks": Raw("413|reset", (b"POST /graphql HTTP/1.1\r\n" + HOST + b"Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n", b"10000\r\n" + b" " * 0x10000 + b"\r\n", *((b"10000\r\n" + b" " * 0x10000 + b"\r\n",) * 60))),
+    "an upgrade to h2c": Raw("200|400", (b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close, upgrade\r\nUpgrade: h2c\r\n\r\n",)),
     "a WebSocket without a key": Raw("400|403", (b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",)),
 }  # fmt: skip
 
 INIT = '{"type": "connection_init"}'
 
 
-def _subscribe(payload: Any, name: Any = "1") -> str:
-    return json.dumps({"type": "subscribe", "id": name, "payload": payload})
+def _subscribe(payload: Any, operation_id: Any = "1") -> str:
+    return json.dumps({"type": "subscribe", "id": operation_id, "payload": payload})
 
 
 SOCKETS: dict[str, Probe] = {
-    "no subprotocol": Socket("closed 4406", (), greeted=False, protocols=()),
-    "the subprotocol of old": Socket("closed 4406", (), greeted=False, protocols=("graphql-ws",)),
+    "no subprotocol": Socket("closed 4406", (), sends_init=False, protocols=()),
+    "the old subprotocol": Socket("closed 4406", (), sends_init=False, protocols=("graphql-ws",)),
     "a page of another origin": Socket("403", (), headers={"Origin": "https://evil.example"}),
     "a message of 2 MB": Socket("closed 1009|closed 1006", (_subscribe({"query": "x" * 2 * K * K}),)),
     "a message of 300 KB": Socket("closed 1009", (_subscribe({"query": "x" * 300 * K}),)),
-    "bytes": Socket("closed 4400", (b"\x00\x01",)),
-    "no JSON": Socket("closed 4400", ("{",)),
-    "JSON that is no object": Socket("closed 4400", ("[]",)),
-    "JSON without end": Socket("closed 4400", ("[" * 100_000,)),
-    "a type nobody knows": Socket("closed 4400", ('{"type": "start"}',)),
-    "a type that is none": Socket("closed 4400", ('{"type": {"a": 1}}',)),
-    "a question before the greeting": Socket("closed 4401", (_subscribe({"query": "{ __typename }"}),), greeted=False),
-    "a greeting twice": Socket("closed 4429", (INIT,)),
-    "a greeting with a list": Socket("closed 4400", ('{"type": "connection_init", "payload": []}',), greeted=False),
-    "one id twice": Socket("closed 4409", (_subscribe({"query": '{ latest(ticker: "btc_usd") { ts } }'}),) * 2),
+    "a binary message": Socket("closed 4400", (b"\x00\x01",)),
+    "a message that is not JSON": Socket("closed 4400", ("{",)),
+    "a message that is not an object": Socket("closed 4400", ("[]",)),
+    "endless JSON": Socket("closed 4400", ("[" * 100_000,)),
+    "an unknown message type": Socket("closed 4400", ('{"type": "start"}',)),
+    "a message type that is not a string": Socket("closed 4400", ('{"type": {"a": 1}}',)),
+    "an operation before connection_init": Socket("closed 4401", (_subscribe({"query": "{ __typename }"}),), sends_init=False),
+    "connection_init twice": Socket("closed 4429", (INIT,)),
+    "connection_init with a list": Socket("closed 4400", ('{"type": "connection_init", "payload": []}',), sends_init=False),
+    "an operation id twice": Socket("closed 4409", (_subscribe({"query": '{ latest(ticker: "btc_usd") { ts } }'}),) * 2),
     "an id that is a number": Socket("closed 4400", (_subscribe({"query": "{ __typename }"}, 7),)),
     "no payload": Socket("closed 4400", (_subscribe(None),)),
     "a payload without a query": Socket("closed 4400", (_subscribe({"variables": {}}),)),
     "variables that are a list": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "variables": [1]}),)),
     "an operation's name that is an empty object": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "operationName": {}}),)),
     "variables that are an empty list": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "variables": []}),)),
-    "no document": Socket(PARSE, (_subscribe({"query": "{"}),)),
+    "an invalid document": Socket(PARSE, (_subscribe({"query": "{"}),)),
     "1,000 aliases over a socket": Socket(f"{COMPLEX}|{PARSE}", (_subscribe({"query": _aliases(1_000)}),)),
     "deep variables over a socket": Socket("closed 4400", (_subscribe({"query": "{ __typename }", "variables": json.loads('{"a":' * 100 + "1" + "}" * 100)}),)),
-    "a subscription to nothing": Socket(VALID, (_subscribe({"query": "subscription { a }"}),)),
-    "an end of nothing": Socket("pong", ('{"type": "complete", "id": "never"}', '{"type": "ping"}')),
+    "a subscription to an unknown field": Socket(INVALID, (_subscribe({"query": "subscription { a }"}),)),
+    "complete for an unknown operation": Socket("pong", ('{"type": "complete", "id": "never"}', '{"type": "ping"}')),
     "5,000 pings": Socket("pong", ('{"type": "ping", "payload": {"a": "' + "b" * 100 + '"}}',) * 5_000),
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
-"""What schemathesis cannot guess of our schema: values of its scalar.
+"""Values of the scalar UnixTime, which schemathesis cannot derive from the schema.
 
-They are of late, so that a range up to now is not too long: an error whose code it does not know is a server's mistake to it.
+The times are recent, so that a range up to now is not too long: schemathesis takes an error with an unknown code for a server
+error.
 """
 
 import time
@@ -20,9 +21,9 @@ schemathesis.graphql.scalar(
 
 
 @schemathesis.check
-def no_mistake_of_ours(_context: Any, response: Any, case: Any) -> None:
-    """Its own check knows none of our codes, and takes an error with another one for a server's mistake."""
+def no_internal_error(_context: Any, response: Any, case: Any) -> None:
+    """Replaces the check of schemathesis, which takes an error with an unknown code for a server error."""
     assert response.status_code < 500, response.text
-    answer = response.json() if case.path == "/graphql" else {}
-    for error in answer.get("errors", []):
+    body = response.json() if case.path == "/graphql" else {}
+    for error in body.get("errors", []):
         assert error["extensions"]["code"] not in ("INTERNAL_SERVER_ERROR", "UNAVAILABLE", "TIMEOUT"), error

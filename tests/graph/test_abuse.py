@@ -1,4 +1,4 @@
-"""Everything of `probes`, against one API process: each is refused as it should be, and nobody else notices."""
+"""Sends every probe to one API process: each has its expected outcome, and no other client is affected."""
 
 import asyncio
 import contextlib
@@ -8,55 +8,58 @@ from pathlib import Path
 import pytest
 
 from db.pool import Database
+from tests.graph.api_server import ApiProcess, run_api_process, send_http_probe, send_probe
 from tests.graph.conftest import Api
 from tests.graph.probes import BODIES, DOCUMENTS, PROBES, Http
-from tests.graph.stand import Stand, api_process, outcome, over_http
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import PATIENCE_S
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import WAIT_TIMEOUT_S
 
-MEMORY_MOST_MB = 200
+MAX_MEMORY_MB = 200
 
 
 @pytest.fixture
-async def stand(dsn: str, db: Database, tmp_path: Path) -> AsyncIterator[Stand]:
+async def server(dsn: str, db: Database, tmp_path: Path) -> AsyncIterator[ApiProcess]:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-    async with api_process(dsn, tmp_path, REQUEST_TIMEOUT_S="2") as running:
-        yield running
+    async with run_api_process(dsn, tmp_path, REQUEST_TIMEOUT_S="2") as process:
+        yield process
 
 
-async def test_nothing_that_strangers_try_does_more_than_it_should(stand: Stand) -> None:
-    watching = asyncio.create_task(stand.watch())
-    wrong: dict[str, str] = {}
+async def test_every_probe_has_its_expected_outcome_and_affects_no_other_client(server: ApiProcess) -> None:
+    watch_task = asyncio.create_task(server.watch())
+    mismatches: dict[str, str] = {}
     for name, probe in PROBES.items():
-        async with asyncio.timeout(PATIENCE_S):
-            found = await outcome(stand, probe)
-        if found not in probe.wanted.split("|"):
-            wrong[name] = f"{found[:200]} instead of {probe.wanted}"
-        if watching.done():
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
+            actual = await send_probe(server, probe)
+        if actual not in probe.expected.split("|"):
+            mismatches[name] = f"{actual[:200]} instead of {probe.expected}"
+        if watch_task.done():
             break
-    watching.cancel()
+    watch_task.cancel()
     with contextlib.suppress(asyncio.CancelledError):
-        await watching
-    assert wrong == {}
+        await watch_task
+    assert mismatches == {}
     assert len(PROBES) >= 120
-    assert stand.log.read_text() == "", "a stranger's mistakes are no errors of ours"
-    assert stand.unanswered == []
-    assert len(stand.answered) > len(PROBES) / 4, "the client of good will was kept waiting"
-    assert stand.memory_mb < MEMORY_MOST_MB
-    print(f"{len(PROBES)} probes, {stand.memory_mb:.0f} MB, {len(stand.answered)} answers, at most {max(stand.answered):.2f} s")
+    assert server.log.read_text() == "", "client errors are not logged as errors of the server"
+    assert server.failures == []
+    assert len(server.latencies_s) > len(PROBES) / 4, "the well-behaved client was slowed down"
+    assert server.memory_mb < MAX_MEMORY_MB
+    print(
+        f"{len(PROBES)} probes, {server.memory_mb:.0f} MB, {len(server.latencies_s)} responses, "
+        f"slowest {max(server.latencies_s):.2f} s"
+    )
 
 
-async def test_what_is_refused_is_refused_before_the_work_it_would_make(api: Api, db: Database, ran: list[str]) -> None:
+async def test_rejected_requests_run_no_sql(api: Api, db: Database, work_log: list[str]) -> None:
     await track(db, "btc_usd")
-    seen = set()
+    codes = set()
     for name, probe in (DOCUMENTS | BODIES).items():
         assert isinstance(probe, Http)
-        ran.clear()
-        code = await over_http(api, probe)
-        seen.add(code)
+        work_log.clear()
+        code = await send_http_probe(api, probe)
+        codes.add(code)
         if code in ("GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX", "BAD_REQUEST", "PAYLOAD_TOO_LARGE", "UNSUPPORTED_MEDIA_TYPE"):
-            assert ran == [], f"{name}: {code}"
+            assert work_log == [], f"{name}: {code}"
         elif code in ("GRAPHQL_VALIDATION_FAILED", "RANGE_TOO_LARGE", "BAD_USER_INPUT"):
-            assert set(ran) <= {"validation"}, f"{name}: {code}"
-    assert len(seen) > 8
+            assert set(work_log) <= {"validation"}, f"{name}: {code}"
+    assert len(codes) > 8

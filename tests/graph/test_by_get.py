@@ -1,4 +1,4 @@
-"""Queries by GET: what caches may keep, how they learn that it is still right, and documents by their digests."""
+"""Queries by GET: Cache-Control, ETags, and persisted documents."""
 
 import hashlib
 import json
@@ -11,8 +11,8 @@ from multidict import CIMultiDictProxy
 from db.pool import Database
 from graph.http.persisted_queries import MAX_PERSISTED_BYTES
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE, row, store, track
 
 LATEST = '{ latest(ticker: "btc_usd") { ts price } }'
 WINDOW = f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 180}) {{ ts price }} }}'
@@ -24,9 +24,9 @@ LONG, SHORT = "public, max-age=86400", "public, max-age=5"
 
 
 async def _get(
-    api: Api, query: str, headers: dict[str, str] | None = None, **more: str
+    api: Api, query: str, headers: dict[str, str] | None = None, **extra_params: str
 ) -> tuple[int, CIMultiDictProxy[str], str]:
-    async with api.session.get(f"{api.url}/graphql", params={"query": query} | more, headers=headers) as response:
+    async with api.session.get(f"{api.url}/graphql", params={"query": query} | extra_params, headers=headers) as response:
         return response.status, response.headers, await response.text()
 
 
@@ -39,13 +39,13 @@ async def three(db: Database) -> None:
 
 @pytest.mark.usefixtures("three")
 @pytest.mark.parametrize(
-    ("query", "kept", "tagged"),
+    ("query", "cache_control", "has_etag"),
     [
         (WINDOW, LONG, True),
         (f'{{ range(ticker: "btc_usd", from: {MINUTE - 59}, to: {MINUTE + 121}) {{ price }} }}', LONG, True),
         (WINDOWS, LONG, True),
-        (WINDOW.replace(str(MINUTE + 180), str(MINUTE + 240)), SHORT, True),  # a hole
-        (f'{{ prices(ticker: "btc_usd", from: {MINUTE}) {{ nodes {{ ts }} }} }}', SHORT, True),  # open
+        (WINDOW.replace(str(MINUTE + 180), str(MINUTE + 240)), SHORT, True),  # has a gap
+        (f'{{ prices(ticker: "btc_usd", from: {MINUTE}) {{ nodes {{ ts }} }} }}', SHORT, True),  # has no end
         (f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 180}) {{ ts }} tickers {{ name }} }}', SHORT, True),
         (LATEST, SHORT, True),
         ("{ __schema { queryType { name } } }", SHORT, True),
@@ -54,14 +54,16 @@ async def three(db: Database) -> None:
         (f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}', SHORT, False),
     ],
 )  # fmt: skip
-async def test_an_answer_is_kept_as_long_as_it_stays_true(api: Api, query: str, kept: str, tagged: bool) -> None:
+async def test_cache_control_follows_how_long_a_response_stays_valid(
+    api: Api, query: str, cache_control: str, has_etag: bool
+) -> None:
     status, headers, body = await _get(api, query)
-    assert (status, headers["Cache-Control"], "ETag" in headers) == (200, kept, tagged), body
+    assert (status, headers["Cache-Control"], "ETag" in headers) == (200, cache_control, has_etag), body
     assert "errors" not in body
     assert headers["Vary"] == "Accept, Accept-Encoding"
 
 
-async def test_the_current_minute_is_never_kept_long(api: Api, db: Database) -> None:
+async def test_the_current_minute_is_never_cached_for_long(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     minute = int(time.time()) // 60 * 60
     await store(db, [row("btc_usd", minute + 60 * i) for i in range(-2, 3)])
@@ -69,36 +71,36 @@ async def test_the_current_minute_is_never_kept_long(api: Api, db: Database) -> 
     assert (await _get(api, window))[1]["Cache-Control"] == SHORT
 
 
-async def test_what_has_no_answer_is_no_match(api: Api) -> None:
-    status, _, body = await _get(api, '{ latest(ticker: "nobody_usd") { ts } }', {"If-None-Match": "*"})
+async def test_an_error_never_matches_if_none_match(api: Api) -> None:
+    status, _, body = await _get(api, '{ latest(ticker: "unknown_usd") { ts } }', {"If-None-Match": "*"})
     assert (status, "UNKNOWN_TICKER" in body) == (200, True)
 
 
 @pytest.mark.usefixtures("three")
-async def test_a_window_too_long_to_count_is_not_counted(api: Api, ran: list[str]) -> None:
+async def test_the_rows_of_a_very_long_window_are_not_counted(api: Api, work_log: list[str]) -> None:
     query = f'{{ prices(ticker: "btc_usd", from: 0, to: {MINUTE}, first: 1) {{ nodes {{ ts }} }} }}'
     assert (await _get(api, query))[1]["Cache-Control"] == SHORT
-    assert not any("count(*) FROM price WHERE" in statement for statement in ran)
+    assert not any("count(*) FROM price WHERE" in statement for statement in work_log)
 
 
 @pytest.mark.usefixtures("three")
-@pytest.mark.parametrize("query", ["{ latest(ticker: 7) }", '{ latest(ticker: "nobody_usd") { ts } }', "{", ""])
-async def test_errors_are_not_kept(api: Api, query: str) -> None:
+@pytest.mark.parametrize("query", ["{ latest(ticker: 7) }", '{ latest(ticker: "unknown_usd") { ts } }', "{", ""])
+async def test_errors_are_not_cacheable(api: Api, query: str) -> None:
     _, headers, _ = await _get(api, query)
     assert headers["Cache-Control"] == "no-store"
     assert "ETag" not in headers
 
 
 @pytest.mark.usefixtures("three")
-async def test_who_has_the_answer_gets_304_without_the_query(api: Api, db: Database, ran: list[str]) -> None:
+async def test_a_matching_etag_gets_304_without_running_the_query(api: Api, db: Database, work_log: list[str]) -> None:
     _, first, _ = await _get(api, LATEST)
-    for sent in (first["ETag"], f'"another", {first["ETag"]}', first["ETag"].removeprefix("W/")):
-        ran.clear()
-        status, headers, body = await _get(api, LATEST, {"If-None-Match": sent})
+    for if_none_match in (first["ETag"], f'"another", {first["ETag"]}', first["ETag"].removeprefix("W/")):
+        work_log.clear()
+        status, headers, body = await _get(api, LATEST, {"If-None-Match": if_none_match})
         assert (status, body) == (304, "")
         assert [headers[name] for name in ("ETag", "Cache-Control")] == [first[name] for name in ("ETag", "Cache-Control")]
         assert headers["Vary"] == "Accept, Accept-Encoding"
-        assert len(ran) == 1, "only the data version is read"
+        assert len(work_log) == 1, "only the data version is read"
     await store(db, [row("btc_usd", MINUTE + 180)])
     status, headers, body = await _get(api, LATEST, {"If-None-Match": first["ETag"]})
     assert (status, json.loads(body)["data"]["latest"]["ts"]) == (200, MINUTE + 180)
@@ -106,7 +108,7 @@ async def test_who_has_the_answer_gets_304_without_the_query(api: Api, db: Datab
 
 
 @pytest.mark.usefixtures("three")
-async def test_a_whole_window_in_the_past_is_the_same_whatever_is_stored_later(api: Api, db: Database) -> None:
+async def test_the_etag_of_a_complete_past_window_survives_later_commits(api: Api, db: Database) -> None:
     _, first, _ = await _get(api, WINDOW)
     await store(db, [row("btc_usd", MINUTE + 180)])
     status, headers, _ = await _get(api, WINDOW, {"If-None-Match": first["ETag"]})
@@ -114,30 +116,30 @@ async def test_a_whole_window_in_the_past_is_the_same_whatever_is_stored_later(a
 
 
 @pytest.mark.usefixtures("three")
-async def test_tags_tell_questions_and_forms_apart(api: Api) -> None:
+async def test_etags_differ_by_operation_extensions_and_media_type(api: Api) -> None:
     query = "query a($n: String!) { latest(ticker: $n) { ts } } query b($n: String!) { latest(ticker: $n) { ts } }"
     btc, eth = '{"n": "btc_usd"}', '{"n": "eth_usd"}'
-    asked: list[tuple[dict[str, str] | None, dict[str, str]]] = [
+    requests: list[tuple[dict[str, str] | None, dict[str, str]]] = [
         (None, {"operationName": "a", "variables": btc}),
         (None, {"operationName": "b", "variables": btc}),
         (None, {"operationName": "a", "variables": btc, "extensions": '{"cost": true}'}),
         ({"Accept": "application/graphql-response+json"}, {"operationName": "a", "variables": btc}),
     ]
-    tags = [(await _get(api, query, headers, **more))[1]["ETag"] for headers, more in asked]
-    assert len(set(tags)) == len(asked)
+    tags = [(await _get(api, query, headers, **extra_params))[1]["ETag"] for headers, extra_params in requests]
+    assert len(set(tags)) == len(requests)
     assert "ETag" not in (await _get(api, query, None, operationName="a", variables=eth))[1]
 
 
-async def test_with_keys_nothing_is_kept_for_others(dsn: str, db: Database) -> None:
+async def test_with_api_keys_responses_are_private(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     settings = Settings(database_url=dsn, api_keys=(hashlib.sha256(b"a-key").hexdigest(),))
-    async with serving(settings) as api:
+    async with run_api(settings) as api:
         _, headers, _ = await _get(api, LATEST, {"X-API-Key": "a-key"})
     assert headers["Cache-Control"] == "private, max-age=5"
     assert headers["Vary"] == "Accept, Accept-Encoding, Authorization, X-API-Key"
 
 
-async def test_posts_are_not_kept(api: Api) -> None:
+async def test_post_responses_are_not_cacheable(api: Api) -> None:
     async with api.session.post(f"{api.url}/graphql", json={"query": "{ __typename }"}) as response:
         assert response.headers["Cache-Control"] == "no-store"
         assert "ETag" not in response.headers
@@ -147,18 +149,18 @@ def _persisted(text: str) -> str:
     return json.dumps({"persistedQuery": {"version": 1, "sha256Hash": hashlib.sha256(text.encode()).hexdigest()}})
 
 
-async def _by_digest(api: Api, digest: str, **more: str) -> tuple[int, Any]:
-    params = {"extensions": digest} | more
+async def _by_digest(api: Api, digest: str, **extra_params: str) -> tuple[int, Any]:
+    params = {"extensions": digest} | extra_params
     async with api.session.get(f"{api.url}/graphql", params=params) as response:
         return response.status, json.loads(await response.text())
 
 
 @pytest.mark.usefixtures("three")
-async def test_a_document_that_came_once_is_asked_for_by_its_digest(api: Api) -> None:
+async def test_a_persisted_document_is_executed_by_its_digest(api: Api) -> None:
     digest = _persisted(LATEST)
-    status, answer = await _by_digest(api, digest)
-    assert (status, answer["errors"][0]["message"]) == (200, "PersistedQueryNotFound")
-    assert answer["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
+    status, result = await _by_digest(api, digest)
+    assert (status, result["errors"][0]["message"]) == (200, "PersistedQueryNotFound")
+    assert result["errors"][0]["extensions"]["code"] == "PERSISTED_QUERY_NOT_FOUND"
     expected = {"data": {"latest": {"ts": MINUTE + 120, "price": "100"}}}
     body = {"query": LATEST, "extensions": json.loads(digest)}
     async with api.session.post(f"{api.url}/graphql", json=body) as response:
@@ -173,13 +175,13 @@ async def test_a_document_that_came_once_is_asked_for_by_its_digest(api: Api) ->
     ['{"persistedQuery": 7}', '{"persistedQuery": {}}', '{"persistedQuery": {"version": 2, "sha256Hash": "a"}}',
      '{"persistedQuery": {"version": 1, "sha256Hash": 7}}', _persisted("another")],
 )  # fmt: skip
-async def test_a_digest_that_is_none_is_told_so(api: Api, extensions: str) -> None:
-    status, answer = await _by_digest(api, extensions, query=LATEST)
-    assert (status, answer["errors"][0]["extensions"]["code"]) == (400, "BAD_REQUEST")
-    assert answer["errors"][0]["message"].startswith("extensions.persistedQuery")
+async def test_an_invalid_digest_is_rejected(api: Api, extensions: str) -> None:
+    status, result = await _by_digest(api, extensions, query=LATEST)
+    assert (status, result["errors"][0]["extensions"]["code"]) == (400, "BAD_REQUEST")
+    assert result["errors"][0]["message"].startswith("extensions.persistedQuery")
 
 
-async def test_documents_are_remembered_up_to_a_bound(api: Api) -> None:
+async def test_the_memory_of_persisted_documents_is_limited(api: Api) -> None:
     filler = "#" + "x" * 16_000
     texts = [f"{{ __typename }}{filler}{number}" for number in range(MAX_PERSISTED_BYTES // len(filler) + 2)]
     for text in texts:

@@ -1,4 +1,4 @@
-"""Pages of prices, against the Relay specification worked out on a plain list."""
+"""Compares pages of prices with the Relay specification, computed on a plain list."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from graph.schema import arguments as schema_arguments
 from tests.graph.conftest import Api
-from tests.stored import MINUTE, row, store, track
+from tests.sample_data import MINUTE, row, store, track
 
 QUERY = """
 query ($from: UnixTime, $to: UnixTime, $order: Order!, $first: Int, $after: String, $last: Int, $before: String) {
@@ -27,41 +27,44 @@ STORED = [MINUTE + 60 * i for i in (0, 1, 2, 4, 5, 7, 8, 9, 12)]
 
 
 def cursor(ts: int, epoch: int = 1) -> str:
-    """As the API gives it in an epoch; a new database is in the first."""
+    """Returns the cursor that the API returns in this epoch; a new database is in epoch 1."""
     history = HistoryWatch(CommitListener(), lambda _: None)
-    history._history = History("", 0, epoch, 0)  # noqa: SLF001  what a look at the database would find
+    history._history = History("", 0, epoch, 0)  # noqa: SLF001  as read from the database
     return schema_arguments.cursor(ts, history)
 
 
 @pytest.fixture
-async def listed(db: Database) -> None:
+async def stored_prices(db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", ts) for ts in STORED])
 
 
 def _expected(arguments: dict[str, Any]) -> dict[str, Any]:
-    """The page by the algorithm of https://relay.dev/graphql/connections.htm#sec-Pagination-algorithm."""
+    """Returns the page by the algorithm of https://relay.dev/graphql/connections.htm#sec-Pagination-algorithm."""
     low, high = arguments.get("from", 0), arguments.get("to", 2**40)
-    whole = [ts for ts in STORED if low <= ts < high]
+    window_minutes = [ts for ts in STORED if low <= ts < high]
     backwards = arguments["order"] == "NEWEST_FIRST"
     if backwards:
-        whole.reverse()
+        window_minutes.reverse()
 
     def after(ts: int, mark: int) -> bool:
         return ts < mark if backwards else ts > mark
 
     page = [
         ts
-        for ts in whole
+        for ts in window_minutes
         if ("after" not in arguments or after(ts, arguments["after"]))
         and ("before" not in arguments or after(arguments["before"], ts))
     ]
     page = page[-arguments["last"] :] if "last" in arguments else page[: arguments.get("first", 100)]
     if page:
-        following, preceding = whole[whole.index(page[-1]) + 1 :], whole[: whole.index(page[0])]
+        following, preceding = (
+            window_minutes[window_minutes.index(page[-1]) + 1 :],
+            window_minutes[: window_minutes.index(page[0])],
+        )
     else:
-        following = [ts for ts in whole if "before" in arguments and not after(arguments["before"], ts)]
-        preceding = [ts for ts in whole if "after" in arguments and not after(ts, arguments["after"])]
+        following = [ts for ts in window_minutes if "before" in arguments and not after(arguments["before"], ts)]
+        preceding = [ts for ts in window_minutes if "after" in arguments and not after(ts, arguments["after"])]
     return {
         "nodes": [{"ts": ts} for ts in page],
         "edges": [{"cursor": cursor(ts), "node": {"ts": ts}} for ts in page],
@@ -86,20 +89,20 @@ SIZES: st.SearchStrategy[dict[str, Any]] = st.one_of(
 )
 
 
-@pytest.mark.usefixtures("listed")
+@pytest.mark.usefixtures("stored_prices")
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(page=PAGES, window=WINDOWS, size=SIZES)
-async def test_any_page_is_what_the_specification_says(
+async def test_every_page_matches_the_relay_specification(
     api: Api, page: dict[str, Any], window: dict[str, Any], size: dict[str, Any]
 ) -> None:
     arguments = page | window | size
-    sent = {name: cursor(value) if name in ("after", "before") else value for name, value in arguments.items()}
-    data = await api.data(QUERY, **sent)
+    variables = {name: cursor(value) if name in ("after", "before") else value for name, value in arguments.items()}
+    data = await api.data(QUERY, **variables)
     assert data["prices"] == _expected(arguments)
 
 
-@pytest.mark.usefixtures("listed")
-async def test_paging_through_meets_every_price_once_while_new_ones_come(api: Api, db: Database) -> None:
+@pytest.mark.usefixtures("stored_prices")
+async def test_paging_returns_every_price_once_while_new_prices_arrive(api: Api, db: Database) -> None:
     seen, after = [], None
     for step in range(10):
         data = await api.data(QUERY, order="NEWEST_FIRST", first=2, after=after)
@@ -111,8 +114,8 @@ async def test_paging_through_meets_every_price_once_while_new_ones_come(api: Ap
     assert seen == STORED[::-1]
 
 
-@pytest.mark.usefixtures("listed")
-async def test_without_a_size_a_page_has_a_hundred(api: Api, db: Database) -> None:
+@pytest.mark.usefixtures("stored_prices")
+async def test_the_default_page_size_is_100(api: Api, db: Database) -> None:
     await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(20, 140)])
     data = await api.data('{ prices(ticker: "btc_usd") { nodes { ts } pageInfo { hasNextPage } } }')
     assert len(data["prices"]["nodes"]) == 100

@@ -1,4 +1,4 @@
-"""Whether a window is complete, told to clients: counts, gaps with their reasons, REST's header."""
+"""The coverage of a window: counts, gaps with their reasons, and the header X-Coverage of REST."""
 
 from typing import Any
 
@@ -8,8 +8,8 @@ from db.pool import Database
 from db.queries import gaps, write_lock
 from db.tables import Reason, Source
 from tests.graph.conftest import Api
-from tests.stored import MINUTE, follow, row, store, track
-from tests.waiting import until
+from tests.sample_data import MINUTE, row, set_tracked_tickers, store, track
+from tests.wait import wait_until
 
 COVERAGE = """
 query ($from: UnixTime!, $to: UnixTime) {
@@ -25,20 +25,20 @@ def _at(minute: int) -> int:
     return MINUTE + 60 * minute
 
 
-async def _walk(db: Database, until: int, **reasons: Reason) -> None:
-    """Opens the gaps of btc_usd up to the minute number; `m5=Reason.TIMEOUT` is evidence for the fifth."""
+async def _detect_gaps(db: Database, end_minute: int, **reasons: Reason) -> None:
+    """Detects the gaps of btc_usd before a minute number; `m5=Reason.TIMEOUT` is the recorded failure of minute 5."""
     evidence = {("btc_usd", _at(int(name[1:]))): reason for name, reason in reasons.items()}
     async with write_lock.write_transaction(db) as connection:
         low = (await gaps.watermarks(connection))["btc_usd"]
-        await gaps.detect_gaps(connection, {"btc_usd": (low, _at(until))}, evidence)
+        await gaps.detect_gaps(connection, {"btc_usd": (low, _at(end_minute))}, evidence)
 
 
 @pytest.fixture
 async def _history(db: Database) -> None:
-    """Tracked for ten minutes: six stored, four gaps, of which one was filled and one given up; two imported before."""
+    """Ten tracked minutes: six live prices and four gaps, one filled and one unrecoverable. Before them two imported prices."""
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 6, 7, 9)])
-    await _walk(db, 10, m3=Reason.TIMEOUT, m4=Reason.HTTP_5XX, m5=Reason.HTTP_5XX, m8=Reason.TIMEOUT)
+    await _detect_gaps(db, 10, m3=Reason.TIMEOUT, m4=Reason.HTTP_5XX, m5=Reason.HTTP_5XX, m8=Reason.TIMEOUT)
     await store(db, [row("btc_usd", _at(4), source=Source.BACKFILL)])
     await store(db, [row("btc_usd", _at(i), at_s=None, source=Source.IMPORT) for i in (-2, -1)])
     async with write_lock.write_transaction(db) as connection:
@@ -46,14 +46,14 @@ async def _history(db: Database) -> None:
 
 
 @pytest.mark.usefixtures("_history")
-async def test_a_window_tells_what_was_expected_what_is_stored_and_why_the_rest_is_missing(api: Api) -> None:
-    found = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
-    listed = found.pop("gaps")
-    assert found == {
+async def test_coverage_counts_minutes_and_lists_gaps_with_their_reasons(api: Api) -> None:
+    coverage = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
+    gap_page = coverage.pop("gaps")
+    assert coverage == {
         "from": _at(-5), "to": _at(10), "expected": 10, "stored": 7, "live": 6, "backfilled": 1, "imported": 0,
         "extra": 2, "missing": 3, "ratio": 0.7,
     }  # fmt: skip
-    assert [(gap["from"], gap["to"], gap["minutes"], gap["reason"], gap["state"]) for gap in listed["nodes"]] == [
+    assert [(gap["from"], gap["to"], gap["minutes"], gap["reason"], gap["state"]) for gap in gap_page["nodes"]] == [
         (_at(3), _at(4), 1, "TIMEOUT", "OPEN"),
         (_at(4), _at(5), 1, "HTTP_5XX", "FILLED"),
         (_at(5), _at(6), 1, "HTTP_5XX", "OPEN"),
@@ -62,7 +62,7 @@ async def test_a_window_tells_what_was_expected_what_is_stored_and_why_the_rest_
 
 
 @pytest.mark.usefixtures("_history")
-async def test_windows_tile(api: Api) -> None:
+async def test_the_coverage_of_adjacent_windows_adds_up(api: Api) -> None:
     whole = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
     parts = [(await api.data(COVERAGE, **{"from": _at(a), "to": _at(b)}))["coverage"] for a, b in ((-5, 4), (4, 10))]
     for name in ("expected", "stored", "live", "backfilled", "extra", "missing"):
@@ -84,53 +84,53 @@ async def test_gaps_are_paged_and_filtered(api: Api) -> None:
     assert seen == [(_at(3), "OPEN"), (_at(5), "OPEN"), (_at(8), "GIVEN_UP")]
 
 
-async def test_where_nothing_is_expected_there_is_no_ratio(db: Database, api: Api) -> None:
+async def test_a_window_without_expected_minutes_has_no_ratio(db: Database, api: Api) -> None:
     await track(db, "btc_usd", since=_at(100))
-    found = (await api.data(COVERAGE, **{"from": _at(0), "to": _at(10)}))["coverage"]
-    assert (found["expected"], found["ratio"], found["missing"]) == (0, None, 0)
+    coverage = (await api.data(COVERAGE, **{"from": _at(0), "to": _at(10)}))["coverage"]
+    assert (coverage["expected"], coverage["ratio"], coverage["missing"]) == (0, None, 0)
 
 
-async def test_what_is_not_over_is_not_expected(db: Database, api: Api) -> None:
-    found: dict[str, Any]
+async def test_future_minutes_are_not_expected(db: Database, api: Api) -> None:
+    coverage: dict[str, Any]
     await track(db, "btc_usd", since=_at(0))
-    found = (await api.data(COVERAGE, **{"from": 7_000_000_000}))["coverage"]
-    assert (found["expected"], found["from"]) == (0, found["to"])
+    coverage = (await api.data(COVERAGE, **{"from": 7_000_000_000}))["coverage"]
+    assert (coverage["expected"], coverage["from"]) == (0, coverage["to"])
 
 
-async def test_an_unknown_ticker_is_said(db: Database, api: Api) -> None:
+async def test_the_coverage_of_an_unknown_ticker_fails_with_unknown_ticker(db: Database, api: Api) -> None:
     await track(db, "eth_usd")
     assert (await api.error(COVERAGE, **{"from": 0}))[0] == "UNKNOWN_TICKER"
 
 
 @pytest.mark.usefixtures("_history")
-async def test_a_list_tells_whether_its_window_is_complete(api: Api) -> None:
+async def test_a_price_list_has_the_coverage_of_its_window(api: Api) -> None:
     query = '{ prices(ticker: "btc_usd", from: %d, to: %d, first: 1) { nodes { ts } coverage { stored expected } } }'
     connection = (await api.data(query % (_at(0), _at(5))))["prices"]
     assert connection["coverage"] == {"stored": 4, "expected": 5}
 
 
-async def test_a_ticker_tells_its_last_gap(db: Database, api: Api) -> None:
+async def test_a_ticker_has_its_last_gap(db: Database, api: Api) -> None:
     query = "{ tickers { name lastGap { from to reason state } } }"
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", _at(0))])
     assert [ticker["lastGap"] for ticker in (await api.data(query))["tickers"]] == [None, None]
-    await _walk(db, 6, m1=Reason.CLOCK, m2=Reason.TIMEOUT, m3=Reason.TIMEOUT, m4=Reason.TIMEOUT)
+    await _detect_gaps(db, 6, m1=Reason.CLOCK, m2=Reason.TIMEOUT, m3=Reason.TIMEOUT, m4=Reason.TIMEOUT)
     await store(db, [row("btc_usd", _at(5))])
 
     async def is_last(gap: dict[str, object]) -> bool:
         return bool((await api.data(query))["tickers"][0]["lastGap"] == gap)
 
-    newest = {"from": _at(5), "to": _at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
-    await until(lambda: is_last(newest))  # a commit is heard of in a moment
+    newest_gap = {"from": _at(5), "to": _at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
+    await wait_until(lambda: is_last(newest_gap))  # the API reads a new commit with a short delay
     async with write_lock.write_transaction(db) as connection:
         await connection.execute("DELETE FROM gap WHERE ts = $1", _at(5))
-    earlier = {"from": _at(2), "to": _at(5), "reason": "TIMEOUT", "state": "OPEN"}
-    await until(lambda: is_last(earlier))
+    earlier_gap = {"from": _at(2), "to": _at(5), "reason": "TIMEOUT", "state": "OPEN"}
+    await wait_until(lambda: is_last(earlier_gap))
 
 
 @pytest.mark.usefixtures("_history")
 @pytest.mark.parametrize(
-    ("path", "covered"),
+    ("path", "expected_header"),
     [
         (f"/prices/filter?ticker=btc_usd&date_from={_at(0)}&date_to={_at(9)}", "7/10"),
         (f"/prices/filter?ticker=btc_usd&date_from={_at(0)}&date_to={_at(9)}&limit=3", "3/3"),
@@ -138,16 +138,16 @@ async def test_a_ticker_tells_its_last_gap(db: Database, api: Api) -> None:
         ("/prices/by-date?ticker=btc_usd&date=2024-01-14", "0/0"),
     ],
 )
-async def test_rest_lists_carry_the_same_in_a_header(api: Api, path: str, covered: str) -> None:
+async def test_rest_lists_send_their_coverage_in_a_header(api: Api, path: str, expected_header: str) -> None:
     async with api.session.get(api.url + path) as response:
-        assert response.headers["X-Coverage"] == covered, await response.text()
+        assert response.headers["X-Coverage"] == expected_header, await response.text()
 
 
-async def test_a_page_of_rest_covers_what_it_lists(db: Database, api: Api) -> None:
+async def test_the_coverage_of_a_rest_page_is_that_of_its_rows(db: Database, api: Api) -> None:
     await track(db, "btc_usd")
     async with write_lock.write_transaction(db) as connection:
-        await follow(connection, ["eth_usd"], _at(10))
+        await set_tracked_tickers(connection, ["eth_usd"], _at(10))
     await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 5, 6, 9)])
-    for path, covered in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):
+    for path, expected_header in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):
         async with api.session.get(f"{api.url}/prices?ticker=btc_usd&{path}") as response:
-            assert response.headers["X-Coverage"] == covered, path
+            assert response.headers["X-Coverage"] == expected_header, path

@@ -1,4 +1,4 @@
-"""A history as a file: whole, in pieces, and as it can be imported again."""
+"""Exports of a history: complete, in parts, and imported again."""
 
 import asyncio
 import csv
@@ -15,9 +15,9 @@ from db.queries import history_export
 from graph.settings import Settings
 from ingest.imports import file_reader
 from ingest.imports.rules import parse_row
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import wait_until
 
 RUNNING = """
 SELECT count(*) FROM pg_stat_activity
@@ -30,7 +30,7 @@ INSERT INTO price (ticker, ts, price, source) SELECT 'btc_usd', $1 + 60 * m, 1, 
 
 @pytest.fixture
 async def history(db: Database) -> list[dict[str, Any]]:
-    """Minutes of five weeks, one of them empty, as objects."""
+    """Stores minutes of five weeks, one of them empty, and returns them as the exported objects."""
     await track(db, "btc_usd", since=MINUTE)
     minutes = [MINUTE + 60 * number for number in range(0, 5 * 10_080, 97) if not 10_080 < number < 21_000]
     rows = [row("btc_usd", ts, f"{ts % 997 + 1}.5", at_s=None if ts % 180 else 1.25) for ts in minutes]
@@ -38,13 +38,13 @@ async def history(db: Database) -> list[dict[str, Any]]:
     return [
         {
             "ticker": "btc_usd",
-            "ts": one.ts,
-            "price": str(one.price),
-            "observed_at": None if one.observed_at is None else times.iso_us(one.observed_at),
+            "ts": price_row.ts,
+            "price": str(price_row.price),
+            "observed_at": None if price_row.observed_at is None else times.iso_us(price_row.observed_at),
             "source": "LIVE",
             "original_source": None,
         }
-        for one in rows
+        for price_row in rows
     ]
 
 
@@ -54,7 +54,7 @@ async def _export(api: Api, query: str, **headers: str) -> tuple[dict[str, str],
         return dict(response.headers), await response.text()
 
 
-async def test_json_lines_hold_everything_in_order(api: Api, history: list[dict[str, Any]]) -> None:
+async def test_json_lines_contain_every_row_in_order(api: Api, history: list[dict[str, Any]]) -> None:
     headers, text = await _export(api, "&format=jsonl")
     assert [json.loads(line) for line in text.splitlines()] == history
     assert headers["Content-Type"] == "application/jsonl; charset=utf-8"
@@ -69,7 +69,7 @@ async def test_csv_has_a_header_and_empty_fields(api: Api, history: list[dict[st
     assert headers["Content-Encoding"] == "gzip"
 
 
-async def test_a_download_goes_on_where_it_ended(api: Api, history: list[dict[str, Any]]) -> None:
+async def test_an_export_can_be_resumed_from_its_last_minute(api: Api, history: list[dict[str, Any]]) -> None:
     middle = history[len(history) // 2]["ts"]
     parts = [(await _export(api, f"&format=jsonl&{window}"))[1] for window in (f"to={middle}", f"from={middle}")]
     assert [json.loads(line) for line in "".join(parts).splitlines()] == history
@@ -83,33 +83,33 @@ async def test_an_empty_window_is_an_empty_file(api: Api, history: list[dict[str
 
 
 @pytest.mark.parametrize(
-    ("query", "status", "says"),
+    ("query", "status", "detail"),
     [
-        ("?ticker=nobody_usd", 404, "Unknown ticker"),
+        ("?ticker=unknown_usd", 404, "Unknown ticker"),
         ("?ticker=btc_usd&from=60&to=60", 422, "must be before"),
         ("?ticker=btc_usd&format=parquet", 422, "format: 'parquet' should be 'csv' or 'jsonl'"),
         ("", 422, "ticker: is required"),
     ],
 )
-async def test_what_cannot_be_exported_is_told_why(
-    api: Api, history: list[dict[str, Any]], query: str, status: int, says: str
+async def test_an_invalid_export_request_gets_a_reason(
+    api: Api, history: list[dict[str, Any]], query: str, status: int, detail: str
 ) -> None:
     async with api.session.get(f"{api.url}/export{query}") as response:
-        assert (response.status, says in (await response.json())["detail"]) == (status, True), await response.text()
+        assert (response.status, detail in (await response.json())["detail"]) == (status, True), await response.text()
 
 
-async def test_when_the_reader_goes_the_statements_end(api: Api, db: Database) -> None:
+async def test_export_statements_end_when_the_client_disconnects(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await db.execute(FILL, MINUTE)
     async with api.session.get(f"{api.url}/export?ticker=btc_usd") as response:
         await response.content.read(10)
         response.close()
-    await until(lambda: _none_runs(db))
+    await wait_until(lambda: _no_statement_runs(db))
 
 
-async def test_an_export_that_is_closed_cancels_the_slice_that_it_wrote_ahead(db: Database) -> None:
+async def test_closing_an_export_cancels_its_prefetched_slice(db: Database) -> None:
     class Slow:
-        """A database whose second slice never comes."""
+        """A database whose second slice never completes."""
 
         cancelled: ClassVar[list[int]] = []
 
@@ -125,45 +125,45 @@ async def test_an_export_that_is_closed_cancels_the_slice_that_it_wrote_ahead(db
                     raise
             return "x"
 
-    found = history_export.slices(Slow(), history_export.ExportFormat.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # it asks no more
-    async for _ in found:
+    slices = history_export.slices(Slow(), history_export.ExportFormat.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # the export calls nothing else
+    async for _ in slices:
         break
-    await found.aclose()
+    await slices.aclose()
     assert Slow.cancelled == [history_export.SLICE_S]
 
 
-async def _none_runs(db: Database) -> bool:
+async def _no_statement_runs(db: Database) -> bool:
     return not await db.fetchval(RUNNING)
 
 
-async def test_what_was_exported_can_be_imported(api: Api, history: list[dict[str, Any]], tmp_path: Any) -> None:
-    for form in history_export.ExportFormat:
-        file = tmp_path / f"history.{form}"
-        file.write_text((await _export(api, f"&format={form}"))[1])
+async def test_an_export_can_be_imported(api: Api, history: list[dict[str, Any]], tmp_path: Any) -> None:
+    for export_format in history_export.ExportFormat:
+        file = tmp_path / f"history.{export_format}"
+        file.write_text((await _export(api, f"&format={export_format}"))[1])
 
         def read(path: Any = file) -> list[tuple[int, str, str | None]]:
-            with file_reader.open_price_file(path, ticker="btc_usd") as opened:
-                rows = [parse_row(raw.time, raw.price, is_exact=raw.is_exact) for raw in opened.rows]
+            with file_reader.open_price_file(path, ticker="btc_usd") as price_file:
+                rows = [parse_row(raw.time, raw.price, is_exact=raw.is_exact) for raw in price_file.rows]
             return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at, _ in rows]
 
         assert await asyncio.to_thread(read) == [(one["ts"], one["price"], one["observed_at"]) for one in history]
 
 
-async def test_a_download_that_is_taken_slowly_keeps_nobody_else_waiting(dsn: str, db: Database) -> None:
-    """It holds a place among the connections, of which there are many, and none among the requests."""
+async def test_a_slow_download_does_not_block_other_requests(dsn: str, db: Database) -> None:
+    """A download counts against the limit of connections, and not against the limit of concurrent requests."""
     await track(db, "btc_usd")
     await db.execute(FILL, MINUTE)
     settings = Settings(database_url=dsn, max_in_flight=1, max_sockets_per_client=2)
-    async with serving(settings) as api, AsyncExitStack() as downloads:
+    async with run_api(settings) as api, AsyncExitStack() as downloads:
         for _ in range(2):
             download = await downloads.enter_async_context(api.session.get(f"{api.url}/export?ticker=btc_usd"))
             assert await download.content.read(10)
         assert await api.data('{ latest(ticker: "btc_usd") { price } }') == {"latest": {"price": "1"}}
-        async with api.session.get(f"{api.url}/export?ticker=btc_usd") as refused:
-            assert (refused.status, (await refused.json())["code"]) == (429, "RATE_LIMITED")
+        async with api.session.get(f"{api.url}/export?ticker=btc_usd") as rejected:
+            assert (rejected.status, (await rejected.json())["code"]) == (429, "RATE_LIMITED")
 
 
-async def test_a_library_may_look_before_it_downloads(api: Api, history: list[dict[str, Any]]) -> None:
+async def test_head_returns_the_headers_of_an_export(api: Api, history: list[dict[str, Any]]) -> None:
     async with api.session.head(f"{api.url}/export?ticker=btc_usd") as response:
         assert (response.status, response.headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
         assert await response.read() == b""

@@ -1,6 +1,6 @@
-"""Requests that nobody would think of: none makes a mistake of ours, holds a slot, or leaves memory behind.
+"""Random requests: none causes an internal error, keeps its slot, or leaks memory.
 
-`make fuzz` runs it for a quarter of an hour.
+`make fuzz` runs this test for 15 minutes.
 """
 
 import asyncio
@@ -20,15 +20,15 @@ from hypothesis_graphql.nodes import String
 
 from db.pool import Database
 from tests.conftest import ROOT
+from tests.graph.api_server import ApiProcess, run_api_process, send_probe
 from tests.graph.probes import INIT, JSON_TYPE, PROBES, Http, Probe, Raw, Socket
-from tests.graph.stand import Stand, api_process, outcome
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import PATIENCE_S, until
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
 SEED = int(os.environ.get("FUZZ_SEED", "0"))
-ROUND = 150
-RUNNING = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tickgraph api' AND state <> 'idle'"
+EXAMPLES_PER_ROUND = 150
+ACTIVE_STATEMENTS = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'tickgraph api' AND state <> 'idle'"
 
 SCHEMA = (ROOT / "graph" / "schema.graphql").read_text()
 SCALARS = {
@@ -73,10 +73,10 @@ VALUES = st.recursive(
     | st.floats(allow_nan=False)
     | st.text(max_size=40)
     | st.just("btc_usd"),
-    lambda below: st.lists(below, max_size=4) | st.dictionaries(st.text(max_size=8), below, max_size=4),
+    lambda children: st.lists(children, max_size=4) | st.dictionaries(st.text(max_size=8), children, max_size=4),
     max_leaves=20,
 )
-NAMES = [
+HEADER_NAMES = [
     "Accept",
     "Accept-Encoding",
     "Content-Type",
@@ -86,11 +86,11 @@ NAMES = [
     "X-Request-ID",
     "Authorization",
 ]
-NAMES += ["X-API-Key", "Range", "X-Forwarded-For", "Cookie", "X-Anything"]
-KINDS = ["application/json", "application/graphql-response+json;q=0.3", "*/*", "gzip", "deflate", '"a", W/"b"', "null"]
+HEADER_NAMES += ["X-API-Key", "Range", "X-Forwarded-For", "Cookie", "X-Anything"]
+HEADER_VALUES = ["application/json", "application/graphql-response+json;q=0.3", "*/*", "gzip", "deflate", '"a", W/"b"', "null"]
 HEADERS = st.dictionaries(
-    st.sampled_from(NAMES),
-    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40) | st.sampled_from(KINDS),
+    st.sampled_from(HEADER_NAMES),
+    st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=40) | st.sampled_from(HEADER_VALUES),
     max_size=4,
 )
 
@@ -113,7 +113,7 @@ PARAMETERS = [
 
 @st.composite
 def _damaged(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> str:
-    """A text with a piece of it cut out, doubled or replaced, now and then."""
+    """Draws a text, sometimes with a part of it removed, doubled or replaced."""
     text: str = draw(texts)
     if draw(st.booleans()) or not text:
         return text
@@ -137,8 +137,8 @@ def _body(draw: st.DrawFn) -> bytes:
     if kind == "bytes":
         return draw(st.binary(max_size=300))
     text = json.dumps(draw(whole if kind == "whole" else VALUES), ensure_ascii=draw(st.booleans()))
-    sent = text if draw(st.integers(0, 5)) else draw(_damaged(st.just(text)))
-    return sent.encode("utf-8", "surrogatepass")
+    payload = text if draw(st.integers(0, 5)) else draw(_damaged(st.just(text)))
+    return payload.encode("utf-8", "surrogatepass")
 
 
 @st.composite
@@ -148,19 +148,21 @@ def _post(draw: st.DrawFn) -> Http:
 
 @st.composite
 def _get(draw: st.DrawFn) -> Http:
-    path = draw(st.sampled_from(PATHS) | st.text(max_size=20).map(lambda text: f"/{_quoted(text)}"))
+    path = draw(st.sampled_from(PATHS) | st.text(max_size=20).map(lambda text: f"/{_percent_encode(text)}"))
     values = (
         _damaged(DOCUMENTS)
         | VALUES.map(json.dumps)
         | st.integers(-10, 2**40).map(str)
         | st.sampled_from(["btc_usd", "2024-01-15"])
     )
-    sent = draw(st.lists(st.tuples(st.sampled_from(PARAMETERS), values), max_size=4))
+    parameters = draw(st.lists(st.tuples(st.sampled_from(PARAMETERS), values), max_size=4))
     method = draw(st.sampled_from(["GET", "GET", "GET", "HEAD", "OPTIONS", "DELETE"]))
-    return Http("", None, method, f"{path}?" + "&".join(f"{name}={_quoted(value)}" for name, value in sent), draw(HEADERS))
+    return Http(
+        "", None, method, f"{path}?" + "&".join(f"{name}={_percent_encode(value)}" for name, value in parameters), draw(HEADERS)
+    )
 
 
-def _quoted(text: str) -> str:
+def _percent_encode(text: str) -> str:
     return quote(text, errors="surrogatepass")
 
 
@@ -172,70 +174,81 @@ MESSAGES = st.one_of(
     st.text(max_size=50).map(lambda text: text.encode(errors="replace").decode()),
     st.binary(max_size=50),
 )  # fmt: skip
-ENDING = '{"type": "ping"}'
+PING = '{"type": "ping"}'
 SOCKETS = st.builds(
-    lambda messages, greeted: Socket("", (*messages, INIT, ENDING), greeted), st.lists(MESSAGES, max_size=5), st.booleans()
+    lambda messages, sends_init: Socket("", (*messages, INIT, PING), sends_init), st.lists(MESSAGES, max_size=5), st.booleans()
 )
-HEADS = [b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n", b"POST /graphql HTTP/1.1\r\nConnection: close\r\n", b""]
-BARE = st.builds(
-    lambda head, rest: Raw("", (head, rest, b"\r\n\r\n"), ends=True), st.sampled_from(HEADS), st.binary(max_size=200)
+REQUEST_HEADS = [
+    b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n",
+    b"POST /graphql HTTP/1.1\r\nConnection: close\r\n",
+    b"",
+]
+RAW_REQUESTS = st.builds(
+    lambda head, rest: Raw("", (head, rest, b"\r\n\r\n"), sends_eof=True),
+    st.sampled_from(REQUEST_HEADS),
+    st.binary(max_size=200),
 )
-KINDS_OF_REQUEST: list[st.SearchStrategy[Probe]] = [*[_post()] * 6, *[_get()] * 6, *[SOCKETS] * 4, BARE]
-REQUESTS: st.SearchStrategy[Probe] = st.one_of(KINDS_OF_REQUEST)
+REQUEST_STRATEGIES: list[st.SearchStrategy[Probe]] = [*[_post()] * 6, *[_get()] * 6, *[SOCKETS] * 4, RAW_REQUESTS]
+REQUESTS: st.SearchStrategy[Probe] = st.one_of(REQUEST_STRATEGIES)
 
 
-async def test_requests_that_nobody_would_think_of(dsn: str, db: Database, redis_url: str, tmp_path: Path) -> None:
+async def test_random_requests_cause_no_internal_error(dsn: str, db: Database, redis_url: str, tmp_path: Path) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(100)])
     loop = asyncio.get_running_loop()
-    seen: Counter[str] = Counter()
-    # So few slots that one which is not given back is missed.
-    process = api_process(dsn, tmp_path, REDIS_URL=redis_url, REQUEST_TIMEOUT_S="2", MAX_IN_FLIGHT_PER_CLIENT="2")
-    async with process as stand:
+    outcomes: Counter[str] = Counter()
+    # With only two slots per client, a slot that is not released makes the next requests fail.
+    process = run_api_process(dsn, tmp_path, REDIS_URL=redis_url, REQUEST_TIMEOUT_S="2", MAX_IN_FLIGHT_PER_CLIENT="2")
+    async with process as server:
 
-        def ask(probe: Probe) -> None:
-            found = asyncio.run_coroutine_threadsafe(_ask(stand, probe), loop).result(30)
-            assert "showing" not in found, f"{probe}: {found}"
-            assert found not in ("500", "503", "INTERNAL_SERVER_ERROR", "UNAVAILABLE"), f"{probe}: {found}"
-            assert stand.log.read_text() == "", f"{probe}"
-            seen[found.partition(":")[0][:40]] += 1
+        def check_probe(probe: Probe) -> None:
+            actual = asyncio.run_coroutine_threadsafe(_send_with_timeout(server, probe), loop).result(30)
+            assert "showing" not in actual, f"{probe}: {actual}"
+            assert actual not in ("500", "503", "INTERNAL_SERVER_ERROR", "UNAVAILABLE"), f"{probe}: {actual}"
+            assert server.log.read_text() == "", f"{probe}"
+            outcomes[actual.partition(":")[0][:40]] += 1
 
-        def rounds() -> list[int]:
-            began, memory, number = time.monotonic(), [], SEED
-            while number == SEED or time.monotonic() - began < 60 * MINUTES:
-                _round(ask, number)
+        def run_rounds() -> list[int]:
+            started_at, memory, number = time.monotonic(), [], SEED
+            while number == SEED or time.monotonic() - started_at < 60 * MINUTES:
+                _run_round(check_probe, number)
                 number += 1
-                memory.append(stand.process.memory_info().rss >> 20)
+                memory.append(server.process.memory_info().rss >> 20)
                 if MINUTES and len(memory) % 10 == 0:
                     print(
-                        f"{time.monotonic() - began:5.0f} s {seen.total():>8,} requests, {memory[-1]} MB, {seen.most_common(4)}"
+                        f"{time.monotonic() - started_at:5.0f} s {outcomes.total():>8,} requests, "
+                        f"{memory[-1]} MB, {outcomes.most_common(4)}"
                     )
             return memory
 
-        memory = await asyncio.to_thread(rounds)
+        memory = await asyncio.to_thread(run_rounds)
         assert max(memory) < 200
 
-        async def idle() -> bool:
-            return not await db.fetchval(RUNNING) and len(stand.process.net_connections()) <= 1 + 10 + 1
+        async def is_idle() -> bool:
+            return not await db.fetchval(ACTIVE_STATEMENTS) and len(server.process.net_connections()) <= 1 + 10 + 1
 
-        await until(idle)
-        print(f"{seen.total():,} requests, {memory[0]} to {memory[-1]} MB, {len(seen)} outcomes: {dict(seen)}")
-    assert seen["data"] > 0
-    assert len(seen) > 10
-
-
-async def _ask(stand: Stand, probe: Probe) -> str:
-    async with asyncio.timeout(PATIENCE_S):
-        return await outcome(stand, probe)
+        await wait_until(is_idle)
+        print(f"{outcomes.total():,} requests, {memory[0]} to {memory[-1]} MB, {len(outcomes)} outcomes: {dict(outcomes)}")
+    assert outcomes["data"] > 0
+    assert len(outcomes) > 10
 
 
-def _round(ask: Callable[[Probe], None], number: int) -> None:
+async def _send_with_timeout(server: ApiProcess, probe: Probe) -> str:
+    async with asyncio.timeout(WAIT_TIMEOUT_S):
+        return await send_probe(server, probe)
+
+
+def _run_round(check_probe: Callable[[Probe], None], number: int) -> None:
     @seed(number)
     @settings(
-        max_examples=ROUND, deadline=None, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+        max_examples=EXAMPLES_PER_ROUND,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
     )
     @given(REQUESTS)
     def run(probe: Probe) -> None:
-        ask(probe)
+        check_probe(probe)
 
     run()

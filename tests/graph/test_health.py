@@ -1,9 +1,9 @@
-"""Whether a process lives, and whether it can answer."""
+"""Liveness and readiness of an API process."""
 
 from db import migrate
 from db.pool import Database
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
+from tests.graph.conftest import Api, run_api
 
 
 async def _status(api: Api, path: str) -> tuple[int, str]:
@@ -11,18 +11,18 @@ async def _status(api: Api, path: str) -> tuple[int, str]:
         return response.status, await response.text()
 
 
-async def test_a_process_with_its_tables_is_ready(api: Api, db: Database) -> None:
+async def test_a_process_with_a_migrated_database_is_ready(api: Api, db: Database) -> None:
     assert await _status(api, "/health/live") == (200, '{"status":"ok"}')
     assert await _status(api, "/health/ready") == (200, f'{{"status":"ok","migration":"{migrate.head()}"}}')
-    await db.execute("UPDATE alembic_version SET version_num = '9999'")  # of a release that is being rolled out
+    await db.execute("UPDATE alembic_version SET version_num = '9999'")  # of a newer release during a rollout
     assert (await _status(api, "/health/ready"))[0] == 200
     await db.execute("UPDATE alembic_version SET version_num = '0001'")
-    status, said = await _status(api, "/health/ready")
-    assert (status, "python -m db migrate" in said) == (503, True)
+    status, body = await _status(api, "/health/ready")
+    assert (status, "python -m db migrate" in body) == (503, True)
 
 
-async def test_a_process_without_its_database_lives_and_is_not_ready(dsn: str) -> None:
-    async with serving(Settings(database_url=f"{dsn}_away")) as api:
+async def test_a_process_without_its_database_is_live_but_not_ready(dsn: str) -> None:
+    async with run_api(Settings(database_url=f"{dsn}_missing")) as api:
         assert (await _status(api, "/health/live"))[0] == 200
         assert await _status(api, "/health/ready") == (
             503,
@@ -31,6 +31,6 @@ async def test_a_process_without_its_database_lives_and_is_not_ready(dsn: str) -
 
 
 async def test_a_database_without_tables_is_not_ready(empty_dsn: str) -> None:
-    async with serving(Settings(database_url=empty_dsn)) as api:
-        status, said = await _status(api, "/health/ready")
-    assert (status, "python -m db migrate" in said) == (503, True)
+    async with run_api(Settings(database_url=empty_dsn)) as api:
+        status, body = await _status(api, "/health/ready")
+    assert (status, "python -m db migrate" in body) == (503, True)

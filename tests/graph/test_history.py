@@ -1,4 +1,4 @@
-"""After a restore or a failover with lost commits nothing of the lost history is taken for the present one."""
+"""After a restore or a failover with lost commits, data of the lost history is never taken for current data."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ from db.queries import version
 from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from tests.graph.conftest import Api
-from tests.graph.test_live import PRICES, listening, told_of
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import PATIENCE_S, until
+from tests.graph.test_live_events import PRICES, subscribe, subscribe_and_wait
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 
-async def _lose(db: Database, since: int) -> None:
-    """What a restore leaves: the rows of before, under another identity, and a sequence that goes back."""
+async def _replace_history(db: Database, since: int) -> None:
+    """Simulates a restore: the older rows, another identity, and a sequence that was set back."""
     await db.execute("DELETE FROM price WHERE id > $1", since)
     await db.execute("DELETE FROM change WHERE id > $1", since)
     await db.execute("UPDATE epoch SET identity = 'of before the restore'")
@@ -26,8 +26,8 @@ async def _lose(db: Database, since: int) -> None:
 
 
 @pytest.fixture
-async def kept(api: Api, db: Database) -> int:
-    """The id up to which both histories are the same; what is stored after it is lost by `_lose`."""
+async def common_id(api: Api, db: Database) -> int:
+    """The id up to which both histories are equal; `_replace_history` deletes the rows after it."""
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "1")])
     return await version.current(db)
@@ -40,45 +40,47 @@ async def _error_of(listener: Any) -> dict[str, Any]:
     return extensions
 
 
-async def test_a_subscription_ends_with_the_id_to_resume_from_and_nothing_is_missed(api: Api, db: Database, kept: int) -> None:
-    async with told_of(api, PRICES) as listener:
+async def test_a_subscription_ends_with_the_id_to_resume_from_and_misses_no_event(
+    api: Api, db: Database, common_id: int
+) -> None:
+    async with subscribe_and_wait(api, PRICES) as listener:
         await store(db, [row("btc_usd", MINUTE + 60, "2")])
-        (lost,) = await listener.events(1)
-        await _lose(db, kept)
-        assert await _error_of(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(kept)}
+        (lost_event,) = await listener.events(1)
+        await _replace_history(db, common_id)
+        assert await _error_of(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(common_id)}
     await store(db, [row("btc_usd", MINUTE + 60, "3"), row("btc_usd", MINUTE + 120, "4")])
-    resume = PRICES.replace("priceAdded", f'priceAdded(after: "{kept}")')
-    async with listening(api, resume) as listener:
-        found = await listener.events(2)
-    assert [(one["ts"], one["price"]) for one in found] == [(MINUTE + 60, "3"), (MINUTE + 120, "4")]
-    assert int(found[0]["id"]) > int(lost["id"])
-    async with listening(api, PRICES.replace("priceAdded", f'priceAdded(after: "{lost["id"]}")')) as listener:
-        assert await _error_of(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(kept)}
+    resume = PRICES.replace("priceAdded", f'priceAdded(after: "{common_id}")')
+    async with subscribe(api, resume) as listener:
+        resumed = await listener.events(2)
+    assert [(one["ts"], one["price"]) for one in resumed] == [(MINUTE + 60, "3"), (MINUTE + 120, "4")]
+    assert int(resumed[0]["id"]) > int(lost_event["id"])
+    async with subscribe(api, PRICES.replace("priceAdded", f'priceAdded(after: "{lost_event["id"]}")')) as listener:
+        assert await _error_of(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(common_id)}
 
 
-async def test_an_id_that_is_above_all_of_the_database_is_told_from_where_to_resume(api: Api, db: Database, kept: int) -> None:
-    """Between the failover and the first commit after it."""
-    async with listening(api, PRICES.replace("priceAdded", f'priceAdded(after: "{kept + 5}")')) as listener:
-        assert (await _error_of(listener))["resumeFrom"] == str(kept)
+async def test_an_id_above_the_newest_gets_the_id_to_resume_from(api: Api, db: Database, common_id: int) -> None:
+    """The id is above all ids between a failover and the first commit after it."""
+    async with subscribe(api, PRICES.replace("priceAdded", f'priceAdded(after: "{common_id + 5}")')) as listener:
+        assert (await _error_of(listener))["resumeFrom"] == str(common_id)
 
 
-async def test_over_server_sent_events_it_is_told_as_well(api: Api, db: Database, kept: int) -> None:
+async def test_server_sent_events_report_a_history_change(api: Api, db: Database, common_id: int) -> None:
     body, headers = {"query": PRICES}, {"Accept": "text/event-stream"}
     async with api.session.post(f"{api.url}/graphql", json=body, headers=headers) as response:
-        await until(lambda: api.live is not None and api.live.subscribers == 1)
+        await wait_until(lambda: api.live is not None and api.live.subscribers == 1)
         await store(db, [row("btc_usd", MINUTE + 60, "2")])
-        await until(lambda: api.live is not None and api.live.position > kept)
-        await _lose(db, kept)
-        async with asyncio.timeout(PATIENCE_S):
+        await wait_until(lambda: api.live is not None and api.live.position > common_id)
+        await _replace_history(db, common_id)
+        async with asyncio.timeout(WAIT_TIMEOUT_S):
             async for line in response.content:
                 if b"HISTORY_CHANGED" in line:
                     (error,) = json.loads(line.removeprefix(b"data: "))["errors"]
-                    assert error["extensions"]["resumeFrom"] == str(kept)
+                    assert error["extensions"]["resumeFrom"] == str(common_id)
                     return
-    pytest.fail("the stream ended without a word")
+    pytest.fail("the stream ended without HISTORY_CHANGED")
 
 
-async def test_no_tag_of_the_lost_history_is_taken_for_the_present_one(api: Api, db: Database, kept: int) -> None:
+async def test_etags_of_a_lost_history_do_not_match(api: Api, db: Database, common_id: int) -> None:
     window = f'{{range(ticker:"btc_usd",from:{MINUTE},to:{MINUTE + 120}){{price}}}}'
     latest = '{latest(ticker:"btc_usd"){price}}'
     await store(db, [row("btc_usd", MINUTE + 60, "2")])
@@ -90,58 +92,60 @@ async def test_no_tag_of_the_lost_history_is_taken_for_the_present_one(api: Api,
 
     tags = {query: (await get(query))[1] for query in (window, latest)}
     assert [(await get(query, tag))[0] for query, tag in tags.items()] == [304, 304]
-    await _lose(db, kept)
+    await _replace_history(db, common_id)
     await store(db, [row("btc_usd", MINUTE + 60, "3")])
 
-    async def all_new() -> bool:
-        found = [await get(query, tag) for query, tag in tags.items()]
-        return all(status == 200 and '"3"' in text for status, _, text in found)
+    async def all_are_new() -> bool:
+        responses = [await get(query, tag) for query, tag in tags.items()]
+        return all(status == 200 and '"3"' in text for status, _, text in responses)
 
-    await until(all_new)
+    await wait_until(all_are_new)
 
 
-async def test_a_cursor_of_the_lost_history_is_refused_with_where_to_begin(api: Api, db: Database, kept: int) -> None:
+async def test_a_cursor_of_a_lost_history_is_rejected_with_the_id_to_resume_from(
+    api: Api, db: Database, common_id: int
+) -> None:
     query = 'query ($a: String) { prices(ticker: "btc_usd", first: 1, after: $a) { pageInfo { endCursor } } }'
     await store(db, [row("btc_usd", MINUTE + 60, "2")])
     cursor = (await api.data(query))["prices"]["pageInfo"]["endCursor"]
-    await _lose(db, kept)
+    await _replace_history(db, common_id)
     await store(db, [row("btc_usd", MINUTE + 60, "3")])
 
-    async def refused() -> bool:
-        answer = await api.ask(query, a=cursor)
-        return "errors" in answer and answer["errors"][0]["extensions"] == {
+    async def is_rejected() -> bool:
+        result = await api.execute(query, a=cursor)
+        return "errors" in result and result["errors"][0]["extensions"] == {
             "code": "HISTORY_CHANGED",
-            "resumeFrom": str(kept),
+            "resumeFrom": str(common_id),
         }
 
-    await until(refused)
-    assert "errors" not in await api.ask(query, a=(await api.data(query))["prices"]["pageInfo"]["endCursor"])
+    await wait_until(is_rejected)
+    assert "errors" not in await api.execute(query, a=(await api.data(query))["prices"]["pageInfo"]["endCursor"])
 
 
-async def test_a_version_below_the_one_seen_is_another_history_although_its_identity_is_the_same(
-    api: Api, db: Database, kept: int
+async def test_a_version_that_decreases_is_a_history_change_even_with_the_same_identity(
+    api: Api, db: Database, common_id: int
 ) -> None:
-    """A disk that was put back: the same cluster, the same timeline."""
-    async with told_of(api, PRICES) as listener:
+    """A disk snapshot that was restored has the same cluster and the same timeline."""
+    async with subscribe_and_wait(api, PRICES) as listener:
         await store(db, [row("btc_usd", MINUTE + 60, "2")])
         await listener.events(1)
-        await db.execute("DELETE FROM price WHERE id > $1", kept)
+        await db.execute("DELETE FROM price WHERE id > $1", common_id)
         await db.execute("SELECT pg_notify('tickgraph', '')")
-        assert (await _error_of(listener))["resumeFrom"] == str(kept)
+        assert (await _error_of(listener))["resumeFrom"] == str(common_id)
 
 
-async def test_an_id_of_the_new_history_that_was_delivered_already_is_nothing_to_resume_from(db: Database) -> None:
-    """Events may be read faster than the history is looked at."""
+async def test_the_id_to_resume_from_ignores_events_delivered_from_the_new_history(db: Database) -> None:
+    """Events may be read before the history is checked."""
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE, "1")])
-    kept = await version.current(db)
-    told: list[int] = []
+    common_id = await version.current(db)
+    resume_ids: list[int] = []
     delivered = 0
-    watch = HistoryWatch(CommitListener(), told.append, lambda: delivered)
+    watch = HistoryWatch(CommitListener(), resume_ids.append, lambda: delivered)
     await store(db, [row("btc_usd", MINUTE + 60, "2")])
     await watch.check(db)
-    await _lose(db, kept)
+    await _replace_history(db, common_id)
     await store(db, [row("btc_usd", MINUTE + 60, "3")])
     delivered = await version.current(db)
     await watch.check(db)
-    assert told == [kept]
+    assert resume_ids == [common_id]

@@ -1,4 +1,4 @@
-"""Every string argument of GraphQL and REST, fed with what breaks programs: refused or answered, never a mistake of ours."""
+"""Sends hostile strings in every string argument of GraphQL and REST: none causes an internal error."""
 
 import json
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from db.pool import Database
 from graph.http.rest.endpoints import ENDPOINTS
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
-from tests.stored import MINUTE, row, store, track
+from tests.sample_data import MINUTE, row, store, track
 
 HOSTILE = {
     "NUL": "btc\0usd",
     "a lone surrogate": "\ud800",
-    "right to left": "\u202ebtc_usd\u202c",
-    "no width": "btc\u200b_usd",
+    "a right-to-left mark": "\u202ebtc_usd\u202c",
+    "a zero-width space": "btc\u200b_usd",
     "quotes": "'\"`;--",
     "SQL": "btc_usd' OR 1=1; DROP TABLE price; --",
     "percent codes": "%00%27%22%0d%0a",
@@ -35,20 +35,20 @@ HOSTILE = {
     "empty": "",
     "blank": " \t\n",
 }
-SECRETS = ("Traceback", "asyncpg", "SELECT", "postgresql://", "/site-packages/", ".py")
+INTERNAL_DETAILS = ("Traceback", "asyncpg", "SELECT", "postgresql://", "/site-packages/", ".py")
 
 
 def _string_arguments() -> Iterator[tuple[str, str, str]]:
-    """Field, argument, and the type of a variable for it."""
+    """Yields field, argument, and the type of a variable for it."""
     query = build_schema((ROOT / "graph" / "schema.graphql").read_text()).type_map["Query"]
     assert isinstance(query, GraphQLObjectType)
     for name, field in query.fields.items():
-        for argument, taken in field.args.items():
-            kind: Any = taken.type
+        for argument, definition in field.args.items():
+            kind: Any = definition.type
             while isinstance(kind, GraphQLNonNull | GraphQLList):
                 kind = kind.of_type
             if isinstance(kind, GraphQLScalarType) and kind.name in ("String", "ID", "UnixTime"):
-                yield name, argument, str(taken.type)
+                yield name, argument, str(definition.type)
 
 
 GRAPHQL = list(_string_arguments())
@@ -62,7 +62,7 @@ REST = sorted(
     | {("/export", name) for name in ("ticker", "from", "to", "format")}
 )
 REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(MINUTE), "at": str(MINUTE), "interval": "ONE_DAY"}
-PARTS = {
+SELECTIONS = {
     "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected", "summary": "count",
 }  # fmt: skip
 
@@ -74,22 +74,22 @@ async def prices(db: Database) -> None:
 
 
 def _query(field: str, argument: str, kind: str) -> str:
-    needed = {
+    required = {
         "ticker": ["name"], "latest": ["ticker"], "prices": ["ticker"], "range": ["ticker", "from"],
         "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"], "summary": ["ticker", "from"],
         "series": ["ticker", "from"], "candles": ["ticker", "interval", "from"],
     }.get(field, [])  # fmt: skip
-    others = [f"{name}: {REQUIRED[name]}" for name in needed if name != argument]
-    given = ", ".join([f"{argument}: $hostile", *others])
-    return f"query ($hostile: {kind}) {{ {field}({given}) {{ {PARTS.get(field, 'ts')} }} }}"
+    others = [f"{name}: {REQUIRED[name]}" for name in required if name != argument]
+    arguments = ", ".join([f"{argument}: $hostile", *others])
+    return f"query ($hostile: {kind}) {{ {field}({arguments}) {{ {SELECTIONS.get(field, 'ts')} }} }}"
 
 
 @pytest.mark.usefixtures("prices")
-@pytest.mark.parametrize("what", HOSTILE)
-async def test_no_string_argument_of_graphql_leads_to_a_mistake_of_ours(api: Api, what: str) -> None:
+@pytest.mark.parametrize("case", HOSTILE)
+async def test_no_string_argument_of_graphql_causes_an_internal_error(api: Api, case: str) -> None:
     assert len(GRAPHQL) >= 15
     for field, argument, kind in GRAPHQL:
-        value: Any = [HOSTILE[what]] if "[" in kind else HOSTILE[what]
+        value: Any = [HOSTILE[case]] if "[" in kind else HOSTILE[case]
         body = json.dumps({"query": _query(field, argument, kind), "variables": {"hostile": value}})
         headers = {"Content-Type": "application/json"}
         async with api.session.post(f"{api.url}/graphql", data=body, headers=headers) as response:
@@ -98,23 +98,31 @@ async def test_no_string_argument_of_graphql_leads_to_a_mistake_of_ours(api: Api
         errors = json.loads(text).get("errors", [])
         codes = {error["extensions"]["code"] for error in errors}
         assert codes <= {"BAD_USER_INPUT", "BAD_REQUEST", "PAYLOAD_TOO_LARGE", "UNKNOWN_TICKER"}, (field, argument, text[:300])
-        assert not [secret for secret in SECRETS if secret in text], (field, argument, text[:300])
+        assert not [internal_detail for internal_detail in INTERNAL_DETAILS if internal_detail in text], (
+            field,
+            argument,
+            text[:300],
+        )
         assert all(len(error["message"]) < 1_000 for error in errors), (field, argument)
 
 
 @pytest.mark.usefixtures("prices")
-@pytest.mark.parametrize("what", [what for what in HOSTILE if what not in ("a lone surrogate", "too long", "long")])
-async def test_no_parameter_of_rest_leads_to_a_mistake_of_ours(api: Api, what: str) -> None:
+@pytest.mark.parametrize("case", [case for case in HOSTILE if case not in ("a lone surrogate", "too long", "long")])
+async def test_no_parameter_of_rest_causes_an_internal_error(api: Api, case: str) -> None:
     assert len(REST) >= 12
     for path, name in REST:
-        params = {"ticker": "btc_usd", "date": str(MINUTE)} | {name: HOSTILE[what]}
+        params = {"ticker": "btc_usd", "date": str(MINUTE)} | {name: HOSTILE[case]}
         async with api.session.get(f"{api.url}{path}", params=params) as response:
             text = await response.text()
             assert response.status < 500, (path, name, text[:300])
             assert "Set-Cookie" not in response.headers
-        assert not [secret for secret in SECRETS if secret in text], (path, name, text[:300])
+        assert not [internal_detail for internal_detail in INTERNAL_DETAILS if internal_detail in text], (
+            path,
+            name,
+            text[:300],
+        )
 
 
-async def test_an_address_that_is_too_long_is_refused(api: Api) -> None:
+async def test_a_url_that_is_too_long_is_rejected(api: Api) -> None:
     async with api.session.get(f"{api.url}/prices?ticker={'a' * 200_000}") as response:
         assert response.status in (400, 414, 422, 431)

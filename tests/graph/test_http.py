@@ -1,4 +1,4 @@
-"""The application around the schema: health, pages, and a database that goes and comes."""
+"""The application around the schema: health, pages, and outages of the database."""
 
 import asyncio
 import hashlib
@@ -11,12 +11,12 @@ from db import embedded, migrate
 from db.pool import Database, open_database
 from graph.http.graphql import STATIC_DIR
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
-from tests.stored import row, store, track
-from tests.waiting import until
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import row, store, track
+from tests.wait import wait_until
 
 
-async def test_health_tells_each_tickers_last_minute_age_and_staleness(api: Api, db: Database) -> None:
+async def test_health_lists_last_minute_age_and_staleness_of_each_ticker(api: Api, db: Database) -> None:
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", "eth_usd", since=now - 600)
     await store(db, [row("btc_usd", now), row("eth_usd", now - 300)])
@@ -30,27 +30,27 @@ async def test_health_tells_each_tickers_last_minute_age_and_staleness(api: Api,
     assert eth["stale"] is True
 
 
-async def test_without_the_database_requests_say_so_quickly_and_recover_by_themselves(tmp_path: Path) -> None:
+async def test_requests_fail_quickly_without_the_database_and_recover_by_themselves(tmp_path: Path) -> None:
     folder = tmp_path / "postgres"
     with embedded.postgres(folder, durable=False) as server:
         await asyncio.to_thread(migrate.upgrade, server.url)
         port = server.url.rpartition(":")[2].partition("/")[0]
         async with open_database(server.url, application_name="tests") as db:
             await track(db, "btc_usd")
-    async with serving(Settings(database_url=server.url)) as api:
-        await _says_unavailable(api)
+    async with run_api(Settings(database_url=server.url)) as api:
+        await _check_unavailable(api)
         with embedded.postgres(folder, durable=False, port=int(port)):
-            await until(lambda: _answers(api))
-        await _says_unavailable(api)
+            await wait_until(lambda: _is_available(api))
+        await _check_unavailable(api)
         with embedded.postgres(folder, durable=False, port=int(port)):
-            await until(lambda: _answers(api))
+            await wait_until(lambda: _is_available(api))
 
 
-async def _answers(api: Api) -> bool:
-    return (await api.ask("{ tickers { name } }")).get("data") == {"tickers": [{"name": "btc_usd"}]}
+async def _is_available(api: Api) -> bool:
+    return (await api.execute("{ tickers { name } }")).get("data") == {"tickers": [{"name": "btc_usd"}]}
 
 
-async def _says_unavailable(api: Api) -> None:
+async def _check_unavailable(api: Api) -> None:
     code, message = await api.error("{ tickers { name } }")
     assert (code, message) == ("UNAVAILABLE", "The database is unavailable. Retry in a few seconds.")
     async with api.session.get(f"{api.url}/health") as response:
@@ -58,7 +58,7 @@ async def _says_unavailable(api: Api) -> None:
         assert (await response.json())["status"] == "unavailable"
 
 
-async def test_a_browser_gets_graphiql_from_files_of_our_own(api: Api) -> None:
+async def test_graphiql_uses_only_files_of_this_server(api: Api) -> None:
     async with api.session.get(f"{api.url}/graphql", headers={"Accept": "text/html"}) as response:
         page = await response.text()
     assert response.status == 200
@@ -69,7 +69,7 @@ async def test_a_browser_gets_graphiql_from_files_of_our_own(api: Api) -> None:
             assert response.status == 200, link
 
 
-def test_vendored_files_are_the_published_ones() -> None:
+def test_vendored_files_match_their_published_checksums() -> None:
     vendor = STATIC_DIR / "vendor"
     lines = (vendor / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
@@ -80,7 +80,7 @@ def test_vendored_files_are_the_published_ones() -> None:
         assert name in (vendor / "README.md").read_text()
 
 
-async def test_an_unexpected_error_shows_nothing_of_the_inside(
+async def test_an_unexpected_error_exposes_no_internal_details(
     api: Api, db: Database, caplog: pytest.LogCaptureFixture
 ) -> None:
     await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
@@ -92,8 +92,8 @@ async def test_an_unexpected_error_shows_nothing_of_the_inside(
     assert 'column "observed_at" does not exist' in caplog.text
 
 
-async def test_a_database_without_tables_is_not_well(empty_dsn: str) -> None:
-    async with serving(Settings(database_url=empty_dsn)) as api:
+async def test_health_fails_for_a_database_without_tables(empty_dsn: str) -> None:
+    async with run_api(Settings(database_url=empty_dsn)) as api:
         async with api.session.get(f"{api.url}/health") as response:
             assert (response.status, response.headers["Retry-After"]) == (503, "2")
             assert "python -m db migrate" in (await response.json())["database"]
@@ -103,20 +103,20 @@ async def test_a_database_without_tables_is_not_well(empty_dsn: str) -> None:
 
 
 @pytest.mark.parametrize("body", ["null", "7", '"x"', "", "{", "\xff"])
-async def test_a_body_that_is_no_object_is_the_clients_mistake(api: Api, body: str) -> None:
+async def test_a_body_that_is_not_an_object_is_a_client_error(api: Api, body: str) -> None:
     headers = {"Content-Type": "application/json"}
     async with api.session.post(f"{api.url}/graphql", data=body.encode("latin-1"), headers=headers) as response:
         assert response.status == 400
 
 
-async def test_files_are_what_they_are_said_to_be_and_kept_as_long_as_they_stay_so(api: Api) -> None:
-    for path, kept in (
+async def test_static_files_have_cache_headers_and_etags(api: Api) -> None:
+    for path, cache_control in (
         ("vendor/react-18.3.1.production.min.js", "public, max-age=31536000, immutable"),
         ("page.css", "no-cache"),
     ):
         async with api.session.get(f"{api.url}/static/{path}") as response:
             assert response.status == 200
-            assert response.headers["Cache-Control"] == kept
+            assert response.headers["Cache-Control"] == cache_control
             assert response.headers["X-Content-Type-Options"] == "nosniff"
             tag = response.headers["ETag"]
         async with api.session.get(f"{api.url}/static/{path}", headers={"If-None-Match": tag}) as response:
@@ -126,7 +126,7 @@ async def test_files_are_what_they_are_said_to_be_and_kept_as_long_as_they_stay_
 
 
 @pytest.mark.parametrize("path", ["/nothing", "/static/nothing.css", "/v1/nothing"])
-async def test_a_browser_gets_a_page_where_nothing_is_and_a_program_a_problem(api: Api, path: str) -> None:
+async def test_an_unknown_path_is_a_page_for_browsers_and_a_problem_for_programs(api: Api, path: str) -> None:
     async with api.session.get(api.url + path, headers={"Accept": "text/html,*/*;q=0.8"}) as response:
         assert (response.status, response.content_type) == (404, "text/html")
     async with api.session.get(api.url + path) as response:

@@ -1,4 +1,4 @@
-"""Who may read, and who may ask what there is."""
+"""API keys and introspection: which requests need a key, and what a hidden schema reveals."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -8,8 +8,8 @@ from pydantic import SecretStr, ValidationError
 
 from db.pool import Database
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE, row, store, track
 
 OLD, NEW = "an-old-key", "a-new-key"
 
@@ -19,8 +19,8 @@ def _digest(key: str) -> str:
 
 
 @pytest.fixture
-async def closed(dsn: str) -> AsyncIterator[Api]:
-    """An API that two keys may read, and whose schema nobody may ask for."""
+async def protected_api(dsn: str) -> AsyncIterator[Api]:
+    """An API with two API keys, and without introspection."""
     settings = Settings(
         database_url=dsn,
         api_keys=(_digest(OLD), _digest(NEW)),
@@ -28,8 +28,8 @@ async def closed(dsn: str) -> AsyncIterator[Api]:
         introspection=False,
         graphiql=False,
     )
-    async with serving(settings) as running:
-        yield running
+    async with run_api(settings) as running_api:
+        yield running_api
 
 
 @pytest.mark.parametrize("path", ["/graphql?query={tickers{name}}", "/prices?ticker=btc_usd", "/v1/prices/last?ticker=btc_usd"])
@@ -47,10 +47,10 @@ async def closed(dsn: str) -> AsyncIterator[Api]:
         ({"X-API-Key": "\xe9"}, 401),
     ],
 )
-async def test_prices_need_one_of_the_keys(closed: Api, path: str, headers: dict[str, str], status: int) -> None:
-    async with closed.session.get(closed.url + path, headers=headers) as response:
+async def test_prices_need_a_valid_key(protected_api: Api, path: str, headers: dict[str, str], status: int) -> None:
+    async with protected_api.session.get(protected_api.url + path, headers=headers) as response:
         body = await response.text()
-        # REST knows no btc_usd yet.
+        # btc_usd is unknown to REST: this test tracks no ticker.
         assert response.status == (404 if status == 200 and "/prices" in path else status), body
         if status == 401:
             assert response.headers["WWW-Authenticate"] == "Bearer"
@@ -58,12 +58,12 @@ async def test_prices_need_one_of_the_keys(closed: Api, path: str, headers: dict
 
 
 @pytest.mark.parametrize("path", ["/health", "/v1/health", "/docs", "/openapi.json", "/static/live/live.css"])
-async def test_what_tells_no_prices_needs_none(closed: Api, path: str) -> None:
-    async with closed.session.get(closed.url + path) as response:
+async def test_paths_without_prices_need_no_key(protected_api: Api, path: str) -> None:
+    async with protected_api.session.get(protected_api.url + path) as response:
         assert response.status == 200
 
 
-async def test_a_closed_schema_tells_and_suggests_no_names(closed: Api) -> None:
+async def test_without_introspection_the_schema_is_hidden_and_errors_suggest_no_names(protected_api: Api) -> None:
     headers = {"X-API-Key": NEW}
     for query in (
         "{ __schema { types { name } } }",
@@ -71,27 +71,29 @@ async def test_a_closed_schema_tells_and_suggests_no_names(closed: Api) -> None:
         "{ ticker }",
         '{ latest(tiker: "a") { ts } }',
     ):
-        async with closed.session.post(f"{closed.url}/graphql", json={"query": query}, headers=headers) as response:
+        async with protected_api.session.post(
+            f"{protected_api.url}/graphql", json={"query": query}, headers=headers
+        ) as response:
             body = await response.text()
         assert "GRAPHQL_VALIDATION_FAILED" in body
         assert "Did you mean" not in body
         assert "Source" not in body
-    async with closed.session.get(f"{closed.url}/graphql", headers=headers | {"Accept": "text/html"}) as response:
+    async with protected_api.session.get(f"{protected_api.url}/graphql", headers=headers | {"Accept": "text/html"}) as response:
         assert response.status == 406
 
 
-async def test_an_open_schema_suggests(api: Api) -> None:
+async def test_with_introspection_errors_suggest_names(api: Api) -> None:
     _, message = await api.error('{ latest(ticker: "a", tiker: "a") { ts } }')
     assert "Did you mean 'ticker'" in message
 
 
-def test_a_key_instead_of_its_digest_is_refused() -> None:
+def test_a_key_instead_of_its_digest_is_rejected() -> None:
     with pytest.raises(SystemExit, match="API_KEYS: should be SHA-256 digests of keys, 64 hexadecimal digits each, not keys"):
         Settings.read(api_keys="secret")
 
 
-async def test_the_pages_tell_no_prices_and_are_open(dsn: str) -> None:
-    async with serving(Settings(database_url=dsn, api_keys=(_digest(OLD),))) as api:
+async def test_html_pages_need_no_key(dsn: str) -> None:
+    async with run_api(Settings(database_url=dsn, api_keys=(_digest(OLD),))) as api:
         for path in ("/", "/graphql"):
             async with api.session.get(api.url + path, headers={"Accept": "text/html"}) as response:
                 assert (response.status, response.content_type) == (200, "text/html")
@@ -99,21 +101,21 @@ async def test_the_pages_tell_no_prices_and_are_open(dsn: str) -> None:
             assert response.status == 401
 
 
-def test_a_token_that_no_header_carries_is_refused_at_the_start() -> None:
+def test_a_token_that_is_not_ascii_is_rejected_at_startup() -> None:
     with pytest.raises(ValidationError, match="ASCII"):
         Settings(database_url="postgresql://a/b", admin_token=SecretStr("gehéim"))
 
 
 @pytest.mark.parametrize("path", ["/prices?ticker=btc_usd", "/prices/last?ticker=btc_usd", "/prices/filter?ticker=btc_usd"])
-async def test_nobody_on_the_way_keeps_an_answer_that_needed_a_key(dsn: str, db: Database, path: str) -> None:
+async def test_responses_that_needed_a_key_are_private(dsn: str, db: Database, path: str) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
-    for keys, private in (((_digest(NEW),), True), ((), False)):
+    for keys, is_private in (((_digest(NEW),), True), ((), False)):
         async with (
-            serving(Settings(database_url=dsn, api_keys=keys)) as api,
+            run_api(Settings(database_url=dsn, api_keys=keys)) as api,
             api.session.get(api.url + path, headers={"X-API-Key": NEW} if keys else {}) as response,
         ):
             assert response.status == 200
-            assert (response.headers.get("Cache-Control") == "private") is private
+            assert (response.headers.get("Cache-Control") == "private") is is_private
             vary = {name.strip() for name in response.headers["Vary"].split(",")}
-            assert (vary >= {"Authorization", "X-API-Key"}) is private
+            assert (vary >= {"Authorization", "X-API-Key"}) is is_private

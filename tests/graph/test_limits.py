@@ -1,4 +1,4 @@
-"""How big a document may be, and how much it may ask for: told before it is validated, and before any SQL runs."""
+"""Limits on the size and the cost of a document, checked before validation and before any SQL runs."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from graph.errors import TooComplexError
 from graph.http import protocol, request
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
-from tests.stored import MINUTE
+from tests.sample_data import MINUTE
 
 
 def _cost(query: str, **variables: Any) -> int:
@@ -33,7 +33,7 @@ def _nested(levels: int) -> str:
     return "{ a " * levels + "}" * levels
 
 
-TOO_MUCH = {
+OVERSIZED = {
     "definitions": "{ a } " + " ".join(f"fragment f{i} on Query {{ a }}" for i in range(60)),
     "variables": "query (" + " ".join(f"$v{i}: Int" for i in range(60)) + ") { a }",
     "directives": "{ " + "a @skip(if: false) " * 60 + "}",
@@ -50,33 +50,33 @@ TOO_MUCH = {
     + " { ...f0 }",
     "fragments that double side by side": " ".join(f"fragment f{i} on T {{ ...f{i + 1} ...f{i + 1} }}" for i in range(40))
     + " fragment f40 on T { a } { ...f0 }",
-    "fragments that nobody spreads": "{ a } fragment f on T { " + "a { b } " * 600 + "}",
+    "unused fragments": "{ a } fragment f on T { " + "a { b } " * 600 + "}",
     "directives on variables": "query (" + " ".join(f"$v{i}: Int @a @b" for i in range(40)) + ") { a }",
-    "levels beyond what can be read": _nested(900),
-    "an introspection of endless depth": "{ __schema { types { " + "fields { type { " * 20 + "name" + " } }" * 20 + " } } }",
+    "levels beyond the limit of the parser": _nested(900),
+    "introspection of great depth": "{ __schema { types { " + "fields { type { " * 20 + "name" + " } }" * 20 + " } } }",
 }
 
 
-@pytest.mark.parametrize("what", TOO_MUCH)
-def test_a_document_that_is_too_big_is_refused_before_anything_else(what: str) -> None:
+@pytest.mark.parametrize("case", OVERSIZED)
+def test_an_oversized_document_is_rejected_before_validation(case: str) -> None:
     with pytest.raises((TooComplexError, GraphQLError)):
-        Document(TOO_MUCH[what])
+        Document(OVERSIZED[case])
 
 
-def test_fragments_that_double_and_hold_nothing_are_read_as_fast_as_others() -> None:
+def test_doubling_fragments_without_fields_are_measured_quickly() -> None:
     chain = " ".join(f"fragment f{i} on Query {{ ...f{i + 1} ...f{i + 1} }}" for i in range(40))
-    document = Document(f"{{ ...f0 }} {chain} fragment f40 on Query {{ ...nobody }}")
+    document = Document(f"{{ ...f0 }} {chain} fragment f40 on Query {{ ...missing }}")
     assert limits.estimate_cost(document.selections, document.operation(None), {}) == 0
 
 
-def test_fragments_that_lead_back_to_themselves_are_left_to_validation() -> None:
+def test_cyclic_fragments_are_left_to_validation() -> None:
     Document("fragment a on Query { ...b } fragment b on Query { ...a } { ...a tickers { name } }")
 
 
 @pytest.mark.parametrize(
     "options", [{}, {"directive_is_repeatable": True, "schema_description": True, "input_value_deprecation": True}]
 )
-def test_what_graphiql_and_the_generators_ask_passes(options: dict[str, bool]) -> None:
+def test_introspection_queries_of_tools_are_within_the_limits(options: dict[str, bool]) -> None:
     Document(get_introspection_query(**options))
 
 
@@ -112,16 +112,16 @@ def test_the_cost_is_rows_times_fields(query: str, variables: dict[str, Any], co
     assert _cost(query, **variables) == cost
 
 
-async def test_what_costs_too_much_is_told_the_cost_the_bound_and_what_to_do(api: Api) -> None:
-    one = 'range(ticker: "a", from: 0, to: 3000000) { id ts price time source }'
-    query = f"{{ a: {one} b: {one} c: {one} }}"
+async def test_the_error_of_an_expensive_query_names_cost_limit_and_remedy(api: Api) -> None:
+    field_text = 'range(ticker: "a", from: 0, to: 3000000) { id ts price time source }'
+    query = f"{{ a: {field_text} b: {field_text} c: {field_text} }}"
     code, message = await api.error(query)
     assert (code, _cost(query) > MAX_COST) == ("QUERY_TOO_COMPLEX", True)
     assert message.startswith("The query costs 750000 (rows times fields); the maximum is 500000. Request a shorter window")
 
 
-def test_the_manual_lists_every_bound() -> None:
-    bounds = {
+def test_the_manual_lists_every_limit() -> None:
+    expected_limits = {
         "request line and headers": (protocol.MAX_HEADER_BYTES, "431"),
         "seconds until a request is there, whole": (int(protocol.REQUEST_TIMEOUT_S), "408"),
         "seconds in which nothing of an answer is read": (int(protocol.WRITE_TIMEOUT_S), "closed"),
@@ -147,14 +147,14 @@ def test_the_manual_lists_every_bound() -> None:
     section = (ROOT / "README.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
     table = section.partition("| bound | setting |")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")][1:]
-    assert {name: (int(re.sub(r"\D", "", value)), code.strip("`")) for name, value, code in rows} == bounds
+    assert {name: (int(re.sub(r"\D", "", value)), code.strip("`")) for name, value, code in rows} == expected_limits
 
 
-async def test_the_cost_is_told_on_request(api: Api) -> None:
+async def test_the_cost_is_returned_on_request(api: Api) -> None:
     body = {"query": "{ tickers { name } }", "extensions": {"cost": True}}
     async with api.session.post(f"{api.url}/graphql", json=body) as response:
-        answer = json.loads(await response.text())
-    assert answer["extensions"] == {"cost": {"asked": 200, "most": MAX_COST}}
+        result = json.loads(await response.text())
+    assert result["extensions"] == {"cost": {"asked": 200, "most": MAX_COST}}
 
 
 COSTED = {
@@ -167,15 +167,15 @@ COSTED = {
     "GapConnection.nodes": "gaps { nodes { a } }",
     "GapConnection.edges": "gaps { edges { a } }",
 }
-"""Lists by themselves: each costs more than what is no list."""
-COSTED_ABOVE = {"Series": "series", "Coverage": "coverage"}
-"""Types that hold lists, whose fields of this name cost by the minutes of the window."""
+"""Lists, each with a query; a list costs more than a field that is not a list."""
+COSTED_BY_WINDOW = {"Series": "series", "Coverage": "coverage"}
+"""Types with lists, each with the name of its field, whose cost grows with the minutes of the window."""
 FREE = {"FetchReceipt.tickers"}
-"""No longer than what was sent."""
+"""This list is no longer than the list in the request."""
 
 
 def test_every_list_of_the_schema_has_a_cost() -> None:
-    """A list field that nobody thought of would be free: add it to `limits`, and here."""
+    """A new list field without a cost would be free: add it to `limits` and to this test."""
     schema = build_schema((ROOT / "graph" / "schema.graphql").read_text())
     lists = {
         f"{named.name}.{name}"
@@ -184,8 +184,8 @@ def test_every_list_of_the_schema_has_a_cost() -> None:
         for name, field in named.fields.items()
         if isinstance(get_nullable_type(field.type), GraphQLList)
     }
-    assert {name for name in lists if name.partition(".")[0] not in COSTED_ABOVE} == set(COSTED) | FREE
+    assert {name for name in lists if name.partition(".")[0] not in COSTED_BY_WINDOW} == set(COSTED) | FREE
     for name, query in COSTED.items():
         assert _cost(f"{{ {query} }}") >= 10, name
-    for name in COSTED_ABOVE.values():
+    for name in COSTED_BY_WINDOW.values():
         assert _cost(f"{{ {name}(from: {MINUTE}, to: {MINUTE + 600}) {{ a }} }}") >= 10, name

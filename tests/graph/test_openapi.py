@@ -1,4 +1,4 @@
-"""The OpenAPI document is valid, complete, and true."""
+"""The OpenAPI document is valid and complete, and matches the API."""
 
 import asyncio
 import os
@@ -13,8 +13,8 @@ from db.pool import Database
 from graph.http.rest.openapi import build_document
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE, row, store, track
 
 CONFIG = Path(__file__).with_name("schemathesis.toml")
 
@@ -33,7 +33,7 @@ PATHS = {
 }
 
 
-def test_the_document_is_valid_and_tells_every_path_status_and_example() -> None:
+def test_the_document_is_valid_and_lists_every_path_status_and_example() -> None:
     api = build_document()
     validate(api)
     assert api["openapi"].startswith("3.1")
@@ -62,18 +62,18 @@ async def test_examples_of_the_document_are_accepted(api: Api, db: Database) -> 
             assert response.status == 200, (path, query, await response.text())
 
 
-# An index name is a string, but not any string is one, and GraphQL's schema cannot say so.
-GRAPHQL = ("--exclude-checks", "positive_data_acceptance,not_a_server_error")
+# Not every string is an index name, and a GraphQL schema cannot express that.
+GRAPHQL_OPTIONS = ("--exclude-checks", "positive_data_acceptance,not_a_server_error")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("schema", "options"), [("openapi.json", ()), ("graphql", GRAPHQL)])
-async def test_schemathesis_finds_nothing(
+@pytest.mark.parametrize(("schema", "options"), [("openapi.json", ()), ("graphql", GRAPHQL_OPTIONS)])
+async def test_schemathesis_finds_no_failures(
     dsn: str, redis_url: str, db: Database, tmp_path: Path, schema: str, options: tuple[str, ...]
 ) -> None:
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(10)])
-    async with serving(Settings(database_url=dsn, redis_url=redis_url)) as api:
+    async with run_api(Settings(database_url=dsn, redis_url=redis_url)) as api:
         process = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / "schemathesis"), "--config-file", str(CONFIG)),
             *("run", f"{api.url}/{schema}", *(("--url", api.url) if schema == "openapi.json" else ())),
@@ -83,18 +83,18 @@ async def test_schemathesis_finds_nothing(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        said, _ = await process.communicate()
-    assert process.returncode == 0, said.decode()
+        output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()
 
 
 @pytest.mark.parametrize("path", ["/graphql", "/docs", "/api/docs", "/redoc", "/api/redoc"])
-async def test_pages_are_made_of_files_of_our_own(api: Api, path: str) -> None:
+async def test_html_pages_use_only_files_of_this_server(api: Api, path: str) -> None:
     async with api.session.get(f"{api.url}{path}", headers={"Accept": "text/html"}) as response:
         page = await response.text()
     assert response.status == 200
     policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
     assert policy["default-src"] == "'self'"
-    assert "script-src" not in policy, "what default-src says holds for scripts: no inline ones, no eval"
+    assert "script-src" not in policy, "default-src must apply to scripts: no inline scripts, no eval"
     assert re.findall(r"<script(?![^>]*\bsrc=)|\bon\w+=", page) == []
     assert "//" not in page.replace("<!doctype html>", "")
     for link in [part.split('"')[0] for part in page.replace('src="', 'href="').split('href="')[1:]]:

@@ -1,4 +1,4 @@
-"""What each field of the query answers."""
+"""The results of each query field."""
 
 import time
 
@@ -7,18 +7,18 @@ import pytest
 from db.pool import Database
 from db.tables import Source
 from tests.graph.conftest import Api
-from tests.stored import MINUTE, row, store, track
+from tests.sample_data import MINUTE, row, store, track
 
 
 @pytest.fixture
 async def five(db: Database) -> None:
-    """Five minutes of btc_usd; eth_usd known and empty."""
+    """Five minutes of btc_usd; eth_usd is tracked and has no prices."""
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.50") for i in range(5)])
 
 
 @pytest.mark.usefixtures("five")
-async def test_latest_gives_every_field_of_the_newest_price(api: Api) -> None:
+async def test_latest_returns_every_field_of_the_newest_price(api: Api) -> None:
     data = await api.data('{ latest(ticker: "btc_usd") { id ticker ts time price observedAt source __typename } }')
     assert int(data["latest"].pop("id")) > 0
     assert data["latest"] == {
@@ -33,7 +33,7 @@ async def test_latest_gives_every_field_of_the_newest_price(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("five")
-async def test_known_but_empty_is_null_and_unknown_is_an_error_that_helps(api: Api) -> None:
+async def test_a_ticker_without_prices_is_null_and_an_unknown_one_is_an_error_with_a_suggestion(api: Api) -> None:
     assert await api.data('{ latest(ticker: "eth_usd") { price } }') == {"latest": None}
     assert await api.data('{ ticker(name: "eth_uds") { name } }') == {"ticker": None}
     for query in (
@@ -49,7 +49,7 @@ async def test_known_but_empty_is_null_and_unknown_is_an_error_that_helps(api: A
 
 
 @pytest.mark.usefixtures("five")
-async def test_latest_prices_come_in_the_order_asked_for(api: Api, db: Database) -> None:
+async def test_latest_prices_are_in_the_requested_order(api: Api, db: Database) -> None:
     await store(db, [row("eth_usd", MINUTE)])
     data = await api.data('{ latestPrices(tickers: ["eth_usd", "btc_usd", "eth_usd"]) { ticker } }')
     assert [price["ticker"] for price in data["latestPrices"]] == ["eth_usd", "btc_usd"]
@@ -57,7 +57,7 @@ async def test_latest_prices_come_in_the_order_asked_for(api: Api, db: Database)
     assert [price["ticker"] for price in data["latestPrices"]] == ["btc_usd", "eth_usd"]
 
 
-async def test_tickers_tell_their_age_and_whether_they_are_stale(api: Api, db: Database) -> None:
+async def test_tickers_have_their_age_and_staleness(api: Api, db: Database) -> None:
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", "eth_usd", "old_usd", since=now - 600)
     await track(db, "btc_usd", "eth_usd", since=now - 60)
@@ -72,13 +72,13 @@ async def test_tickers_tell_their_age_and_whether_they_are_stale(api: Api, db: D
 
 @pytest.mark.usefixtures("five")
 @pytest.mark.parametrize("low", [str(MINUTE + 60), '"2024-01-15T11:41:00Z"', '"2024-01-15T12:41:00+01:00"'])
-async def test_range_is_half_open_and_reads_times_in_both_spellings(api: Api, low: str) -> None:
+async def test_range_is_half_open_and_accepts_both_time_formats(api: Api, low: str) -> None:
     data = await api.data(f'{{ range(ticker: "btc_usd", from: {low}, to: {MINUTE + 180}) {{ ts }} }}')
     assert [price["ts"] for price in data["range"]] == [MINUTE + 60, MINUTE + 120]
 
 
 @pytest.mark.usefixtures("five")
-async def test_range_tiles_and_turns_around(api: Api) -> None:
+async def test_adjacent_ranges_join_and_order_reverses_a_range(api: Api) -> None:
     query = """query ($a: UnixTime!, $b: UnixTime!, $c: UnixTime!) {
         left: range(ticker: "btc_usd", from: $a, to: $b) { ts }
         right: range(ticker: "btc_usd", from: $b, to: $c) { ts }
@@ -89,7 +89,7 @@ async def test_range_tiles_and_turns_around(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("five")
-async def test_range_without_an_end_means_now(api: Api, db: Database) -> None:
+async def test_a_range_without_an_end_extends_to_now(api: Api, db: Database) -> None:
     now = int(time.time()) // 60 * 60
     await store(db, [row("eth_usd", now)])
     data = await api.data('query ($a: UnixTime!) { range(ticker: "eth_usd", from: $a) { ts } }', a=now - 3600)
@@ -97,7 +97,7 @@ async def test_range_without_an_end_means_now(api: Api, db: Database) -> None:
 
 
 @pytest.mark.usefixtures("five")
-async def test_price_at_gives_the_last_one_observed_and_never_one_too_old(api: Api) -> None:
+async def test_price_at_returns_the_last_observed_price_and_none_older_than_max_age(api: Api) -> None:
     query = 'query ($at: UnixTime!, $age: Int! = 300) { priceAt(ticker: "btc_usd", at: $at, maxAge: $age) { ts } }'
     assert await api.data(query, at=MINUTE) == {"priceAt": None}
     assert await api.data(query, at=MINUTE + 1) == {"priceAt": {"ts": MINUTE}}
@@ -108,7 +108,7 @@ async def test_price_at_gives_the_last_one_observed_and_never_one_too_old(api: A
     assert await api.data(query, at=7_258_118_399, age=2**31 - 1) == {"priceAt": None}
 
 
-async def test_a_price_keeps_every_digit_and_says_where_it_is_from(api: Api, db: Database) -> None:
+async def test_a_price_has_every_digit_and_its_source(api: Api, db: Database) -> None:
     await track(db, "s_usdc")
     await store(
         db,

@@ -1,6 +1,6 @@
-"""What clients rely on stays: nothing goes, or changes its meaning, that was not deprecated in the last release.
+"""The schema breaks no client: only parts that the last release deprecated are removed or changed.
 
-`released.graphql` is the schema of the last release; a release copies `graph/schema.graphql` there.
+`released.graphql` is the schema of the last release. Each release copies `graph/schema.graphql` there.
 """
 
 from pathlib import Path
@@ -20,26 +20,26 @@ from graphql import (
 from tests.conftest import ROOT
 
 RELEASED = (Path(__file__).parent / "released.graphql").read_text()
-NOW = (ROOT / "graph" / "schema.graphql").read_text()
+CURRENT = (ROOT / "graph" / "schema.graphql").read_text()
 
 
-class _WithoutDeprecated(Visitor):
+class _DeprecatedRemover(Visitor):
     def enter(self, node: Any, *_: Any) -> Any:
         deprecated = any(one.name.value == "deprecated" for one in getattr(node, "directives", None) or ())
         return REMOVE if deprecated else None
 
 
-def kept(released: str) -> GraphQLSchema:
-    """A schema without what was deprecated in it."""
-    return build_ast_schema(visit(parse(released), _WithoutDeprecated()))
+def without_deprecated(released: str) -> GraphQLSchema:
+    """Returns the schema without its deprecated parts."""
+    return build_ast_schema(visit(parse(released), _DeprecatedRemover()))
 
 
-def test_nothing_is_broken_that_was_released() -> None:
-    assert [one.description for one in find_breaking_changes(kept(RELEASED), build_schema(NOW))] == []
+def test_the_schema_breaks_nothing_that_was_released() -> None:
+    assert [one.description for one in find_breaking_changes(without_deprecated(RELEASED), build_schema(CURRENT))] == []
 
 
-def test_only_what_was_deprecated_may_go() -> None:
-    now = build_schema("type Query { b: Int }")
-    assert find_breaking_changes(kept('type Query { a: Int @deprecated(reason: "b") b: Int }'), now) == []
-    (broken,) = find_breaking_changes(kept("type Query { a: Int b: Int }"), now)
-    assert "a was removed" in broken.description
+def test_only_deprecated_fields_may_be_removed() -> None:
+    current = build_schema("type Query { b: Int }")
+    assert find_breaking_changes(without_deprecated('type Query { a: Int @deprecated(reason: "b") b: Int }'), current) == []
+    (breaking_change,) = find_breaking_changes(without_deprecated("type Query { a: Int b: Int }"), current)
+    assert "a was removed" in breaking_change.description

@@ -1,4 +1,4 @@
-"""Answers read from a real streaming replica: never too old, never kept where they lack something, and never missing."""
+"""Reads from a real streaming replica: responses are never too old, never cached when outdated, and never missing."""
 
 import asyncio
 import contextlib
@@ -20,20 +20,20 @@ from db.pool import Database, open_database
 from db.queries import write_lock
 from graph.settings import Settings
 from tests import replicas
-from tests.graph.conftest import Api, serving
-from tests.graph.test_live import listening
-from tests.stored import MINUTE, row, store, track
-from tests.waiting import until
+from tests.graph.conftest import Api, run_api
+from tests.graph.test_live_events import subscribe
+from tests.sample_data import MINUTE, row, store, track
+from tests.wait import wait_until
 
 pytestmark = pytest.mark.slow
 
-BEHIND_MOST_S = 4.0
+MAX_LAG_S = 4.0
 LATEST = '{ latest(ticker: "btc_usd") { ts } }'
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A primary that somebody writes to, and its replica."""
+    """A primary with a database connection for writes, and its replica."""
 
     primary: Server
     replica: Server
@@ -49,25 +49,25 @@ def primary(tmp_path: Path) -> Iterator[Server]:
 @pytest.fixture
 async def pair(primary: Server, tmp_path: Path) -> AsyncIterator[Pair]:
     await asyncio.to_thread(migrate.upgrade, primary.url)
-    await asyncio.to_thread(replicas.copied, primary, tmp_path)
-    with replicas.following(tmp_path) as replica:
+    await asyncio.to_thread(replicas.copy_primary, primary, tmp_path)
+    with replicas.run_replica(tmp_path) as replica:
         async with open_database(primary.url, application_name="tests") as db:
             await track(db, "btc_usd")
             await store(db, [row("btc_usd", MINUTE)])
             yield Pair(primary, replica, db)
 
 
-def _reading(pair: Pair, **settings: Any) -> contextlib.AbstractAsyncContextManager[Api]:
+def _run_api_with_replica(pair: Pair, **settings: Any) -> contextlib.AbstractAsyncContextManager[Api]:
     urls: Any = {"database_url": pair.primary.url, "database_read_url": pair.replica.url}
-    return serving(Settings(**{"replica_behind_most_s": BEHIND_MOST_S, **urls, **settings}))
+    return run_api(Settings(**{"replica_behind_most_s": MAX_LAG_S, **urls, **settings}))
 
 
-def _read_by(server: str) -> float:
+def _read_count(server: str) -> float:
     return REGISTRY.get_sample_value("tickgraph_reads_by_server_total", {"server": server}) or 0.0
 
 
 async def _latest(api: Api, number: int) -> int:
-    """The newest minute, asked for in another way each time."""
+    """Returns the newest minute; `number` chooses GraphQL by POST, REST, or GraphQL by GET."""
     match number % 3:
         case 0:
             ts = (await api.data(LATEST))["latest"]["ts"]
@@ -80,12 +80,12 @@ async def _latest(api: Api, number: int) -> int:
     return int(ts)
 
 
-async def _is_read(api: Api, server: str) -> bool:
-    """Whether an answer is read there and nowhere else."""
-    before = _read_by("replica"), _read_by("primary")
+async def _reads_only_from(api: Api, server: str) -> bool:
+    """Returns whether a request reads from this server and from no other."""
+    previous = _read_count("replica"), _read_count("primary")
     await api.data("{ tickers { name ageS } }")
-    grown = {"replica": _read_by("replica") > before[0], "primary": _read_by("primary") > before[1]}
-    return [name for name, has_grown in grown.items() if has_grown] == [server]
+    increased = {"replica": _read_count("replica") > previous[0], "primary": _read_count("primary") > previous[1]}
+    return [name for name, has_grown in increased.items() if has_grown] == [server]
 
 
 async def _replay(pair: Pair, verb: str) -> None:
@@ -94,122 +94,124 @@ async def _replay(pair: Pair, verb: str) -> None:
     await connection.close()
 
 
-async def test_an_answer_is_never_older_than_the_bound_and_is_kept_only_where_it_lacks_nothing(pair: Pair) -> None:
-    async with _reading(pair) as api:
-        await until(lambda: _is_read(api, "replica"))
-        await until(lambda: _is(api, MINUTE))
+async def test_responses_are_never_older_than_the_maximum_lag_and_cached_only_when_current(pair: Pair) -> None:
+    async with _run_api_with_replica(pair) as api:
+        await wait_until(lambda: _reads_only_from(api, "replica"))
+        await wait_until(lambda: _is_latest(api, MINUTE))
         await _replay(pair, "pause")
         await store(pair.db, [row("btc_usd", MINUTE + 60)])
         stored_at = time.monotonic()
-        old = 0
+        stale_count = 0
         for number in itertools.count():
-            asked_at = time.monotonic()
+            requested_at = time.monotonic()
             if await _latest(api, number) == MINUTE + 60:
                 break
-            assert asked_at < stored_at + BEHIND_MOST_S
-            old += 1
-        assert old, "the replica is behind, and is read"
-        await until(lambda: _is_read(api, "primary"))
+            assert requested_at < stored_at + MAX_LAG_S
+            stale_count += 1
+        assert stale_count, "no request read from the lagging replica"
+        await wait_until(lambda: _reads_only_from(api, "primary"))
         for number in range(6):
             assert await _latest(api, number) == MINUTE + 60
         await _replay(pair, "resume")
-        await until(lambda: _is_read(api, "replica"))
+        await wait_until(lambda: _reads_only_from(api, "replica"))
         for number in range(6):
             assert await _latest(api, number) == MINUTE + 60
 
 
-async def _is(api: Api, minute: int) -> bool:
+async def _is_latest(api: Api, minute: int) -> bool:
     return await _latest(api, 0) == minute
 
 
-async def test_a_replica_that_is_killed_is_not_missed(pair: Pair) -> None:
-    async with _reading(pair, answer_cache_mb=0) as api:
-        await until(lambda: _is_read(api, "replica"))
-        asking = [asyncio.create_task(_ask_until(api, MINUTE + 60)) for _ in range(4)]
+async def test_requests_succeed_when_the_replica_is_killed(pair: Pair) -> None:
+    async with _run_api_with_replica(pair, answer_cache_mb=0) as api:
+        await wait_until(lambda: _reads_only_from(api, "replica"))
+        pending = [asyncio.create_task(_request_until(api, MINUTE + 60)) for _ in range(4)]
         await asyncio.sleep(0)
         pair.replica.process.kill()
-        await until(lambda: _is_read(api, "primary"))
+        await wait_until(lambda: _reads_only_from(api, "primary"))
         await store(pair.db, [row("btc_usd", MINUTE + 60)])
-        assert await asyncio.gather(*asking)
+        assert await asyncio.gather(*pending)
 
 
-async def _ask_until(api: Api, minute: int) -> int:
-    """Fails where a question gets no answer; how many there were."""
+async def _request_until(api: Api, minute: int) -> int:
+    """Sends requests until one returns the minute; returns their count. Fails if a request fails."""
     for number in itertools.count():
         if await _latest(api, number) == minute:
             return number + 1
     raise AssertionError
 
 
-async def test_an_answer_of_several_statements_is_whole_when_the_replica_dies(pair: Pair) -> None:
-    async with _reading(pair) as api:
-        await until(lambda: _is_read(api, "replica"))
+async def test_a_response_of_several_statements_is_complete_when_the_replica_dies(pair: Pair) -> None:
+    async with _run_api_with_replica(pair) as api:
+        await wait_until(lambda: _reads_only_from(api, "replica"))
         writer = await asyncpg.connect(pair.primary.url)
         async with writer.transaction():
-            await writer.execute("LOCK TABLE ticker")  # the replica's is locked with it
-            await until(lambda: _reads_wait(pair, 0))
-            asking = asyncio.create_task(api.data('{ a: ticker(name: "btc_usd") { name } b: tickers { name } }'))
-            await until(lambda: _reads_wait(pair, 2))
+            await writer.execute("LOCK TABLE ticker")  # locks the table on the replica, too
+            await wait_until(lambda: _reads_wait(pair, 0))
+            pending = asyncio.create_task(api.data('{ a: ticker(name: "btc_usd") { name } b: tickers { name } }'))
+            await wait_until(lambda: _reads_wait(pair, 2))
             pair.replica.process.kill()
-        assert await asking == {"a": {"name": "btc_usd"}, "b": [{"name": "btc_usd"}]}
+        assert await pending == {"a": {"name": "btc_usd"}, "b": [{"name": "btc_usd"}]}
         await writer.close()
 
 
 async def _reads_wait(pair: Pair, count: int) -> bool:
-    """Whether so many statements wait on the replica for a lock that it has heard of."""
+    """Returns whether `count` statements wait on the replica for the lock that it has replayed."""
     connection = await asyncpg.connect(pair.replica.url)
-    held = "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'ticker'::regclass AND granted"
-    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
-    found = await connection.fetchval(held), await connection.fetchval(waiting)
+    lock_query = (
+        "SELECT count(*) FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'ticker'::regclass AND granted"
+    )
+    waiting_query = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    found = await connection.fetchval(lock_query), await connection.fetchval(waiting_query)
     await connection.close()
     return found == (1, count)
 
 
-async def test_while_the_primary_is_away_answers_go_on_until_the_bound(pair: Pair, primary: Server) -> None:
-    async with _reading(pair, answer_cache_mb=0, replica_behind_most_s=300) as api:
-        await until(lambda: _is_read(api, "replica"))
+async def test_the_replica_serves_reads_while_the_primary_is_down(pair: Pair, primary: Server) -> None:
+    async with _run_api_with_replica(pair, answer_cache_mb=0, replica_behind_most_s=300) as api:
+        await wait_until(lambda: _reads_only_from(api, "replica"))
         primary.process.kill()
         await asyncio.to_thread(primary.process.wait)
         for _ in range(10):
             assert await _latest(api, 0) == MINUTE
-            await asyncio.sleep(0.2)  # some looks
+            await asyncio.sleep(0.2)  # several checks of the lag
 
 
-async def test_what_is_forgotten_without_a_new_id_is_waited_for(pair: Pair) -> None:
-    async with _reading(pair) as api:
-        await until(lambda: _is_read(api, "replica"))
+async def test_the_primary_serves_reads_until_the_replica_has_replayed_a_deletion(pair: Pair) -> None:
+    async with _run_api_with_replica(pair) as api:
+        await wait_until(lambda: _reads_only_from(api, "replica"))
         await store(pair.db, [row("btc_usd", MINUTE + 60)])
-        await until(lambda: _is(api, MINUTE + 60))
+        await wait_until(lambda: _is_latest(api, MINUTE + 60))
         await _replay(pair, "pause")
         async with write_lock.write_transaction(pair.db) as connection:
             await connection.execute("DELETE FROM price WHERE ts = $1", MINUTE)
-        await until(lambda: _is_read(api, "primary"))
+        await wait_until(lambda: _reads_only_from(api, "primary"))
         assert (await api.data(f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 120}) {{ ts }} }}'))["range"] == [
             {"ts": MINUTE + 60}
         ]
 
 
-async def test_the_primary_is_no_replica(primary: Server, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_primary_is_not_used_as_a_replica(primary: Server, caplog: pytest.LogCaptureFixture) -> None:
     await asyncio.to_thread(migrate.upgrade, primary.url)
-    async with serving(Settings(database_url=primary.url, database_read_url=primary.url)) as api:
-        await until(lambda: "it follows no other server" in caplog.text)
-        assert await _is_read(api, "primary")
+    async with run_api(Settings(database_url=primary.url, database_read_url=primary.url)) as api:
+        await wait_until(lambda: "it follows no other server" in caplog.text)
+        assert await _reads_only_from(api, "primary")
 
 
-async def test_subscriptions_are_told_by_the_primary(pair: Pair) -> None:
-    async with _reading(pair) as api:
-        await until(lambda: _is_read(api, "replica"))
+async def test_subscriptions_read_from_the_primary(pair: Pair) -> None:
+    async with _run_api_with_replica(pair) as api:
+        await wait_until(lambda: _reads_only_from(api, "replica"))
         await _replay(pair, "pause")
-        async with listening(api, "subscription { priceAdded(after: 0) { ts } }") as told:
-            assert await told.events(1) == [{"ts": MINUTE}]
+        async with subscribe(api, "subscription { priceAdded(after: 0) { ts } }") as subscriber:
+            assert await subscriber.events(1) == [{"ts": MINUTE}]
             await store(pair.db, [row("btc_usd", MINUTE + 60)])
-            assert await told.events(1) == [{"ts": MINUTE + 60}]
+            assert await subscriber.events(1) == [{"ts": MINUTE + 60}]
 
 
 @contextlib.asynccontextmanager
-async def _first_to_one_then_to_another(one: str, other: str) -> AsyncIterator[str]:
-    """The address of a proxy that passes its first connection on to one server, and the others to another."""
-    ports = itertools.chain([urlsplit(one).port], itertools.repeat(urlsplit(other).port))
+async def _run_switching_proxy(first_url: str, second_url: str) -> AsyncIterator[str]:
+    """Runs a proxy that forwards its first connection to one server and the others to a second one; yields its URL."""
+    ports = itertools.chain([urlsplit(first_url).port], itertools.repeat(urlsplit(second_url).port))
 
     async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
@@ -218,42 +220,42 @@ async def _first_to_one_then_to_another(one: str, other: str) -> AsyncIterator[s
                 await writer.drain()
         writer.transport.abort()
 
-    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        there, back = await asyncio.open_connection("127.0.0.1", next(ports))
+    async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", next(ports))
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(pipe(there, writer))
-            tasks.create_task(pipe(reader, back))
+            tasks.create_task(pipe(upstream_reader, writer))
+            tasks.create_task(pipe(reader, upstream_writer))
 
-    async with await asyncio.start_server(pass_on, "127.0.0.1", 0) as server:
-        yield one.replace(str(urlsplit(one).port), str(server.sockets[0].getsockname()[1]))
+    async with await asyncio.start_server(forward, "127.0.0.1", 0) as server:
+        yield first_url.replace(str(urlsplit(first_url).port), str(server.sockets[0].getsockname()[1]))
 
 
-async def test_several_servers_behind_one_address_are_not_read(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_address_of_several_servers_is_not_used_as_a_replica(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     async with (
-        _first_to_one_then_to_another(pair.replica.url, pair.primary.url) as url,
-        serving(Settings(database_url=pair.primary.url, database_read_url=url, answer_cache_mb=0)) as api,
+        _run_switching_proxy(pair.replica.url, pair.primary.url) as url,
+        run_api(Settings(database_url=pair.primary.url, database_read_url=url, answer_cache_mb=0)) as api,
     ):
 
-        async def is_told() -> bool:
+        async def is_logged() -> bool:
             assert await _latest(api, 0) == MINUTE
             return "it leads to more than one server" in caplog.text
 
-        await until(is_told)
+        await wait_until(is_logged)
 
 
-async def test_a_server_of_another_history_is_never_read(primary: Server, dsn: str) -> None:
+async def test_a_server_with_another_history_is_never_used_as_a_replica(primary: Server, dsn: str) -> None:
     await asyncio.to_thread(migrate.upgrade, primary.url)
     async with (
         open_database(primary.url, application_name="tests") as db,
-        open_database(dsn, application_name="tests") as other,
+        open_database(dsn, application_name="tests") as other_db,
     ):
         await track(db, "btc_usd")
-        await track(other, "btc_usd")
+        await track(other_db, "btc_usd")
         await store(db, [row("btc_usd", MINUTE)])
-        await store(other, [row("btc_usd", MINUTE + 60 * number, "7") for number in range(9)])
-        async with serving(Settings(database_url=primary.url, database_read_url=dsn)) as api:
-            before = _read_by("replica")
+        await store(other_db, [row("btc_usd", MINUTE + 60 * number, "7") for number in range(9)])
+        async with run_api(Settings(database_url=primary.url, database_read_url=dsn)) as api:
+            previous = _read_count("replica")
             for number in range(20):
                 assert await _latest(api, number) == MINUTE
                 await asyncio.sleep(0.05)
-            assert _read_by("replica") == before
+            assert _read_count("replica") == previous

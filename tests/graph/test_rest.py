@@ -1,4 +1,4 @@
-"""Each row of the REST table, good and bad, and that it never disagrees with GraphQL."""
+"""Every REST path with valid and invalid parameters, and its agreement with GraphQL."""
 
 # ruff: noqa: E501  a row of the table is a line
 
@@ -14,15 +14,15 @@ from multidict import CIMultiDict
 from db.pool import Database
 from db.tables import Source
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE, row, store, track
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE, row, store, track
 
 DAY = 1_705_276_800
 
 
 @pytest.fixture
 async def ten(db: Database) -> None:
-    """Ten minutes of btc_usd from MINUTE on; eth_usd known and empty."""
+    """Ten minutes of btc_usd from MINUTE on; eth_usd is tracked and has no prices."""
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.50") for i in range(10)])
 
@@ -39,7 +39,7 @@ async def _minutes(api: Api, path: str) -> list[int]:
 
 
 @pytest.mark.usefixtures("ten")
-async def test_a_row_has_every_field_of_the_older_clients(api: Api, db: Database) -> None:
+async def test_a_row_has_every_field_that_older_clients_read(api: Api, db: Database) -> None:
     await store(db, [row("eth_usd", MINUTE, "2536.1", at_s=None, source=Source.IMPORT)])
     status, body, _ = await _get(api, "/prices/last?ticker=btc_usd")
     assert status == 200
@@ -80,13 +80,13 @@ async def test_a_row_has_every_field_of_the_older_clients(api: Api, db: Database
         ("/prices/by-date?ticker=btc_usd&date=2024-01-16", []),
     ],
 )
-async def test_lists_answer_what_the_table_says(api: Api, prefix: str, path: str, minutes: list[int]) -> None:
+async def test_lists_return_the_expected_minutes(api: Api, prefix: str, path: str, minutes: list[int]) -> None:
     assert await _minutes(api, f"{prefix}{path}") == minutes
 
 
 @pytest.mark.usefixtures("ten")
 @pytest.mark.parametrize("date", [str(MINUTE + 60), str(MINUTE + 119), "2024-01-15T11:41:30Z"])
-async def test_a_minute_is_found_by_any_of_its_instants(api: Api, date: str) -> None:
+async def test_a_minute_is_found_by_any_time_in_it(api: Api, date: str) -> None:
     status, body, _ = await _get(api, f"/prices/filtered?ticker=btc_usd&date={date}")
     assert (status, body["ts"]) == (200, MINUTE + 60)
 
@@ -178,23 +178,23 @@ async def test_a_minute_is_found_by_any_of_its_instants(api: Api, date: str) -> 
         ("/prices/nothing", 404, "NOT_FOUND", "This path does not exist. See /docs for the available paths."),
     ],
 )
-async def test_what_is_wrong_is_a_problem_that_says_what_would_be_right(
+async def test_an_invalid_request_gets_a_problem_with_the_remedy(
     api: Api, path: str, status: int, code: str, detail: str
 ) -> None:
-    got, body, headers = await _get(api, path)
-    assert (got, body["status"], body["code"], body["detail"]) == (status, status, code, detail)
+    actual_status, body, headers = await _get(api, path)
+    assert (actual_status, body["status"], body["code"], body["detail"]) == (status, status, code, detail)
     assert headers["Content-Type"] == "application/problem+json"
 
 
-async def test_another_method_is_refused_with_allow(api: Api) -> None:
+async def test_another_method_is_rejected_with_allow(api: Api) -> None:
     async with api.session.post(f"{api.url}/prices") as response:
         assert response.status == 405
         assert set(response.headers["Allow"].split(", ")) == {"GET", "HEAD"}
         assert (await response.json(content_type=None))["code"] == "METHOD_NOT_ALLOWED"
 
 
-async def test_the_database_away_is_503_with_retry_after() -> None:
-    async with serving(Settings(database_url="postgresql://nobody@127.0.0.1:1/none")) as api:
+async def test_an_unavailable_database_is_503_with_retry_after() -> None:
+    async with run_api(Settings(database_url="postgresql://user@127.0.0.1:1/none")) as api:
         status, body, headers = await _get(api, "/prices?ticker=btc_usd")
         assert (status, body["code"], headers["Retry-After"]) == (503, "UNAVAILABLE", "2")
 
@@ -208,20 +208,20 @@ async def test_the_database_away_is_503_with_retry_after() -> None:
         f"/v1/prices/range?ticker=btc_usd&limit=4&to_ts={MINUTE + 540}",
     ],
 )
-async def test_links_lead_through_a_list_while_new_prices_come(api: Api, db: Database, path: str) -> None:
+async def test_link_headers_page_through_a_list_while_new_prices_arrive(api: Api, db: Database, path: str) -> None:
     seen: list[int] = []
-    onward: str | None = path
-    while onward:
+    next_path: str | None = path
+    while next_path:
         assert len(seen) < 30
-        _, rows, headers = await _get(api, onward)
+        _, rows, headers = await _get(api, next_path)
         seen += [r["ts"] for r in rows]
         if path.startswith("/prices?"):
             await store(db, [row("btc_usd", MINUTE + 60 * (10 + len(seen)))])
-        onward = headers["Link"].split(">")[0][1:] if "Link" in headers else None
+        next_path = headers["Link"].split(">")[0][1:] if "Link" in headers else None
     assert sorted(seen) == [MINUTE + 60 * i for i in range(10)]
 
 
-async def test_without_a_limit_a_window_is_sent_whatever_its_length(api: Api, db: Database) -> None:
+async def test_without_a_limit_a_window_of_any_length_is_sent(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await db.execute(
         "INSERT INTO price (ticker, ts, price, source) SELECT 'btc_usd', i * 60, 1, 'IMPORT' FROM generate_series(1, 50001) AS i"
@@ -234,8 +234,8 @@ async def test_without_a_limit_a_window_is_sent_whatever_its_length(api: Api, db
     assert (status, len(rows)) == (200, 50_000)
 
 
-async def test_what_is_in_an_answer_is_counted_in_its_coverage(api: Api, db: Database) -> None:
-    """Imported before tracking began, and the present minute, which is not over."""
+async def test_coverage_counts_every_row_of_the_response(api: Api, db: Database) -> None:
+    """The rows include an import before tracking started, and the current minute, which has not ended."""
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", since=now - 60)
     await store(db, [row("btc_usd", now - 600), row("btc_usd", now - 60), row("btc_usd", now)])
@@ -268,7 +268,7 @@ async def test_rest_and_graphql_agree_on_any_window(api: Api, low: int | None, h
     query = """query ($from: UnixTime, $to: UnixTime) { prices(ticker: "btc_usd", from: $from, to: $to, order: OLDEST_FIRST, first: 1000) {
         nodes { id ticker price ts createdAt: time observedAt source } } }"""
     data = await api.data(query, **{"from": low, "to": None if high is None else high + 1})
-    same = [
+    expected_rows = [
         {
             "id": int(n["id"]),
             "ticker": n["ticker"],
@@ -279,54 +279,54 @@ async def test_rest_and_graphql_agree_on_any_window(api: Api, low: int | None, h
         }
         for n in data["prices"]["nodes"]
     ]
-    assert [{k: v for k, v in r.items() if k != "observed_at"} for r in rows] == same
+    assert [{k: v for k, v in r.items() if k != "observed_at"} for r in rows] == expected_rows
 
 
 @pytest.fixture
-async def guarded(dsn: str, redis_url: str) -> AsyncIterator[Api]:
-    async with serving(
+async def admin_api(dsn: str, redis_url: str) -> AsyncIterator[Api]:
+    async with run_api(
         Settings.model_validate({"database_url": dsn, "redis_url": redis_url, "admin_token": "let-me-in"})
     ) as api:
         yield api
 
 
-async def test_an_admin_token_guards_both_ways_to_fetch(guarded: Api, db: Database) -> None:
+async def test_the_admin_token_protects_both_ways_to_fetch(admin_api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     mutation = "mutation { fetchPrices { queued } }"
     for headers in ({}, {"Authorization": "bearer guess"}, {"Authorization": "Basic let-me-in"}):
-        async with guarded.session.get(f"{guarded.url}/fetch-prices", headers=headers) as response:
+        async with admin_api.session.get(f"{admin_api.url}/fetch-prices", headers=headers) as response:
             assert response.status == 403
-        async with guarded.session.post(f"{guarded.url}/graphql", json={"query": mutation}, headers=headers) as response:
+        async with admin_api.session.post(f"{admin_api.url}/graphql", json={"query": mutation}, headers=headers) as response:
             assert (await response.json())["errors"][0]["extensions"]["code"] == "FORBIDDEN"
     headers = {"Authorization": "bearer let-me-in"}
-    async with guarded.session.get(f"{guarded.url}/fetch-prices", headers=headers) as response:
+    async with admin_api.session.get(f"{admin_api.url}/fetch-prices", headers=headers) as response:
         assert (response.status, (await response.json())["queued"]) == (202, True)
-    assert (await guarded.data("{ tickers { name } }"))["tickers"], "reading needs no token"
+    assert (await admin_api.data("{ tickers { name } }"))["tickers"], "reading needs no token"
 
 
 async def test_a_fetch_is_queued_once_a_minute_for_the_same_tickers(dsn: str, redis_url: str, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    async with serving(Settings(database_url=dsn, redis_url=redis_url)) as api:
-        while time.time() % 60 > 57:  # both wishes belong into one minute
+    async with run_api(Settings(database_url=dsn, redis_url=redis_url)) as api:
+        while time.time() % 60 > 57:  # both requests must be in the same minute
             pass
         status, first, _ = await _get(api, "/v1/fetch-prices?ticker=eth_usd&ticker=btc_usd")
         assert status == 202
         assert first == {"ts": int(time.time()) // 60 * 60, "queued": True, "tickers": ["btc_usd", "eth_usd"]}
-        again = await api.data('mutation { fetchPrices(tickers: ["btc_usd", "eth_usd"]) { ts queued tickers } }')
-        assert again["fetchPrices"] == first | {"queued": False}
-        assert (await _get(api, "/fetch-prices"))[1]["queued"] is True, "all tickers are another wish"
+        second = await api.data('mutation { fetchPrices(tickers: ["btc_usd", "eth_usd"]) { ts queued tickers } }')
+        assert second["fetchPrices"] == first | {"queued": False}
+        assert (await _get(api, "/fetch-prices"))[1]["queued"] is True, "a fetch of all tickers is a different request"
         status, body, _ = await _get(api, "/fetch-prices?ticker=xrp_usd")
         assert (status, body["code"]) == (404, "UNKNOWN_TICKER")
 
 
-async def test_only_get_sets_a_fetch_in_motion(api: Api) -> None:
+async def test_only_get_triggers_a_fetch(api: Api) -> None:
     async with api.session.head(f"{api.url}/fetch-prices") as response:
         assert (response.status, response.headers["Allow"]) == (405, "GET")
 
 
-async def test_without_redis_a_fetch_fails_fast_and_reads_go_on(dsn: str, db: Database) -> None:
+async def test_without_redis_a_fetch_fails_fast_and_reads_succeed(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    async with serving(Settings(database_url=dsn, redis_url="redis://127.0.0.1:1")) as api:
+    async with run_api(Settings(database_url=dsn, redis_url="redis://127.0.0.1:1")) as api:
         status, body, _ = await _get(api, "/fetch-prices")
         assert (status, body["code"]) == (503, "UNAVAILABLE")
         code, _ = await api.error("mutation { fetchPrices { ts } }")
@@ -337,13 +337,13 @@ async def test_without_redis_a_fetch_fails_fast_and_reads_go_on(dsn: str, db: Da
 @pytest.mark.parametrize(
     ("site", "status"), [("cross-site", 403), ("same-site", 403), ("same-origin", 202), ("none", 202), (None, 202)]
 )
-async def test_a_page_of_another_site_sets_no_fetch_in_motion(
+async def test_a_page_of_another_site_cannot_trigger_a_fetch(
     dsn: str, redis_url: str, db: Database, site: str | None, status: int
 ) -> None:
     await track(db, "btc_usd")
     headers = {} if site is None else {"Sec-Fetch-Site": site}
     async with (
-        serving(Settings(database_url=dsn, redis_url=redis_url)) as api,
+        run_api(Settings(database_url=dsn, redis_url=redis_url)) as api,
         api.session.get(f"{api.url}/fetch-prices", headers=headers) as response,
     ):
         assert response.status == status, await response.text()

@@ -1,4 +1,4 @@
-"""The contract: committed as text, described in full."""
+"""The GraphQL schema: it is the committed one, and it is fully described."""
 
 from graphql import GraphQLEnumType, GraphQLInputObjectType, GraphQLInterfaceType, GraphQLObjectType, build_schema
 
@@ -9,7 +9,9 @@ COMMITTED = ROOT / "graph" / "schema.graphql"
 
 
 def test_the_schema_is_the_committed_one() -> None:
-    assert f"{Schema().as_str()}\n" == COMMITTED.read_text(), "changed on purpose? then run `make schema`"
+    assert f"{Schema().as_str()}\n" == COMMITTED.read_text(), (
+        "graph/schema.graphql differs from the code. If the change is intended, run `make schema`"
+    )
 
 
 def test_everything_in_the_schema_is_described() -> None:
@@ -26,18 +28,18 @@ def test_everything_in_the_schema_is_described() -> None:
         if isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
             missing += [
                 f"{name}.{field}({argument}:)"
-                for field, one in kind.fields.items()
-                for argument, taken in one.args.items()
-                if not taken.description
+                for field, definition in kind.fields.items()
+                for argument, argument_definition in definition.args.items()
+                if not argument_definition.description
             ]
     assert missing == []
 
 
-def test_the_contract_of_the_design_is_kept() -> None:
+def test_query_fields_have_the_agreed_signatures() -> None:
     fields = build_schema(COMMITTED.read_text()).type_map["Query"]
     assert isinstance(fields, GraphQLObjectType)
     signatures = {
-        name: (", ".join(f"{argument}: {taken.type}" for argument, taken in field.args.items()), str(field.type))
+        name: (", ".join(f"{argument}: {definition.type}" for argument, definition in field.args.items()), str(field.type))
         for name, field in fields.fields.items()
     }
     assert signatures == {

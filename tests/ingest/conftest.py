@@ -1,4 +1,4 @@
-"""The exchange client against the test's own simulator, and an empty outbox."""
+"""Fixtures: an exchange client connected to the test's own simulator, and an empty outbox."""
 
 from collections.abc import AsyncIterator
 
@@ -11,7 +11,7 @@ from ingest.settings import Settings
 
 @pytest.fixture
 async def deribit(rpc_url: str) -> AsyncIterator[Deribit]:
-    """Impatient: a call that hangs ends after half a second."""
+    """A client whose calls time out after half a second."""
     settings = Settings(deribit_rpc_url=rpc_url, http_timeout_seconds=0.5)
     async with open_deribit(settings) as client:
         yield client
@@ -19,5 +19,5 @@ async def deribit(rpc_url: str) -> AsyncIterator[Deribit]:
 
 @pytest.fixture
 async def outbox(redis_url: str) -> AsyncIterator[Outbox]:
-    async with open_outbox(redis_url, max_prices=10_000) as box:
-        yield box
+    async with open_outbox(redis_url, max_prices=10_000) as opened:
+        yield opened

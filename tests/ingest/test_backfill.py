@@ -1,4 +1,4 @@
-"""Gaps filled from the exchange's chart: the finest window, its first point inside the minute, never an average over more."""
+"""Gaps are filled with the first point inside the minute from the finest chart, never with an average over more."""
 
 from decimal import Decimal
 from itertools import pairwise
@@ -16,19 +16,19 @@ from ingest.outbox import Outbox
 from ingest.simulator import market
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint
-from tests.stored import MINUTE, minutes, row, track
+from tests.sample_data import MINUTE, minutes, row, track
 
 NOW = MINUTE + 2 * 86_400
 """The exchange's minute in these tests."""
 
 
 @pytest.fixture(autouse=True)
-def _two_days_later(simulator: Simulator) -> None:
+def _set_exchange_clock(simulator: Simulator) -> None:
     simulator.clock.set(at=NOW + 2)
 
 
-async def _missing(db: Database, *ages: int, ticker: str = "btc_usd") -> list[int]:
-    """Opens gaps so many minutes ago; their minutes, newest first."""
+async def _open_gaps(db: Database, *ages: int, ticker: str = "btc_usd") -> list[int]:
+    """Opens gaps that many minutes ago and returns their minutes, newest first."""
     await track(db, "btc_usd", "eth_usd", since=MINUTE - 400 * 86_400)
     found = [NOW - 60 * age for age in sorted(ages)]
     async with write_lock.write_transaction(db) as connection:
@@ -36,8 +36,8 @@ async def _missing(db: Database, *ages: int, ticker: str = "btc_usd") -> list[in
     return found
 
 
-async def _states(db: Database) -> dict[int, tuple[str, int]]:
-    """By age in minutes: state, and times looked for in vain."""
+async def _gap_states(db: Database) -> dict[int, tuple[str, int]]:
+    """Returns state and number of failed attempts of each gap, by its age in minutes."""
     rows = await db.fetch("SELECT ts, attempts, filled_at, given_up_at FROM gap")
     return {
         (NOW - r["ts"]) // 60: ("filled" if r["filled_at"] else "given up" if r["given_up_at"] else "open", r["attempts"])
@@ -45,22 +45,22 @@ async def _states(db: Database) -> dict[int, tuple[str, int]]:
     }
 
 
-async def test_the_first_point_inside_the_minute_is_stored_as_what_it_is(
+async def test_the_first_point_inside_the_minute_is_stored_as_a_backfilled_price(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
-    (ts,) = await _missing(db, 5)
-    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.given_up, done.remaining) == (1, 0, 0)
+    (ts,) = await _open_gaps(db, 5)
+    result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (result.filled, result.given_up, result.remaining) == (1, 0, 0)
     stored = await prices.latest(db, "btc_usd", 0)
     assert stored is not None
     assert (stored["ts"], stored["source"], stored["observed_at"]) == (ts, "BACKFILL", ts * 10**6)
     assert stored["price"] == market.average("btc_usd", ts, 6)
 
 
-async def test_a_thousand_minutes_take_a_few_calls_and_each_the_finest_window(
+async def test_a_thousand_minutes_take_two_calls_of_the_finest_windows(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await _missing(db, *range(1, 1001))
+    await _open_gaps(db, *range(1, 1001))
     assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 1000
     assert simulator.calls["get_index_chart_data"] == 2
     for age, step in ((59, 6), (61, 60), (1000, 60)):
@@ -68,113 +68,115 @@ async def test_a_thousand_minutes_take_a_few_calls_and_each_the_finest_window(
         assert stored["price"] == market.average("btc_usd", stored["ts"], step), age
 
 
-@pytest.mark.parametrize(("step", "becomes"), [(59, "filled"), (60, "filled"), (61, "given up"), (120, "given up")])
+@pytest.mark.parametrize(("step", "expected_state"), [(59, "filled"), (60, "filled"), (61, "given up"), (120, "given up")])
 async def test_an_average_over_more_than_a_minute_is_never_stored(
-    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, step: int, becomes: str
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, step: int, expected_state: str
 ) -> None:
     simulator.steps_s["1d"] = step
-    (ts,) = await _missing(db, 300)
+    (ts,) = await _open_gaps(db, 300)
     await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (await _states(db))[300][0] == becomes
-    assert await minutes(db, "btc_usd") == ([ts] if becomes == "filled" else [])
+    assert (await _gap_states(db))[300][0] == expected_state
+    assert await minutes(db, "btc_usd") == ([ts] if expected_state == "filled" else [])
 
 
-async def test_what_no_window_can_tell_is_given_up_and_the_rest_is_not(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    await _missing(db, 3, 600, 2000, 50_000, 550_000)
-    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.given_up) == (2, 3)
-    assert {age: state for age, (state, _) in (await _states(db)).items()} == {
+async def test_gaps_without_a_fine_window_are_unrecoverable_and_the_others_are_filled(
+    db: Database, deribit: Deribit, outbox: Outbox
+) -> None:
+    await _open_gaps(db, 3, 600, 2000, 50_000, 550_000)
+    result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (result.filled, result.given_up) == (2, 3)
+    assert {age: state for age, (state, _) in (await _gap_states(db)).items()} == {
         3: "filled", 600: "filled", 2000: "given up", 50_000: "given up", 550_000: "given up"
     }  # fmt: skip
 
 
-async def test_a_minute_that_a_fine_chart_lacks_is_looked_for_again_ever_less_often(
+async def test_a_minute_missing_from_a_fine_chart_is_retried_with_growing_intervals(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await _missing(db, 5)
+    await _open_gaps(db, 5)
     simulator.clear_faults()
     simulator.chart_holes.append((NOW - 600, NOW))
-    for later in range(40):
-        simulator.clock.set(at=NOW + 60 * later + 2)
-        await backfill(NOW + 60 * later, source=deribit, db=db, outbox=outbox)
-    state, attempts = (await _states(db))[5]
+    for minute_count in range(40):
+        simulator.clock.set(at=NOW + 60 * minute_count + 2)
+        await backfill(NOW + 60 * minute_count, source=deribit, db=db, outbox=outbox)
+    state, attempts = (await _gap_states(db))[5]
     assert state == "open"
-    assert attempts == 6 == simulator.calls["get_index_chart_data"], "ages 5 to 44: six times, not forty"
+    assert attempts == 6 == simulator.calls["get_index_chart_data"], "six attempts for ages 5 to 44, not forty"
     simulator.chart_holes.clear()
     await backfill(NOW + 60 * 60, source=deribit, db=db, outbox=outbox)
-    assert (await _states(db))[5][0] == "filled"
+    assert (await _gap_states(db))[5][0] == "filled"
 
 
-async def test_a_price_that_waits_in_the_outbox_wins_over_an_average(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    (ts,) = await _missing(db, 5)
+async def test_a_queued_price_takes_precedence_over_a_chart_average(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    (ts,) = await _open_gaps(db, 5)
     await outbox.put([row("btc_usd", ts, "1")])
     assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 0
     assert await minutes(db, "btc_usd") == []
 
 
-async def test_an_exchange_that_is_away_costs_no_gap_its_turn(
+async def test_an_unavailable_exchange_does_not_count_as_an_attempt(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await _missing(db, 5, 6)
+    await _open_gaps(db, 5, 6)
     simulator.fail("http_503")
-    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.remaining) == (0, 2)
-    assert await _states(db) == {5: ("open", 0), 6: ("open", 0)}
+    result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (result.filled, result.remaining) == (0, 2)
+    assert await _gap_states(db) == {5: ("open", 0), 6: ("open", 0)}
     simulator.clear_faults()
     assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 2
 
 
-async def test_a_ticker_that_the_exchange_forgot_holds_up_no_other(
+async def test_a_ticker_the_exchange_no_longer_lists_blocks_no_other(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await _missing(db, 4, ticker="eth_usd")
-    await _missing(db, 5)
+    await _open_gaps(db, 4, ticker="eth_usd")
+    await _open_gaps(db, 5)
     simulator.names = ("btc_usd",)
     simulator.fail("unknown_index", method="get_index_chart_data", index="eth_usd")
-    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.remaining) == (1, 1)
+    result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (result.filled, result.remaining) == (1, 1)
     assert await minutes(db, "btc_usd") == [NOW - 300]
 
 
-async def test_one_tickers_chart_that_makes_no_sense_holds_up_no_other(
+async def test_an_invalid_chart_of_one_ticker_blocks_no_other(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await _missing(db, 4, ticker="eth_usd")
-    await _missing(db, 4)
+    await _open_gaps(db, 4, ticker="eth_usd")
+    await _open_gaps(db, 4)
     simulator.fail("no_result", method="get_index_chart_data", index="btc_usd")
-    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.remaining) == (1, 1)
+    result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (result.filled, result.remaining) == (1, 1)
     assert await minutes(db, "eth_usd") == [NOW - 240]
 
 
 @pytest.mark.parametrize("fault", ["html", "no_result", "price_nan", "truncated", "testnet", "hang", "too_many_requests"])
-async def test_an_answer_that_is_no_chart_fills_and_gives_up_nothing(
+async def test_an_invalid_chart_response_changes_no_gap(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, fault: str
 ) -> None:
-    await _missing(db, 5)
+    await _open_gaps(db, 5)
     simulator.fail(fault, method="get_index_chart_data")
     assert (await backfill(NOW, source=deribit, db=db, outbox=outbox)).filled == 0
-    assert await _states(db) == {5: ("open", 0)}
+    assert await _gap_states(db) == {5: ("open", 0)}
 
 
-async def test_a_chart_that_does_not_reach_a_minute_tells_nothing_of_it_and_costs_few_calls(
+async def test_a_chart_that_does_not_cover_a_minute_changes_no_gap_and_takes_one_call(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await _missing(db, *range(100, 1000))
+    await _open_gaps(db, *range(100, 1000))
     simulator.chart_holes.append((0, NOW - 99 * 60))
     simulator.steps_s["1d"] = 120
-    done = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (done.filled, done.given_up, done.remaining) == (0, 0, 900)
+    result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
+    assert (result.filled, result.given_up, result.remaining) == (0, 0, 900)
     assert simulator.calls["get_index_chart_data"] == 1
 
 
-async def test_by_hand_what_was_given_up_is_tried_again(db: Database, deribit: Deribit, simulator: Simulator) -> None:
-    (ts,) = await _missing(db, 300)
+async def test_a_manual_backfill_retries_unrecoverable_gaps(db: Database, deribit: Deribit, simulator: Simulator) -> None:
+    (ts,) = await _open_gaps(db, 300)
     async with write_lock.write_transaction(db) as connection:
         await gaps.mark_unrecoverable(connection, "btc_usd", [ts])
     found = await gaps.unfilled(db, "btc_usd", 0, NOW, 10)
     assert (await fill_gaps(found, NOW, source=deribit, db=db)).filled == 1
-    assert (await _states(db))[300][0] == "filled"
+    assert (await _gap_states(db))[300][0] == "filled"
 
 
 def _points(instants: list[int]) -> list[ChartPoint]:
@@ -189,22 +191,22 @@ def test_for_any_chart_no_point_is_invented_or_misplaced(instants: list[int], wa
     points = _points(instants)
     rows = {found.ts: found for found in Chart(points).rows("btc_usd", wanted)}
     distances = sorted(later - earlier for earlier, later in pairwise(sorted(set(instants))))
-    fine = bool(distances) and (distances[(len(distances) - 1) // 2] + distances[len(distances) // 2]) / 2 <= 60_000
+    is_fine = bool(distances) and (distances[(len(distances) - 1) // 2] + distances[len(distances) // 2]) / 2 <= 60_000
     assert set(rows) <= set(wanted)
     for ts in wanted:
-        inside = [at for at in sorted(instants) if ts * 1000 <= at < (ts + 60) * 1000]
+        instants_inside = [at for at in sorted(instants) if ts * 1000 <= at < (ts + 60) * 1000]
         if ts in rows:
-            assert rows[ts].observed_at == inside[0] * 1000, "the first one inside, at its own instant"
-            assert rows[ts].price == Decimal(inside[0] + 1)
-            assert fine
-        elif inside and fine:
-            nearest = min(abs(at - inside[0]) for at in instants if at != inside[0])
-            assert nearest > 60_000, "only a point that stands alone is left out"
+            assert rows[ts].observed_at == instants_inside[0] * 1000, "the first point inside, at its own instant"
+            assert rows[ts].price == Decimal(instants_inside[0] + 1)
+            assert is_fine
+        elif instants_inside and is_fine:
+            nearest = min(abs(at - instants_inside[0]) for at in instants if at != instants_inside[0])
+            assert nearest > 60_000, "only an isolated point is left out"
 
 
 @given(st.integers(1, 300), st.integers(0, 59_999))
-def test_a_regular_chart_tells_every_minute_or_none(step_s: int, offset_ms: int) -> None:
+def test_a_regular_chart_fills_every_minute_or_none(step_s: int, offset_ms: int) -> None:
     points = _points([offset_ms + step_s * 1000 * i for i in range(1 + 3600 // step_s)])
     wanted = [60 * number for number in range(1, 59)]
-    told = {found.ts for found in Chart(points).rows("btc_usd", wanted)}
-    assert told == (set(wanted) if step_s <= 60 else set())
+    filled_minutes = {found.ts for found in Chart(points).rows("btc_usd", wanted)}
+    assert filled_minutes == (set(wanted) if step_s <= 60 else set())

@@ -1,4 +1,4 @@
-"""The client over real HTTP, and each way the exchange fails."""
+"""The exchange client over real HTTP, with each failure of the exchange."""
 
 import asyncio
 import time
@@ -63,8 +63,8 @@ EXPECTED: dict[str, tuple[type[SourceError], Reason]] = {
     "break_off": (RetryableError, Reason.MALFORMED),
 }
 
-TAKEN_AS_PRICES = {"clock_ahead", "no_clock", "price_infinite", "price_tiny"}
-"""Whether these can be stored is the job's to decide, see test_collect."""
+ACCEPTED_AS_PRICES = {"clock_ahead", "no_clock", "price_infinite", "price_tiny"}
+"""The client accepts these; the collect job decides whether to store them (see test_collect)."""
 
 
 async def test_a_price_is_what_the_exchange_served_at_that_instant(deribit: Deribit, simulator: Simulator) -> None:
@@ -76,15 +76,17 @@ async def test_a_price_is_what_the_exchange_served_at_that_instant(deribit: Deri
     assert quote.requested_at <= quote.observed_at <= quote.received_at
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - TAKEN_AS_PRICES))
-async def test_each_failure_says_what_to_do(deribit: Deribit, simulator: Simulator, fault: str) -> None:
+@pytest.mark.parametrize("fault", sorted(FAULTS.keys() - ACCEPTED_AS_PRICES))
+async def test_each_failure_is_mapped_to_an_error_class_and_a_reason(
+    deribit: Deribit, simulator: Simulator, fault: str
+) -> None:
     simulator.fail(fault)
     kind, reason = EXPECTED[fault]
     with pytest.raises(kind) as raised:
         await deribit.price("btc_usd")
     assert raised.value.reason is reason
     simulator.clear_faults()
-    assert await deribit.price("btc_usd"), "the session survives"
+    assert await deribit.price("btc_usd"), "the session is still usable"
 
 
 async def test_names_and_chart_are_read(deribit: Deribit, simulator: Simulator) -> None:
@@ -95,12 +97,12 @@ async def test_names_and_chart_are_read(deribit: Deribit, simulator: Simulator) 
     assert points[-1].price == market.average("eth_usd", points[-1].at // 1000, 6)
 
 
-async def test_an_unknown_index_is_refused_as_such(deribit: Deribit) -> None:
+async def test_an_unknown_index_raises_unknown_ticker_error(deribit: Deribit) -> None:
     with pytest.raises(UnknownTickerError, match="invalid index"):
         await deribit.price("bct_usd")
 
 
-async def test_no_exchange_at_all_is_one_line_that_names_the_setting() -> None:
+async def test_an_unreachable_exchange_is_reported_in_one_line_that_names_the_setting() -> None:
     async with open_deribit(Settings(deribit_rpc_url="http://127.0.0.1:1/api/v2")) as client:
         with pytest.raises(RetryableError, match=r"no connection to DERIBIT_RPC_URL=http://127\.0\.0\.1:1/api/v2") as raised:
             await client.price("btc_usd")
@@ -113,24 +115,24 @@ async def test_the_clock_of_the_exchange_is_measured(deribit: Deribit, simulator
     assert deribit.clock.skew_s == pytest.approx(30, abs=0.5)
 
 
-async def test_calls_beyond_the_burst_wait_for_their_turn(simulator: Simulator) -> None:
+async def test_calls_beyond_the_burst_are_delayed(simulator: Simulator) -> None:
     async with serve(simulator) as url:
         settings = Settings(deribit_rpc_url=url, deribit_burst=5, deribit_rate_per_second=50)
         async with open_deribit(settings) as client:
-            began = time.monotonic()
+            started_at = time.monotonic()
             await asyncio.gather(*(client.price("btc_usd") for _ in range(15)))
-            assert time.monotonic() - began >= 0.15, "ten calls beyond five at 50 a second"
+            assert time.monotonic() - started_at >= 0.15, "ten calls beyond five at 50 a second"
 
 
 @pytest.mark.parametrize(
     "url",
     ["https://www.deribit.com/api/v2", "https://www.deribit.com/api/v2/", "https://www.deribit.com/api/v2/public", "https://www.deribit.com/api/v2/public/"],
 )  # fmt: skip
-def test_the_address_is_understood_as_the_forerunners_wrote_it(url: str) -> None:
+def test_the_rpc_url_is_accepted_in_the_forms_of_older_trackers(url: str) -> None:
     assert Settings(deribit_rpc_url=url).deribit_rpc_url == "https://www.deribit.com/api/v2"
 
 
-async def test_live_prices_go_before_charts(rpc_url: str) -> None:
+async def test_live_prices_take_precedence_over_charts(rpc_url: str) -> None:
     settings = Settings(deribit_rpc_url=rpc_url, deribit_burst=4, deribit_rate_per_second=2.0)
     async with open_deribit(settings) as client:
         for _ in range(3):
@@ -138,5 +140,5 @@ async def test_live_prices_go_before_charts(rpc_url: str) -> None:
         chart = asyncio.create_task(client.chart("btc_usd", "1h"))
         await asyncio.sleep(0)
         await client.price("btc_usd")
-        assert not chart.done(), "it leaves half of the burst to live prices"
+        assert not chart.done(), "the chart call leaves half of the burst to live prices"
         assert await chart

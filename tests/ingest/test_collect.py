@@ -1,4 +1,4 @@
-"""Collecting a minute: real PostgreSQL, the simulated exchange, and whatever goes wrong in between."""
+"""Collects minutes with a real PostgreSQL and the simulated exchange, under each kind of failure."""
 
 import asyncio
 import contextlib
@@ -24,14 +24,14 @@ from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint, ExchangeClock, Quote
 from tests.conftest import Servers
-from tests.stored import MINUTE, minutes, row, store, track
-from tests.waiting import PATIENCE_S, until
+from tests.sample_data import MINUTE, minutes, row, store, track
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
-BOTH = ("btc_usd", "eth_usd")
+TICKERS = ("btc_usd", "eth_usd")
 
 
 @pytest.fixture(autouse=True)
-def _the_exchange_is_in_the_minute(simulator: Simulator) -> None:
+def _set_exchange_clock(simulator: Simulator) -> None:
     simulator.clock.set(at=MINUTE + 2)
 
 
@@ -41,13 +41,13 @@ async def _collect(
     deribit: Deribit,
     minute: int = MINUTE,
     *,
-    tickers: tuple[str, ...] = BOTH,
+    tickers: tuple[str, ...] = TICKERS,
     budget_s: float = 2.0,
 ) -> CollectResult:
     return await collect(minute, watchlist=Watchlist(tickers), source=deribit, db=db, outbox=outbox, budget_s=budget_s)
 
 
-async def test_each_ticker_is_stored_as_the_exchange_said_it(
+async def test_each_ticker_is_stored_exactly_as_the_exchange_sent_it(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     collected = await _collect(db, outbox, deribit)
@@ -59,27 +59,27 @@ async def test_each_ticker_is_stored_as_the_exchange_said_it(
         assert str(stored["price"]) == served.price
 
 
-async def test_a_second_message_for_the_minute_asks_nobody(
+async def test_a_second_message_for_the_minute_makes_no_calls(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     calls = dict(simulator.calls)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert (collected.stored, simulator.calls) == (0, calls)
 
 
-async def test_two_collects_of_a_minute_at_once_store_it_once(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    watchlist = Watchlist(BOTH)
+async def test_two_concurrent_collects_of_a_minute_store_it_once(db: Database, deribit: Deribit, outbox: Outbox) -> None:
+    watchlist = Watchlist(TICKERS)
     both = await asyncio.gather(*(collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox) for _ in range(2)))
     assert sum(collected.stored for collected in both) == 2
     assert await minutes(db, "btc_usd") == [MINUTE]
 
 
-async def test_a_queue_of_old_messages_costs_nothing(
+async def test_a_queue_of_old_messages_makes_no_calls(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     calls = dict(simulator.calls)
     for age in range(1, 500):
@@ -88,7 +88,7 @@ async def test_a_queue_of_old_messages_costs_nothing(
     assert await minutes(db, "btc_usd") == [MINUTE]
 
 
-async def test_a_first_message_that_is_old_stores_the_price_under_its_own_minute(
+async def test_an_old_first_message_stores_the_price_in_the_minute_of_its_instant(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
     collected = await _collect(db, outbox, deribit, MINUTE - 3600)
@@ -102,11 +102,11 @@ async def test_a_local_clock_that_runs_ahead_loses_no_minute(
     simulator.clock.set(at=MINUTE + 59.3)
     collected = await _collect(db, outbox, deribit, MINUTE + 60)
     assert collected.failures == {}
-    assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60], "the early answer counts for its own minute"
+    assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60], "the early response counts for its own minute"
 
 
 @pytest.mark.parametrize("ahead_s", [180, 60 * 86_400, -60 * 86_400])
-async def test_a_scheduler_whose_clock_is_wrong_stops_nothing(
+async def test_a_scheduler_whose_clock_is_wrong_stops_no_collection(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, ahead_s: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     simulator.clock.set(offset_s=0)
@@ -174,7 +174,7 @@ REASONS = {
     "unheard_of_code": Reason.REFUSED,
     "unknown_index": Reason.REFUSED,
 }
-"""What each fault is told as; `clock_ahead` needs clocks that agree, see test_wrong_clocks."""
+"""The recorded reason of each fault. `clock_ahead` needs clocks that agree (see test_wrong_clocks)."""
 
 
 def test_each_fault_has_a_reason() -> None:
@@ -182,7 +182,7 @@ def test_each_fault_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize("fault", sorted(REASONS))
-async def test_one_ticker_failing_in_any_way_stops_no_other(
+async def test_any_failure_of_one_ticker_stops_no_other(
     db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd")
@@ -193,7 +193,7 @@ async def test_one_ticker_failing_in_any_way_stops_no_other(
 
 
 @pytest.mark.parametrize("fault", ["http_502", "reset", "html", "settlement_in_progress", "break_off", "price_nan"])
-async def test_a_passing_failure_is_overcome_within_the_minute(
+async def test_a_temporary_failure_is_retried_within_the_minute(
     db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=2)
@@ -210,7 +210,7 @@ async def test_a_configured_number_of_retries_is_not_exceeded(
     assert simulator.calls["get_index_price"] == 2
 
 
-async def test_a_price_is_stored_while_another_ticker_is_still_asked_for(
+async def test_a_price_is_stored_while_another_ticker_is_still_fetched(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("hang", index="eth_usd")
@@ -219,13 +219,13 @@ async def test_a_price_is_stored_while_another_ticker_is_still_asked_for(
     async def stored() -> bool:
         return await minutes(db, "btc_usd") == [MINUTE]
 
-    await until(stored)
+    await wait_until(stored)
     assert not collecting.done()
     simulator.clear_faults()
     assert (await collecting).failures == {}
 
 
-async def test_an_answer_without_an_instant_counts_only_if_the_local_clock_is_sure(
+async def test_a_response_without_an_instant_counts_only_if_the_local_clock_is_trusted(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("no_clock", method="get_index_price")
@@ -233,7 +233,7 @@ async def test_an_answer_without_an_instant_counts_only_if_the_local_clock_is_su
     simulator.clock.set(offset_s=0)
     await deribit.names()
     failures: dict[str, object] = {}
-    for _ in range(2):  # the first may fall onto the end of a minute
+    for _ in range(2):  # the first attempt may run past the end of a minute
         minute = int(time.time()) // 60 * 60
         failures = dict((await _collect(db, outbox, deribit, minute, budget_s=0.5)).failures)
         if not failures:
@@ -243,7 +243,7 @@ async def test_an_answer_without_an_instant_counts_only_if_the_local_clock_is_su
     assert (stored["ts"], stored["observed_at"]) == (minute, None)
 
 
-async def test_an_unknown_ticker_is_left_out_and_said_with_near_names(
+async def test_an_unknown_ticker_is_skipped_and_logged_with_similar_names(
     db: Database, deribit: Deribit, simulator: Simulator, caplog: pytest.LogCaptureFixture, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(["btc_usd", "eth_uds"])
@@ -253,7 +253,7 @@ async def test_an_unknown_ticker_is_left_out_and_said_with_near_names(
     assert await db.fetchval("SELECT count(*) FROM tracking") == 1
 
 
-async def test_where_the_list_of_names_is_away_all_are_asked_for_and_a_refused_name_is_taken_back(
+async def test_without_the_list_of_names_all_tickers_are_fetched_and_a_rejected_one_is_removed(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("http_500", method="get_supported_index_names")
@@ -273,12 +273,12 @@ async def test_tracking_begins_in_the_exchanges_minute(db: Database, deribit: De
     assert await db.fetchval("SELECT min(since) FROM tracking") == MINUTE
 
 
-async def test_with_the_database_away_prices_wait_in_the_outbox_and_are_stored_when_it_is_back(
+async def test_prices_are_queued_while_the_database_is_unavailable_and_stored_afterwards(
     servers: Servers, dsn: str, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     name = dsn.rpartition("/")[2]
     admin = await asyncpg.connect(servers.dsn)
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     try:
         async with open_database(dsn, application_name="tests of outage") as db:
             await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
@@ -287,19 +287,19 @@ async def test_with_the_database_away_prices_wait_in_the_outbox_and_are_stored_w
             assert await outbox.pending_minutes() == {("btc_usd", MINUTE), ("eth_usd", MINUTE)}
             calls = dict(simulator.calls)
             await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-            assert simulator.calls == calls, "what waits is not asked for again"
+            assert simulator.calls == calls, "queued prices are not fetched again"
             await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
             simulator.clock.set(at=MINUTE + 62)
             assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 4
             assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60]
             assert await outbox.depth() == 0
             since = await db.fetchval("SELECT min(since) FROM tracking")
-            assert since == MINUTE, "tracking began when it was first asked for"
+            assert since == MINUTE, "tracking began with the first collected minute"
     finally:
         await admin.close()
 
 
-async def test_a_database_that_comes_back_while_a_ticker_is_asked_for_gets_its_prices_at_the_end(
+async def test_a_database_that_recovers_during_a_collect_gets_the_prices_at_its_end(
     servers: Servers, dsn: str, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     name = dsn.rpartition("/")[2]
@@ -310,10 +310,10 @@ async def test_a_database_that_comes_back_while_a_ticker_is_asked_for_gets_its_p
             await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
             collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=20))
 
-            async def waits() -> bool:
+            async def is_queued() -> bool:
                 return await outbox.depth() == 1
 
-            await until(waits)
+            await wait_until(is_queued)
             await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
             simulator.clear_faults()
             assert (await collecting).stored == 2
@@ -321,12 +321,12 @@ async def test_a_database_that_comes_back_while_a_ticker_is_asked_for_gets_its_p
         await admin.close()
 
 
-async def test_without_redis_prices_go_straight_into_the_database_and_failures_become_gaps(
+async def test_without_redis_prices_are_stored_directly_and_failures_become_gaps(
     db: Database, deribit: Deribit, simulator: Simulator
 ) -> None:
     simulator.fail("http_503", index="eth_usd")
-    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
-        collected = await _collect(db, away, deribit, budget_s=1)
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
+        collected = await _collect(db, unavailable_outbox, deribit, budget_s=1)
     assert (collected.stored, set(collected.failures)) == (1, {"eth_usd"})
     assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", MINUTE) == "http_5xx"
 
@@ -335,29 +335,29 @@ async def test_without_redis_a_minute_that_the_exchange_has_not_reached_becomes_
     db: Database, deribit: Deribit, simulator: Simulator
 ) -> None:
     simulator.clock.set(at=MINUTE + 20)
-    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
-        collected = await _collect(db, away, deribit, MINUTE + 60, budget_s=1)
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
+        collected = await _collect(db, unavailable_outbox, deribit, MINUTE + 60, budget_s=1)
     assert {failure.reason for failure in collected.failures.values()} == {Reason.CLOCK}
     assert await db.fetchval("SELECT count(*) FROM gap") == 0
 
 
-async def test_with_both_servers_away_the_reason_is_remembered_until_one_is_back(
+async def test_with_both_servers_unavailable_the_reason_is_buffered_until_one_recovers(
     servers: Servers, deribit: Deribit, outbox: Outbox
 ) -> None:
-    nowhere = servers.dsn_of("nowhere")
+    missing_dsn = servers.dsn_of("nowhere")
     async with (
-        open_database(nowhere, application_name="tests") as db,
-        open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away,
+        open_database(missing_dsn, application_name="tests") as db,
+        open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox,
     ):
-        collected = await _collect(db, away, deribit, budget_s=0.5)
+        collected = await _collect(db, unavailable_outbox, deribit, budget_s=0.5)
         assert {failure.reason for failure in collected.failures.values()} == {Reason.STORAGE}
-        back = Outbox(outbox._client, 10)  # noqa: SLF001  the same outbox, its Redis back
-        back.buffer_failures(away._buffered_failures)  # noqa: SLF001
-        await back.record_failures({})
+        recovered_outbox = Outbox(outbox._client, 10)  # noqa: SLF001  the same outbox after Redis recovered
+        recovered_outbox.buffer_failures(unavailable_outbox._buffered_failures)  # noqa: SLF001
+        await recovered_outbox.record_failures({})
     assert await outbox.read_failures() == {("btc_usd", MINUTE): Reason.STORAGE, ("eth_usd", MINUTE): Reason.STORAGE}
 
 
-async def test_a_full_outbox_keeps_what_it_has_and_prices_go_into_the_database(
+async def test_a_full_outbox_keeps_its_entries_and_prices_are_stored_directly(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
     await outbox.put([row("btc_usd", MINUTE - 60)])
@@ -366,7 +366,7 @@ async def test_a_full_outbox_keeps_what_it_has_and_prices_go_into_the_database(
     assert await outbox.pending_minutes() == {("btc_usd", MINUTE - 60)}
 
 
-async def test_a_failure_leaves_its_reason_beside_the_outbox(
+async def test_a_failure_is_recorded_in_redis_with_its_reason(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("html", index="eth_usd", method="get_index_price")
@@ -375,7 +375,7 @@ async def test_a_failure_leaves_its_reason_beside_the_outbox(
     assert "malformed response" in (await outbox.read_report()).errors["eth_usd"]
 
 
-async def test_a_minute_whose_answer_came_in_the_next_one_keeps_its_reason(
+async def test_a_minute_whose_response_arrived_in_the_next_one_keeps_its_reason(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.clock.set(at=MINUTE + 59.9)
@@ -385,8 +385,8 @@ async def test_a_minute_whose_answer_came_in_the_next_one_keeps_its_reason(
     assert await minutes(db, "btc_usd") == [MINUTE + 60]
 
 
-class Ticks:
-    """A second source, as small as can be."""
+class TickSource:
+    """A minimal second price source."""
 
     def __init__(self) -> None:
         self.clock = ExchangeClock()
@@ -406,14 +406,14 @@ class Ticks:
 
 
 async def test_a_second_source_is_one_class(db: Database, outbox: Outbox) -> None:
-    await collect(MINUTE, watchlist=Watchlist(["tick"]), source=Ticks(), db=db, outbox=outbox)
+    await collect(MINUTE, watchlist=Watchlist(["tick"]), source=TickSource(), db=db, outbox=outbox)
     stored = await prices.latest(db, "tick", 0)
     assert stored is not None
     assert str(stored["price"]) == "1.1"
 
 
-class Broken(Ticks):
-    """A source with a mistake in it."""
+class BrokenSource(TickSource):
+    """A price source with a bug."""
 
     async def names(self) -> frozenset[str]:
         return frozenset({"tick", "tock"})
@@ -424,20 +424,20 @@ class Broken(Ticks):
         return await super().price(ticker)
 
 
-async def test_a_mistake_of_ours_in_one_ticker_stops_no_other_and_is_not_hidden(
+async def test_a_bug_in_the_fetch_of_one_ticker_stops_no_other_and_is_logged(
     db: Database, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    collected = await collect(MINUTE, watchlist=Watchlist(["tock", "tick"]), source=Broken(), db=db, outbox=outbox)
+    collected = await collect(MINUTE, watchlist=Watchlist(["tock", "tick"]), source=BrokenSource(), db=db, outbox=outbox)
     assert await minutes(db, "tick") == [MINUTE]
     assert set(collected.failures) == {"tock"}
     assert await outbox.read_failures() == {("tock", MINUTE): Reason.MALFORMED}
     assert any(record.exc_info for record in caplog.records)
 
 
-async def test_a_price_stored_from_elsewhere_stays(
+async def test_a_price_stored_before_is_neither_fetched_nor_overwritten(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await track(db, *BOTH)
+    await track(db, *TICKERS)
     await store(db, [row("btc_usd", MINUTE, "1")])
     await _collect(db, outbox, deribit)
     stored = await prices.latest(db, "btc_usd", 0)
@@ -451,10 +451,10 @@ def test_the_simulated_price_is_a_pure_function() -> None:
     assert len({market.price("btc_usd", MINUTE + second) for second in range(60)}) > 50
 
 
-async def test_one_wrong_refusal_does_not_drop_a_ticker_that_the_list_had(
+async def test_one_wrong_rejection_does_not_drop_a_listed_ticker(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     simulator.fail("unknown_index", index="eth_usd", times=1)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert isinstance(collected.failures["eth_usd"], UnknownTickerError)
@@ -463,21 +463,21 @@ async def test_one_wrong_refusal_does_not_drop_a_ticker_that_the_list_had(
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
-async def test_an_empty_list_of_names_ends_nothing(
+async def test_an_empty_list_of_names_ends_no_tracking(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await track(db, *BOTH)
+    await track(db, *TICKERS)
     names, simulator.names = simulator.names, ()
-    watchlist = Watchlist(BOTH)
-    assert await watchlist.tickers(source=deribit) == list(BOTH)
+    watchlist = Watchlist(TICKERS)
+    assert await watchlist.tickers(source=deribit) == list(TICKERS)
     simulator.names = names
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
-async def test_a_database_emptied_under_a_worker_is_followed_again(
+async def test_tracking_is_written_again_after_the_database_was_emptied(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     await db.execute("TRUNCATE price, gap, tracking, import_period, ticker")
     simulator.clock.set(at=MINUTE + 61)
@@ -485,23 +485,25 @@ async def test_a_database_emptied_under_a_worker_is_followed_again(
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
-async def test_a_lock_held_by_somebody_leaves_prices_in_the_outbox(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    watchlist = Watchlist(BOTH)
+async def test_prices_stay_in_the_outbox_while_another_session_holds_the_lock(
+    db: Database, deribit: Deribit, outbox: Outbox
+) -> None:
+    watchlist = Watchlist(TICKERS)
     async with write_lock.write_transaction(db):
         collecting = collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
-        assert (await asyncio.wait_for(collecting, PATIENCE_S)).failures == {}
+        assert (await asyncio.wait_for(collecting, WAIT_TIMEOUT_S)).failures == {}
     assert await outbox.depth() == 2
 
 
-async def test_a_reconcile_that_waits_for_the_database_keeps_no_collect_from_asking(
+async def test_a_reconcile_that_waits_for_the_database_blocks_no_collect(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     async with write_lock.write_transaction(db):
         reconciling = asyncio.create_task(
             reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=9)
         )
-        await until(lambda: deribit.clock.skew_s is not None)
+        await wait_until(lambda: deribit.clock.skew_s is not None)
         collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=8)
         assert collected.failures == {}
         assert await outbox.depth() == 2
@@ -509,20 +511,20 @@ async def test_a_reconcile_that_waits_for_the_database_keeps_no_collect_from_ask
         await reconciling
 
 
-async def test_an_error_of_the_database_that_nobody_thought_of_costs_no_price(
+async def test_an_unexpected_database_error_loses_no_price(
     servers: Servers, dsn: str, db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    await track(db, *BOTH)
+    await track(db, *TICKERS)
     role = f"poor_{dsn.rpartition('_')[2]}"
     await db.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
     await db.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
     await db.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
     await db.execute(f"REVOKE ALL ON gap FROM {role}")
     address = urlsplit(dsn)
-    poor = urlunsplit(address._replace(netloc=f"{role}:x@{address.hostname}:{address.port}"))
+    restricted_dsn = urlunsplit(address._replace(netloc=f"{role}:x@{address.hostname}:{address.port}"))
     simulator.fail("hang", index="eth_usd", times=1)
-    async with open_database(poor, application_name="tests") as low:
-        collected = await _collect(low, outbox, deribit, budget_s=10)
+    async with open_database(restricted_dsn, application_name="tests") as restricted_db:
+        collected = await _collect(restricted_db, outbox, deribit, budget_s=10)
     assert collected.failures == {}
     assert await outbox.depth() == 2
     await db.execute(f"DROP OWNED BY {role}")
@@ -530,7 +532,7 @@ async def test_an_error_of_the_database_that_nobody_thought_of_costs_no_price(
 
 
 @pytest.mark.parametrize("fault", ["price_tiny", "price_infinite", "no_clock"])
-async def test_an_answer_that_cannot_be_stored_is_asked_for_again(
+async def test_a_price_that_cannot_be_stored_is_fetched_again(
     db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=1)
@@ -539,7 +541,7 @@ async def test_an_answer_that_cannot_be_stored_is_asked_for_again(
 
 
 @pytest.mark.parametrize("instant", [60, 6_976_000_000])
-async def test_an_instant_that_cannot_be_is_not_stored(
+async def test_a_price_with_an_implausible_instant_is_not_stored(
     db: Database, deribit: Deribit, simulator: Simulator, instant: int, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(["btc_usd"])
@@ -551,11 +553,11 @@ async def test_an_instant_that_cannot_be_is_not_stored(
     assert await minutes(db, "btc_usd") == []
 
 
-async def test_a_host_that_was_suspended_goes_on_with_the_minute_of_the_message(
+async def test_a_resumed_host_collects_the_minute_of_the_message(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    """The monotonic clock stood still meanwhile, and with it what was last heard of the exchange's."""
-    watchlist, message_minutes = Watchlist(BOTH), MessageMinutes()
+    """The monotonic clock stood still meanwhile, and so did the extrapolated exchange clock."""
+    watchlist, message_minutes = Watchlist(TICKERS), MessageMinutes()
     for minute in (MINUTE, MINUTE + 7_200):
         simulator.clock.set(at=minute + 2)
         await collect(minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, minutes=message_minutes)

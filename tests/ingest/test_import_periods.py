@@ -1,4 +1,4 @@
-"""Imported history is accounted for: its missing minutes are gaps, and an export of another Tickgraph keeps its provenance."""
+"""Minutes that an import lacks are gaps, and the import of an export of another Tickgraph keeps its provenance."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,27 +16,27 @@ from db.tables import Source
 from ingest.imports.file_reader import RawRow, open_price_file
 from ingest.jobs.import_history import import_prices
 from tests.conftest import Databases, Servers
-from tests.stored import MINUTE, follow, row, store
+from tests.sample_data import MINUTE, row, set_tracked_tickers, store
 
 NOW = MINUTE + 86_400
 STATES = ("OPEN", "GIVEN_UP", "FILLED")
 
 
-def _at(number: int) -> int:
+def _minute_at(number: int) -> int:
     return MINUTE + 60 * number
 
 
 async def _import(db: Database, minutes: Sequence[int], price: str = "1") -> None:
     async def batches() -> AsyncIterator[list[RawRow]]:
-        yield [RawRow(line, str(_at(number)), price) for line, number in enumerate(minutes, 1)]
+        yield [RawRow(line, str(_minute_at(number)), price) for line, number in enumerate(minutes, 1)]
 
     await import_prices(batches(), "btc_usd", db, now=NOW, on_reject=lambda *_: None, progress=lambda _: None)
 
 
 async def _coverage(db: Database, low: int, high: int) -> tuple[int, int, int, list[tuple[int, int, str]]]:
     """Returns expected, stored and extra minutes of a window, and its gaps as (begin, end, reason), in numbers of minutes."""
-    counts = await coverage.count(db, "btc_usd", _at(low), _at(high), NOW)
-    found = await gaps.periods(db, "btc_usd", _at(low), _at(high), STATES, 1_000)
+    counts = await coverage.count(db, "btc_usd", _minute_at(low), _minute_at(high), NOW)
+    found = await gaps.periods(db, "btc_usd", _minute_at(low), _minute_at(high), STATES, 1_000)
     numbers = [((one["low"] - MINUTE) // 60, (one["high"] - MINUTE) // 60, one["reason"]) for one in found]
     return counts.expected, counts.stored, counts.extra, numbers
 
@@ -46,7 +46,7 @@ async def test_minutes_that_an_import_lacks_are_gaps(db: Database) -> None:
     holes = [(2, 4, "not_imported"), (5, 9, "not_imported")]
     assert await _coverage(db, -5, 20) == (10, 4, 0, holes)
     assert await _coverage(db, 3, 6) == (3, 1, 0, [(3, 4, "not_imported"), (5, 6, "not_imported")])
-    assert (await gaps.periods(db, "btc_usd", _at(0), _at(20), ["OPEN", "FILLED"], 10)) == []
+    assert (await gaps.periods(db, "btc_usd", _minute_at(0), _minute_at(20), ["OPEN", "FILLED"], 10)) == []
 
 
 async def test_an_import_that_is_run_again_fills_holes_and_joins_periods(db: Database) -> None:
@@ -78,19 +78,19 @@ async def test_every_expected_minute_is_stored_or_a_gap(
     window: tuple[int, int],
 ) -> None:
     await db.execute("TRUNCATE price, gap, tracking, import_period, ticker CASCADE")
-    for place, border in enumerate(tracked):
+    for index, border in enumerate(tracked):
         async with write_lock.write_transaction(db) as connection:
-            await follow(connection, [] if place % 2 else ["btc_usd"], _at(border))
+            await set_tracked_tickers(connection, [] if index % 2 else ["btc_usd"], _minute_at(border))
     for minutes in imports:
         await _import(db, sorted(minutes))
     await db.execute("INSERT INTO ticker (name) VALUES ('btc_usd') ON CONFLICT DO NOTHING")
     if horizon is not None:
-        await db.execute("UPDATE ticker SET horizon = $1", _at(horizon))
-        await db.execute("DELETE FROM price WHERE ts < $1", _at(horizon))
-    if rows := [row("btc_usd", _at(number)) for number in live if horizon is None or number >= horizon]:
+        await db.execute("UPDATE ticker SET horizon = $1", _minute_at(horizon))
+        await db.execute("DELETE FROM price WHERE ts < $1", _minute_at(horizon))
+    if rows := [row("btc_usd", _minute_at(number)) for number in live if horizon is None or number >= horizon]:
         await store(db, rows)
     async with write_lock.write_transaction(db) as connection:
-        await gaps.detect_gaps(connection, {"btc_usd": (_at(-2), _at(27))}, {})
+        await gaps.detect_gaps(connection, {"btc_usd": (_minute_at(-2), _minute_at(27))}, {})
 
     low, high = min(window), max(window)
     borders = [*tracked, 27] if len(tracked) % 2 else tracked
@@ -141,20 +141,22 @@ async def test_an_export_can_be_imported_elsewhere_without_loss(
     await store(
         db,
         [
-            row("btc_usd", _at(n), str(price), source=source, at_s=None if at is None else at / 10**6)
+            row("btc_usd", _minute_at(n), str(price), source=source, at_s=None if at is None else at / 10**6)
             for n, (source, at, price) in archive.items()
         ],
     )
     written = await _copy(db, other_db, export_format, tmp_path / f"history.{export_format}")
     rows = "SELECT ts, price, observed_at, coalesce(original_source::text, source) FROM price ORDER BY ts"
     assert await other_db.fetch(rows) == await db.fetch(rows)
-    assert {one["source"] for one in await other_db.fetch("SELECT source FROM price")} == {"IMPORT"}, "not live here"
+    assert {one["source"] for one in await other_db.fetch("SELECT source FROM price")} == {"IMPORT"}, (
+        "the target stores each row as imported"
+    )
 
     exported = "SELECT ticker, ts, price, observed_at, source, original_source FROM price ORDER BY ts"
-    before = await other_db.fetch(exported)
+    first_copy = await other_db.fetch(exported)
     await db.execute("TRUNCATE price, import_period CASCADE")
     assert await _copy(other_db, db, export_format, tmp_path / f"copy.{export_format}") != written
-    assert await db.fetch(exported) == before, "provenance is that of the first archive, however often it is copied"
+    assert await db.fetch(exported) == first_copy, "provenance is that of the first archive, however often it is copied"
 
 
 async def _copy(source: Database, target: Database, export_format: ExportFormat, file: Path) -> bytes:

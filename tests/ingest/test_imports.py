@@ -1,4 +1,4 @@
-"""History from elsewhere: any usual form is read, every row checked, nothing overwritten."""
+"""Imports read files in common formats, validate every row, and overwrite nothing."""
 
 import bz2
 import contextlib
@@ -23,13 +23,13 @@ from db.tables import PriceRow, Reason, Source
 from ingest.imports.file_reader import DamagedFileError, FileFormatError, RawRow, ReadOptions, open_price_file
 from ingest.imports.rules import parse_row
 from ingest.jobs.import_history import ImportResult, RowDeduplicator, import_prices
-from tests.stored import MINUTE, minutes, row, store, track
+from tests.sample_data import MINUTE, minutes, row, store, track
 
 NOW = MINUTE + 10 * 366 * 86_400
 
 
-def _rows(file: Path, ticker: str = "btc_usd", **wanted: str) -> tuple[str, list[RawRow]]:
-    with open_price_file(file, ticker, ReadOptions(**wanted)) as found:
+def _rows(file: Path, ticker: str = "btc_usd", **options: str) -> tuple[str, list[RawRow]]:
+    with open_price_file(file, ticker, ReadOptions(**options)) as found:
         return str(found.form), list(found.rows)
 
 
@@ -49,15 +49,15 @@ def _rows(file: Path, ticker: str = "btc_usd", **wanted: str) -> tuple[str, list
 """,
     ],
 )
-@pytest.mark.parametrize("zipped", [False, True])
-def test_the_form_of_a_file_is_found(tmp_path: Path, content: str, zipped: bool) -> None:
+@pytest.mark.parametrize("is_compressed", [False, True])
+def test_the_format_of_a_file_is_detected(tmp_path: Path, content: str, is_compressed: bool) -> None:
     file = tmp_path / "history"
-    file.write_bytes(gzip.compress(content.encode()) if zipped else content.encode())
+    file.write_bytes(gzip.compress(content.encode()) if is_compressed else content.encode())
     _, rows = _rows(file)
     assert [(raw.time, raw.price) for raw in rows] == [("1705318800", "68241.5"), ("1705318860", "68242")]
 
 
-def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
+def test_columns_with_unknown_names_can_be_named(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text("when,usd\n1705318800,68241.5\n")
     with pytest.raises(
@@ -73,30 +73,30 @@ def test_columns_of_other_names_are_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["", "68241.5\n", '{"ts": 1, "price"\n', "hello\n"])
-def test_a_file_without_a_form_is_refused_and_said_why(tmp_path: Path, content: str) -> None:
+def test_a_file_without_a_known_format_is_rejected(tmp_path: Path, content: str) -> None:
     file = tmp_path / "history"
     file.write_text(content)
     with pytest.raises(FileFormatError):
         _rows(file)
 
 
-def test_a_broken_line_hides_none_after_it(tmp_path: Path) -> None:
+def test_a_broken_line_hides_no_later_line(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     broken = b'nonsense\n\xff\xfe,2\n1705318860,"3\n1705318860,' + b"9" * 200_000
     file.write_bytes(b"ts,price\n1705318800,1\n" + broken + b"\n1705318920,3\n")
     _, rows = _rows(file)
-    assert [raw.line for raw in rows if _is_good(raw)] == [2, 5, 7]
+    assert [raw.line for raw in rows if _is_valid(raw)] == [2, 5, 7]
     assert [raw.line for raw in rows] == [2, 3, 4, 5, 6, 7]
     (tmp_path / "history.jsonl").write_text('{"ts": 1705318800, "price": 1}\n[7]\n{\n{"TS": 1705318860, "price": 2}\n')
     _, rows = _rows(tmp_path / "history.jsonl")
-    assert [raw.line for raw in rows if _is_good(raw)] == [1, 4]
+    assert [raw.line for raw in rows if _is_valid(raw)] == [1, 4]
 
 
-def test_a_row_that_was_cut_is_no_price(tmp_path: Path) -> None:
+def test_a_truncated_row_is_rejected(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text("id,ts,price\n1700000001,1700000000,37000.5\n1700000002,1700000060\n")
     _, rows = _rows(file)
-    assert [_is_good(raw) for raw in rows] == [True, False]
+    assert [_is_valid(raw) for raw in rows] == [True, False]
 
 
 def test_rows_of_other_tickers_are_counted(tmp_path: Path) -> None:
@@ -107,13 +107,13 @@ def test_rows_of_other_tickers_are_counted(tmp_path: Path) -> None:
         assert found.other_tickers == {"ETH_USD": 1}
 
 
-async def test_a_minute_that_is_not_over_is_no_history(db: Database) -> None:
-    result, rejected = await _bring(db, [(str(NOW - 60), "1"), (str(NOW), "1"), (str(NOW + 1), "1"), ("4102444800", "1")])
+async def test_a_minute_that_has_not_ended_is_rejected(db: Database) -> None:
+    result, rejected = await _import(db, [(str(NOW - 60), "1"), (str(NOW), "1"), (str(NOW + 1), "1"), ("4102444800", "1")])
     assert (result.stored, result.duplicate, result.rejected) == (1, 0, 3)
     assert rejected[-1] == "4: '4102444800' lies in a minute that is not over yet"
 
 
-def _is_good(raw: RawRow) -> bool:
+def _is_valid(raw: RawRow) -> bool:
     try:
         parse_row(raw.time, raw.price)
     except ValueError:
@@ -138,15 +138,15 @@ PRICES = st.one_of(
 
 
 @given(TIMES, PRICES)
-def test_the_compiled_rules_take_what_the_model_takes_and_nothing_else(time: str, price: str) -> None:
+def test_the_compiled_rules_accept_exactly_what_the_model_accepts(time: str, price: str) -> None:
     found: Row | None = None
     with contextlib.suppress(ValueError):
         found = parse_row(time, price)
-    assert found == _by_the_model_alone(time, price)
+    assert found == _parse_by_model(time, price)
 
 
-def _by_the_model_alone(time: str, price: str) -> Row | None:
-    """Slowly, and straight: what any reader of the rules would write."""
+def _parse_by_model(time: str, price: str) -> Row | None:
+    """A slow and direct implementation of the same rules."""
     try:
         whole, _, fraction = time.strip().partition(".")
         if not (whole.isdigit() and (fraction or "0").isdigit()):
@@ -161,7 +161,7 @@ def _by_the_model_alone(time: str, price: str) -> Row | None:
         microsecond = second * 10**6 + int(f"{fraction[:6]:0<6}")
         if not fraction and "T" in time and "." in time:
             microsecond += int(f"{time.partition('.')[2][:6]:0<6}")
-        made = PriceRow.model_validate(
+        price_row = PriceRow.model_validate(
             {
                 "ticker": "btc_usd",
                 "ts": second // 60 * 60,
@@ -172,7 +172,7 @@ def _by_the_model_alone(time: str, price: str) -> Row | None:
         )
     except (ValidationError, ValueError, ArithmeticError):
         return None
-    return made.ts, f"{made.price:f}", made.observed_at, None
+    return price_row.ts, f"{price_row.price:f}", price_row.observed_at, None
 
 
 @pytest.mark.parametrize(
@@ -186,12 +186,14 @@ def _by_the_model_alone(time: str, price: str) -> Row | None:
         ("2024-01-15 12:40:30.5+01:00", MINUTE, MINUTE * 10**6 + 30_500_000),
     ],
 )
-def test_a_time_is_floored_to_its_minute_and_kept_where_it_had_seconds(time: str, minute: int, observed_at: int | None) -> None:
+def test_a_time_is_rounded_down_to_its_minute_and_its_instant_is_stored(
+    time: str, minute: int, observed_at: int | None
+) -> None:
     assert parse_row(time, "1") == (minute, "1", observed_at, None)
 
 
 @pytest.mark.parametrize(
-    ("time", "price", "why"),
+    ("time", "price", "reason"),
     [
         ("yesterday", "1", "is not a valid time. Use UNIX seconds"),
         ("1705318800", "", "price '' is not a number"),
@@ -201,38 +203,40 @@ def test_a_time_is_floored_to_its_minute_and_kept_where_it_had_seconds(time: str
         ("1705318800", "1.0000000000000000001", "at most 18 decimals"),
     ],
 )
-def test_what_is_wrong_with_a_row_is_said(time: str, price: str, why: str) -> None:
-    with pytest.raises(ValueError, match=why):
+def test_the_error_of_an_invalid_row_names_the_problem(time: str, price: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
         parse_row(time, price)
 
 
 @pytest.mark.parametrize(
-    ("text", "kept"), [("68241.50", "68241.5"), ("007", "7"), ("60000.000", "60000"), ("5.9e-06", "0.0000059")]
+    ("text", "expected"), [("68241.50", "68241.5"), ("007", "7"), ("60000.000", "60000"), ("5.9e-06", "0.0000059")]
 )
-def test_a_price_keeps_its_value_in_plain_notation(text: str, kept: str) -> None:
-    assert parse_row("1705318800", text)[1] == kept
+def test_a_price_keeps_its_value_in_plain_notation(text: str, expected: str) -> None:
+    assert parse_row("1705318800", text)[1] == expected
 
 
-async def _bring(db: Database | None, *batches: Sequence[tuple[str, str]]) -> tuple[ImportResult, list[str]]:
+async def _import(db: Database | None, *batches: Sequence[tuple[str, str]]) -> tuple[ImportResult, list[str]]:
     rejected: list[str] = []
 
-    def numbered() -> Iterator[Sequence[RawRow]]:
+    def numbered_rows() -> Iterator[Sequence[RawRow]]:
         line = 0
         for batch in batches:
-            yield [RawRow(line + place, *pair) for place, pair in enumerate(batch, start=1)]
+            yield [RawRow(line + index, *pair) for index, pair in enumerate(batch, start=1)]
             line += len(batch)
 
-    async def given_out() -> AsyncIterator[Sequence[RawRow]]:
-        for batch in numbered():
+    async def generate_batches() -> AsyncIterator[Sequence[RawRow]]:
+        for batch in numbered_rows():
             yield batch
 
-    def on_reject(raw: RawRow, why: str) -> None:
-        rejected.append(f"{raw.line}: {why}")
+    def on_reject(raw: RawRow, reason: str) -> None:
+        rejected.append(f"{raw.line}: {reason}")
 
-    return await import_prices(given_out(), "btc_usd", db, now=NOW, on_reject=on_reject, progress=lambda _: None), rejected
+    return await import_prices(
+        generate_batches(), "btc_usd", db, now=NOW, on_reject=on_reject, progress=lambda _: None
+    ), rejected
 
 
-async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) -> None:
+async def test_rows_are_stored_and_counted_and_none_is_overwritten(db: Database) -> None:
     await track(db, "btc_usd", since=MINUTE)
     await store(db, [row("btc_usd", MINUTE + 60, "7")])
     first = [
@@ -243,7 +247,7 @@ async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) 
         (str(MINUTE + 150), "5"),
     ]
     second = [(str(MINUTE + 30), "6"), (str(MINUTE + 180), "7")]
-    result, rejected = await _bring(db, first, second)
+    result, rejected = await _import(db, first, second)
     assert (result.stored, result.existing, result.duplicate, result.rejected) == (3, 1, 2, 1)
     assert rejected == ["3: 'rubbish' is not a valid time. Use UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"]
     found = await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)
@@ -253,12 +257,12 @@ async def test_rows_are_stored_counted_and_nothing_is_overwritten(db: Database) 
         (MINUTE + 120, "4", None, "IMPORT"),
         (MINUTE + 180, "7", None, "IMPORT"),
     ]
-    again, _ = await _bring(db, first, second)
-    assert (again.stored, again.existing, again.duplicate) == (0, 4, 2), "resumed by running it again"
+    second_result, _ = await _import(db, first, second)
+    assert (second_result.stored, second_result.existing, second_result.duplicate) == (0, 4, 2), "resumed by running it again"
 
 
-async def test_without_a_database_all_is_checked_and_nothing_stored(db: Database) -> None:
-    result, _ = await _bring(None, [(str(MINUTE), "1"), ("rubbish", "2")])
+async def test_without_a_database_rows_are_validated_and_not_stored(db: Database) -> None:
+    result, _ = await _import(None, [(str(MINUTE), "1"), ("rubbish", "2")])
     assert (result.stored, result.rejected) == (1, 1)
     assert await db.fetchval("SELECT count(*) FROM ticker") == 0
 
@@ -268,42 +272,42 @@ async def test_an_import_closes_the_gaps_it_fills_and_moves_no_period(db: Databa
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {("btc_usd", MINUTE + 60): Reason.TIMEOUT})
         await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
-    await _bring(db, [(str(MINUTE - 60 * i), "1") for i in range(-2, 3)])
+    await _import(db, [(str(MINUTE - 60 * i), "1") for i in range(-2, 3)])
     (period,) = await gaps.periods(db, "btc_usd", 0, 2**40, ["OPEN", "FILLED", "GIVEN_UP"], 9)
     assert (period["low"], period["state"]) == (MINUTE + 60, "FILLED")
     assert await db.fetchval("SELECT since FROM tracking") == MINUTE
 
 
-async def test_many_rows_are_told_to_readers_as_one_change(db: Database) -> None:
-    await _bring(
+async def test_a_large_import_is_recorded_as_one_change(db: Database) -> None:
+    await _import(
         db, [(str(MINUTE + 60 * i), "1") for i in range(1002)], [(str(MINUTE + 60 * i), "1") for i in range(2000, 2010)]
     )
-    (told,) = await db.fetch("SELECT * FROM change WHERE kind = 'history'")
-    assert (told["from_ts"], told["to_ts"], told["count"]) == (MINUTE, MINUTE + 60 * 1001, 1001)
+    (change,) = await db.fetch("SELECT * FROM change WHERE kind = 'history'")
+    assert (change["from_ts"], change["to_ts"], change["count"]) == (MINUTE, MINUTE + 60 * 1001, 1001)
     ids = await db.fetchrow("SELECT min(id) AS low, max(id) AS high FROM price WHERE ts < $1", MINUTE + 60 * 1001)
     assert ids is not None
-    assert (told["first_id"], told["last_id"]) == (ids["low"], ids["high"])
+    assert (change["first_id"], change["last_id"]) == (ids["low"], ids["high"])
 
 
-async def test_the_real_year_passes(db: Database) -> None:
+async def test_rows_of_a_real_year_are_imported(db: Database) -> None:
     file = Path(__file__).parents[3] / "shared" / "data" / "minutes_2018.csv.gz"
     if not file.exists():
-        pytest.skip("real prices are not here")
+        pytest.skip("real prices are not available")
     with open_price_file(file, "btc_usd", ReadOptions(price="btc_usd")) as found:
         rows = [raw for _, raw in zip(range(20_000), found.rows, strict=False)]
 
-    async def given_out() -> AsyncIterator[Sequence[RawRow]]:
+    async def generate_batches() -> AsyncIterator[Sequence[RawRow]]:
         yield rows[:10_000]
         yield rows[10_000:]
 
-    result = await import_prices(given_out(), "btc_usd", db, now=NOW, on_reject=lambda *_: None, progress=lambda _: None)
+    result = await import_prices(generate_batches(), "btc_usd", db, now=NOW, on_reject=lambda *_: None, progress=lambda _: None)
     assert (result.stored + result.rejected, result.existing, result.duplicate) == (20_000, 0, 0)
     assert len(await minutes(db, "btc_usd")) == result.stored > 19_000
     assert {r["source"] for r in await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)} == {Source.IMPORT}
 
 
-def test_a_line_without_end_fills_no_memory_and_hides_no_other(tmp_path: Path) -> None:
-    """A few kilobytes of gzip, and 50 MB in one line."""
+def test_an_endless_line_uses_little_memory_and_hides_no_other_line(tmp_path: Path) -> None:
+    """The compressed file has a few kilobytes; one of its lines has 50 MB."""
     file = tmp_path / "bomb.csv.gz"
     with gzip.open(file, "wb", compresslevel=9) as out:
         out.write(b"ts,price\n1705318800,1\n")
@@ -313,29 +317,29 @@ def test_a_line_without_end_fills_no_memory_and_hides_no_other(tmp_path: Path) -
     tracemalloc.start()
     try:
         _, rows = _rows(file)
-        _, most = tracemalloc.get_traced_memory()
+        _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     assert [(raw.time, raw.price) for raw in rows if raw.price] == [("1705318800", "1"), ("1705318860", "2")]
-    assert most < 3 * 10**6
+    assert peak_bytes < 3 * 10**6
 
 
 @pytest.mark.parametrize("number", ["1_000", "\u0661\u0662", "0x10", "1e", "+-1", "\uff11", "1,5", " 1 2"])
-def test_what_only_python_takes_for_a_number_is_none(number: str) -> None:
+def test_numbers_in_python_notation_are_rejected(number: str) -> None:
     with pytest.raises(ValueError, match="price"):
         parse_row("1705318800", number)
 
 
 @pytest.mark.parametrize("time", ["1_705_318_800", "\u0661705318800", "170531880\uff10", "1705318800.1_0"])
-def test_a_time_has_no_other_digits_either(time: str) -> None:
+def test_a_time_has_ascii_digits_only(time: str) -> None:
     with pytest.raises(ValueError, match="time"):
         parse_row(time, "1")
 
 
-async def test_rows_of_before_the_horizon_are_counted_as_forgotten(db: Database) -> None:
+async def test_rows_before_the_horizon_are_counted_as_expired(db: Database) -> None:
     await track(db, "btc_usd")
     await db.execute("UPDATE ticker SET horizon = $1", MINUTE + 120)
-    result, _ = await _bring(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
+    result, _ = await _import(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
     assert (result.stored, result.expired) == (2, 2)
 
 
@@ -354,7 +358,7 @@ def _klines(unit: int) -> str:
     return KLINES.format(begins[0], begins[1] - 1, begins[1], begins[1] + 60 * unit - 1)
 
 
-PUBLISHED = {
+PUBLISHED_ARCHIVES = {
     "Binance, milliseconds": _klines(1_000),
     "Binance, microseconds": _klines(1_000_000),
     "CryptoDataDownload": "https://www.CryptoDataDownload.com\n" + CDD,
@@ -368,7 +372,7 @@ PUBLISHED = {
 }
 
 
-def _packed(form: str, file: Path, content: bytes) -> None:
+def _write_packed(form: str, file: Path, content: bytes) -> None:
     match form:
         case "zip":
             with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -386,15 +390,15 @@ def _packed(form: str, file: Path, content: bytes) -> None:
 
 
 @pytest.mark.parametrize("form", ["plain", "gz", "bz2", "xz", "zip", "utf-16", "utf-16-le", "utf-8-sig"])
-@pytest.mark.parametrize("published", PUBLISHED)
+@pytest.mark.parametrize("published", PUBLISHED_ARCHIVES)
 def test_archives_are_read_as_they_are_published(tmp_path: Path, published: str, form: str) -> None:
     file = tmp_path / "history"
-    _packed(form, file, PUBLISHED[published].encode())
+    _write_packed(form, file, PUBLISHED_ARCHIVES[published].encode())
     _, rows = _rows(file)
     assert sorted(parse_row(raw.time, raw.price)[:2] for raw in rows) == [(FIRST, "102.5"), (FIRST + 60, "103.5")]
 
 
-def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
+def test_the_time_unit_is_shown_and_can_be_set(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(_klines(1_000))
     assert "time from '1' in ms, price from '5'" in _rows(file)[0]
@@ -404,7 +408,7 @@ def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "wanted", "says"),
+    ("content", "options", "message"),
     [
         (OHLCVT, {}, r"has 7 columns and no header \(1: 1736935200, 2: 101.5.*--price-column NUMBER"),
         (OHLCVT, {"price": "close"}, "has no header: give --price-column the number"),
@@ -419,13 +423,13 @@ def test_the_unit_of_the_time_is_shown_and_can_be_given(tmp_path: Path) -> None:
         ("[[1736935200000, 101.5, 102.5, 106.5, 96.5, 1.2]]", {}, "has 6 columns and no header"),  # Bitfinex: close before high
     ],
 )
-def test_what_cannot_be_told_is_refused_before_anything_is_stored(
-    tmp_path: Path, content: str, wanted: dict[str, str], says: str
+def test_an_ambiguous_or_unknown_file_is_rejected_before_anything_is_stored(
+    tmp_path: Path, content: str, options: dict[str, str], message: str
 ) -> None:
     file = tmp_path / "history.csv"
     file.write_text(content)
-    with pytest.raises(FileFormatError, match=says):
-        _rows(file, **wanted)
+    with pytest.raises(FileFormatError, match=message):
+        _rows(file, **options)
 
 
 def test_a_column_may_be_named_by_its_number(tmp_path: Path) -> None:
@@ -436,18 +440,18 @@ def test_a_column_may_be_named_by_its_number(tmp_path: Path) -> None:
     assert [raw.price for raw in _rows(file, time="1", price="3")[1]] == ["2"]
 
 
-def test_an_archive_of_several_files_and_a_workbook_are_told_by_name(tmp_path: Path) -> None:
+def test_the_error_names_an_archive_of_several_files_or_a_workbook(tmp_path: Path) -> None:
     file = tmp_path / "history.zip"
-    for names, says in ((("a.csv", "b.csv"), "holds 2 files"), (("[Content_Types].xml", "xl/a"), "is an Excel workbook")):
+    for names, message in ((("a.csv", "b.csv"), "holds 2 files"), (("[Content_Types].xml", "xl/a"), "is an Excel workbook")):
         with zipfile.ZipFile(file, "w") as archive:
             for name in names:
                 archive.writestr(name, "x")
-        with pytest.raises(FileFormatError, match=says):
+        with pytest.raises(FileFormatError, match=message):
             _rows(file)
 
 
 @pytest.mark.parametrize("spelled", ["BTC_USD", "btc/usd", "BTCUSD", "BTC-USD", " btc_usd "])
-def test_the_ticker_is_known_in_any_spelling(tmp_path: Path, spelled: str) -> None:
+def test_the_ticker_is_recognized_in_any_spelling(tmp_path: Path, spelled: str) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"symbol,ts,price\n{spelled},{FIRST},1\nETH/USD,{FIRST},2\n")
     assert [raw.price for raw in _rows(file)[1]] == ["1"]
@@ -455,7 +459,7 @@ def test_the_ticker_is_known_in_any_spelling(tmp_path: Path, spelled: str) -> No
     assert [raw.price for raw in _rows(file, ticker_column="none")[1]] == ["1", "2"]
 
 
-def test_a_decimal_comma_is_read_where_it_is_said(tmp_path: Path) -> None:
+def test_a_decimal_comma_is_read_if_it_is_set(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"ts;price\n{FIRST};68241,5\n")
     (raw,) = _rows(file, decimal=",")[1]
@@ -465,7 +469,7 @@ def test_a_decimal_comma_is_read_where_it_is_said(tmp_path: Path) -> None:
     assert parse_row(raw.time, raw.price)[1] == "68241.5"
 
 
-def test_the_instant_of_our_own_exports_is_kept(tmp_path: Path) -> None:
+def test_the_instant_of_an_export_of_tickgraph_is_imported(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(
         "ticker,ts,price,observed_at,source\n"
@@ -476,19 +480,19 @@ def test_the_instant_of_our_own_exports_is_kept(tmp_path: Path) -> None:
 
 
 @given(st.integers(1, 12))
-def test_of_one_minute_the_first_instant_counts_whichever_way_the_rows_run(size: int) -> None:
+def test_the_first_instant_of_a_minute_is_stored_in_either_row_order(size: int) -> None:
     for ticks in (range(12), range(11, -1, -1)):
         rows = [(str(FIRST + 15 * tick), str(tick + 1)) for tick in ticks]
         batches = [rows[start : start + size] for start in range(0, 12, size)]
-        kept: list[Row] = []
+        chosen: list[Row] = []
         deduplicator = RowDeduplicator(ImportResult(), NOW, lambda *_: None, None)
         for batch in batches:
-            kept += deduplicator.deduplicate([RawRow(0, *one) for one in batch])
-        kept += deduplicator.flush()
-        assert sorted(row[:2] for row in kept) == [(FIRST, "1"), (FIRST + 60, "5"), (FIRST + 120, "9")]
+            chosen += deduplicator.deduplicate([RawRow(0, *one) for one in batch])
+        chosen += deduplicator.flush()
+        assert sorted(row[:2] for row in chosen) == [(FIRST, "1"), (FIRST + 60, "5"), (FIRST + 120, "9")]
 
 
-def test_a_damaged_file_gives_what_came_before(tmp_path: Path) -> None:
+def test_a_damaged_file_yields_the_rows_before_the_damage(tmp_path: Path) -> None:
     lines = "".join(f"{FIRST + 60 * number},{number + 1}.{number * 7_919 % 9_973}\n" for number in range(100_000))
     for form, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)):
         file = tmp_path / f"history.{form}"
@@ -501,14 +505,14 @@ def test_a_damaged_file_gives_what_came_before(tmp_path: Path) -> None:
         assert len(rows) > 1_000 or form == "xz", form
 
 
-def test_an_instant_of_another_minute_is_none_of_ours(tmp_path: Path) -> None:
+def test_an_instant_of_another_minute_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"ts,price,observed_at\n{FIRST},1,{FIRST + 61}\n{FIRST + 60},2,{FIRST + 61}\n")
     found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
     assert found == [(FIRST, "1", None, None), (FIRST + 60, "2", (FIRST + 61) * 10**6, None)]
 
 
-def test_a_column_that_was_named_goes_before_a_known_archive(tmp_path: Path) -> None:
+def test_a_named_column_takes_precedence_over_a_known_archive_format(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(_klines(1_000))
     assert [raw.time for raw in _rows(file, time="7")[1]] == [f"{FIRST + 59}999", f"{FIRST + 119}999"]

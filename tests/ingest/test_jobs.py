@@ -1,4 +1,4 @@
-"""One thing that fails stops no other: a ticker's answer ends at its ticker, a job of a minute at the job."""
+"""Failures are isolated: an invalid response affects its ticker only, and a failed job stops no other job."""
 
 import json
 import os
@@ -16,9 +16,9 @@ from ingest.jobs.reconcile import BUDGETS_S, reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.simulator.server import Simulator
-from tests.stored import MINUTE, minutes, row, store, track
+from tests.sample_data import MINUTE, minutes, row, store, track
 
-BOTH = ("btc_usd", "eth_usd")
+TICKERS = ("btc_usd", "eth_usd")
 NUMBERS = st.one_of(
     st.integers(),
     st.floats(),
@@ -28,25 +28,25 @@ NUMBERS = st.one_of(
 )
 VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.text(max_size=8), st.integers(), st.floats()),
-    lambda below: st.one_of(st.lists(below, max_size=4), st.dictionaries(st.text(max_size=6), below, max_size=4)),
+    lambda children: st.one_of(st.lists(children, max_size=4), st.dictionaries(st.text(max_size=6), children, max_size=4)),
     max_leaves=8,
 )
 
 
-def _answer(price: object, us_out: object) -> bytes:
+def _price_body(price: object, us_out: object) -> bytes:
     return f'{{"jsonrpc":"2.0","result":{{"index_price":{price}}},"usOut":{us_out},"testnet":false}}'.encode()
 
 
-def _chart(instant: object, price: object) -> bytes:
+def _chart_body(instant: object, price: object) -> bytes:
     return f'{{"jsonrpc":"2.0","result":[[{instant},{price}],[{instant},{price}]],"usOut":{(MINUTE + 2) * 10**6}}}'.encode()
 
 
-ANSWERS = st.one_of(
+BODIES = st.one_of(
     st.binary(max_size=200),
     VALUES.map(lambda value: json.dumps(value).encode()),
     st.builds(lambda **parts: json.dumps(parts).encode(), result=VALUES, error=VALUES, usOut=VALUES, testnet=VALUES),
-    st.builds(_answer, NUMBERS, st.one_of(st.just((MINUTE + 2) * 10**6), NUMBERS)),
-    st.builds(_chart, NUMBERS, NUMBERS),
+    st.builds(_price_body, NUMBERS, st.one_of(st.just((MINUTE + 2) * 10**6), NUMBERS)),
+    st.builds(_chart_body, NUMBERS, NUMBERS),
     st.integers(1, 3_000).map(lambda depth: b'{"error":{"code":1,"data":' + b"[" * depth + b"]" * depth + b"}}"),
 )
 
@@ -54,51 +54,51 @@ ANSWERS = st.one_of(
 @settings(
     max_examples=12 + int(float(os.environ.get("FUZZ_MINUTES", "0")) * 60),
     deadline=None,
-    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # an answer is small, and each takes a collect
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],  # bodies are small, and each example runs a collect
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
-@given(body=ANSWERS)
-@example(_answer("1", 1))
-@example(_answer("1e9999999999999999999", (MINUTE + 2) * 10**6))
-@example(_chart((MINUTE - 60) * 1000, "1e9999999999999999999"))
+@given(body=BODIES)
+@example(_price_body("1", 1))
+@example(_price_body("1e9999999999999999999", (MINUTE + 2) * 10**6))
+@example(_chart_body((MINUTE - 60) * 1000, "1e9999999999999999999"))
 @example(b'{"error":{"code":10040,"message":"\\ud800"}}')
 @example(b'{"error":{"code":1,"data":' + b"[" * 900 + b"]" * 900 + b"}}")
-async def test_whatever_the_exchange_answers_of_one_ticker_the_others_and_every_job_go_on(
+async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, body: bytes
 ) -> None:
     await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change")
-    if waiting := await outbox.fields():
-        await outbox.remove((await outbox.read(waiting)).entries)
+    if pending := await outbox.fields():
+        await outbox.remove((await outbox.read(pending)).entries)
     simulator.clock.set(at=MINUTE + 2)
-    await track(db, *BOTH, since=MINUTE - 60)
+    await track(db, *TICKERS, since=MINUTE - 60)
     simulator.raw = {"eth_usd": body}
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.2, max_retries=0)
     assert MINUTE in await minutes(db, "btc_usd")
-    assert set(collected.prices) | set(collected.failures) | set(collected.later_tickers) == set(BOTH)
+    assert set(collected.prices) | set(collected.failures) | set(collected.later_tickers) == set(TICKERS)
     if "eth_usd" in collected.failures:
-        assert ("eth_usd", MINUTE) in await outbox.read_failures(), "the reason is evidence"
+        assert ("eth_usd", MINUTE) in await outbox.read_failures(), "the reason is recorded as evidence"
     await reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    for name in BOTH:
+    for name in TICKERS:
         stored, gaps = await minutes(db, name), await db.fetch("SELECT ts FROM gap WHERE ticker = $1", name)
-        assert {MINUTE - 60} <= {*stored, *(record["ts"] for record in gaps)}, "each minute is explained"
+        assert {MINUTE - 60} <= {*stored, *(record["ts"] for record in gaps)}, "each minute is stored or a gap"
     for record in await db.fetch("SELECT ts FROM price"):
-        assert record["ts"] <= MINUTE + 86_400, "nothing of another time"
+        assert record["ts"] <= MINUTE + 86_400, "no price of another time is stored"
 
 
-async def test_a_job_that_fails_is_said_and_the_others_are_done(
+async def test_a_failed_job_is_reported_and_the_others_run(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    """No candle can be written: everything else is done, and status tells since when that is so."""
+    """No candle can be written. All other jobs run, and `status` shows since when the job has failed."""
     simulator.clock.set(at=MINUTE + 2)
-    await track(db, *BOTH, since=MINUTE - 120)
+    await track(db, *TICKERS, since=MINUTE - 120)
     await store(db, [row("btc_usd", MINUTE - 120)])
     await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", MINUTE // 86_400 * 86_400 + 86_400)
     await db.execute("ALTER TABLE candle ADD CONSTRAINT none CHECK (false) NOT VALID")
     await db.execute("ALTER TABLE price DISABLE TRIGGER price_keeps_candles")
     await outbox.put([row("eth_usd", MINUTE - 60)])
     with pytest.raises(JobsFailedError, match="failed: candles"):
-        await reconcile(MINUTE, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox)
+        await reconcile(MINUTE, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
     assert await minutes(db, "eth_usd") == [MINUTE - 120, MINUTE - 60]
     assert await db.fetchval("SELECT count(*) FROM gap") == 2
     assert await db.fetchval("SELECT count(*) FROM gap WHERE filled_at IS NOT NULL") == 2
@@ -108,23 +108,23 @@ async def test_a_job_that_fails_is_said_and_the_others_are_done(
     await db.execute("ALTER TABLE candle DROP CONSTRAINT none")
     simulator.clock.set(at=MINUTE + 62)
     await deribit.names()
-    await reconcile(MINUTE + 60, watchlist=Watchlist(BOTH), source=deribit, db=db, outbox=outbox)
+    await reconcile(MINUTE + 60, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
     assert (await outbox.read_report()).jobs == {}
 
 
-def test_the_jobs_of_a_minute_fit_into_it_together_with_what_they_may_take() -> None:
+def test_every_job_of_a_minute_has_a_time_budget() -> None:
     assert set(BUDGETS_S) >= {"outbox", "gaps", "backfill", "candles", "changes", "retention", "metrics", "tracking"}
 
 
-async def test_an_answer_after_the_minute_is_no_price_of_the_minute(
+async def test_a_response_after_the_minute_is_not_stored_for_that_minute(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A worker that wakes from a pause: the minute was not over when it last heard of the exchange."""
+    """Simulates a worker that was paused: by its last response from the exchange, the minute had not ended."""
     simulator.clock.set(at=MINUTE + 2)
-    watchlist = Watchlist(BOTH)
+    watchlist = Watchlist(TICKERS)
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=MINUTE + 3_600)
     collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
-    assert (collected.prices, collected.failures, set(collected.later_tickers)) == ({}, {}, set(BOTH))
+    assert (collected.prices, collected.failures, set(collected.later_tickers)) == ({}, {}, set(TICKERS))
     assert "was over when Deribit responded for 2 tickers" in caplog.text
     assert Reason.CLOCK not in (await outbox.read_failures()).values()

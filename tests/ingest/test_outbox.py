@@ -1,4 +1,4 @@
-"""Where prices wait, and how they get from there into the database."""
+"""The outbox queues prices, and draining stores them in the database."""
 
 import asyncio
 from typing import Any
@@ -16,14 +16,14 @@ from ingest.jobs.drain import drain, log_backlog
 from ingest.jobs.store import store
 from ingest.outbox import FAILURES, PRICES, Outbox, Report, open_outbox
 from tests.conftest import Servers
-from tests.stored import MINUTE, minutes, row, track
+from tests.sample_data import MINUTE, minutes, row, track
 
 
-async def test_first_come_stays(outbox: Outbox) -> None:
+async def test_the_first_queued_price_is_never_overwritten(outbox: Outbox) -> None:
     await outbox.put([row("btc_usd", MINUTE, "1"), row("eth_usd", MINUTE, "2")])
     await outbox.put([row("btc_usd", MINUTE, "3"), row("btc_usd", MINUTE + 60, "4")])
-    waiting = await outbox.read(await outbox.fields())
-    assert [(one.ticker, one.ts, str(one.price)) for one in waiting.rows] == [
+    batch = await outbox.read(await outbox.fields())
+    assert [(one.ticker, one.ts, str(one.price)) for one in batch.rows] == [
         ("btc_usd", MINUTE, "1"),
         ("eth_usd", MINUTE, "2"),
         ("btc_usd", MINUTE + 60, "4"),
@@ -36,7 +36,7 @@ async def test_a_price_keeps_its_digits_and_its_instant(outbox: Outbox) -> None:
     assert (await outbox.read(await outbox.fields())).rows == [put]
 
 
-async def test_it_is_bounded_and_keeps_the_oldest(outbox: Outbox) -> None:
+async def test_the_outbox_is_bounded_and_keeps_the_oldest_entries(outbox: Outbox) -> None:
     outbox.max_prices = 3
     await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(3)])
     with pytest.raises(OutboxFullError, match="3 prices are queued"):
@@ -44,14 +44,14 @@ async def test_it_is_bounded_and_keeps_the_oldest(outbox: Outbox) -> None:
     assert await outbox.pending_minutes() == {("btc_usd", MINUTE + 60 * i) for i in range(3)}
 
 
-async def test_without_redis_every_call_says_so() -> None:
-    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as away:
+async def test_without_redis_every_call_raises_outbox_error() -> None:
+    async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable:
         for call in (
-            away.put([row("btc_usd", MINUTE)]),
-            away.fields(),
-            away.pending_minutes(),
-            away.read_failures(),
-            away.read_report(),
+            unavailable.put([row("btc_usd", MINUTE)]),
+            unavailable.fields(),
+            unavailable.pending_minutes(),
+            unavailable.read_failures(),
+            unavailable.read_report(),
         ):
             with pytest.raises(OutboxError, match="Redis failed: "):
                 await call
@@ -64,27 +64,27 @@ async def test_connections_from_before_a_restart_of_redis_do_not_fail(redis_url:
     assert await outbox.depth() == 0
 
 
-async def test_evidence_is_kept_until_it_is_forgotten(outbox: Outbox) -> None:
+async def test_failures_are_stored_until_they_are_deleted(outbox: Outbox) -> None:
     await outbox.record_failures({("btc_usd", MINUTE): Reason.TIMEOUT, ("drbfix-btc_usdc", MINUTE): Reason.CLOCK})
     await outbox.delete_failures([("btc_usd", MINUTE)])
     assert await outbox.read_failures() == {("drbfix-btc_usdc", MINUTE): Reason.CLOCK}
 
 
-async def test_evidence_that_makes_no_sense_hides_none_that_does(redis_url: str, outbox: Outbox) -> None:
+async def test_invalid_failure_entries_do_not_hide_valid_ones(redis_url: str, outbox: Outbox) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         await client.hset(FAILURES, mapping={"nonsense": "timeout", f"btc_usd|{MINUTE}": "bad luck", b"\xff|1": "clock"})
     await outbox.record_failures({("btc_usd", MINUTE + 60): Reason.TIMEOUT})
     assert (await outbox.read_failures())[("btc_usd", MINUTE + 60)] is Reason.TIMEOUT
 
 
-async def test_what_workers_said_last_is_told(outbox: Outbox) -> None:
+async def test_the_last_report_of_the_workers_is_read(outbox: Outbox) -> None:
     assert await outbox.read_report() == Report()
     await outbox.write_report(Report(0.25, {"btc_usd": "one", "eth_usd": "two"}))
     await outbox.write_report(Report(-1.5, {"btc_usd": "three"}))
     assert await outbox.read_report() == Report(-1.5, {"btc_usd": "three", "eth_usd": "two"})
 
 
-async def test_draining_stores_everything_in_the_order_of_minutes_and_empties_it(db: Database, outbox: Outbox) -> None:
+async def test_draining_stores_all_prices_in_minute_order_and_empties_the_outbox(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in reversed(range(2500))])
     drained = await drain(outbox, db)
@@ -93,7 +93,7 @@ async def test_draining_stores_everything_in_the_order_of_minutes_and_empties_it
     assert [record["ts"] for record in found] == [MINUTE + 60 * i for i in range(2500)]
 
 
-async def test_two_drains_at_once_store_everything_once(db: Database, outbox: Outbox) -> None:
+async def test_two_concurrent_drains_store_each_price_once(db: Database, outbox: Outbox) -> None:
     await track(db, "btc_usd")
     await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(1500)])
     both = await asyncio.gather(drain(outbox, db), drain(outbox, db))
@@ -103,9 +103,9 @@ async def test_two_drains_at_once_store_everything_once(db: Database, outbox: Ou
 
 async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers, dsn: str, outbox: Outbox) -> None:
     await outbox.put([row("btc_usd", MINUTE)])
-    async with open_database(servers.dsn_of("nowhere"), application_name="tests") as away:
+    async with open_database(servers.dsn_of("nowhere"), application_name="tests") as unavailable:
         with pytest.raises(DatabaseError):
-            await drain(outbox, away)
+            await drain(outbox, unavailable)
     assert await outbox.depth() == 1
     async with open_database(dsn, application_name="tests") as db, write_lock.write_transaction(db):
         with pytest.raises(TimeoutError):
@@ -114,44 +114,42 @@ async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers
     assert await outbox.depth() == 1
 
 
-async def test_many_prices_that_wait_are_said_loudly_long_before_the_bound(
-    outbox: Outbox, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_backlog_is_logged_as_an_error_long_before_the_limit(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
     outbox.max_prices = 100
     for count, level in ((9, "WARNING"), (10, "ERROR")):
         caplog.clear()
         await outbox.put([row("btc_usd", MINUTE + 60 * i) for i in range(count)])
-        await log_backlog(outbox, DatabaseError("it is away"))
-        (said,) = [record for record in caplog.records if "queued in the outbox, which holds 100" in record.message]
-        assert said.levelname == level
+        await log_backlog(outbox, DatabaseError("the database is unavailable"))
+        (backlog_record,) = [record for record in caplog.records if "queued in the outbox, which holds 100" in record.message]
+        assert backlog_record.levelname == level
 
 
-async def test_what_took_the_place_of_an_entry_meanwhile_is_not_removed(redis_url: str, outbox: Outbox) -> None:
+async def test_an_entry_that_was_replaced_after_reading_is_not_removed(redis_url: str, outbox: Outbox) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         await client.hset(PRICES, f"btc_usd|{MINUTE}", "rubbish")
-        seen = await outbox.read(await outbox.fields())
+        batch = await outbox.read(await outbox.fields())
         await client.hdel(PRICES, f"btc_usd|{MINUTE}")
     await outbox.put([row("btc_usd", MINUTE)])
-    await outbox.remove(seen.entries)
+    await outbox.remove(batch.entries)
     assert await outbox.pending_minutes() == {("btc_usd", MINUTE)}
 
 
-async def test_an_entry_that_is_no_price_is_set_aside_with_its_reason_and_blocks_nothing(
+async def test_an_invalid_entry_is_rejected_with_its_reason_and_blocks_no_other(
     redis_url: str, db: Database, outbox: Outbox
 ) -> None:
     await track(db, "btc_usd")
     await outbox.put([row("btc_usd", MINUTE)])
-    good = row("btc_usd", MINUTE + 60).model_dump_json()
+    valid_entry = row("btc_usd", MINUTE + 60).model_dump_json()
     async with redis.asyncio.Redis.from_url(redis_url) as client:
-        bad: dict[Any, Any] = {
+        invalid_entries: dict[Any, Any] = {
             "rubbish": "{",
             f"btc_usd|{MINUTE + 120}": '{"price": "NaN"}',
-            f"btc_usd|{MINUTE + 180}": good,
+            f"btc_usd|{MINUTE + 180}": valid_entry,
             b"\xff\x00|1": b"\x00\xff",
             "btc_usd|99999999999999999999": "rubbish",
             "btc_usd|" + "9" * 5000: "rubbish",
         }
-        await client.hset(PRICES, mapping=bad)
+        await client.hset(PRICES, mapping=invalid_entries)
     drained = await drain(outbox, db)
     assert (drained.new, drained.rejected, await outbox.depth()) == (1, 6, 0)
     found = await rejects.newest(db, 10)
@@ -159,7 +157,7 @@ async def test_an_entry_that_is_no_price_is_set_aside_with_its_reason_and_blocks
     assert any("its hash field is btc_usd" in record["reason"] for record in found)
 
 
-async def test_a_row_that_the_database_refuses_is_set_aside_alone(dsn: str, db: Database) -> None:
+async def test_a_row_that_violates_a_constraint_is_rejected_alone(dsn: str, db: Database) -> None:
     connection = await asyncpg.connect(dsn)
     await connection.execute("ALTER TABLE price ADD CONSTRAINT unlucky CHECK (price <> 13)")
     await connection.close()
@@ -172,7 +170,7 @@ async def test_a_row_that_the_database_refuses_is_set_aside_alone(dsn: str, db: 
     assert "unlucky" in (await rejects.newest(db, 1))[0]["reason"]
 
 
-async def test_a_ticker_that_the_database_does_not_know_is_made_known(db: Database) -> None:
+async def test_an_unknown_ticker_is_inserted_with_its_first_price(db: Database) -> None:
     stored = await store(db, [row("btc_usd", MINUTE)])
     assert stored.new == 1
     assert await prices.latest(db, "btc_usd", 0) is not None

@@ -1,4 +1,4 @@
-"""What Deribit's answers mean: values, or an error that says what to do."""
+"""Deribit's responses are parsed into values, or into an error that says how to handle it."""
 
 import json
 import re
@@ -23,7 +23,7 @@ def _body(**changes: Any) -> bytes:
     return json.dumps(envelope | changes).encode()
 
 
-def _good(literal: str) -> bytes:
+def _price_body(literal: str) -> bytes:
     return (
         b'{"testnet":false,"result":{"estimated_delivery_price":1,"index_price":%b},"usOut":5,"jsonrpc":"2.0"}'
         % literal.encode()
@@ -32,7 +32,7 @@ def _good(literal: str) -> bytes:
 
 @pytest.mark.parametrize("literal", ["60000", "68241.5", "81110.428333", "5.9e-06", "0.05"])
 def test_a_price_keeps_every_digit(literal: str) -> None:
-    assert protocol.price(protocol.parse_envelope(200, {}, _good(literal))) == Decimal(literal)
+    assert protocol.price(protocol.parse_envelope(200, {}, _price_body(literal))) == Decimal(literal)
 
 
 def test_everything_but_the_result_may_be_missing() -> None:
@@ -71,7 +71,7 @@ def test_a_chart_is_read_in_order_with_instants_as_integers() -> None:
     ],
 )
 @pytest.mark.parametrize("status", [200, 400, 500])
-def test_an_error_is_told_by_its_code_whatever_the_status(
+def test_an_error_is_classified_by_its_code_whatever_the_status(
     code: int, kind: type[SourceError], reason: Reason, status: int
 ) -> None:
     with pytest.raises(kind, match=f"error {code} why") as raised:
@@ -79,13 +79,13 @@ def test_an_error_is_told_by_its_code_whatever_the_status(
     assert raised.value.reason is reason
 
 
-def test_an_unknown_index_is_told_from_other_wrong_parameters() -> None:
+def test_an_unknown_index_is_distinguished_from_other_invalid_parameters() -> None:
     error = {"code": -32602, "message": "Invalid params", "data": {"reason": "invalid index", "param": "index_name"}}
     with pytest.raises(UnknownTickerError, match="invalid index"):
         protocol.parse_envelope(400, {}, _body(error=error))
 
 
-def test_a_testnet_price_is_never_taken() -> None:
+def test_a_testnet_price_is_rejected() -> None:
     with pytest.raises(PermanentError, match=r"DERIBIT_RPC_URL: .* testnet") as raised:
         protocol.parse_envelope(200, {}, _body(result={"index_price": 1.0}, testnet=True))
     assert raised.value.reason is Reason.TESTNET
@@ -102,7 +102,7 @@ def test_a_testnet_price_is_never_taken() -> None:
         (200, RetryableError, Reason.MALFORMED),
     ],
 )
-def test_a_body_that_is_no_envelope_leaves_the_status_to_tell(status: int, kind: type[SourceError], reason: Reason) -> None:
+def test_a_body_without_an_envelope_is_classified_by_its_status(status: int, kind: type[SourceError], reason: Reason) -> None:
     with pytest.raises(kind) as raised:
         protocol.parse_envelope(status, {}, b"<html><title>Bad Gateway</title></html>")
     assert raised.value.reason is reason
@@ -120,13 +120,13 @@ def test_a_body_that_is_no_envelope_leaves_the_status_to_tell(status: int, kind:
         ("-5", 1),
     ],
 )
-def test_retry_after_is_honoured_as_seconds_or_as_a_date_of_the_exchanges_own_clock(value: str, pause_s: float) -> None:
+def test_retry_after_is_read_as_seconds_or_as_a_date_of_the_exchange_clock(value: str, pause_s: float) -> None:
     with pytest.raises(RetryableError) as raised:
         protocol.parse_envelope(429, {"Retry-After": value, "Date": "Wed, 21 Oct 2015 07:28:00 GMT"}, b"")
     assert raised.value.retry_after_s == pause_s
 
 
-def test_a_redirect_is_not_followed_and_said() -> None:
+def test_a_redirect_is_reported_and_not_followed() -> None:
     with pytest.raises(PermanentError, match=re.escape("redirects to 'https://elsewhere.example/'")):
         protocol.parse_envelope(302, {"Location": "https://elsewhere.example/"}, b"")
 
@@ -145,18 +145,18 @@ def test_a_redirect_is_not_followed_and_said() -> None:
         b'{"result": {"index_price": \xff}}',
         b'{"result": {"index_price": ' + b"9" * 6000 + b"}}",
         b'{"result": {"index_price": NaN}}',
-        _good("0"),
-        _good("-1"),
-        _good('"60000"'),
-        _good("true"),
-        _good("null"),
+        _price_body("0"),
+        _price_body("-1"),
+        _price_body('"60000"'),
+        _price_body("true"),
+        _price_body("null"),
         b'{"result": {"price": 1}}',
         b'{"result": {"index_price": 1}, "usOut": "now"}',
         b'{"result": {"index_price": 1}, "usOut": 99999999999999999999}',
         b" " * (protocol.MAX_BODY_BYTES + 1),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_asked_for_again(body: bytes) -> None:
+def test_a_malformed_response_is_retryable(body: bytes) -> None:
     with pytest.raises(RetryableError) as raised:
         protocol.price(protocol.parse_envelope(200, {}, body))
     assert raised.value.reason is Reason.MALFORMED
@@ -164,18 +164,18 @@ def test_an_answer_that_makes_no_sense_is_asked_for_again(body: bytes) -> None:
 
 
 @pytest.mark.parametrize(("age_s", "window"), [(0, "1h"), (3600, "1h"), (3601, "1d"), (86_401, "2d"), (10**9, "all")])
-def test_the_finest_window_that_reaches_back_is_taken(age_s: float, window: str) -> None:
+def test_the_finest_window_that_reaches_back_far_enough_is_used(age_s: float, window: str) -> None:
     assert protocol.finest_window(age_s) == window
 
 
 def _recorded(name: str) -> bytes:
     path = Path(RECORDED / name)
     if not path.exists():
-        pytest.skip("recorded answers are not here")
+        pytest.skip("recorded responses are not available")
     return path.read_bytes()
 
 
-def test_recorded_results_are_understood() -> None:
+def test_recorded_results_are_parsed() -> None:
     price = b'{"result":%b}' % _recorded("index_price.result.json")
     assert protocol.price(protocol.parse_envelope(200, {}, price)) == Decimal("80814.47")
     names = b'{"result":%b}' % _recorded("supported_index_names.result.json")
@@ -184,7 +184,7 @@ def test_recorded_results_are_understood() -> None:
     assert {b.at - a.at for a, b in pairwise(chart)} == {6000}
 
 
-def test_recorded_refusals_are_understood() -> None:
+def test_recorded_errors_are_parsed() -> None:
     with pytest.raises(PermanentError, match="testnet"):
         protocol.parse_envelope(200, {}, _recorded("testnet_get_index_price_btc_usd.envelope.json"))
     with pytest.raises(PermanentError, match="instrument not found"):

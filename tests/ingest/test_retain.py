@@ -1,4 +1,4 @@
-"""Minutes that are too old are forgotten by whole days; what was made of them stays."""
+"""Expired minutes are deleted by whole days; their candles remain."""
 
 import pytest
 
@@ -6,16 +6,16 @@ from db.pool import Database
 from db.queries import bulk_import, candles, coverage, retention, version, write_lock
 from ingest.jobs.retain import retain
 from ingest.settings import Settings
-from tests.stored import minutes, row, store, track
+from tests.sample_data import minutes, row, store, track
 
 DAY = 86_400
 NOW = 1_705_363_200 + 7_260
 """Two hours and a minute into 2024-01-16."""
-KEPT_FROM = NOW // DAY * DAY - 8 * DAY
+HORIZON = NOW // DAY * DAY - 8 * DAY
 
 
-async def _filled(db: Database, days: int = 10) -> None:
-    """A price every quarter of an hour for some days before NOW; the rest are gaps."""
+async def _store_history(db: Database, days: int = 10) -> None:
+    """Stores a price every quarter of an hour for some days before NOW, and opens gaps between them."""
     begin = NOW // DAY * DAY - days * DAY
     await track(db, "btc_usd", "eth_usd", since=begin)
     for name in ("btc_usd", "eth_usd"):
@@ -30,26 +30,26 @@ async def _candles(db: Database) -> list[object]:
     return [tuple(one) for one in await db.fetch("SELECT * FROM candle ORDER BY ticker, span, ts")]
 
 
-async def test_old_days_go_and_their_candles_stay(db: Database) -> None:
-    await _filled(db)
-    before, version_before = await _candles(db), await version.current(db)
-    forgotten = await retain(NOW, 8, db)
-    assert forgotten == 2 * 2 * 96 + 14
+async def test_expired_days_are_deleted_and_their_candles_remain(db: Database) -> None:
+    await _store_history(db)
+    candles_before, version_before = await _candles(db), await version.current(db)
+    deleted_count = await retain(NOW, 8, db)
+    assert deleted_count == 2 * 2 * 96 + 14
     for name in ("btc_usd", "eth_usd"):
-        assert min(await minutes(db, name)) == KEPT_FROM
-        assert await candles.find_differences(db, name, KEPT_FROM) == []
-        counted = await coverage.count(db, name, 0, NOW, NOW)
-        assert counted.expected == (NOW - KEPT_FROM) // 60
-    assert await _candles(db) == before
+        assert min(await minutes(db, name)) == HORIZON
+        assert await candles.find_differences(db, name, HORIZON) == []
+        counts = await coverage.count(db, name, 0, NOW, NOW)
+        assert counts.expected == (NOW - HORIZON) // 60
+    assert await _candles(db) == candles_before
     assert await db.fetchval("SELECT count(*) FROM gap") == 0
     assert await version.current(db) > version_before
-    assert await db.fetchval("SELECT count(*) FROM change WHERE kind = 'horizon' AND from_ts = $1", KEPT_FROM) == 2
+    assert await db.fetchval("SELECT count(*) FROM change WHERE kind = 'horizon' AND from_ts = $1", HORIZON) == 2
     assert await retain(NOW, 8, db) == 0
-    assert await retention.horizons(db) == {"btc_usd": KEPT_FROM, "eth_usd": KEPT_FROM}
+    assert await retention.horizons(db) == {"btc_usd": HORIZON, "eth_usd": HORIZON}
 
 
-async def test_forgetting_takes_small_steps_and_goes_on(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    await _filled(db)
+async def test_expired_rows_are_deleted_in_small_steps(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    await _store_history(db)
     monkeypatch.setattr(retention, "BATCH_ROWS", 100)
     steps = [await retain(NOW, 8, db, max_transactions=1) for _ in range(5)]
     assert steps[0] == 114, "some prices, and the gaps"
@@ -57,27 +57,27 @@ async def test_forgetting_takes_small_steps_and_goes_on(db: Database, monkeypatc
     assert await retention.tickers_with_expired_rows(db, NOW) == []
 
 
-async def test_nothing_is_brought_back_from_before_the_horizon(db: Database) -> None:
-    await _filled(db)
+async def test_no_row_from_before_the_horizon_is_imported(db: Database) -> None:
+    await _store_history(db)
     await retain(NOW, 8, db)
     async with write_lock.write_transaction(db) as connection:
-        rows = [(KEPT_FROM - 60, "1", None, None), (KEPT_FROM + 60, "1", None, None)]
+        rows = [(HORIZON - 60, "1", None, None), (HORIZON + 60, "1", None, None)]
         assert await bulk_import.merge(connection, "btc_usd", rows) == (1, 1)
-    assert min(await minutes(db, "btc_usd")) == KEPT_FROM
+    assert min(await minutes(db, "btc_usd")) == HORIZON
 
 
-async def test_what_has_no_candles_yet_waits(db: Database) -> None:
-    await _filled(db)
-    await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", KEPT_FROM)
+async def test_minutes_without_candles_are_not_deleted(db: Database) -> None:
+    await _store_history(db)
+    await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", HORIZON)
     await retain(NOW, 8, db)
-    assert await retention.horizons(db) == {"eth_usd": KEPT_FROM}
+    assert await retention.horizons(db) == {"eth_usd": HORIZON}
 
 
-async def test_everything_is_kept_where_nothing_is_said(db: Database) -> None:
-    await _filled(db)
+async def test_without_retention_days_nothing_is_deleted(db: Database) -> None:
+    await _store_history(db)
     assert await retain(NOW, None, db) == 0
 
 
-def test_readers_can_resume_what_is_kept() -> None:
+def test_retention_days_must_exceed_resume_days() -> None:
     with pytest.raises(ValueError, match="should be more than RESUME_DAYS=30"):
         Settings(retention_days=20, resume_days=30)

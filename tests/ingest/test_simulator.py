@@ -1,4 +1,4 @@
-"""The simulated exchange, steered over HTTP while it runs."""
+"""The simulated exchange, controlled over HTTP while it runs."""
 
 from collections.abc import Callable
 from itertools import pairwise
@@ -10,7 +10,7 @@ import pytest
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
-from tests.stored import MINUTE
+from tests.sample_data import MINUTE
 
 
 @pytest.mark.parametrize("window", list(market.STEPS_S))
@@ -22,7 +22,7 @@ def test_a_chart_is_averages_at_its_steps_and_ends_now(window: str) -> None:
     assert points[0][0] >= (MINUTE + 7 - market.REACH_S[window]) * 1000
 
 
-async def test_it_is_steered_over_http(rpc_url: str, simulator: Simulator) -> None:
+async def test_the_simulator_is_controlled_over_http(rpc_url: str, simulator: Simulator) -> None:
     root = rpc_url.removesuffix("/api/v2")
     async with aiohttp.ClientSession() as session:
         await session.put(f"{root}/control/clock", json={"at": MINUTE, "stands": True})
@@ -30,9 +30,9 @@ async def test_it_is_steered_over_http(rpc_url: str, simulator: Simulator) -> No
         async with session.get(f"{rpc_url}/public/get_index_price?index_name=btc_usd") as response:
             assert response.status == 503
         async with session.get(f"{rpc_url}/public/get_index_price?index_name=btc_usd") as response:
-            answer = await response.json()
-        assert answer["usOut"] == MINUTE * 10**6
-        assert str(answer["result"]["index_price"]) == str(market.price("btc_usd", MINUTE))
+            payload = await response.json()
+        assert payload["usOut"] == MINUTE * 10**6
+        assert str(payload["result"]["index_price"]) == str(market.price("btc_usd", MINUTE))
         async with session.get(f"{root}/control/served") as response:
             assert [one["us_out"] for one in await response.json()] == [MINUTE * 10**6]
         async with session.post(f"{root}/control/faults", json={"name": "earthquake"}) as response:
@@ -53,11 +53,11 @@ async def test_it_is_steered_over_http(rpc_url: str, simulator: Simulator) -> No
         ("get_index_chart_data?index_name=btc_usd&range=1h", lambda result: len(result) == 600),
     ],
 )
-async def test_each_method_answers_in_the_real_envelope(
+async def test_each_method_responds_with_the_real_envelope(
     rpc_url: str, simulator: Simulator, call: str, check: Callable[[Any], bool]
 ) -> None:
     simulator.clock.set(at=MINUTE, stands=True)
     async with aiohttp.ClientSession() as session, session.get(f"{rpc_url}/public/{call}") as response:
-        answer = await response.json()
-    assert {"jsonrpc", "result", "usIn", "usOut", "usDiff", "testnet"} == set(answer)
-    assert check(answer["result"])
+        payload = await response.json()
+    assert {"jsonrpc", "result", "usIn", "usOut", "usDiff", "testnet"} == set(payload)
+    assert check(payload["result"])

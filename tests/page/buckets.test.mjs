@@ -6,7 +6,7 @@ import { bands, toChartCandle, line, mergeCandles, spark, overlapping } from "..
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
 
-test("what is not stored is an empty place, not a zero", () => {
+test("a missing candle is an empty slot, not zero", () => {
   assert.deepEqual(three.map(toChartCandle)[1], { time: 60 });
   assert.deepEqual(three.map(toChartCandle)[0], { time: 0, open: 1, high: 1, low: 1, close: 1 });
 });
@@ -15,19 +15,19 @@ test("a line does not bridge a gap", () => {
   assert.deepEqual(line(three), [{ time: 0, value: 1, color: "transparent" }, { time: 60 }, { time: 120, value: 3 }]);
 });
 
-test("a period marks the candles that it touches", () => {
+test("a period marks the candles that it overlaps", () => {
   const period = { from: 59, to: 61 };
   assert.deepEqual(overlapping([period], three[2]), []);
   assert.deepEqual(bands(three, [period], () => "red").map((band) => band.time), [0, 60]);
   assert.deepEqual(bands(three, [{ from: 60, to: 120 }], () => "red").map((band) => band.time), [60]);
 });
 
-test("of the same candle the newer one stays", () => {
-  const found = mergeCandles([candle(60, "2"), candle(120, "3")], [candle(120, "4"), candle(0, "1")]);
-  assert.deepEqual(found.map((one) => one.close), ["1", "2", "4"]);
+test("the newer version of a candle replaces the older one", () => {
+  const merged = mergeCandles([candle(60, "2"), candle(120, "3")], [candle(120, "4"), candle(0, "1")]);
+  assert.deepEqual(merged.map((one) => one.close), ["1", "2", "4"]);
 });
 
-test("a line of one price is none, and a flat one has a height", () => {
+test("a sparkline needs two prices, and a flat one is visible", () => {
   assert.equal(spark([1], 100, 20), "");
   assert.equal(spark([5, 5], 100, 20), "M0.0 19.0L100.0 19.0");
   assert.equal(spark([1, 3, 2], 100, 22), "M0.0 21.0L50.0 1.0L100.0 11.0");

@@ -3,14 +3,14 @@ import { test } from "node:test";
 
 import * as format from "../../graph/static/live/format.mjs";
 
-test("a price keeps all its digits, and gets its thousands apart", () => {
+test("a price has all its digits and thousands separators", () => {
   assert.equal(format.price("68241.5"), "68,241.5");
   assert.equal(format.price("0.000000000000000001"), "0.000000000000000001");
   assert.equal(format.price("999999999999999"), "999,999,999,999,999");
   assert.equal(format.price("100"), "100");
 });
 
-test("a change has its sign, and is nothing where it cannot be told", () => {
+test("a change has a sign, and is empty where it cannot be computed", () => {
   assert.equal(format.change("100", "101.5"), "+1.50 %");
   assert.equal(format.change("100", "99"), "−1.00 %");
   assert.equal(format.change("100", "100.001"), "0.00 %");
@@ -18,22 +18,22 @@ test("a change has its sign, and is nothing where it cannot be told", () => {
   assert.equal(format.direction("100", "99"), "down");
 });
 
-test("seconds are said as a person would", () => {
-  const said = [0, -3, 119.9, 120, 7199, 7200, 172_799, 172_800].map(format.duration);
-  assert.deepEqual(said, ["0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
+test("a duration has a readable unit", () => {
+  const texts = [0, -3, 119.9, 120, 7199, 7200, 172_799, 172_800].map(format.duration);
+  assert.deepEqual(texts, ["0 s", "0 s", "119 s", "2 min", "119 min", "2 h", "47 h", "2 days"]);
 });
 
-test("a gap says when, how long, why, and what became of it", () => {
+test("a gap has its times, length, reason and state", () => {
   const gap = { from: 1_705_318_800, to: 1_705_318_860, reason: "TIMEOUT", state: "GIVEN_UP" };
   assert.equal(format.gap(gap), "15 Jan 2024 11:40 to 11:41, 1 minute: Deribit did not respond in time, unrecoverable");
   assert.match(format.gap({ ...gap, to: gap.from + 86_400 }), /11:40 to 16 Jan 2024 11:40, 1,440 minutes/);
   assert.match(format.gap({ ...gap, reason: "NEW_ONE" }), /NEW_ONE/);
 });
 
-test("what is not whole is never called whole", () => {
-  const found = { expected: 1_000_000, stored: 999_999, missing: 1, backfilled: 0, imported: 0, extra: 0 };
-  assert.equal(format.coverage(found), "999,999 of 1,000,000 minutes are stored (99.99 %), 1 missing.");
-  assert.equal(format.coverage({ ...found, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes are stored.");
-  assert.match(format.coverage({ ...found, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's chart, 1 minute in untracked/);
+test("an incomplete window is never called complete", () => {
+  const coverage = { expected: 1_000_000, stored: 999_999, missing: 1, backfilled: 0, imported: 0, extra: 0 };
+  assert.equal(format.coverage(coverage), "999,999 of 1,000,000 minutes are stored (99.99 %), 1 missing.");
+  assert.equal(format.coverage({ ...coverage, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes are stored.");
+  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's chart, 1 minute in untracked/);
   assert.equal(format.coverage({ expected: 0, extra: 0 }), "This ticker was not tracked in this period.");
 });

@@ -4,7 +4,7 @@ import { test } from "node:test";
 import { read, write } from "../../graph/static/live/state.mjs";
 import { retryDelay, resumeVariables } from "../../graph/static/live/socket.mjs";
 
-test("an address and its view are the same", () => {
+test("a URL and its view convert into each other", () => {
   for (const address of [
     "/",
     "/?ticker=btc_usd",
@@ -15,18 +15,18 @@ test("an address and its view are the same", () => {
   }
 });
 
-test("an address of nonsense shows something all the same", () => {
+test("an invalid URL shows the default view", () => {
   const nothing = { ticker: null, interval: "FIVE_MINUTES", from: null, to: null };
   assert.deepEqual(read("?ticker=<script>&interval=toString&from=x&to=1"), nothing);
   assert.deepEqual(read("?from=20&to=10"), nothing);
 });
 
-test("clients come back after a while, and not all at once", () => {
+test("clients reconnect after growing, random delays", () => {
   assert.deepEqual([0, 1, 2, 3, 4, 99].map((attempt) => retryDelay(attempt, 1)), [500, 1_000, 2_000, 4_000, 8_000, 8_000]);
   assert.equal(retryDelay(2, 0), 1_000);
 });
 
-test("a subscription goes on after what it was told last", () => {
+test("a subscription resumes after its last received id", () => {
   assert.deepEqual(resumeVariables({ ticker: "a" }, null), { ticker: "a" });
   assert.deepEqual(resumeVariables({ ticker: "a", after: "1" }, "9"), { ticker: "a", after: "9" });
 });

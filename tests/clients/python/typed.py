@@ -1,4 +1,4 @@
-"""What `mypy --strict` must accept of the generated client, and what it must refuse; run, it asks the API at the URL given."""
+"""Uses of the generated client that `mypy --strict` must accept or reject. When run, it queries the API at the given URL."""
 
 import asyncio
 import json
@@ -21,8 +21,8 @@ async def main(url: str) -> None:
             await client.latest("nobody_usd")
         except GraphQLClientGraphQLMultiError as error:
             codes = [(one.extensions or {})["code"] for one in error.errors]
-    told = {"price": str(price), "minutes": minutes, "ratio": ratio, "nothing": nothing, "codes": codes}
-    print(json.dumps(told))
+    results = {"price": str(price), "minutes": minutes, "ratio": ratio, "nothing": nothing, "codes": codes}
+    print(json.dumps(results))
 
 
 asyncio.run(main(sys.argv[1]))

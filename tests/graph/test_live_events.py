@@ -22,11 +22,11 @@ from graph.engine.topics import Event
 from graph.errors import UnavailableError
 from graph.http.protocol import CLOSE_TIMEOUT_S
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
-from tests.graph.stand import api_process
-from tests.graph.test_socket import connected
-from tests.stored import MINUTE, follow, row, store, track
-from tests.waiting import PATIENCE_S, until
+from tests.graph.api_server import run_api_process
+from tests.graph.conftest import Api, run_api
+from tests.graph.test_socket import open_socket
+from tests.sample_data import MINUTE, row, set_tracked_tickers, store, track
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 PRICES = "subscription { priceAdded { id ticker ts price } }"
 CHANGES = """
@@ -44,26 +44,26 @@ subscription ($after: ID) {
 
 
 @dataclass
-class Listener:
-    """A client that listens."""
+class Subscriber:
+    """A WebSocket client with one subscription."""
 
     socket: aiohttp.ClientWebSocketResponse
 
     async def message(self) -> dict[str, Any]:
-        message: dict[str, Any] = await self.socket.receive_json(timeout=PATIENCE_S)
+        message: dict[str, Any] = await self.socket.receive_json(timeout=WAIT_TIMEOUT_S)
         return message
 
     async def events(self, count: int) -> list[dict[str, Any]]:
-        """The data of the next so many events."""
-        found = []
+        """Returns the data of the next `count` events."""
+        received = []
         for _ in range(count):
             message = await self.message()
             assert message["type"] == "next", message
-            found += message["payload"]["data"].values()
-        return found
+            received += message["payload"]["data"].values()
+        return received
 
     async def error(self) -> tuple[str, str]:
-        """Code and message of the error that ends the subscription."""
+        """Returns code and message of the error that ends the subscription."""
         message = await self.message()
         assert message["type"] == "error", message
         (error,) = message["payload"]
@@ -71,39 +71,39 @@ class Listener:
 
 
 @asynccontextmanager
-async def listening(api: Api, query: str, **variables: Any) -> AsyncIterator[Listener]:
-    """A WebSocket with one subscription."""
-    async with connected(api) as socket:
+async def subscribe(api: Api, query: str, **variables: Any) -> AsyncIterator[Subscriber]:
+    """Opens a WebSocket with one subscription."""
+    async with open_socket(api) as socket:
         await socket.send_json({"type": "subscribe", "id": "1", "payload": {"query": query, "variables": variables}})
-        yield Listener(socket)
+        yield Subscriber(socket)
 
 
 @asynccontextmanager
-async def told_of(api: Api, query: str) -> AsyncIterator[Listener]:
-    """The same, once it has begun: what is stored from then on is told."""
+async def subscribe_and_wait(api: Api, query: str) -> AsyncIterator[Subscriber]:
+    """Does the same, and waits until the subscription has started: it receives every later commit."""
     assert api.live is not None
     before = api.live.subscribers
-    async with listening(api, query) as listener:
-        await until(lambda: api.live is not None and api.live.subscribers > before)
+    async with subscribe(api, query) as listener:
+        await wait_until(lambda: api.live is not None and api.live.subscribers > before)
         yield listener
 
 
 def without_ids(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The events, whose ids must grow, without them."""
+    """Returns the events without their ids, which must increase."""
     positions = [int(one["id"]) for one in events]
     assert positions == sorted(set(positions))
     return [{name: value for name, value in one.items() if name != "id"} for one in events]
 
 
-async def test_a_stored_price_is_told(api: Api, db: Database) -> None:
+async def test_a_stored_price_is_delivered(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    async with told_of(api, 'subscription { priceAdded(tickers: ["btc_usd"]) { ticker ts price } }') as listener:
+    async with subscribe_and_wait(api, 'subscription { priceAdded(tickers: ["btc_usd"]) { ticker ts price } }') as listener:
         await store(db, [row("eth_usd", MINUTE), row("btc_usd", MINUTE, "68241.5")])
         assert await listener.events(1) == [{"ticker": "btc_usd", "ts": MINUTE, "price": "68241.5"}]
 
 
-async def _happen(db: Database) -> None:
-    """Something of every kind."""
+async def _make_changes(db: Database) -> None:
+    """Makes one change of every kind."""
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {("btc_usd", MINUTE): Reason.TIMEOUT, ("btc_usd", MINUTE + 60): Reason.TIMEOUT})
     await store(db, [row("btc_usd", MINUTE, "1", source=Source.BACKFILL), row("eth_usd", MINUTE, "2")])
@@ -112,10 +112,10 @@ async def _happen(db: Database) -> None:
     async with write_lock.write_transaction(db) as connection:
         await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
     async with write_lock.write_transaction(db) as connection:
-        await follow(connection, ["btc_usd"], MINUTE + 120)
+        await set_tracked_tickers(connection, ["btc_usd"], MINUTE + 120)
 
 
-HAPPENED = [
+EXPECTED_CHANGES = [
     {"__typename": "GapOpened", "ticker": "btc_usd", "from": MINUTE, "to": MINUTE + 120, "count": 2},
     {"__typename": "Price", "ticker": "btc_usd", "ts": MINUTE, "price": "1"},
     {"__typename": "Price", "ticker": "eth_usd", "ts": MINUTE, "price": "2"},
@@ -126,52 +126,52 @@ HAPPENED = [
 ]
 
 
-async def test_whatever_a_reader_can_see_is_told_live_and_to_who_comes_back(api: Api, db: Database) -> None:
+async def test_every_visible_change_is_delivered_live_and_on_resume(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    async with told_of(api, CHANGES) as listener:
-        await _happen(db)
-        live = await listener.events(len(HAPPENED))
-    assert without_ids(live) == HAPPENED
-    async with listening(api, CHANGES, after=str(int(live[0]["id"]) - 1)) as listener:
-        assert await listener.events(len(HAPPENED)) == live
-    async with listening(api, CHANGES, after=live[2]["id"]) as listener:  # exclusive
+    async with subscribe_and_wait(api, CHANGES) as listener:
+        await _make_changes(db)
+        live = await listener.events(len(EXPECTED_CHANGES))
+    assert without_ids(live) == EXPECTED_CHANGES
+    async with subscribe(api, CHANGES, after=str(int(live[0]["id"]) - 1)) as listener:
+        assert await listener.events(len(EXPECTED_CHANGES)) == live
+    async with subscribe(api, CHANGES, after=live[2]["id"]) as listener:  # exclusive
         assert await listener.events(4) == live[3:]
         await store(db, [row("btc_usd", MINUTE + 180)])
-        (last,) = await listener.events(1)
-        assert (last["ts"], int(last["id"]) > int(live[-1]["id"])) == (MINUTE + 180, True)
+        (last_event,) = await listener.events(1)
+        assert (last_event["ts"], int(last_event["id"]) > int(live[-1]["id"])) == (MINUTE + 180, True)
 
 
-async def test_large_imports_are_told_in_changes_alone(api: Api, db: Database) -> None:
+async def test_large_imports_are_delivered_only_as_changes(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    async with told_of(api, PRICES) as listener:
-        await _happen(db)
+    async with subscribe_and_wait(api, PRICES) as listener:
+        await _make_changes(db)
         await store(db, [row("eth_usd", MINUTE + 60, "9")])
-        told = [(one["ticker"], one["ts"]) for one in await listener.events(3)]
-    assert told == [("btc_usd", MINUTE), ("eth_usd", MINUTE), ("eth_usd", MINUTE + 60)]
+        received = [(one["ticker"], one["ts"]) for one in await listener.events(3)]
+    assert received == [("btc_usd", MINUTE), ("eth_usd", MINUTE), ("eth_usd", MINUTE + 60)]
 
 
-async def test_who_was_away_reads_what_came_since_in_pages(api: Api, db: Database) -> None:
+async def test_a_resumed_subscription_reads_missed_events_in_pages(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    many = 2 * events.PAGE_ROWS + 10
-    await store(db, [row("btc_usd", MINUTE - 60, "1"), *(row("eth_usd", MINUTE + 60 * n) for n in range(many))])
+    row_count = 2 * events.PAGE_ROWS + 10
+    await store(db, [row("btc_usd", MINUTE - 60, "1"), *(row("eth_usd", MINUTE + 60 * n) for n in range(row_count))])
     await store(db, [row("btc_usd", MINUTE, "2")])
-    async with listening(api, 'subscription { priceAdded(tickers: ["btc_usd"], after: "0") { price } }') as listener:
+    async with subscribe(api, 'subscription { priceAdded(tickers: ["btc_usd"], after: "0") { price } }') as listener:
         assert await listener.events(2) == [{"price": "1"}, {"price": "2"}]
         await store(db, [row("btc_usd", MINUTE + 60, "3")])
         assert await listener.events(1) == [{"price": "3"}]
-    async with listening(api, 'subscription { priceAdded(after: "0") { id ticker ts } }') as listener:
-        told = without_ids(await listener.events(many + 3))
-    assert [one["ts"] for one in told if one["ticker"] == "eth_usd"] == [MINUTE + 60 * n for n in range(many)]
+    async with subscribe(api, 'subscription { priceAdded(after: "0") { id ticker ts } }') as listener:
+        received = without_ids(await listener.events(row_count + 3))
+    assert [one["ts"] for one in received if one["ticker"] == "eth_usd"] == [MINUTE + 60 * n for n in range(row_count)]
 
 
-async def test_what_was_forgotten_is_no_silent_hole(api: Api, db: Database) -> None:
+async def test_resuming_from_a_deleted_id_is_an_error(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", MINUTE)])
     await db.execute("UPDATE milestone SET id = 5")
-    async with listening(api, PRICES.replace("priceAdded", 'priceAdded(after: "4")')) as listener:
+    async with subscribe(api, PRICES.replace("priceAdded", 'priceAdded(after: "4")')) as listener:
         code, message = await listener.error()
     assert (code, "the oldest id to resume from is 5" in message) == ("RESUME_TOO_OLD", True)
-    async with listening(api, PRICES.replace("priceAdded", 'priceAdded(after: "99")')) as listener:
+    async with subscribe(api, PRICES.replace("priceAdded", 'priceAdded(after: "99")')) as listener:
         code, message = await listener.error()
     assert (code, "resume with after: " in message) == ("HISTORY_CHANGED", True)
 
@@ -188,13 +188,13 @@ async def test_what_was_forgotten_is_no_silent_hole(api: Api, db: Database) -> N
         ("priceAdded { id ...@include(if: $no) { ts } }", "GRAPHQL_VALIDATION_FAILED"),
     ],
 )
-async def test_what_cannot_be_subscribed_to_is_told(api: Api, db: Database, field: str, code: str) -> None:
+async def test_an_invalid_subscription_gets_its_error_code(api: Api, db: Database, field: str, code: str) -> None:
     await track(db, "btc_usd")
-    async with listening(api, f"subscription {{ {field} }}") as listener:
+    async with subscribe(api, f"subscription {{ {field} }}") as listener:
         assert (await listener.error())[0] == code
 
 
-async def test_aliases_fragments_and_directives_are_as_in_a_query(api: Api, db: Database) -> None:
+async def test_subscriptions_support_aliases_fragments_and_directives(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     query = """
     subscription a($yes: Boolean!) {
@@ -204,7 +204,7 @@ async def test_aliases_fragments_and_directives_are_as_in_a_query(api: Api, db: 
     fragment f on Price { kind: __typename ticker }
     """
     await store(db, [row("btc_usd", MINUTE, "7")])
-    async with listening(api, query, yes=True) as listener:
+    async with subscribe(api, query, yes=True) as listener:
         message = await listener.message()
     assert json.dumps(message["payload"]) == json.dumps(
         {
@@ -222,21 +222,23 @@ async def test_aliases_fragments_and_directives_are_as_in_a_query(api: Api, db: 
     )
 
 
-async def test_members_that_are_not_asked_about_are_empty(api: Api, db: Database) -> None:
+async def test_union_members_without_selected_fields_are_empty(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    async with told_of(api, "subscription { changes { ... on GapOpened { count } ... on Change { __typename } } }") as listener:
+    async with subscribe_and_wait(
+        api, "subscription { changes { ... on GapOpened { count } ... on Change { __typename } } }"
+    ) as listener:
         await store(db, [row("btc_usd", MINUTE)])
         assert await listener.events(1) == [{"__typename": "Price"}]
-    async with told_of(api, "subscription { changes { ... on GapOpened { count } } }") as listener:
+    async with subscribe_and_wait(api, "subscription { changes { ... on GapOpened { count } } }") as listener:
         await store(db, [row("btc_usd", MINUTE + 60)])
         assert await listener.events(1) == [{}]
 
 
-async def test_nothing_is_lost_when_commits_are_not_heard(api: Api, db: Database) -> None:
+async def test_no_event_is_lost_when_the_commit_listener_is_disconnected(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    async with told_of(api, PRICES) as listener:
+    async with subscribe_and_wait(api, PRICES) as listener:
         for number in range(5):
-            await until(lambda: db.fetchval(END_LISTENERS))
+            await wait_until(lambda: db.fetchval(END_LISTENERS))
             await store(db, [row("btc_usd", MINUTE + 60 * number)])
         assert [one["ts"] for one in await listener.events(5)] == [MINUTE + 60 * number for number in range(5)]
 
@@ -247,16 +249,16 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 """
 
 
-async def test_everybody_is_told_the_same_in_the_same_order(dsn: str, db: Database) -> None:
+async def test_every_subscriber_receives_the_same_events_in_the_same_order(dsn: str, db: Database) -> None:
     names = [f"t{number}_usd" for number in range(5)]
     await track(db, *names)
     rows = [row(name, MINUTE + 60 * number) for name in names for number in range(40)]
     rows = rows[::3] + rows[1::3] + rows[2::3]
     async with (
-        serving(Settings(database_url=dsn)) as one,
-        serving(Settings(database_url=dsn)) as other,
-        told_of(one, CHANGES) as first,
-        told_of(other, CHANGES) as second,
+        run_api(Settings(database_url=dsn)) as first_api,
+        run_api(Settings(database_url=dsn)) as second_api,
+        subscribe_and_wait(first_api, CHANGES) as first,
+        subscribe_and_wait(second_api, CHANGES) as second,
     ):
 
         async def write(part: int) -> None:
@@ -264,14 +266,14 @@ async def test_everybody_is_told_the_same_in_the_same_order(dsn: str, db: Databa
                 await store(db, rows[start : start + 2])
 
         await asyncio.gather(*(write(part) for part in range(0, 8, 2)))
-        told = await first.events(len(rows))
-        assert await second.events(len(rows)) == told
-        async with listening(one, CHANGES, after=told[57]["id"]) as third:
-            assert await third.events(len(rows) - 58) == told[58:]
-    assert {(event["ticker"], event["ts"]) for event in without_ids(told)} == {(price.ticker, price.ts) for price in rows}
+        received = await first.events(len(rows))
+        assert await second.events(len(rows)) == received
+        async with subscribe(first_api, CHANGES, after=received[57]["id"]) as third:
+            assert await third.events(len(rows) - 58) == received[58:]
+    assert {(event["ticker"], event["ts"]) for event in without_ids(received)} == {(price.ticker, price.ts) for price in rows}
 
 
-async def test_who_reads_slowly_reads_from_the_database(dsn: str, db: Database) -> None:
+async def test_a_slow_subscriber_reads_older_events_from_the_database(dsn: str, db: Database) -> None:
     commits = CommitListener()
     live = LiveEvents(commits)
     await track(db, "btc_usd", *(names := [f"t{number:03}_usd" for number in range(110)]))
@@ -279,88 +281,91 @@ async def test_who_reads_slowly_reads_from_the_database(dsn: str, db: Database) 
         None, (("price", Shape((("ticker", events.PRICE_COLUMNS["ticker"]), ("ts", events.PRICE_COLUMNS["ts"])))),)
     )
     async with commits.run_in_background(dsn), live.run_in_background(db):
-        told = await live.subscribe(db, selection, None)
+        subscription = await live.subscribe(db, selection, None)
         await store(db, [row("btc_usd", MINUTE)])
-        found = [await anext(told)]
-        for start in range(0, 110, 10):  # more than memory holds of a question
+        received = [await anext(subscription)]
+        for start in range(0, 110, 10):  # more events than the memory holds for a selection
             await store(db, [row(name, MINUTE + 60 * n) for name in names[start : start + 10] for n in range(100)])
         await store(db, [row("btc_usd", MINUTE + 60)])
-        async with aclosing(told):
-            found += [await anext(told) for _ in range(11_001)]
-    assert [event.position for event in found] == sorted({event.position for event in found})
-    assert len({event.text for event in found}) == 11_002
+        async with aclosing(subscription):
+            received += [await anext(subscription) for _ in range(11_001)]
+    assert [event.position for event in received] == sorted({event.position for event in received})
+    assert len({event.text for event in received}) == 11_002
 
 
-async def test_a_candle_is_told_as_it_stands_and_as_it_changes(api: Api, db: Database) -> None:
+async def test_a_candle_subscription_sends_the_current_candle_and_its_changes(api: Api, db: Database) -> None:
     now = int(time.time())
     day = now // 86_400 * 86_400
     await track(db, "btc_usd", since=day)
     await store(db, [row("btc_usd", day, "5")])
     query = 'subscription { candleUpdated(ticker: "btc_usd", interval: ONE_MONTH) { open close count closed } }'
-    async with listening(api, query) as listener, listening(api, query) as other:
-        for one in (listener, other):
-            assert await one.events(1) == [{"open": "5", "close": "5", "count": 1, "closed": False}]
+    async with subscribe(api, query) as listener, subscribe(api, query) as second:
+        for subscriber in (listener, second):
+            assert await subscriber.events(1) == [{"open": "5", "close": "5", "count": 1, "closed": False}]
         await store(db, [row("btc_usd", day + 60, "6")])
-        for one in (listener, other):
-            assert await one.events(1) == [{"open": "5", "close": "6", "count": 2, "closed": False}]
+        for subscriber in (listener, second):
+            assert await subscriber.events(1) == [{"open": "5", "close": "6", "count": 2, "closed": False}]
 
 
-async def test_who_follows_a_candle_later_begins_with_the_open_one(api: Api, db: Database) -> None:
+async def test_a_later_candle_subscription_starts_with_the_open_candle(api: Api, db: Database) -> None:
     day = int(time.time()) // 86_400 * 86_400
     await track(db, "btc_usd", since=day - 86_400)
     await store(db, [row("btc_usd", day, "5")])
     query = 'subscription { candleUpdated(ticker: "btc_usd", interval: ONE_DAY) { ts close } }'
-    async with listening(api, query) as first:
+    async with subscribe(api, query) as first:
         assert await first.events(1) == [{"ts": day, "close": "5"}]
         await store(db, [row("btc_usd", day - 60, "4", source=Source.BACKFILL)])
         assert await first.events(1) == [{"ts": day - 86_400, "close": "4"}]
-        async with listening(api, query) as second:
+        async with subscribe(api, query) as second:
             assert await second.events(1) == [{"ts": day, "close": "5"}]
 
 
-async def test_who_has_only_http_comes_back_while_the_database_is_away(dsn: str) -> None:
-    async with serving(Settings(database_url=f"{dsn}_away")) as api, streaming(api, PRICES) as stream:
+async def test_an_event_stream_sends_retry_while_the_database_is_unavailable(dsn: str) -> None:
+    async with run_api(Settings(database_url=f"{dsn}_missing")) as api, open_event_stream(api, PRICES) as stream:
         assert stream.response.status == 200
         assert await stream.response.text() == ": The database is unavailable. Retry in a few seconds.\nretry: 1000\n\n"
 
 
-async def test_subscriptions_of_one_client_have_a_bound(dsn: str) -> None:
+async def test_subscriptions_per_client_are_limited(dsn: str) -> None:
     settings = Settings(database_url=dsn, max_sockets_per_client=2)
-    async with serving(settings) as api, connected(api) as socket:
+    async with run_api(settings) as api, open_socket(api) as socket:
         for name in ("1", "2", "3"):
             await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": PRICES}})
-        message = await socket.receive_json(timeout=PATIENCE_S)
+        message = await socket.receive_json(timeout=WAIT_TIMEOUT_S)
     assert (message["type"], message["payload"][0]["extensions"]["code"]) == ("error", "RATE_LIMITED")
 
 
 @dataclass
-class Streamed:
-    """What came of a stream of events."""
+class EventStream:
+    """A response with server-sent events."""
 
     response: aiohttp.ClientResponse
 
     async def event(self) -> dict[str, str]:
-        """The next event that is none of the connection's own."""
-        found: dict[str, str] = {}
-        while "event" not in found:
-            found = {}
-            while (line := (await asyncio.wait_for(self.response.content.readline(), PATIENCE_S)).decode()) not in ("\n", ""):
+        """Returns the next event; skips `retry` and comments."""
+        fields: dict[str, str] = {}
+        while "event" not in fields:
+            fields = {}
+            while (line := (await asyncio.wait_for(self.response.content.readline(), WAIT_TIMEOUT_S)).decode()) not in (
+                "\n",
+                "",
+            ):
                 name, _, value = line.rstrip("\n").partition(":")
-                found[name] = value.removeprefix(" ")
-        return found
+                fields[name] = value.removeprefix(" ")
+        return fields
 
 
 @asynccontextmanager
-async def streaming(api: Api, query: str, **headers: str) -> AsyncIterator[Streamed]:
+async def open_event_stream(api: Api, query: str, **headers: str) -> AsyncIterator[EventStream]:
     async with api.session.get(
         f"{api.url}/graphql", params={"query": query}, headers={"Accept": "text/event-stream", **headers}
     ) as response:
-        yield Streamed(response)
+        yield EventStream(response)
 
 
-async def test_events_are_streamed_to_whoever_has_only_http(api: Api, db: Database) -> None:
+async def test_events_are_sent_as_server_sent_events(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    async with streaming(api, PRICES) as stream:
+    async with open_event_stream(api, PRICES) as stream:
         assert stream.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert await stream.response.content.readline() == b"retry: 1000\n"
         await store(db, [row("btc_usd", MINUTE, "1")])
@@ -368,110 +373,113 @@ async def test_events_are_streamed_to_whoever_has_only_http(api: Api, db: Databa
     price = {"id": event["id"], "ticker": "btc_usd", "ts": MINUTE, "price": "1"}
     assert (event["event"], json.loads(event["data"])) == ("next", {"data": {"priceAdded": price}})
     await store(db, [row("btc_usd", MINUTE + 60, "2")])
-    async with streaming(api, PRICES, **{"Last-Event-ID": event["id"]}) as stream:
+    async with open_event_stream(api, PRICES, **{"Last-Event-ID": event["id"]}) as stream:
         assert json.loads((await stream.event())["data"])["data"]["priceAdded"]["price"] == "2"
 
 
-async def test_a_subscription_that_cannot_be_has_a_status_that_ends_an_event_source(api: Api, db: Database) -> None:
+async def test_an_invalid_subscription_has_a_status_that_stops_an_event_source(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     for query in ('subscription { priceAdded(tickers: ["x"]) { id } }', 'subscription { priceAdded(after: "9") { id } }', "{"):
-        async with streaming(api, query) as stream:
+        async with open_event_stream(api, query) as stream:
             assert (stream.response.status, "errors" in await stream.response.json(content_type=None)) == (400, True)
 
 
-async def test_a_query_may_be_answered_as_an_event(api: Api) -> None:
-    async with streaming(api, "{ __typename }") as stream:
+async def test_a_query_result_may_be_sent_as_an_event(api: Api) -> None:
+    async with open_event_stream(api, "{ __typename }") as stream:
         assert await stream.response.text() == (
             'event: next\ndata: {"data":{"__typename":"Query"}}\n\nevent: complete\ndata:\n\n'
         )
 
 
-async def test_a_subscription_needs_a_client_that_takes_events(api: Api) -> None:
+async def test_a_subscription_needs_a_client_that_accepts_event_streams(api: Api) -> None:
     code, message = await api.error(PRICES)
     assert (code, "text/event-stream" in message) == ("GRAPHQL_VALIDATION_FAILED", True)
 
 
-async def test_a_stream_takes_a_connection_and_no_request(dsn: str) -> None:
+async def test_an_event_stream_uses_a_connection_slot_and_no_request_slot(dsn: str) -> None:
     async with (
-        serving(Settings(database_url=dsn, max_in_flight=1, max_sockets=1)) as api,
-        streaming(api, PRICES) as stream,
+        run_api(Settings(database_url=dsn, max_in_flight=1, max_sockets=1)) as api,
+        open_event_stream(api, PRICES) as stream,
     ):
         assert await stream.response.content.readline() == b"retry: 1000\n"
         assert await api.data("{ tickers { name } }") == {"tickers": []}
-        async with streaming(api, PRICES) as other:
-            assert other.response.status == 503
+        async with open_event_stream(api, PRICES) as other_stream:
+            assert other_stream.response.status == 503
 
 
-async def test_a_client_may_go_while_the_process_ends(dsn: str) -> None:
+async def test_a_client_may_disconnect_during_shutdown(dsn: str) -> None:
     async with aiohttp.ClientSession() as session:
-        async with serving(Settings(database_url=dsn)) as api:
+        async with run_api(Settings(database_url=dsn)) as api:
             socket = await session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",))
-            going = asyncio.create_task(_close_when_asked(socket, api))
-        await going
-    await asyncio.sleep(CLOSE_TIMEOUT_S + 0.1)  # until the process would have closed it
+            closing = asyncio.create_task(_close_at_shutdown(socket, api))
+        await closing
+    await asyncio.sleep(CLOSE_TIMEOUT_S + 0.1)  # until the process would have closed the socket
 
 
-async def _close_when_asked(socket: aiohttp.ClientWebSocketResponse, api: Api) -> None:
-    """Closes as soon as nobody new is let in."""
+async def _close_at_shutdown(socket: aiohttp.ClientWebSocketResponse, api: Api) -> None:
+    """Closes the socket as soon as the server accepts no new connections."""
 
-    async def is_ending() -> bool:
+    async def is_shutting_down() -> bool:
         try:
             async with aiohttp.ClientSession() as session, session.get(f"{api.url}/health/live"):
                 return False
         except aiohttp.ClientError:
             return True
 
-    await until(is_ending)
+    await wait_until(is_shutting_down)
     await socket.close()
 
 
-async def test_a_process_that_ends_tells_what_is_there_and_to_come_back(dsn: str, db: Database, tmp_path: Path) -> None:
+async def test_shutdown_delivers_pending_events_and_closes_with_service_restart(dsn: str, db: Database, tmp_path: Path) -> None:
     await track(db, "btc_usd")
-    async with api_process(dsn, tmp_path) as stand:
-        api = Api(stand.url, stand.session)
+    async with run_api_process(dsn, tmp_path) as server:
+        api = Api(server.url, server.session)
         query = PRICES.replace("priceAdded", "priceAdded(after: 0)")
-        async with listening(api, query) as listener, streaming(api, query) as stream:
+        async with subscribe(api, query) as listener, open_event_stream(api, query) as stream:
             await store(db, [row("btc_usd", MINUTE)])
             assert len(await listener.events(1)) == 1
-            stand.process.terminate()
-            message = await listener.socket.receive(timeout=PATIENCE_S)
+            server.process.terminate()
+            message = await listener.socket.receive(timeout=WAIT_TIMEOUT_S)
             assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1012)
             assert (await stream.event())["event"] == "next"
             assert b"complete" not in await stream.response.content.read()
-    assert stand.log.read_text() == ""
+    assert server.log.read_text() == ""
 
 
-class _Unwritable(EventSelection):
-    """A question whose answers cannot be written."""
+class _UnrenderableSelection(EventSelection):
+    """A selection whose events cannot be rendered."""
 
     def render(self, records: Iterable[Record]) -> Iterator[Event]:
         raise ZeroDivisionError
 
 
-async def test_a_topic_that_fails_ends_alone_and_the_others_miss_nothing(db: Database) -> None:
+async def test_a_failing_topic_does_not_affect_other_topics(db: Database) -> None:
     await track(db, "btc_usd")
     commits = CommitListener()
     live = LiveEvents(commits)
     shapes = (("price", Shape((("ts", events.PRICE_COLUMNS["ts"]),))),)
-    good, bad = EventSelection(None, shapes), _Unwritable(frozenset({"btc_usd"}), shapes)
+    good, bad = EventSelection(None, shapes), _UnrenderableSelection(frozenset({"btc_usd"}), shapes)
     async with (
         live.run_in_background(db),
-        aclosing(await live.subscribe(db, bad, None)) as failing,
-        aclosing(await live.subscribe(db, good, None)) as others,
+        aclosing(await live.subscribe(db, bad, None)) as failing_subscription,
+        aclosing(await live.subscribe(db, good, None)) as other_subscription,
     ):
-        waiting, broken = asyncio.create_task(anext(others)), asyncio.create_task(anext(failing))
-        await until(lambda: live.subscribers == 2)
+        next_event, failing_event = (
+            asyncio.create_task(anext(other_subscription)),
+            asyncio.create_task(anext(failing_subscription)),
+        )
+        await wait_until(lambda: live.subscribers == 2)
         await store(db, [row("btc_usd", MINUTE)])
         commits.invalidate()
         with pytest.raises(UnavailableError, match="Subscribe again"):
-            await broken
-        assert (await waiting).position > 0
+            await failing_event
+        assert (await next_event).position > 0
 
 
-async def test_an_error_that_no_waiting_mends_ends_subscriptions_with_unavailable(api: Api, db: Database) -> None:
-    """A release whose statement breaks must not look like a quiet market."""
+async def test_a_permanent_database_error_ends_subscriptions_with_unavailable(api: Api, db: Database) -> None:
+    """A release with a broken statement must not look like a market without changes."""
     await track(db, "btc_usd")
-    async with told_of(api, PRICES) as listener:
+    async with subscribe_and_wait(api, PRICES) as listener:
         await db.execute("ALTER TABLE change RENAME COLUMN kind TO renamed")
         await db.execute("SELECT pg_notify('tickgraph', '')")
         assert (await listener.error())[0] == "UNAVAILABLE"

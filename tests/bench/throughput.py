@@ -1,7 +1,7 @@
-"""How fast the API answers, against the fastest plain routes over the same tables, in the same minutes.
+"""Throughput of the API, compared with the fastest plain routes over the same tables in the same minutes.
 
-python -m tests.bench.serving                     # everything, some minutes
-python -m tests.bench.serving --only latest,last  # some of it
+python -m tests.bench.throughput                     # everything, some minutes
+python -m tests.bench.throughput --only latest,last  # some of it
 """
 
 import argparse
@@ -27,15 +27,15 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from db import embedded, migrate
-from tests.bench import storing
-from tests.bench.load import Question, get, graphql, load
+from tests.bench import storage
+from tests.bench.load import BenchRequest, get, graphql, load
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 
 MINUTE = 1_700_000_040
 MINUTES = 525_600
 TICKERS = 200
-"""Two have a whole year; the others a minute each."""
+"""Number of tickers. Two have a whole year, the others a minute each."""
 
 FILL = """
 INSERT INTO price (ticker, ts, price, source)
@@ -46,13 +46,13 @@ SELECT ticker, $1 + 60 * minute, trim_scale(round((60000 + 1000 * random())::num
 
 @dataclass(frozen=True)
 class Workload:
-    """The same question to both."""
+    """The same request to the product and to the floor."""
 
     name: str
-    product: list[Question]
-    floor: list[Question]
-    wanted: tuple[float | None, float | None]
-    """The ratio asked for, without the cache of answers and with it."""
+    product: list[BenchRequest]
+    floor: list[BenchRequest]
+    target: tuple[float | None, float | None]
+    """The target ratio, without the response cache and with it."""
     connections: int = 16
 
 
@@ -71,9 +71,9 @@ async def _fill(url: str) -> None:
 
 
 @contextlib.contextmanager
-def serving(url: str, port: int, *words: str, **settings: str) -> Iterator[psutil.Process]:
+def run_server(url: str, port: int, *arguments: str, **settings: str) -> Iterator[psutil.Process]:
     env = os.environ | {"DATABASE_URL": url, "PORT": str(port), "REDIS_URL": "", "LOG_LEVEL": "WARNING"} | settings
-    process = subprocess.Popen([sys.executable, "-m", *words], cwd=ROOT, env=env)  # noqa: S603  our own words
+    process = subprocess.Popen([sys.executable, "-m", *arguments], cwd=ROOT, env=env)  # noqa: S603  our own command
     try:
         while True:
             with contextlib.suppress(OSError):
@@ -89,19 +89,19 @@ def serving(url: str, port: int, *words: str, **settings: str) -> Iterator[psuti
 
 
 def workloads(product: int, floor: int) -> list[Workload]:
-    """What is asked of both."""
+    """Returns the workloads of the product and the floor."""
     end = MINUTE + 60 * MINUTES
     names = _names()
 
-    def window(minutes: int) -> tuple[list[Question], list[Question]]:
+    def window(minutes: int) -> tuple[list[BenchRequest], list[BenchRequest]]:
         starts = [MINUTE + 60 * 997 * number for number in range(50)]
-        asked = [
+        requests = [
             graphql(product, f'{{ range(ticker: "btc_usd", from: {start}, to: {start + 60 * minutes}) {{ ts price }} }}')
             for start in starts
         ]
         plain = [get(floor, f"/range?ticker=btc_usd&from={start}&to={start + 60 * minutes}") for start in starts]
         assert starts[-1] + 60 * minutes <= end
-        return asked, plain
+        return requests, plain
 
     days = f'candles(ticker: "btc_usd", interval: ONE_DAY, from: {MINUTE}, to: {end}) {{ ts open high low close count }}'
     return [
@@ -131,16 +131,16 @@ def workloads(product: int, floor: int) -> list[Workload]:
     ]
 
 
-def _new_texts(product: int) -> list[Question]:
-    """Each a document that was never seen before."""
-    new = secrets.token_hex(4)
+def _new_texts(product: int) -> list[BenchRequest]:
+    """Returns requests with documents that the API has not parsed before."""
+    prefix = secrets.token_hex(4)
     return [
-        graphql(product, f'query q{new}_{number} {{ latest(ticker: "btc_usd") {{ ts price }} }}') for number in range(20_000)
+        graphql(product, f'query q{prefix}_{number} {{ latest(ticker: "btc_usd") {{ ts price }} }}') for number in range(20_000)
     ]
 
 
 def main() -> None:
-    """Prints floor, product, their ratio, and what the product used: without its cache of answers, and with it."""
+    """Prints floor, product, their ratio and the memory of the product, without its response cache and with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.0, help="of one round of one side")
@@ -150,94 +150,100 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         migrate.upgrade(server.url)
         asyncio.run(_fill(server.url))
-        rows, size = asyncio.run(storing.grown(server.url))
+        rows, size = asyncio.run(storage.measure_row_size(server.url))
         year = size * 200 * 525_600 / 2**30
         console.print(f"{rows:,} rows, {size:.0f} bytes each with indexes and candles: a year of 200 tickers is {year:.0f} GiB")
         if not options.only:
             console.print(
-                asyncio.run(storing.candled(server.url, "eth_usd", MINUTE // 86_400 * 86_400 + 86_400, MINUTES - 2_880))
+                asyncio.run(storage.measure_candles(server.url, "eth_usd", MINUTE // 86_400 * 86_400 + 86_400, MINUTES - 2_880))
             )
-            console.print(asyncio.run(storing.stored(server.url, _names(), MINUTE + 60 * MINUTES)))
-            console.print(_exported(server.url, Path(folder)))
+            console.print(asyncio.run(storage.measure_store(server.url, _names(), MINUTE + 60 * MINUTES)))
+            console.print(_measure_export(server.url, Path(folder)))
         for cache in (0, 64):
-            console.print(f"\ncache of answers: {cache} MB")
-            console.print(_served(server.url, cache, options))
+            console.print(f"\nresponse cache: {cache} MB")
+            console.print(_measure_all(server.url, cache, options))
 
 
-def _served(url: str, cache: int, options: argparse.Namespace) -> Table | Group:
-    wanted = tuple(options.only.split(",")) if options.only else ("",)
+def _measure_all(url: str, cache: int, options: argparse.Namespace) -> Table | Group:
+    target = tuple(options.only.split(",")) if options.only else ("",)
     table = Table("workload", "floor, 1/s", "product, 1/s", "ratio", "wanted", "p50, ms", "p99, ms", "MB")
     ports = free_port(), free_port()
     floor = ("uvicorn", "tests.bench.floor:app", "--port", str(ports[1]), "--log-level", "warning", "--no-access-log")
-    with serving(url, ports[0], "graph", "serve", ANSWER_CACHE_MB=str(cache)) as process, serving(url, ports[1], *floor):
+    with run_server(url, ports[0], "graph", "serve", ANSWER_CACHE_MB=str(cache)) as process, run_server(url, ports[1], *floor):
         for workload in workloads(*ports):
-            if workload.name.startswith(wanted):
-                table.add_row(*_measured(workload, options, process, ports[0], 1 if cache else 0))
+            if workload.name.startswith(target):
+                table.add_row(*_measure(workload, options, process, ports[0], 1 if cache else 0))
                 print(".", end="", file=sys.stderr, flush=True)
-        return table if options.only else Group(table, _beside(ports[0], options.rounds, process))
+        return table if options.only else Group(table, _measure_latest_under_load(ports[0], options.rounds, process))
 
 
-def _measured(
-    workload: Workload, options: argparse.Namespace, process: psutil.Process, process_port: int, place: int
+def _measure(
+    workload: Workload, options: argparse.Namespace, process: psutil.Process, process_port: int, target_index: int
 ) -> list[str]:
-    floors, told = [], []
+    floors, results = [], []
     for _ in range(options.rounds):
         floors.append(load(workload.floor, workload.connections, options.seconds).rate)
-        asked = workload.product or _new_texts(process_port)
-        told.append(load(asked, workload.connections, options.seconds))
-    floor, product = statistics.median(floors), statistics.median(one.rate for one in told)
-    usual, slow = (statistics.median(one.quantile(part) for one in told) for part in (0.5, 0.99))
-    wanted = workload.wanted[place]
-    figures = f"{floor:,.0f}", f"{product:,.0f}", f"{product / floor:.2f}", f"{wanted or ''}", f"{usual:.1f}", f"{slow:.1f}"
+        requests = workload.product or _new_texts(process_port)
+        results.append(load(requests, workload.connections, options.seconds))
+    floor, product = statistics.median(floors), statistics.median(result.rate for result in results)
+    p50, p99 = (statistics.median(result.quantile(part) for result in results) for part in (0.5, 0.99))
+    target = workload.target[target_index]
+    figures = f"{floor:,.0f}", f"{product:,.0f}", f"{product / floor:.2f}", f"{target or ''}", f"{p50:.1f}", f"{p99:.1f}"
     return [workload.name, *figures, str(process.memory_info().rss >> 20)]
 
 
-def _beside(port: int, rounds: int, process: psutil.Process) -> str:
-    """The latest price, alone and beside eight clients of big answers."""
-    small = [graphql(port, f'{{ latest(ticker: "{name}") {{ ts price }} }}') for name in _names()]
-    big = next(workload for workload in workloads(port, port) if workload.name == "range 43,200").product
-    alone, beside, used = [], [], 0
+def _measure_latest_under_load(port: int, rounds: int, process: psutil.Process) -> str:
+    """Measures the latest price, alone and with eight clients that read large responses."""
+    latest_requests = [graphql(port, f'{{ latest(ticker: "{name}") {{ ts price }} }}') for name in _names()]
+    large_requests = next(workload for workload in workloads(port, port) if workload.name == "range 43,200").product
+    alone_ms, loaded_ms, memory_mb = [], [], 0
     for _ in range(rounds):
-        alone.append(load(small, 2, 1.0).quantile(0.99))
+        alone_ms.append(load(latest_requests, 2, 1.0).quantile(0.99))
         with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            loading = pool.submit(load, big, 8, 3.0)
+            loading = pool.submit(load, large_requests, 8, 3.0)
             time.sleep(1.2)
-            beside.append(load(small, 2, 1.0).quantile(0.99))
-            used = max(used, process.memory_info().rss >> 20)
+            loaded_ms.append(load(latest_requests, 2, 1.0).quantile(0.99))
+            memory_mb = max(memory_mb, process.memory_info().rss >> 20)
             loading.result()
-    was, now = statistics.median(alone), statistics.median(beside)
+    baseline, measured = statistics.median(alone_ms), statistics.median(loaded_ms)
     return (
-        f"latest, p99: alone {was:.1f} ms, beside eight clients of range 43,200 {now:.1f} ms: {now / was:.1f} times; {used} MB"
+        f"latest, p99: alone {baseline:.1f} ms, under load {measured:.1f} ms: {measured / baseline:.1f} times; {memory_mb} MB"
     )
 
 
-def _exported(url: str, folder: Path) -> Table:
-    """A year as CSV, by psql's copy and over HTTP."""
+def _measure_export(url: str, folder: Path) -> Table:
+    """Measures a year as CSV, with psql and over HTTP."""
     table = Table("a year as CSV", "psql, s", "GET /export, s", "ratio", "first byte, ms", "more memory, MB", "wanted")
     port = free_port()
-    copied: list[float] = []
-    taken: list[float] = []
-    first: list[float] = []
-    more = 0
+    copy_s: list[float] = []
+    times_s: list[float] = []
+    first_byte_s: list[float] = []
+    extra_bytes = 0
     psql = str(embedded.postgres_program("psql"))
     query = "SELECT ticker, ts, price, observed_at, source FROM price WHERE ticker = 'btc_usd' ORDER BY ts"
-    with serving(url, port, "graph", "serve") as process:
+    with run_server(url, port, "graph", "serve") as process:
         for _ in range(5):
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             subprocess.run([psql, url, "-qc", f"\\copy ({query}) TO '{folder / 'a.csv'}' CSV HEADER"], check=True)  # noqa: S603
-            copied.append(time.perf_counter() - began)
+            copy_s.append(time.perf_counter() - started_at)
             before = process.memory_info().rss
-            began = time.perf_counter()
+            started_at = time.perf_counter()
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
             connection.request("GET", "/export?ticker=btc_usd")
             response = connection.getresponse()
             response.read(10)
-            first.append(time.perf_counter() - began)
+            first_byte_s.append(time.perf_counter() - started_at)
             while response.read(1 << 20):
-                more = max(more, process.memory_info().rss - before)
-            taken.append(time.perf_counter() - began)
-    was, now = statistics.median(copied), statistics.median(taken)
-    figures = f"{was:.2f}", f"{now:.2f}", f"{now / was:.2f}", f"{1000 * statistics.median(first):.1f}", f"{more / 2**20:.1f}"
+                extra_bytes = max(extra_bytes, process.memory_info().rss - before)
+            times_s.append(time.perf_counter() - started_at)
+    baseline, measured = statistics.median(copy_s), statistics.median(times_s)
+    figures = (
+        f"{baseline:.2f}",
+        f"{measured:.2f}",
+        f"{measured / baseline:.2f}",
+        f"{1000 * statistics.median(first_byte_s):.1f}",
+        f"{extra_bytes / 2**20:.1f}",
+    )
     table.add_row("", *figures, "1.2, 20 ms, 10 MB")
     return table
 

@@ -1,4 +1,4 @@
-"""What storing a minute costs, and what candles that are kept save, against PostgreSQL without them."""
+"""The cost of storing a minute, and the gain of stored candles, compared with PostgreSQL without them."""
 
 import functools
 import statistics
@@ -23,8 +23,8 @@ INSERT INTO plain (ticker, ts, price, observed_at, source)
 SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[]) ON CONFLICT DO NOTHING
 """
 
-# The fastest way known to make candles of the minutes themselves.
-AGGREGATED = """
+# The fastest known query that aggregates candles from minutes.
+AGGREGATE = """
 SELECT string_agg('{"ts":' || ts || ',"open":"' || open || '","high":"' || high || '","low":"' || low || '","close":"' || close
                   || '","count":' || count || '}', ',')
   FROM (SELECT {bucket} AS ts, (min(ARRAY[ts, price]))[2] AS open, max(price) AS high, min(price) AS low,
@@ -33,12 +33,12 @@ SELECT string_agg('{"ts":' || ts || ',"open":"' || open || '","high":"' || high 
 """
 
 
-async def stored(url: str, names: list[str], begin: int) -> Table:
-    """A minute of all tickers, both candles with it, against a plain insert into a table like it without them."""
+async def measure_store(url: str, names: list[str], begin: int) -> Table:
+    """Measures storing a minute of all tickers with both candles, compared with a plain insert without candles."""
     table = Table("a minute of 200 tickers", "plain, ms", "with candles, ms", "ratio", "wanted")
     async with open_database(url, application_name="bench") as db:
         await db.execute("CREATE TABLE IF NOT EXISTS plain (LIKE price INCLUDING ALL)")
-        plain, kept = [], []
+        plain, with_candles = [], []
         for number in range(40):
             rows = [
                 PriceRow(ticker=name, ts=begin + 60 * number, price=Decimal(f"{number + 1}.5"), source=Source.LIVE)
@@ -47,10 +47,10 @@ async def stored(url: str, names: list[str], begin: int) -> Table:
             columns = [
                 list(column) for column in zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source) for r in rows), strict=True)
             ]
-            plain.append(await _timed(_plain(db, columns)))
-            kept.append(await _timed(_kept(db, rows)))
-    was, now = statistics.median(plain), statistics.median(kept)
-    table.add_row("", f"{1000 * was:.1f}", f"{1000 * now:.1f}", f"{now / was:.2f}", "at most 2.5")
+            plain.append(await _time(_plain(db, columns)))
+            with_candles.append(await _time(_store_with_candles(db, rows)))
+    baseline, measured = statistics.median(plain), statistics.median(with_candles)
+    table.add_row("", f"{1000 * baseline:.1f}", f"{1000 * measured:.1f}", f"{measured / baseline:.2f}", "at most 2.5")
     return table
 
 
@@ -62,7 +62,7 @@ def _plain(db: Database, columns: list[list[object]]) -> Callable[[], Awaitable[
     return run
 
 
-def _kept(db: Database, rows: list[PriceRow]) -> Callable[[], Awaitable[object]]:
+def _store_with_candles(db: Database, rows: list[PriceRow]) -> Callable[[], Awaitable[object]]:
     async def run() -> None:
         async with write_lock.write_transaction(db) as connection:
             await prices.store(connection, rows)
@@ -70,34 +70,36 @@ def _kept(db: Database, rows: list[PriceRow]) -> Callable[[], Awaitable[object]]
     return run
 
 
-async def candled(url: str, ticker: str, begin: int, minutes: int) -> Table:
-    """Candles that are kept, against making them of the minutes."""
-    table = Table("candles", "from minutes, ms", "kept, ms", "times faster", "wanted")
+async def measure_candles(url: str, ticker: str, begin: int, minutes: int) -> Table:
+    """Measures reading stored candles, compared with aggregating minutes."""
+    table = Table("candles", "from minutes, ms", "stored, ms", "times faster", "wanted")
     end = begin + 60 * minutes
     async with open_database(url, application_name="bench") as db:
-        for interval, window, wanted in (
+        for interval, window, target in (
             (Interval.ONE_DAY, (begin, end), 200),
             (Interval.ONE_WEEK, (begin, end), 300),
             (Interval.ONE_HOUR, (begin, begin + 30 * 86_400), 10),
         ):
-            sql = AGGREGATED.replace("{bucket}", interval.start_sql)
+            sql = AGGREGATE.replace("{bucket}", interval.start_sql)
             slow, fast = [], []
             for _ in range(ROUNDS):
-                slow.append(await _timed(functools.partial(db.fetchval, sql, ticker, *window)))
-                fast.append(await _timed(functools.partial(candles.fetch_json, db, interval, CANDLE, ticker, *window, end)))
-            was, now = statistics.median(slow), statistics.median(fast)
-            table.add_row(interval.name, f"{1000 * was:.1f}", f"{1000 * now:.2f}", f"{was / now:.0f}", f"{wanted}")
+                slow.append(await _time(functools.partial(db.fetchval, sql, ticker, *window)))
+                fast.append(await _time(functools.partial(candles.fetch_json, db, interval, CANDLE, ticker, *window, end)))
+            baseline, measured = statistics.median(slow), statistics.median(fast)
+            table.add_row(
+                interval.name, f"{1000 * baseline:.1f}", f"{1000 * measured:.2f}", f"{baseline / measured:.0f}", f"{target}"
+            )
     return table
 
 
-async def _timed(run: Callable[[], Awaitable[object]]) -> float:
-    began = time.perf_counter()
+async def _time(run: Callable[[], Awaitable[object]]) -> float:
+    started_at = time.perf_counter()
     await run()
-    return time.perf_counter() - began
+    return time.perf_counter() - started_at
 
 
-async def grown(url: str) -> tuple[int, float]:
-    """Rows of `price`, and bytes that each takes with its indexes and its part of the candles."""
+async def measure_row_size(url: str) -> tuple[int, float]:
+    """Returns the rows of `price`, and the bytes per row with indexes and candles."""
     connection = await asyncpg.connect(url)
     rows: int = await connection.fetchval("SELECT count(*) FROM price")
     size: int = await connection.fetchval("SELECT pg_total_relation_size('price') + pg_total_relation_size('candle')")

@@ -1,6 +1,6 @@
-"""How long a year's import takes, against a plain COPY of the same rows into the same table.
+"""Duration of the import of a year, compared with a plain COPY of the same rows into the same table.
 
-python -m tests.bench.importing [--rows 525600] [--rounds 3]
+python -m tests.bench.bulk_import [--rows 525600] [--rounds 3]
 """
 
 import argparse
@@ -18,7 +18,7 @@ import asyncpg
 from db import embedded, migrate
 from ingest.simulator import market
 from tests.conftest import ROOT
-from tests.stored import MINUTE
+from tests.sample_data import MINUTE
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         file = Path(folder) / "year.csv"
-        _write(file, options.rows)
+        _write_csv(file, options.rows)
         copies, imports = [], []
         for _ in range(options.rounds):
             copies.append(_plain_copy(server.url, file))
@@ -40,7 +40,7 @@ def main() -> None:
     print(f"{options.rows:,} rows: COPY {copied:.2f} s, import {imported:.2f} s, ratio {imported / copied:.2f}")
 
 
-def _write(file: Path, rows: int) -> None:
+def _write_csv(file: Path, rows: int) -> None:
     with file.open("w") as out:
         out.write("ts,price\n")
         for number in range(rows):
@@ -48,7 +48,7 @@ def _write(file: Path, rows: int) -> None:
             out.write(f"{ts},{market.price('btc_usd', ts)}\n")
 
 
-def _fresh(url: str) -> None:
+def _recreate_database(url: str) -> None:
     async def recreate() -> None:
         admin = await asyncpg.connect(url.removesuffix("/tickgraph") + "/postgres")
         await admin.execute("DROP DATABASE IF EXISTS tickgraph WITH (FORCE)")
@@ -61,33 +61,33 @@ def _fresh(url: str) -> None:
 
 
 def _plain_copy(url: str, file: Path) -> float:
-    _fresh(url)
+    _recreate_database(url)
     psql = [str(embedded.postgres_program("psql")), "-qX", url]
     subprocess.run([*psql, "-c", "INSERT INTO ticker (name) VALUES ('btc_usd')"], check=True)  # noqa: S603  our own
-    ready = file.with_suffix(".copy")
-    with file.open() as rows, ready.open("w") as out:
+    copy_file = file.with_suffix(".copy")
+    with file.open() as rows, copy_file.open("w") as out:
         next(rows)
         out.writelines(f"btc_usd,{row.rstrip()},IMPORT\n" for row in rows)
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     subprocess.run(  # noqa: S603  our own command
-        [*psql, "-c", f"\\copy price (ticker, ts, price, source) FROM '{ready}' WITH (FORMAT csv)"], check=True
+        [*psql, "-c", f"\\copy price (ticker, ts, price, source) FROM '{copy_file}' WITH (FORMAT csv)"], check=True
     )
-    return time.perf_counter() - begun
+    return time.perf_counter() - started_at
 
 
 def _import(url: str, file: Path) -> tuple[float, int]:
-    """Seconds, and the most megabytes it held."""
-    _fresh(url)
+    """Returns the seconds and the peak memory in megabytes of an import."""
+    _recreate_database(url)
     command = [sys.executable, "-m", "ingest", "import", str(file), "--ticker", "btc_usd"]
-    begun = time.perf_counter()
+    started_at = time.perf_counter()
     process = subprocess.Popen(  # noqa: S603  our own command
         command, cwd=ROOT, env={**os.environ, "DATABASE_URL": url}, stdout=subprocess.DEVNULL
     )
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(process.returncode)
-    return time.perf_counter() - begun, used.ru_maxrss // 1024
+    return time.perf_counter() - started_at, usage.ru_maxrss // 1024
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Writers take turns."""
+"""Writers hold the write lock one at a time."""
 
 import asyncio
 
@@ -6,10 +6,10 @@ import asyncpg
 
 from db.pool import Database
 from db.queries import prices, write_lock
-from tests.stored import MINUTE, row, track
-from tests.waiting import PATIENCE_S, until
+from tests.sample_data import MINUTE, row, track
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
-SOMEBODY_WAITS = """
+IS_LOCK_AWAITED = """
 SELECT EXISTS (
        SELECT FROM pg_locks
         WHERE locktype = 'advisory' AND NOT granted
@@ -26,7 +26,7 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
             await prices.store(connection, [row("btc_usd", MINUTE, "1")])
             first_wrote.set()
             await second_began.wait()
-            await until(lambda: db.fetchval(SOMEBODY_WAITS))
+            await wait_until(lambda: db.fetchval(IS_LOCK_AWAITED))
 
     async def second() -> None:
         await first_wrote.wait()
@@ -40,12 +40,12 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
     assert stored[0]["id"] < stored[1]["id"]
 
 
-async def test_listeners_are_woken_by_the_commit_and_not_by_a_rollback(dsn: str, db: Database) -> None:
+async def test_listeners_are_notified_by_a_commit_and_not_by_a_rollback(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    heard: asyncio.Queue[str] = asyncio.Queue()
+    notifications: asyncio.Queue[str] = asyncio.Queue()
     listener = await asyncpg.connect(dsn)
     try:
-        await listener.add_listener(write_lock.CHANNEL, lambda *event: heard.put_nowait(event[2]))
+        await listener.add_listener(write_lock.CHANNEL, lambda *event: notifications.put_nowait(event[2]))
         try:
             async with write_lock.write_transaction(db):
                 raise RuntimeError("rolled back")  # noqa: TRY301  that is the point
@@ -53,8 +53,8 @@ async def test_listeners_are_woken_by_the_commit_and_not_by_a_rollback(dsn: str,
             pass
         async with write_lock.write_transaction(db) as connection:
             await prices.store(connection, [row("btc_usd", MINUTE)])
-        await asyncio.wait_for(heard.get(), PATIENCE_S)
+        await asyncio.wait_for(notifications.get(), WAIT_TIMEOUT_S)
         await listener.execute("SELECT 1")
-        assert heard.empty(), "the transaction that was rolled back told nobody"
+        assert notifications.empty(), "the transaction that was rolled back sent no notification"
     finally:
         await listener.close()

@@ -1,4 +1,4 @@
-"""What the fault run runs: PostgreSQL, one or two complete stacks, and the exchange that keeps the record."""
+"""The servers and processes of the fault run: PostgreSQL, one or two complete stacks, and the simulated exchange."""
 
 import asyncio
 import contextlib
@@ -29,11 +29,11 @@ from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
 
 TICKERS = ("btc_usd", "btc_usdc", "eth_btc", "eth_usd", "eth_usdc", "sol_usd", "sol_usdc", "xrp_usdc")
-PATIENCE_S = 20.0
+START_TIMEOUT_S = 20.0
 
 
-class Slot:
-    """A server that is stopped, killed and started again, on the same port and the same data."""
+class RestartableServer:
+    """A server that can be stopped, killed and restarted on the same port and the same data."""
 
     def __init__(self, open_: Callable[[], AbstractContextManager[Server]]) -> None:
         self._open = open_
@@ -42,24 +42,24 @@ class Slot:
         self.url = ""
 
     @property
-    def runs(self) -> bool:
-        """Whether its process is there."""
+    def is_running(self) -> bool:
+        """Whether its process is running."""
         return self._server is not None and self._server.process.poll() is None
 
     async def start(self) -> None:
-        """Starts it, unless it runs."""
-        if not self.runs:
+        """Starts the server, unless it is running."""
+        if not self.is_running:
             await self.stop()
             await asyncio.to_thread(self._start)
 
     async def stop(self) -> None:
-        """Stops it as an operator would, or clears away after it was killed."""
+        """Stops the server as an operator would, or cleans up after it was killed."""
         context, self._context, self._server = self._context, None, None
         if context is not None:
             await asyncio.to_thread(context.__exit__, None, None, None)
 
     async def kill(self) -> None:
-        """Kill -9."""
+        """Kills the server with SIGKILL."""
         if self._server is not None:
             self._server.process.kill()
             await asyncio.to_thread(self._server.process.wait)
@@ -70,7 +70,7 @@ class Slot:
             try:
                 self._server = context.__enter__()
             except (ServerError, subprocess.CalledProcessError, OSError):
-                # What was killed may hold its memory and its port for a moment.
+                # A killed server may hold its memory and its port for a moment.
                 if attempt == 9:
                     raise
                 time.sleep(0.5)
@@ -81,64 +81,64 @@ class Slot:
 
 @dataclass
 class Stack:
-    """A complete stack but for the database: Valkey, a worker, perhaps schedulers."""
+    """A complete stack without the database: Valkey, a worker and, in real minutes, schedulers."""
 
     name: str
     folder: Path
     settings: dict[str, str]
-    valkey: Slot
+    valkey: RestartableServer
     worker: subprocess.Popen[bytes] | None = None
     schedulers: list[subprocess.Popen[bytes]] = field(default_factory=list)
     started_at: list[float] = field(default_factory=list)
-    """When workers were started, by the local clock: each asks for the local minute at once."""
+    """When workers were started, by the local clock. Each worker fetches the local minute at once."""
 
     @property
-    def worker_runs(self) -> bool:
-        """Whether its worker is there."""
+    def worker_is_running(self) -> bool:
+        """Whether its worker is running."""
         return self.worker is not None and self.worker.poll() is None
 
     async def start_worker(self) -> None:
-        """Starts a worker, unless it runs, and waits until it says so (as long as Redis is there to hear it)."""
-        if self.worker_runs:
+        """Starts a worker, unless it is running, and waits for its heartbeat if Redis is running."""
+        if self.worker_is_running:
             return
-        before = await self._beating()
+        workers_before = await self._running_workers()
         self.started_at.append(time.time())
         self.worker = self._run("work", "--threads", "6")
 
-        async def beats() -> bool:
-            return bool(await self._beating() - before)
+        async def has_started() -> bool:
+            return bool(await self._running_workers() - workers_before)
 
-        if self.valkey.runs:
-            await self.until(beats, PATIENCE_S)
+        if self.valkey.is_running:
+            await self.until(has_started, START_TIMEOUT_S)
 
     async def kill_worker(self) -> None:
-        """Kill -9 of the whole process group, as a host that fails."""
+        """Kills the whole process group with SIGKILL, as a failing host does."""
         await self._end(self.worker, signal.SIGKILL)
         self.worker = None
 
     def signal_worker(self, number: signal.Signals) -> None:
-        """To the whole process group, where it is there."""
+        """Sends a signal to the whole process group, if the worker was started."""
         if self.worker is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.worker.pid, number)
 
     async def stop_worker(self) -> None:
-        """SIGTERM, as an operator would."""
+        """Sends SIGTERM, as an operator would."""
         await self._end(self.worker, signal.SIGTERM)
         self.worker = None
 
     def start_scheduler(self) -> None:
-        """One more scheduler."""
+        """Starts one more scheduler."""
         self.schedulers.append(self._run("schedule"))
 
     async def end_schedulers(self) -> None:
-        """All of them."""
+        """Kills all schedulers."""
         for scheduler in self.schedulers:
             await self._end(scheduler, signal.SIGKILL)
         self.schedulers.clear()
 
     async def publish(self, minute: int) -> bool:
-        """What a scheduler sends each minute; False where Redis does not take it."""
+        """Sends what a scheduler sends each minute. Returns False if Redis does not accept it."""
         try:
             await asyncio.to_thread(self._publish, minute)
         except redis.RedisError:
@@ -147,42 +147,42 @@ class Stack:
 
     @asynccontextmanager
     async def redis(self) -> AsyncIterator[redis.asyncio.Redis]:
-        """A connection to its Valkey."""
+        """Yields a connection to its Valkey."""
         async with redis.asyncio.Redis.from_url(
             self.valkey.url, socket_timeout=2, socket_connect_timeout=1, decode_responses=True
         ) as client:
             yield client
 
-    async def waiting(self) -> set[str]:
-        """The entries of its outbox; empty where it cannot be read."""
+    async def pending_entries(self) -> set[str]:
+        """Returns the entries of its outbox, or an empty set if it cannot be read."""
         return await self._fields(PRICES)
 
-    async def noted(self) -> set[str]:
-        """The evidence beside it."""
+    async def failure_entries(self) -> set[str]:
+        """Returns the failures that its Redis has recorded."""
         return await self._fields(FAILURES)
 
-    async def forget(self, minute: int) -> None:
-        """Removes evidence of a virtual minute from when a worker started in the real one of that name."""
+    async def delete_failures(self, minute: int) -> None:
+        """Deletes failures of a virtual minute that a worker recorded when it started in the same real minute."""
         with contextlib.suppress(redis.RedisError):
             async with self.redis() as client:
                 await client.hdel(FAILURES, *(f"{ticker}|{minute}" for ticker in TICKERS))
 
-    async def until(self, condition: Callable[[], object], patience_s: float) -> bool:
-        """Whether the condition (awaited where it must be) came true in time."""
-        end = time.monotonic() + patience_s
+    async def until(self, condition: Callable[[], object], timeout_s: float) -> bool:
+        """Waits for the condition and returns whether it was met before the timeout."""
+        end = time.monotonic() + timeout_s
         while time.monotonic() < end:
-            held = condition()
-            if asyncio.iscoroutine(held):
-                held = await held
-            if held:
+            is_met = condition()
+            if asyncio.iscoroutine(is_met):
+                is_met = await is_met
+            if is_met:
                 return True
             await asyncio.sleep(0.03)
         return False
 
-    def _run(self, *words: str) -> subprocess.Popen[bytes]:
+    def _run(self, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.folder / f"{self.name}.log").open("ab") as log:
             return subprocess.Popen(  # noqa: S603  our own command
-                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "ingest", *words],  # noqa: S607  of the system
+                ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-m", "ingest", *arguments],  # noqa: S607  of the system
                 cwd=self.folder,
                 env={**os.environ, **self.settings, "REDIS_URL": self.valkey.url, "PYTHONPATH": str(ROOT)},
                 stdout=log,
@@ -190,14 +190,14 @@ class Stack:
                 start_new_session=True,
             )
 
-    async def _end(self, process: subprocess.Popen[bytes] | None, how: signal.Signals) -> None:
+    async def _end(self, process: subprocess.Popen[bytes] | None, stop_signal: signal.Signals) -> None:
         if process is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, how)
-            await asyncio.to_thread(processes.stop, process, how)
+                os.killpg(process.pid, stop_signal)
+            await asyncio.to_thread(processes.stop, process, stop_signal)
 
-    async def _beating(self) -> set[str]:
-        """The worker processes that said of late that they run."""
+    async def _running_workers(self) -> set[str]:
+        """Returns the worker processes with a current heartbeat."""
         try:
             async with self.redis() as client:
                 return {str(key) async for key in client.scan_iter(f"{HEARTBEATS}*")}
@@ -221,28 +221,28 @@ class Stack:
 
 
 @dataclass
-class Stand:
-    """Everything that runs."""
+class Environment:
+    """All servers and processes of the fault run."""
 
     folder: Path
     simulator: Simulator
-    postgres: Slot
+    postgres: RestartableServer
     stacks: list[Stack]
-    draw: random.Random
+    rng: random.Random
     clock_offset_s: float = 0.0
-    """By how much the exchange's clock is ahead of the minute it should be in."""
-    schedulers_run: bool = True
-    toothless: list[str] = field(default_factory=list)
-    """Faults that did not do what they were for: a run that proves less than it says."""
+    """Seconds by which the exchange's clock is ahead of the current virtual minute."""
+    schedulers_are_running: bool = True
+    ineffective_faults: list[str] = field(default_factory=list)
+    """Faults that had no effect, so that the run proves less than its table claims."""
 
     @property
     def stack(self) -> Stack:
-        """The first, which always is."""
+        """The first stack, which exists during the whole run."""
         return self.stacks[0]
 
     @asynccontextmanager
     async def sql(self) -> AsyncIterator[asyncpg.Connection]:
-        """A connection to the database."""
+        """Yields a connection to the database."""
         connection = await asyncpg.connect(self.postgres.url, timeout=2)
         try:
             yield connection
@@ -250,7 +250,7 @@ class Stand:
             await connection.close(timeout=2)
 
     async def stored(self, minute: int) -> set[str]:
-        """The tickers whose price of the minute is committed; empty where nobody can tell."""
+        """Returns the tickers whose price of the minute is committed, or an empty set without a database."""
         try:
             with translate_errors():
                 async with asyncio.timeout(2), self.sql() as connection:
@@ -258,8 +258,8 @@ class Stand:
         except DatabaseError:
             return set()
 
-    async def walked(self) -> int:
-        """The minute up to which every ticker's minutes are explained; 0 where nobody can tell."""
+    async def checked_until(self) -> int:
+        """Returns the minute up to which all minutes are stored or gaps, or 0 without a database."""
         try:
             with translate_errors():
                 async with asyncio.timeout(2), self.sql() as connection:
@@ -267,34 +267,34 @@ class Stand:
         except DatabaseError:
             return 0
 
-    async def settled(self, minute: int) -> bool:
-        """Whether each ticker's price of the minute is committed, waits, or is known to have failed, for the first stack."""
+    async def is_settled(self, minute: int) -> bool:
+        """Whether each ticker's price of the minute is committed, queued or recorded as failed in the first stack."""
         found = {f"{ticker}|{minute}" for ticker in await self.stored(minute)}
-        found |= await self.stack.waiting() | await self.stack.noted()
+        found |= await self.stack.pending_entries() | await self.stack.failure_entries()
         return all(f"{ticker}|{minute}" in found for ticker in TICKERS)
 
 
 def _stack(folder: Path, name: str, settings: dict[str, str]) -> Stack:
     port = embedded.free_port()
-    return Stack(name, folder, settings, Slot(lambda: embedded.valkey(folder / f"valkey-{name}", port=port)))
+    return Stack(name, folder, settings, RestartableServer(lambda: embedded.valkey(folder / f"valkey-{name}", port=port)))
 
 
 @asynccontextmanager
-async def standing(
-    folder: Path, simulator: Simulator, rpc_url: str, settings: dict[str, str], draw: random.Random
-) -> AsyncIterator[Stand]:
-    """Everything started and migrated, and ended whatever happens."""
+async def run_environment(
+    folder: Path, simulator: Simulator, rpc_url: str, settings: dict[str, str], rng: random.Random
+) -> AsyncIterator[Environment]:
+    """Starts and migrates everything, and stops everything at the end."""
     port = embedded.free_port()
-    postgres = Slot(lambda: embedded.postgres(folder / "postgres", port=port))
+    postgres = RestartableServer(lambda: embedded.postgres(folder / "postgres", port=port))
     await postgres.start()
     await asyncio.to_thread(migrate.upgrade, postgres.url)
     common = {"DATABASE_URL": postgres.url, "DERIBIT_RPC_URL": rpc_url, "TICKERS": ",".join(TICKERS)} | settings
-    stand = Stand(folder, simulator, postgres, [_stack(folder, "one", common)], draw)
+    environment = Environment(folder, simulator, postgres, [_stack(folder, "one", common)], rng)
     try:
-        await stand.stack.valkey.start()
-        yield stand
+        await environment.stack.valkey.start()
+        yield environment
     finally:
-        for stack in stand.stacks:
+        for stack in environment.stacks:
             await stack.end_schedulers()
             await stack.kill_worker()
             await stack.valkey.stop()
@@ -302,23 +302,23 @@ async def standing(
 
 
 @asynccontextmanager
-async def second_stack(stand: Stand) -> AsyncIterator[Stack]:
-    """A second complete stack on the same database."""
-    stack = _stack(stand.folder, "two", stand.stack.settings)
+async def second_stack(environment: Environment) -> AsyncIterator[Stack]:
+    """Runs a second complete stack on the same database."""
+    stack = _stack(environment.folder, "two", environment.stack.settings)
     await stack.valkey.start()
-    stand.stacks.append(stack)
+    environment.stacks.append(stack)
     try:
         await stack.start_worker()
         yield stack
     finally:
         await stack.stop_worker()
-        stand.stacks.remove(stack)
-        stand.stack.started_at += stack.started_at
+        environment.stacks.remove(stack)
+        environment.stack.started_at += stack.started_at
         await stack.valkey.stop()
 
 
-def ballast(files: Sequence[Path]) -> None:
-    """Takes all the room there is on the disk of the files."""
+def fill_disk(files: Sequence[Path]) -> None:
+    """Fills the disk of the files."""
     for file in files:
         with contextlib.suppress(OSError), file.open("ab", buffering=0) as out:
             while True:

@@ -1,4 +1,4 @@
-"""PostgreSQL's address as providers hand it out."""
+"""Connection URLs in the forms in which providers hand them out."""
 
 from urllib.parse import quote
 
@@ -10,24 +10,28 @@ from pydantic import ValidationError
 from db import connection_url
 from db.settings import Settings, mask_password
 
-AT = "postgresql://tg:PW@localhost:5432/tickgraph"
+BASE_URL = "postgresql://tg:PW@localhost:5432/tickgraph"
 
 
 @pytest.mark.parametrize(
     ("url", "asyncpg", "ignored"),
     [
-        ("postgres://tg:PW@localhost:5432/tickgraph", AT, set()),
-        ("postgresql+psycopg://tg:PW@localhost:5432/tickgraph", AT, set()),
-        ("postgresql+psycopg2://tg:PW@localhost:5432/tickgraph", AT, set()),
-        ("postgresql+asyncpg://tg:PW@localhost:5432/tickgraph?ssl=require", f"{AT}?sslmode=require", set()),
-        (f"{AT}?ssl=true", f"{AT}?sslmode=require", set()),
-        (f"{AT}?sslmode=require&channel_binding=require", f"{AT}?sslmode=require", {"channel_binding"}),
-        (f"{AT}?connect_timeout=10", AT, set()),
-        (f"{AT}?sslmode=require&pgbouncer=true&connection_limit=1", f"{AT}?sslmode=require", {"pgbouncer", "connection_limit"}),
-        (f"{AT}?keepalives=1&keepalives_idle=30", AT, {"keepalives", "keepalives_idle"}),
-        (f"{AT}?options=-c%20search_path%3Dprices", f"{AT}?options=-c%20search_path%3Dprices", set()),
-        (f"{AT}?search_path=prices", f"{AT}?search_path=prices", set()),
-        (f"{AT}?sllmode=require", AT, {"sllmode"}),
+        ("postgres://tg:PW@localhost:5432/tickgraph", BASE_URL, set()),
+        ("postgresql+psycopg://tg:PW@localhost:5432/tickgraph", BASE_URL, set()),
+        ("postgresql+psycopg2://tg:PW@localhost:5432/tickgraph", BASE_URL, set()),
+        ("postgresql+asyncpg://tg:PW@localhost:5432/tickgraph?ssl=require", f"{BASE_URL}?sslmode=require", set()),
+        (f"{BASE_URL}?ssl=true", f"{BASE_URL}?sslmode=require", set()),
+        (f"{BASE_URL}?sslmode=require&channel_binding=require", f"{BASE_URL}?sslmode=require", {"channel_binding"}),
+        (f"{BASE_URL}?connect_timeout=10", BASE_URL, set()),
+        (
+            f"{BASE_URL}?sslmode=require&pgbouncer=true&connection_limit=1",
+            f"{BASE_URL}?sslmode=require",
+            {"pgbouncer", "connection_limit"},
+        ),
+        (f"{BASE_URL}?keepalives=1&keepalives_idle=30", BASE_URL, {"keepalives", "keepalives_idle"}),
+        (f"{BASE_URL}?options=-c%20search_path%3Dprices", f"{BASE_URL}?options=-c%20search_path%3Dprices", set()),
+        (f"{BASE_URL}?search_path=prices", f"{BASE_URL}?search_path=prices", set()),
+        (f"{BASE_URL}?sllmode=require", BASE_URL, {"sllmode"}),
         (
             "postgresql://tg:PW@127.0.0.1:5432,127.0.0.1:5433/tickgraph?target_session_attrs=read-write",
             "postgresql://tg:PW@127.0.0.1:5432,127.0.0.1:5433/tickgraph?target_session_attrs=read-write",
@@ -42,19 +46,21 @@ AT = "postgresql://tg:PW@localhost:5432/tickgraph"
         ("postgresql://h/?dbname=tickgraph", "postgresql://h/tickgraph", set()),
     ],
 )
-def test_parameters_are_understood_translated_or_left_out_and_said(url: str, asyncpg: str, ignored: set[str]) -> None:
+def test_url_parameters_are_passed_on_translated_or_reported_as_ignored(url: str, asyncpg: str, ignored: set[str]) -> None:
     found = connection_url.parse(url)
     assert (found.asyncpg_dsn, set(found.ignored)) == (asyncpg, ignored)
     assert len(found.notes()) == len(ignored)
-    assert connection_url.parse(found.url).asyncpg_dsn == asyncpg, "read again it is the same"
+    assert connection_url.parse(found.url).asyncpg_dsn == asyncpg, "parsing the resulting URL gives the same DSN"
 
 
-def test_a_root_of_the_system_means_that_the_server_is_verified() -> None:
-    assert "sslmode=verify-full" in connection_url.parse(f"{AT}?sslrootcert=system").asyncpg_dsn
+def test_sslrootcert_system_implies_verify_full() -> None:
+    assert "sslmode=verify-full" in connection_url.parse(f"{BASE_URL}?sslrootcert=system").asyncpg_dsn
 
 
-def test_what_libpq_alone_understands_is_kept_for_its_programs() -> None:
-    url, environment = connection_url.parse(f"{AT}?channel_binding=require&connect_timeout=10&search_path=prices").for_libpq()
+def test_libpq_parameters_are_passed_to_libpq_programs() -> None:
+    url, environment = connection_url.parse(
+        f"{BASE_URL}?channel_binding=require&connect_timeout=10&search_path=prices"
+    ).for_libpq()
     assert url == (
         "postgresql://tg@localhost:5432/tickgraph?channel_binding=require&connect_timeout=10&options=-c%20search_path%3Dprices"
     )
@@ -62,18 +68,18 @@ def test_what_libpq_alone_understands_is_kept_for_its_programs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("mysql://u:PW@h/db", "should look like postgresql://"),
         ("postgresql://u:PW@h:abc/db", "has an invalid port"),
         ("postgresql://u:PW@h:0/db", "has an invalid port"),
-        (f"{AT}?sslmode=sure", "sslmode should be one of disable"),
-        (f"{AT}?sslrootcert=system&sslmode=prefer", "sslrootcert=system requires sslmode=verify-full"),
-        (f"{AT}?target_session_attrs=leader", "target_session_attrs should be one of any"),
+        (f"{BASE_URL}?sslmode=sure", "sslmode should be one of disable"),
+        (f"{BASE_URL}?sslrootcert=system&sslmode=prefer", "sslrootcert=system requires sslmode=verify-full"),
+        (f"{BASE_URL}?target_session_attrs=leader", "target_session_attrs should be one of any"),
     ],
 )
-def test_what_cannot_be_an_address_is_told_without_its_password(url: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as raised:
+def test_an_invalid_url_is_rejected_without_showing_its_password(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as raised:
         connection_url.parse(url)
     assert "PW" not in str(raised.value)
 
@@ -82,7 +88,7 @@ PASSWORDS = st.text(st.sampled_from("aZ9/+=#?@%:&;,!$'() "), min_size=1, max_siz
 
 
 @given(PASSWORDS)
-def test_a_generated_password_is_taken_as_it_is(password: str) -> None:
+def test_a_quoted_password_is_parsed_exactly(password: str) -> None:
     found = connection_url.parse(f"postgresql://tg:{quote(password, safe='')}@localhost:5432/tickgraph?sslmode=require")
     assert (found.user, found.password, found.hosts, found.database) == ("tg", password, "localhost:5432", "tickgraph")
     by_parts = Settings(postgres_host="localhost", postgres_password=password).dsn
@@ -91,8 +97,8 @@ def test_a_generated_password_is_taken_as_it_is(password: str) -> None:
 
 
 @given(st.text(st.sampled_from("aZ9/+=#@:&;,!$"), min_size=1, max_size=24))
-def test_a_password_that_nobody_quoted_is_understood_and_never_shown(password: str) -> None:
-    """A shell or a compose file put it into the address as it is."""
+def test_an_unquoted_password_is_parsed_and_never_shown(password: str) -> None:
+    """A shell or a compose file may insert a password without quoting it."""
     url = f"postgresql://tg:{password}@localhost:5432/tickgraph"
     found = connection_url.parse(url)
     assert (found.password, found.hosts, found.database) == (password, "localhost:5432", "tickgraph")
@@ -113,12 +119,12 @@ def test_a_password_that_nobody_quoted_is_understood_and_never_shown(password: s
         ({"redis_url": "rediss://me:pw@r:6380/0?ssl_cert_reqs=none"}, "rediss://me:pw@r:6380/0?ssl_cert_reqs=none"),
     ],
 )
-def test_redis_has_parts_and_passwords_too(values: dict[str, str], redis: str) -> None:
+def test_the_redis_url_is_built_from_its_parts_with_a_quoted_password(values: dict[str, str], redis: str) -> None:
     assert Settings.model_validate(values).redis == redis
 
 
 @pytest.mark.parametrize(
-    ("url", "says"),
+    ("url", "message"),
     [
         ("redis+sentinel://a:26379,b:26379/mymaster", "Sentinels, which are not supported"),
         ("redis://r:6379/abc", "the number of a database"),
@@ -126,17 +132,17 @@ def test_redis_has_parts_and_passwords_too(values: dict[str, str], redis: str) -
         ("amqp://r", "should look like redis://"),
     ],
 )
-def test_what_cannot_be_redis_is_told(url: str, says: str) -> None:
-    with pytest.raises(ValidationError, match=says):
+def test_an_invalid_redis_url_is_rejected(url: str, message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
         Settings(redis_url=url)
 
 
-def test_the_folder_of_a_socket_may_be_the_host() -> None:
+def test_the_host_may_be_the_folder_of_a_socket() -> None:
     dsn = Settings(postgres_host="/run/postgresql", postgres_user="me", postgres_db="prices").dsn
     assert dsn == "postgresql://me@/prices?host=%2Frun%2Fpostgresql&port=5432"
 
 
-def test_no_secret_stands_in_what_a_program_is_called_with() -> None:
+def test_the_url_for_libpq_programs_contains_no_secret() -> None:
     url, _ = connection_url.parse("postgresql://tg@h/db?password=a%20b&sslpassword=secret&search_path=a, b").for_libpq()
     assert "secret" not in url
     assert "a%20b" not in url

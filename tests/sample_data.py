@@ -1,4 +1,4 @@
-"""Rows for tests, written the way the product writes them."""
+"""Sample rows for tests, written by the statements of the product."""
 
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
@@ -15,24 +15,24 @@ MINUTE = 1_705_318_800
 
 
 def row(ticker: str, ts: int, price: str = "100", *, at_s: float | None = 1.0, source: Source = Source.LIVE) -> PriceRow:
-    """A price observed `at_s` seconds into its minute."""
+    """Returns a price row that was observed `at_s` seconds into its minute."""
     observed_at = None if at_s is None else int((ts + at_s) * 10**6)
     return PriceRow.model_validate(
         {"ticker": ticker, "ts": ts, "price": Decimal(price), "observed_at": observed_at, "source": source}
     )
 
 
-async def follow(db: Executor, names: Iterable[str], minute: int) -> tuple[list[str], list[str]]:
-    """Makes the names the ones that are tracked, in a writer's turn; those whose period (began, ended)."""
-    wanted = list(names)
-    ended = await tracking.end(db, [name for name in await tickers.tracked(db) if name not in wanted], minute)
-    return list(await tracking.begin(db, dict.fromkeys(wanted, minute))), ended
+async def set_tracked_tickers(db: Executor, names: Iterable[str], minute: int) -> tuple[list[str], list[str]]:
+    """Tracks exactly these tickers; call it in a write transaction. Returns the tickers whose periods (started, ended)."""
+    requested = list(names)
+    ended = await tracking.end(db, [name for name in await tickers.tracked(db) if name not in requested], minute)
+    return list(await tracking.begin(db, dict.fromkeys(requested, minute))), ended
 
 
 async def track(db: Database, *names: str, since: int = MINUTE) -> None:
-    """Makes the tickers the ones that are tracked."""
+    """Tracks exactly these tickers, in a write transaction of its own."""
     async with write_lock.write_transaction(db) as connection:
-        await follow(connection, names, since)
+        await set_tracked_tickers(connection, names, since)
 
 
 async def store(db: Database, rows: Iterable[PriceRow]) -> None:
@@ -41,13 +41,13 @@ async def store(db: Database, rows: Iterable[PriceRow]) -> None:
 
 
 async def minutes(db: Database, ticker: str) -> list[int]:
-    """The minutes that are stored, in order."""
+    """Returns the stored minutes of the ticker in ascending order."""
     return [r["ts"] for r in await prices.window(db, ticker, 0, 2**40, newest_first=False)]
 
 
 @asynccontextmanager
-async def prices_locked(dsn: str) -> AsyncIterator[None]:
-    """Whoever reads prices waits."""
+async def lock_price_table(dsn: str) -> AsyncIterator[None]:
+    """Locks the table price: every statement that reads prices waits."""
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():

@@ -1,26 +1,26 @@
 # ruff: noqa: E501  a row of the table is a line
-"""What is refused, before any SQL runs, and how it is said."""
+"""Requests that the API rejects before any SQL runs, with code and message."""
 
 from collections.abc import AsyncIterator
 
 import pytest
 
 from graph.settings import Settings
-from tests.graph.conftest import Api, serving
-from tests.stored import MINUTE
+from tests.graph.conftest import Api, run_api
+from tests.sample_data import MINUTE
 
 
 @pytest.fixture
-async def blind(servers: object) -> AsyncIterator[Api]:
-    """An API whose database does not exist: whatever it refuses, it refuses without SQL."""
-    async with serving(Settings(database_url="postgresql://nobody@127.0.0.1:1/none")) as running:
-        yield running
+async def api_without_database(servers: object) -> AsyncIterator[Api]:
+    """An API whose database does not exist, so that it rejects requests without SQL."""
+    async with run_api(Settings(database_url="postgresql://user@127.0.0.1:1/none")) as running_api:
+        yield running_api
 
 
 P = 'prices(ticker: "btc_usd", {}) {{ nodes {{ ts }} }}'
 R = 'range(ticker: "btc_usd", {}) {{ ts }}'
 
-REFUSED = [
+REJECTED = [
     (P.format("first: 0"), "BAD_USER_INPUT", "first (0) must be from 1 to 1000"),
     (P.format("first: 1001"), "BAD_USER_INPUT", "first (1001) must be from 1 to 1000"),
     (P.format("last: -1"), "BAD_USER_INPUT", "last (-1) must be from 1 to 1000"),
@@ -39,19 +39,21 @@ REFUSED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("field", "code", "message"), REFUSED)
-async def test_a_wrong_argument_is_refused_without_sql(blind: Api, field: str, code: str, message: str) -> None:
-    assert await blind.error(f"{{ {field} }}") == (code, message)
+@pytest.mark.parametrize(("field", "code", "message"), REJECTED)
+async def test_an_invalid_argument_is_rejected_without_sql(
+    api_without_database: Api, field: str, code: str, message: str
+) -> None:
+    assert await api_without_database.error(f"{{ {field} }}") == (code, message)
 
 
 @pytest.mark.parametrize("shift", [0, 1, 59])
-async def test_a_range_of_exactly_the_most_minutes_is_asked_of_the_database(blind: Api, shift: int) -> None:
-    code, _ = await blind.error(f"{{ {R.format(f'from: {shift}, to: {50_000 * 60 + shift}')} }}")
+async def test_a_range_of_exactly_the_maximum_reaches_the_database(api_without_database: Api, shift: int) -> None:
+    code, _ = await api_without_database.error(f"{{ {R.format(f'from: {shift}, to: {50_000 * 60 + shift}')} }}")
     assert code == "UNAVAILABLE"
 
 
-async def test_a_range_from_long_ago_until_now_is_too_large(blind: Api) -> None:
-    code, message = await blind.error(f"{{ {R.format('from: 0')} }}")
+async def test_a_range_from_long_ago_until_now_is_too_large(api_without_database: Api) -> None:
+    code, message = await api_without_database.error(f"{{ {R.format('from: 0')} }}")
     assert code == "RANGE_TOO_LARGE"
     assert "the maximum is 50000" in message
 
@@ -67,13 +69,15 @@ async def test_a_range_from_long_ago_until_now_is_too_large(blind: Api) -> None:
         ("{}", {}, "is not a valid time"),
     ],
 )
-async def test_what_is_no_time_is_refused_as_literal_and_as_variable(
-    blind: Api, literal: str, value: object, hint: str
+async def test_an_invalid_time_is_rejected_as_literal_and_as_variable(
+    api_without_database: Api, literal: str, value: object, hint: str
 ) -> None:
-    code, message = await blind.error(f"{{ {R.format(f'from: {literal}')} }}")
+    code, message = await api_without_database.error(f"{{ {R.format(f'from: {literal}')} }}")
     assert code == "BAD_USER_INPUT"
     assert hint in message
-    code, message = await blind.error(f"query ($from: UnixTime!) {{ {R.format('from: $from')} }}", **{"from": value})
+    code, message = await api_without_database.error(
+        f"query ($from: UnixTime!) {{ {R.format('from: $from')} }}", **{"from": value}
+    )
     assert code == "BAD_USER_INPUT"
     assert hint in message
 
@@ -86,11 +90,11 @@ async def test_what_is_no_time_is_refused_as_literal_and_as_variable(
         ("query ($t: String!) { latest(ticker: $t) { ts } }", "BAD_USER_INPUT"),
     ],
 )
-async def test_a_wrong_document_is_told_by_its_code(blind: Api, query: str, code: str) -> None:
-    assert (await blind.error(query))[0] == code
+async def test_an_invalid_document_gets_its_error_code(api_without_database: Api, query: str, code: str) -> None:
+    assert (await api_without_database.error(query))[0] == code
 
 
-async def test_the_values_of_an_enum_are_told_where_one_was_missed(api: Api) -> None:
+async def test_an_invalid_enum_value_is_rejected_with_the_valid_ones(api: Api) -> None:
     for value in ('"1h"', "ONE_HOURS"):
         _, message = await api.error(f'{{ candles(ticker: "btc_usd", interval: {value}, from: 0, to: 60) {{ ts }} }}')
         assert "Its values are ONE_MINUTE, " in message, message
