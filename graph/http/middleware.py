@@ -85,10 +85,10 @@ class CompressionMiddleware(GZipMiddleware):
     """Compresses responses for clients that accept gzip. Bypasses Starlette's middleware for all others."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        accepts_gzip = scope["type"] == "http" and any(
-            name == b"accept-encoding" and b"gzip" in value for name, value in scope["headers"]
-        )
-        await (super().__call__ if accepts_gzip else self.app)(scope, receive, send)
+        headers = dict(scope["headers"]) if scope["type"] == "http" else {}
+        # A range selects bytes of the uncompressed representation.
+        is_compressed = b"gzip" in headers.get(b"accept-encoding", b"") and b"range" not in headers
+        await (super().__call__ if is_compressed else self.app)(scope, receive, send)
 
 
 KIND_BY_PATH = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}

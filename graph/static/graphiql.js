@@ -28,43 +28,27 @@ subscription Prices {
 `;
 
 const url = window.location.pathname;
-const answers = GraphiQL.createFetcher({ url });
+const execute = GraphiQL.createFetcher({ url });
 
-/** Yields the events of a subscription from server-sent events. */
+/** Yields the events of a subscription. A rejected request yields the errors in its response. */
 async function* events(params, headers) {
-  const stopping = new AbortController();
   try {
-    const response = await fetch(url, {
-      method: "POST",
-      headers: { ...headers, "Content-Type": "application/json", Accept: "text/event-stream" },
-      body: JSON.stringify(params),
-      signal: stopping.signal,
-    });
-    if (!response.headers.get("Content-Type").startsWith("text/event-stream")) {
-      yield await response.json();
-      return;
-    }
-    let text = "";
-    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-    for (let part = await reader.read(); !part.done; part = await reader.read()) {
-      const lines = (text + part.value).split("\n");
-      text = lines.pop();
-      for (const line of lines) if (line.startsWith("data: ")) yield JSON.parse(line.slice(6));
-    }
-  } finally {
-    stopping.abort();
+    yield* graphqlSse.createClient({ url, headers, retryAttempts: 0 }).iterate(params);
+  } catch (error) {
+    if (!(error instanceof graphqlSse.NetworkError) || !error.response) throw error;
+    yield await error.response.json();
   }
 }
 
 function fetcher(params, options) {
-  const operations = options?.documentAST?.definitions.filter((one) => one.kind === "OperationDefinition") ?? [];
-  const asked = params.operationName ? operations.find((one) => one.name?.value === params.operationName) : operations[0];
-  return asked?.operation === "subscription" ? events(params, options.headers) : answers(params, options);
+  const operations = options?.documentAST?.definitions.filter((definition) => definition.kind === "OperationDefinition") ?? [];
+  const selected = params.operationName ? operations.find((operation) => operation.name?.value === params.operationName) : operations[0];
+  return selected?.operation === "subscription" ? events(params, options.headers) : execute(params, options);
 }
 
 // The URL may contain a query, in its query string or in its fragment. The page updates the URL while the user types.
-const LONGEST = 8000;
-const asked = new URLSearchParams(window.location.search);
+const MAX_URL_LENGTH = 8000;
+const search = new URLSearchParams(window.location.search);
 const hash = decoded(window.location.hash.slice(1)) || undefined;
 
 function decoded(text) {
@@ -75,22 +59,22 @@ function decoded(text) {
   }
 }
 
-function follow(name, text) {
-  if (text) asked.set(name, text);
-  else asked.delete(name);
-  const address = `${url}?${asked}`;
-  window.history.replaceState(null, "", address.length <= LONGEST ? address : url);
+function updateUrl(name, text) {
+  if (text) search.set(name, text);
+  else search.delete(name);
+  const address = `${url}?${search}`;
+  window.history.replaceState(null, "", address.length <= MAX_URL_LENGTH ? address : url);
 }
 
 ReactDOM.createRoot(document.getElementById("graphiql")).render(
   React.createElement(GraphiQL, {
     fetcher,
-    query: asked.get("query") ?? hash,
-    variables: asked.get("variables") ?? undefined,
-    operationName: asked.get("operationName") ?? undefined,
-    onEditQuery: (text) => follow("query", text),
-    onEditVariables: (text) => follow("variables", text),
-    onEditOperationName: (name) => follow("operationName", name),
+    query: search.get("query") ?? hash,
+    variables: search.get("variables") ?? undefined,
+    operationName: search.get("operationName") ?? undefined,
+    onEditQuery: (text) => updateUrl("query", text),
+    onEditVariables: (text) => updateUrl("variables", text),
+    onEditOperationName: (name) => updateUrl("operationName", name),
     defaultQuery: EXAMPLE,
     defaultEditorToolsVisibility: "variables",
   }),

@@ -243,25 +243,25 @@ async def _monitored_product(
 
 
 PRICE_ALERTS = {
-    "ExchangeFails",
+    "ExchangeCallsFailing",
     "PriceStale",
-    "CollectingStands",
-    "GapsStayOpen",
-    "ClockIsWrong",
-    "PricesComeLate",
-    "TickerUnknown",
-    "JobFails",
+    "CollectionStalled",
+    "GapOpenTooLong",
+    "ClockSkew",
+    "PricesStoredLate",
+    "UnknownTicker",
+    "JobFailing",
     "HorizonInFuture",
 }
 SERVICE_ALERTS = {
-    "PricesWait",
-    "AnswersFail",
-    "AnswersAreSlow",
-    "EventsComeLate",
-    "EventsUnread",
-    "MistakeOfOurs",
-    "ProcessGone",
-    "ReplicaBehind",
+    "OutboxNotDraining",
+    "RequestsFailing",
+    "RequestsSlow",
+    "EventsDelayed",
+    "EventReadsFailing",
+    "InternalServerErrors",
+    "ProcessDown",
+    "ReplicaLagging",
     "Saturated",
 }
 
@@ -281,7 +281,7 @@ async def test_price_alerts_fire_by_their_causes(
     # Deribit responds with 503 to all calls, and a minute has been missing for two days.
     simulator.fail("http_503")
     async with _monitored_product(dsn, redis_url, rpc_url, tmp_path) as product:
-        await product.wait_for_alerts("ExchangeFails", "PriceStale", "CollectingStands", "GapsStayOpen")
+        await product.wait_for_alerts("ExchangeCallsFailing", "PriceStale", "CollectionStalled", "GapOpenTooLong")
         # Deribit has recovered, its clock is three seconds ahead, and old prices are queued.
         simulator.clear_faults()
         simulator.clock.set(offset_s=3)
@@ -289,12 +289,12 @@ async def test_price_alerts_fire_by_their_causes(
         product.send(Queue.COLLECT, Actor.COLLECT)
         await wait_until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
         product.send(Queue.RECONCILE, Actor.RECONCILE)
-        await product.wait_for_alerts("ClockIsWrong", "PricesComeLate", "TickerUnknown")
+        await product.wait_for_alerts("ClockSkew", "PricesStoredLate", "UnknownTicker")
         # A wrong clock moved the horizon into the future, and a column was renamed.
         await db.execute("UPDATE ticker SET horizon = $1", (now + 365 * 86_400) // 60 * 60)
         await db.execute("ALTER TABLE milestone RENAME COLUMN at TO renamed")
         product.send(Queue.RECONCILE, Actor.RECONCILE)
-        await product.wait_for_alerts("HorizonInFuture", "JobFails")
+        await product.wait_for_alerts("HorizonInFuture", "JobFailing")
     assert product.fired == PRICE_ALERTS
 
 
@@ -312,7 +312,7 @@ async def test_service_alerts_fire_by_their_causes(
             await product.outbox.put([row("btc_usd", now - 60 * 50)])
             async with _unavailable_database(servers.dsn, dsn):
                 product.send(Queue.RECONCILE, Actor.RECONCILE)
-                await product.wait_for_alerts("PricesWait", "AnswersFail")
+                await product.wait_for_alerts("OutboxNotDraining", "RequestsFailing")
         # PostgreSQL is slow.
         async with subscribe(api, "subscription { priceAdded(after: 0) { id } }") as listener:
             await listener.events(1)  # the subscription has started
@@ -321,7 +321,7 @@ async def test_service_alerts_fire_by_their_causes(
                 query_tasks = [asyncio.create_task(api.execute('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
                 await asyncio.sleep(3)  # slow enough for the alert
         await asyncio.gather(*query_tasks)
-        await product.wait_for_alerts("AnswersAreSlow", "EventsComeLate", "ReplicaBehind", "Saturated")
+        await product.wait_for_alerts("RequestsSlow", "EventsDelayed", "ReplicaLagging", "Saturated")
         # The API meets an unexpected error.
         async with subscribe(api, "subscription { priceAdded(after: 0) { id } }") as listener:
             await listener.events(1)
@@ -330,9 +330,9 @@ async def test_service_alerts_fire_by_their_causes(
             for _ in range(3):
                 assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
                 await asyncio.sleep(1.1)  # longer than the scrape interval: the first error only starts the series
-            await product.wait_for_alerts("MistakeOfOurs", "EventsUnread")
+            await product.wait_for_alerts("InternalServerErrors", "EventReadsFailing")
         await product.worker.aclose()
-        await product.wait_for_alerts("ProcessGone")
+        await product.wait_for_alerts("ProcessDown")
     assert product.fired == SERVICE_ALERTS
 
 

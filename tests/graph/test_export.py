@@ -167,3 +167,47 @@ async def test_head_returns_the_headers_of_an_export(api: Api, history: list[dic
     async with api.session.head(f"{api.url}/export?ticker=btc_usd") as response:
         assert (response.status, response.headers["Content-Type"]) == (200, "text/csv; charset=utf-8")
         assert await response.read() == b""
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+async def test_head_returns_the_length_and_a_range_returns_that_part(
+    api: Api, history: list[dict[str, Any]], form: str
+) -> None:
+    """Like `polars.read_csv(url)` and DuckDB, which request the length first and then parts of the file."""
+    url = f"{api.url}/export?ticker=btc_usd&format={form}"
+    whole = (await _export(api, f"&format={form}"))[1].encode()
+    async with api.session.head(url) as response:
+        assert (response.status, response.content_length) == (200, len(whole))
+        assert response.headers["Accept-Ranges"] == "bytes"
+        etag = response.headers["ETag"]
+    size = len(whole)
+    for first, last in ((0, 3), (0, size - 1), (10, size + 500), (size // 2, size // 2 + 9_999), (size - 1, size - 1)):
+        async with api.session.get(url, headers={"Range": f"bytes={first}-{last}", "If-Match": etag}) as response:
+            assert (response.status, await response.read()) == (206, whole[first : last + 1])
+            assert response.headers["Content-Range"] == f"bytes {first}-{min(last, size - 1)}/{size}"
+    for header, part in (("bytes=100-", whole[100:]), ("bytes=-100", whole[-100:])):
+        async with api.session.get(url, headers={"Range": header, "Accept-Encoding": "gzip"}) as response:
+            assert (response.status, await response.read()) == (206, part)
+
+
+@pytest.mark.parametrize("header", ["bytes=5-2", "bytes=1-2,4-5", "bytes=-", "lines=1-2", "bytes=a-b"])
+async def test_another_range_is_ignored(api: Api, history: list[dict[str, Any]], header: str) -> None:
+    whole = (await _export(api, ""))[1]
+    async with api.session.get(f"{api.url}/export?ticker=btc_usd", headers={"Range": header}) as response:
+        assert (response.status, await response.text()) == (200, whole)
+
+
+async def test_a_range_of_a_changed_history_is_rejected_or_replaced_by_the_whole(
+    api: Api, db: Database, history: list[dict[str, Any]]
+) -> None:
+    url = f"{api.url}/export?ticker=btc_usd"
+    async with api.session.head(url) as response:
+        etag = response.headers["ETag"]
+    await store(db, [row("btc_usd", MINUTE - 60)])
+    async with api.session.get(url, headers={"Range": "bytes=0-9", "If-Match": etag}) as response:
+        assert (response.status, await response.read()) == (412, b"")
+    async with api.session.get(url, headers={"Range": "bytes=0-9", "If-Range": etag}) as response:
+        assert (response.status, len((await response.read()).splitlines())) == (200, len(history) + 2)
+    async with api.session.get(url, headers={"Range": "bytes=99999999-"}) as response:
+        assert response.status == 416
+        assert response.headers["Content-Range"].startswith("bytes */")

@@ -14,7 +14,7 @@ from graphql import (
     get_nullable_type,
 )
 
-from graph.engine import limits
+from graph.engine import documents, limits
 from graph.engine.documents import MAX_TOKENS, Document
 from graph.engine.limits import COVERAGE_COST, MAX_COST, MAX_RANGE_MINUTES
 from graph.errors import TooComplexError
@@ -123,29 +123,31 @@ async def test_the_error_of_an_expensive_query_names_cost_limit_and_remedy(api: 
 def test_the_manual_lists_every_limit() -> None:
     expected_limits = {
         "request line and headers": (protocol.MAX_HEADER_BYTES, "431"),
-        "seconds until a request is there, whole": (int(protocol.REQUEST_TIMEOUT_S), "408"),
-        "seconds in which nothing of an answer is read": (int(protocol.WRITE_TIMEOUT_S), "closed"),
-        "levels of JSON": (request.MAX_JSON_DEPTH, "BAD_REQUEST"),
-        "body, as sent and as unpacked": (request.MAX_BODY_BYTES, "PAYLOAD_TOO_LARGE"),
+        "time to receive the complete request": (int(protocol.REQUEST_TIMEOUT_S), "408"),
+        "time in which the client reads nothing of the response": (int(protocol.WRITE_TIMEOUT_S), "disconnect"),
+        "nesting of JSON": (request.MAX_JSON_DEPTH, "BAD_REQUEST"),
+        "body, before and after decompression": (request.MAX_BODY_BYTES, "PAYLOAD_TOO_LARGE"),
+        "characters of the document": (documents.MAX_CHARACTERS, "QUERY_TOO_COMPLEX"),
+        "pairs of fields with the same response key": (limits.MAX_FIELD_PAIRS, "QUERY_TOO_COMPLEX"),
         "tokens": (MAX_TOKENS, "GRAPHQL_PARSE_FAILED"),
         "definitions": (limits.MAX_DEFINITIONS, "QUERY_TOO_COMPLEX"),
         "variables": (limits.MAX_VARIABLES, "QUERY_TOO_COMPLEX"),
         "directives": (limits.MAX_DIRECTIVES, "QUERY_TOO_COMPLEX"),
-        "fields at the root": (limits.MAX_ROOT_FIELDS, "QUERY_TOO_COMPLEX"),
+        "root fields": (limits.MAX_ROOT_FIELDS, "QUERY_TOO_COMPLEX"),
         "levels of fields": (limits.MAX_DEPTH, "QUERY_TOO_COMPLEX"),
         "levels of fields, introspection": (limits.MAX_INTROSPECTION_DEPTH, "QUERY_TOO_COMPLEX"),
         "fields": (limits.MAX_FIELDS, "QUERY_TOO_COMPLEX"),
         "fields, introspection": (limits.MAX_INTROSPECTION_FIELDS, "QUERY_TOO_COMPLEX"),
         "aliases": (limits.MAX_ALIASES, "QUERY_TOO_COMPLEX"),
-        "characters in an alias": (limits.MAX_ALIAS_LENGTH, "QUERY_TOO_COMPLEX"),
+        "characters of an alias": (limits.MAX_ALIAS_LENGTH, "QUERY_TOO_COMPLEX"),
         "cost: rows times fields": (limits.MAX_COST, "QUERY_TOO_COMPLEX"),
         "page of `prices` or of gaps": (limits.MAX_PAGE_SIZE, "BAD_USER_INPUT"),
         "minutes of a `range` or a `series`": (limits.MAX_RANGE_MINUTES, "RANGE_TOO_LARGE"),
         "candles": (limits.MAX_CANDLES, "RANGE_TOO_LARGE"),
         "names in `tickers`": (limits.MAX_TICKERS, "BAD_USER_INPUT"),
     }
-    section = (ROOT / "README.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
-    table = section.partition("| bound | setting |")[0]
+    section = (ROOT / "docs" / "graphql.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
+    table = section.partition("| limit | setting |")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("| ")][1:]
     assert {name: (int(re.sub(r"\D", "", value)), code.strip("`")) for name, value, code in rows} == expected_limits
 

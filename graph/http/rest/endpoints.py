@@ -1,6 +1,6 @@
 """The REST endpoints. They use the same functions of `db.queries` as GraphQL. Windows are inclusive at both ends."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from http import HTTPStatus
@@ -10,7 +10,7 @@ import orjson
 from pydantic import BaseModel
 from starlette.datastructures import URL, MultiDict, QueryParams
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from db import times
@@ -199,7 +199,7 @@ class Endpoint:
         if result.next_params:
             headers["Link"] = f'<{_next_url(request.url, result.next_params)}>; rel="next"'
         if result.text is None and request.method == "HEAD":
-            return Response(media_type="application/json", headers=headers)
+            return StreamingResponse(iter(()), media_type="application/json", headers=headers)  # its length is unknown
         if result.text is None:
             lines = _stream_rows(context, result.ticker, result.low, result.high)
             return DownloadResponse(
@@ -233,7 +233,7 @@ def routes(connections: ConcurrencyLimiter) -> list[Route]:
     return [*table, download, Route("/health", health, methods=["GET"])]
 
 
-async def _stream_rows(context: Context, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
+async def _stream_rows(context: Context, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
     """Yields a JSON list of all rows, two weeks per statement, so that no statement waits for a slow client."""
     begin, end = await history_export.extent(context.db, ticker, low, high) or (high, high)
     separator, charged_rows = b"[", MAX_RANGE_MINUTES

@@ -1,7 +1,9 @@
 """`GET /export`: streams a ticker's history as a file. Memory holds at most a few weeks of it."""
 
-from collections.abc import AsyncIterator
+import re
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from http import HTTPStatus
 from typing import Any, Final, Literal
 
 from pydantic import Field
@@ -10,8 +12,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db import times
-from db.queries import history_export
-from db.queries.history_export import ExportFormat
+from db.queries import history_export, version
+from db.queries.history_export import ExportFormat, Slice
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers
 from graph.errors import BadInputError
@@ -21,6 +23,8 @@ from graph.http.rest.models import Instant, TickerQuery, parse_query
 from graph.schema.context import Context
 
 MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl; charset=utf-8"}
+SIZES_COST: Final = 10_000
+"""Cost of computing the length of an export, which reads all its rows but sends none."""
 
 
 class ExportQuery(TickerQuery):
@@ -49,32 +53,92 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
         raise BadInputError(f"from ({times.iso(low)}) must be before to ({times.iso(high)})")
     form = ExportFormat(query.format)
     context = context_of(request)
-    context.charge(MAX_RANGE_MINUTES if request.method == "GET" else 1)
+    is_partial = request.method == "HEAD" or "range" in request.headers
+    context.charge(SIZES_COST if is_partial else MAX_RANGE_MINUTES)
     await require_known_tickers(context.db, [query.ticker])
     headers = {
+        "Accept-Ranges": "bytes",
         "Content-Disposition": f'attachment; filename="{history_export.file_name(query.ticker, form, low, high)}"',
         **caching_headers(request),
         "Cache-Control": "no-store",
     }
-    if request.method == "HEAD":  # the length is unknown before the file is written
-        return Response(media_type=MEDIA_TYPES[form], headers=headers)
+    if is_partial:
+        return await _partial_response(request, context, form, query.ticker, low, high, headers, connections)
     lines = _stream_slices(context, form, query.ticker, low, high)
     return DownloadResponse(lines, connections, media_type=MEDIA_TYPES[form], headers=headers)
+
+
+async def _partial_response(
+    request: Request,
+    context: Context,
+    form: ExportFormat,
+    ticker: str,
+    low: int,
+    high: int,
+    headers: dict[str, str],
+    connections: ConcurrencyLimiter,
+) -> Response:
+    """Responds to HEAD with the length, and to a range request (RFC 9110, section 14) with that part."""
+    etag = f'"{await version.current(context.db)}"'
+    slices = await history_export.slice_sizes(context.db, form, ticker, low, high)
+    size = history_export.total_size(form, slices)
+    headers = {**headers, "ETag": etag}
+    media_type = MEDIA_TYPES[form]
+    if request.method == "HEAD":
+        return Response(media_type=media_type, headers={**headers, "Content-Length": str(size)})
+    if request.headers.get("If-Match", etag) not in (etag, "*"):
+        return Response(status_code=HTTPStatus.PRECONDITION_FAILED, headers=headers)
+    first, last = 0, size - 1
+    status = HTTPStatus.OK
+    if request.headers.get("If-Range", etag) == etag and (span := _parse_range(request.headers["Range"], size)):
+        first, last = span
+        status = HTTPStatus.PARTIAL_CONTENT
+        headers["Content-Range"] = f"bytes {first}-{last}/{size}"
+    if first >= size:
+        headers["Content-Range"] = f"bytes */{size}"
+        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
+    headers["Content-Length"] = str(last - first + 1)
+    lines = _stream_bytes(context, form, ticker, slices, first, last)
+    return DownloadResponse(lines, connections, status_code=status, media_type=media_type, headers=headers)
+
+
+def _parse_range(header: str, size: int) -> tuple[int, int] | None:
+    """Returns the first and the last byte of a single range. None for any other header, which is ignored."""
+    found = re.fullmatch(r"bytes=(\d{0,18})-(\d{0,18})", header.strip())
+    if found is None or found[0].endswith("=-"):
+        return None
+    begin, end = found[1], found[2]
+    if not begin:
+        return max(0, size - int(end)), size - 1
+    last = min(int(end), size - 1) if end else size - 1
+    return (int(begin), last) if int(begin) <= last or int(begin) >= size else None
+
+
+async def _stream_bytes(
+    context: Context, form: ExportFormat, ticker: str, slices: Sequence[Slice], first: int, last: int
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(history_export.byte_range(context.db, form, ticker, slices, first, last)) as parts:
+        async for part in parts:
+            await context.charge_gradually(part.count(b"\n"))
+            yield part
 
 
 class DownloadResponse(StreamingResponse):
     """A streamed response that the client reads at its own pace. It holds a connection slot, not a request slot."""
 
-    def __init__(self, lines: AsyncIterator[bytes], connections: ConcurrencyLimiter, **options: Any) -> None:
+    def __init__(self, lines: AsyncGenerator[bytes, None], connections: ConcurrencyLimiter, **options: Any) -> None:
         super().__init__(lines, **options)
+        self._lines = lines
         self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with hold_connection(scope, self._connections):
-            await super().__call__(scope, receive, send)
+        # A client that disconnects leaves the generator open, and the garbage collector would close its parts in any order.
+        async with aclosing(self._lines):
+            with hold_connection(scope, self._connections):
+                await super().__call__(scope, receive, send)
 
 
-async def _stream_slices(context: Context, form: ExportFormat, ticker: str, low: int, high: int) -> AsyncIterator[bytes]:
+async def _stream_slices(context: Context, form: ExportFormat, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
     async with aclosing(history_export.slices(context.db, form, ticker, low, high)) as slices:
         charged_rows = MAX_RANGE_MINUTES
         async for _, written in slices:
