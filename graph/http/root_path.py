@@ -4,10 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RootPathMiddleware:
-    """Removes ROOT_PATH from the path of a request, whether the proxy already removed it or not.
-
-    URLs that the API builds start with it: Starlette reads `app_root_path`.
-    """
+    """Removes ROOT_PATH from the path of a request, unless the proxy already removed it. Links start with `root_path_of`."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         """`root_path` starts with a slash and does not end with one."""

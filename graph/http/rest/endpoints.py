@@ -25,6 +25,7 @@ from graph.http.health import health
 from graph.http.rest import models
 from graph.http.rest.export import DownloadResponse, export
 from graph.http.rest.models import SHAPE, Query, parse_query
+from graph.http.root_path import root_path_of
 from graph.schema.context import Context
 
 DAY = 86_400
@@ -197,7 +198,8 @@ class Endpoint:
             "X-Coverage": f"{coverage_counts.stored + unexpected_count}/{coverage_counts.expected + unexpected_count}"
         }
         if result.next_params:
-            headers["Link"] = f'<{_next_url(request.url, result.next_params)}>; rel="next"'
+            next_url = root_path_of(request.scope) + _next_url(request.url, result.next_params)
+            headers["Link"] = f'<{next_url}>; rel="next"'
         if result.text is None and request.method == "HEAD":
             return StreamingResponse(iter(()), media_type="application/json", headers=headers)  # its length is unknown
         if result.text is None:
