@@ -52,7 +52,7 @@ tests/clients/node_modules: tests/clients/package-lock.json
 fuzz: $(DEV)  ## fuzz the API for 15 minutes (MINUTES=15), and the worker with fuzzed exchange responses
 	@FUZZ_MINUTES=$(or $(MINUTES),15) FUZZ_SEED=$$(date +%s) pytest -q -s -o faulthandler_timeout=0 tests/graph/test_fuzz.py tests/ingest/test_jobs.py
 
-chaos: $(DEV)  ## run the fault injection test for 15 minutes, then verify every minute (ARGS="--short")
+chaos: $(DEV)  ## run the fault injection test for 15 minutes, then verify that no minute is lost (ARGS="--short")
 	@python -m tests.chaos $(ARGS)
 
 bench: $(DEV)  ## benchmark the API against minimal HTTP routes over the same tables (ARGS="--only latest")
@@ -99,7 +99,7 @@ drill-worker-host: $(DEV)  ## drill: the host of the only worker fails in the mi
 check-image: $(DEV)  ## build the image and compose project, and check user, layers, size, first price, shutdown, restore
 	@pytest -q -s tests/e2e/test_image.py
 
-pictures: $(DEV)  ## regenerate the pictures of the README (ARGS="/tmp/pictures" for all states instead)
+pictures: $(DEV)  ## regenerate the pictures of the README (ARGS=/tmp/pictures: pictures of all page states, into that folder)
 	@python -m tests.pictures $(or $(ARGS),docs --readme)
 
 check: lint type-check test  ## run all checks of a change: lint, types and tests
@@ -119,7 +119,7 @@ format: $(DEV)  ## format the code
 schema: $(DEV)  ## regenerate graph/schema.graphql
 	@python -m graph schema > graph/schema.graphql
 
-migrate: $(DEV)  ## generate a migration from the models: msg="description"
+migrate: $(DEV)  ## generate a migration from the models: msg="description"; `make upgrade` applies it
 	@test -n "$(msg)" || { echo 'msg is not set. Use: make migrate msg="…"'; exit 1; }
 	@python -m db with-servers -- alembic revision --autogenerate -m "$(msg)"
 

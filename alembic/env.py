@@ -13,10 +13,10 @@ from db import embedded_lookup, log, pool, tables
 from db.errors import DatabaseError
 from db.settings import Settings
 
-MIGRATORS_LOCK = 7235422
+MIGRATION_LOCK_ID = 7235422
 
 
-def number(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
+def number_revisions(_context: object, _revision: object, directives: list[MigrationScript]) -> None:
     """Numbers a new revision after the newest one, so that file names show the order of the revisions."""
     head = ScriptDirectory.from_config(context.config).get_current_head()
     for script in directives:
@@ -28,11 +28,11 @@ def migrate(connection: Connection) -> None:
         connection=connection,
         target_metadata=tables.metadata,
         compare_server_default=False,
-        process_revision_directives=number,
+        process_revision_directives=number_revisions,
     )
     with context.begin_transaction():
         # The lock belongs to the migrating transaction, so a waiting process sees the migrated schema.
-        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATORS_LOCK})"))
+        connection.execute(text(f"SELECT pg_advisory_xact_lock({MIGRATION_LOCK_ID})"))
         guard = context.config.attributes.get("guard")
         if guard is not None:
             guard(connection)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import backup, cli, connection_url, embedded, embedded_lookup, log, migrate, pool, processes, times
-from db.errors import DatabaseError, DatabaseUnavailableError, ServerError
+from db.errors import CommandLineError, DatabaseError, DatabaseUnavailableError
 from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
 from db.queries.history_export import ExportFormat
 from db.settings import Settings, mask_password
@@ -65,9 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912,
     export = verbs.add_parser("export", help="write the history of a ticker to a file or to standard output")
     export.add_argument("ticker", metavar="TICKER", help="index name, for example btc_usd")
     export.add_argument(
-        "--from", dest="start", type=times.parse, default=times.FIRST, help="start; UNIX seconds or ISO 8601 (default: first)"
+        "--from", dest="start", type=times.parse, default=times.FIRST, help="start; UNIX seconds or ISO 8601 (default: oldest)"
     )
-    export.add_argument("--to", dest="end", type=times.parse, default=times.END, help="end, exclusive (default: newest)")
+    export.add_argument("--to", dest="end", type=times.parse, default=times.END, help="end, exclusive (default: no limit)")
     export.add_argument(
         "--format",
         type=ExportFormat,
@@ -127,7 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912,
                 if not command:
                     with_servers.error("no command given. Name it after --, for example: with-servers -- alembic current")
                 return _with_servers(_demo_settings(settings) if options.demo else settings, command, is_demo=options.demo)
-    except ServerError as error:
+    except CommandLineError as error:
         sys.stderr.write(f"{error}\n")
         return 1
     except KeyboardInterrupt:
@@ -135,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> int:  # noqa: C901, PLR0912,
 
 
 def _demo_settings(settings: Settings) -> Settings:
-    """Returns settings without configured servers, so that the demo never touches real data."""
+    """Returns settings without configured servers, so that the demo writes to its own servers only."""
     unset = dict.fromkeys(("database_url", "broker_url", *(n for n in Settings.model_fields if n[:5] in ("postg", "redis"))))
     return settings.model_copy(update=unset | {"data_dir": settings.data_dir / embedded.DEMO_FOLDER})
 
@@ -165,17 +165,17 @@ def _with_servers(settings: Settings, command: Sequence[str], *, is_demo: bool) 
 
 def _migrate(dsn: str, setting: str) -> int:
     try:
-        asyncio.run(_connect_once(dsn))
+        asyncio.run(_require_postgres(dsn))
         migrate.upgrade(dsn)
     except (DatabaseUnavailableError, ValueError) as error:
-        raise ServerError(f"{setting}: no connection to {mask_password(dsn)}: {error}") from error
+        raise CommandLineError(f"{setting}: no connection to {mask_password(dsn)}: {error}") from error
     except (SQLAlchemyError, CommandError) as error:
         reason = str(error).partition("\n")[0]
-        raise ServerError(f"{setting}: {mask_password(dsn)} cannot be migrated: {reason}") from error
+        raise CommandLineError(f"{setting}: {mask_password(dsn)} cannot be migrated: {reason}") from error
     return 0
 
 
-async def _connect_once(dsn: str) -> None:
+async def _require_postgres(dsn: str) -> None:
     connection = await pool.connect(dsn)
     await connection.close()
 
@@ -185,7 +185,7 @@ def _require_redis(url: str) -> None:
         with redis.Redis.from_url(url, socket_connect_timeout=3) as client:
             client.ping()
     except (redis.exceptions.RedisError, ValueError, TypeError) as error:
-        raise ServerError(f"REDIS_URL: no connection to {mask_password(url)}: {error}") from error
+        raise CommandLineError(f"REDIS_URL: no connection to {mask_password(url)}: {error}") from error
 
 
 def _psql(settings: Settings, arguments: Sequence[str]) -> int:
@@ -199,22 +199,27 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     try:
         async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
             await _require_known_tickers(db, names)
-            building = await candles.pending_builds(db) | await retention.horizons(db)
-            for name in names or [row["name"] for row in await tickers.list_tickers(db, time.time())]:
+            # A day is complete from its start. A horizon in the future comes from a wrong clock and is ignored.
+            now = time.time()
+            horizons = {
+                name: -(-at // times.DAY) * times.DAY for name, at in (await retention.horizons(db)).items() if at <= now
+            }
+            building = await candles.pending_builds(db) | horizons
+            for name in names or [row["name"] for row in await tickers.list_tickers(db, now)]:
                 found = await candles.find_differences(db, name, building.get(name, times.FIRST))
                 wrong += len(found)
                 for span, ts in found[:MAX_DIFFERENCES_SHOWN]:
                     print(f"{name}: the {'hour' if span == HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes")
-                suffix = f", from {times.iso(building[name])} on" if name in building else ""
+                suffix = f"; checked from {times.iso(building[name])} on" if name in building else ""
                 print(f"{name}: {len(found)} candles differ{suffix}")
     except DatabaseError as error:
-        raise ServerError(str(error)) from error
+        raise CommandLineError(str(error)) from error
     return 1 if wrong else 0
 
 
 async def _require_known_tickers(db: pool.Database, names: Sequence[str]) -> None:
     for name in set(names) - await tickers.filter_known(db, names):
-        raise ServerError(f"{name} is not a known ticker. `python -m ingest status` lists the known tickers")
+        raise CommandLineError(f"{name} is not a known ticker. `python -m ingest status` lists the known tickers")
 
 
 async def _forget(dsn: str, options: argparse.Namespace) -> int:
@@ -227,7 +232,7 @@ async def _forget(dsn: str, options: argparse.Namespace) -> int:
                 _reset_horizons(db, now) if options.reset else _forget_before(db, options.before, now, yes=options.yes)
             )
     except DatabaseError as error:
-        raise ServerError(str(error)) from error
+        raise CommandLineError(str(error)) from error
 
 
 async def _reset_horizons(db: pool.Database, now: int) -> int:
@@ -235,13 +240,13 @@ async def _reset_horizons(db: pool.Database, now: int) -> int:
         moved = await retention.reset(connection, now)
     for name, horizon in moved.items():
         print(f"{name}: prices are now expected from {times.iso(horizon)}")
-    print(f"{len(moved)} horizons were reset. The next worker checks the minutes since then for gaps")
+    print(f"{len(moved)} horizons were reset. The worker now checks the minutes after them for gaps")
     return 0
 
 
 async def _forget_before(db: pool.Database, before: int, now: int, *, yes: bool) -> int:
     horizon = before // times.DAY * times.DAY
-    due = await retention.steps(db, horizon, now)
+    due = await retention.list_horizon_steps(db, horizon, now)
     for row in due:
         print(f"{row['name']}: minutes before {times.iso(row['to_ts'])}, {row['step'] // times.DAY} days")
     if not due:
@@ -271,7 +276,7 @@ async def _views(dsn: str, *, drop: bool) -> int:
         ):
             await (views.drop(connection) if drop else views.create(connection))
     except DatabaseError as error:
-        raise ServerError(str(error)) from error
+        raise CommandLineError(str(error)) from error
     print(f"{' and '.join(views.NAMES)} are {'dropped' if drop else 'views of price'}")
     return 0
 
@@ -303,22 +308,22 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
     except BrokenPipeError:  # the reader closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
-        raise ServerError(f"{target} cannot be written: {error.strerror}") from error
+        raise CommandLineError(f"{target} cannot be written: {error.strerror}") from error
     except DatabaseError as error:
-        raise ServerError(str(error)) from error
+        raise CommandLineError(str(error)) from error
     if target:
-        sys.stderr.write(f"{target}: {times.minutes((high - low) // times.MINUTE)} from {times.iso(low)} on\n")
+        sys.stderr.write(f"{target}: minutes from {times.iso(low)} to {times.iso(high)}\n")
     return 0
 
 
 async def _back_up(dsn: str, output: Path | None) -> int:
     file = output or Path(f"tickgraph-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump")
     if file.exists():
-        raise ServerError(f"{file} already exists. Name another file or move it")
+        raise CommandLineError(f"{file} already exists. Name another file or move it")
     try:
         server = await backup.server_major_version(dsn)
     except DatabaseUnavailableError as error:
-        raise ServerError(f"no connection to {mask_password(dsn)}: {error}") from error
+        raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
     sys.stderr.write(f"backing up {mask_password(dsn)} into {file.absolute()} …\n")
     await asyncio.to_thread(backup.back_up, dsn, server, file)
     sys.stderr.write(f"{file}: {file.stat().st_size / 1_000:,.0f} kB of {mask_password(dsn)}\n")
@@ -327,12 +332,12 @@ async def _back_up(dsn: str, output: Path | None) -> int:
 
 def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
     if not file.exists():
-        raise ServerError(f"{file} does not exist")
+        raise CommandLineError(f"{file} does not exist")
     if settings.dsn is not None:
-        return asyncio.run(_restore(settings.dsn, file, force=force))
+        return asyncio.run(_restore_into(settings.dsn, file, force=force))
     for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER):
         if folder.exists() and embedded_lookup.find_owner_pid(folder) is not None:
-            raise ServerError(
+            raise CommandLineError(
                 f"{folder.absolute()} is in use. Stop the process that uses it (`make down`), or set DATABASE_URL "
                 "or another DATA_DIR as the target"
             )
@@ -341,21 +346,21 @@ def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
     with contextlib.ExitStack() as servers:
         servers.enter_context(embedded.lock_data_dir(settings.data_dir))
         dsn = servers.enter_context(embedded.postgres(folder)).url
-        return asyncio.run(_restore(dsn, file, force=force))
+        return asyncio.run(_restore_into(dsn, file, force=force))
 
 
-async def _restore(dsn: str, file: Path, *, force: bool) -> int:
+async def _restore_into(dsn: str, file: Path, *, force: bool) -> int:
     try:
         server = await backup.server_major_version(dsn)
         await asyncio.to_thread(backup.require_restorable, file, dsn, server, force=force)
         await backup.drop_empty_schema(dsn)
     except DatabaseUnavailableError as error:
-        raise ServerError(f"no connection to {mask_password(dsn)}: {error}") from error
+        raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
     try:
         await asyncio.to_thread(backup.restore, file, dsn, server)
-    finally:  # after a failure the database is empty and migrated, as before
+    finally:  # also after a failure, so that the database gets its schema again
         await asyncio.to_thread(migrate.upgrade, dsn)
-    sys.stderr.write(f"{file} is restored into {mask_password(dsn)}; the next worker backfills the minutes since the backup\n")
+    sys.stderr.write(f"{file} is restored into {mask_password(dsn)}; the worker will backfill the minutes since the backup\n")
     return 0
 
 
@@ -371,7 +376,7 @@ def _stop(*folders: Path) -> int:
         deadline = time.monotonic() + STOP_TIMEOUT_S
         while embedded_lookup.find_owner_pid(folder) is not None:
             if time.monotonic() > deadline:
-                raise ServerError(f"process {pid} did not stop within {STOP_TIMEOUT_S:.0f} s. End it with `kill -9 {pid}`")
+                raise CommandLineError(f"process {pid} did not stop within {STOP_TIMEOUT_S:.0f} s. End it with `kill -9 {pid}`")
             time.sleep(0.05)
         sys.stderr.write(f"stopped the process that used {folder}\n")
     return 0

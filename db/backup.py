@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import connection_url, embedded, migrate, tables
-from db.errors import ServerError
+from db.errors import CommandLineError
 from db.pool import connect
 from db.settings import mask_password
 
@@ -40,7 +40,10 @@ async def server_major_version(dsn: str) -> int:
 
 
 async def drop_empty_schema(dsn: str) -> None:
-    """Drops the schema of a migrated database that has no rows. Raises ServerError if it has rows or other tables."""
+    """Drops the schema of a migrated database without tickers, prices and rejects, before a restore.
+
+    Raises ServerError if it has such rows, or tables other than those of this release.
+    """
     connection: asyncpg.Connection = await connect(dsn)
     try:
         table_names = {row["tablename"] for row in await connection.fetch(LIST_TABLES)}
@@ -50,7 +53,7 @@ async def drop_empty_schema(dsn: str) -> None:
         elif table_names:
             raise _not_empty_error(dsn)
     except (SQLAlchemyError, CommandError) as error:
-        raise ServerError(f"{mask_password(dsn)}: {str(error).partition(chr(10))[0]}") from error
+        raise CommandLineError(f"{mask_password(dsn)}: {str(error).partition(chr(10))[0]}") from error
     finally:
         await connection.close()
 
@@ -61,8 +64,8 @@ def _require_empty(dsn: str, connection: Connection) -> None:
         raise _not_empty_error(dsn)
 
 
-def _not_empty_error(dsn: str) -> ServerError:
-    return ServerError(
+def _not_empty_error(dsn: str) -> CommandLineError:
+    return CommandLineError(
         f"{mask_password(dsn)} is not empty. Restore into an empty database and set DATABASE_URL to it, "
         "or restore into a new DATA_DIR"
     )
@@ -92,12 +95,12 @@ def require_restorable(file: Path, dsn: str, server: int, *, force: bool = False
     program = _find_program("pg_restore", server)
     listing = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  fixed arguments
     if listing.returncode:
-        raise ServerError(f"{file} is not a backup: {listing.stderr.strip().splitlines()[-1]}")
+        raise CommandLineError(f"{file} is not a backup: {listing.stderr.strip().splitlines()[-1]}")
     if DEMO_SCHEMA in listing.stdout and not force:
-        raise ServerError(f"{file} is a backup of the demo, whose prices are simulated. Use --force to restore it anyway")
+        raise CommandLineError(f"{file} is a backup of the demo, whose prices are simulated. Use --force to restore it anyway")
     dump_version = _DUMPED_FROM.search(listing.stdout)
     if dump_version is not None and int(dump_version[1]) > server:
-        raise ServerError(
+        raise CommandLineError(
             f"{file} is from PostgreSQL {dump_version[1]}, and {mask_password(dsn)} is PostgreSQL {server}. "
             "Restore into the same or a newer version"
         )
@@ -111,9 +114,12 @@ def restore(file: Path, dsn: str, server: int) -> None:
 
 
 def _find_program(name: str, server: int) -> str:
-    """Returns a program from PATH or the embedded server that is not older than the server. Raises ServerError."""
+    """Returns the path of a PostgreSQL program of at least the given major version, from PATH or from the embedded server.
+
+    Raises ServerError if there is none.
+    """
     found, candidates = [], [shutil.which(name)]
-    with contextlib.suppress(ServerError):  # the embedded server may not be installed
+    with contextlib.suppress(CommandLineError):  # the embedded server may not be installed
         candidates.append(str(embedded.postgres_program(name)))
     for path in filter(None, candidates):
         output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603  fixed arguments
@@ -123,11 +129,11 @@ def _find_program(name: str, server: int) -> str:
     compatible = [path for version, path in found if version >= server]
     if not compatible:
         versions = ", ".join(str(version) for version, _ in found) or "none"
-        raise ServerError(f"{name} of PostgreSQL {server} or newer is required; found: {versions}")
+        raise CommandLineError(f"{name} of PostgreSQL {server} or newer is required; found: {versions}")
     return compatible[0]
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> None:
     result = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  fixed arguments
     if result.returncode:
-        raise ServerError(f"{Path(arguments[0]).name}: {result.stderr.strip()}")
+        raise CommandLineError(f"{Path(arguments[0]).name}: {result.stderr.strip()}")

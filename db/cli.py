@@ -5,14 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 
-from db.errors import DatabaseError, ServerError
+from db.errors import CommandLineError, DatabaseError
 from db.settings import Settings, mask_password
 
 INTERRUPTED = 130
 
 
 def run(main: Callable[[], int]) -> int:
-    """Runs a verb and returns its exit status. An unexpected error is written to standard error as one line."""
+    """Runs a verb and returns its exit status. Writes an error to standard error as one line; raises it at LOG_LEVEL=DEBUG."""
     try:
         return main()
     except KeyboardInterrupt:
@@ -23,7 +23,7 @@ def run(main: Callable[[], int]) -> int:
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.DEBUG):
             raise
-        is_expected = isinstance(error, DatabaseError | ServerError)
+        is_expected = isinstance(error, DatabaseError | CommandLineError)
         message = " ".join(mask_password(str(error)).split()) or type(error).__name__
         hint = "" if is_expected else f" ({type(error).__name__}; set LOG_LEVEL=DEBUG for a traceback)"
         sys.stderr.write(f"{message}{hint}\n")

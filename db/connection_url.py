@@ -48,7 +48,7 @@ _SESSION_SETTINGS: Final = _words(
 """Session settings that a connection URL may contain; asyncpg sends them to the server."""
 _IGNORE_REASONS: Final = {
     "channel_binding": "the driver does not support channel binding; sslmode controls TLS",
-    "pgbouncer": "it is applied: no session settings are sent and no named statements are prepared",
+    "pgbouncer": "Tickgraph applies it: it sends no session settings and prepares no named statements",
     "schema": "set search_path instead",
 }
 
@@ -65,7 +65,7 @@ class ConnectionUrl:
     parameters: Mapping[str, str]
     """Parameters of libpq, and session settings."""
     ignored: Mapping[str, str]
-    """Ignored parameters, each with the reason."""
+    """Parameters that are not passed to the driver, each with the reason."""
     pooler: str = ""
     """Value of the parameter `pgbouncer`."""
 
@@ -121,8 +121,8 @@ class ConnectionUrl:
         ]
 
     def notes(self) -> list[str]:
-        """Returns one sentence for each ignored parameter."""
-        return [f"{name} is ignored: {why}" for name, why in self.ignored.items()]
+        """Returns one sentence for each parameter that is not passed to the driver."""
+        return [f"{name} is not passed to the driver: {why}" for name, why in self.ignored.items()]
 
     def _url(self, parameters: Mapping[str, str], password: str) -> str:
         user = quote(self.user, safe="") + (f":{quote(password, safe='')}" if password else "")
@@ -140,7 +140,7 @@ def parse(url: str) -> ConnectionUrl:
     user, _, password = userinfo.partition(":")
     location, _, query = rest.partition("?")
     hosts, _, database = location.partition("/")
-    require_ports(hosts)
+    require_valid_ports(hosts)
     parameters, ignored = _classify_parameters(
         [(unquote(name), unquote(value)) for name, _, value in (one.partition("=") for one in query.split("&")) if name]
     )
@@ -162,7 +162,7 @@ def split_user(rest: str) -> tuple[str, str]:
     return (rest[:at], rest[at + 1 :]) if at >= 0 else ("", rest)
 
 
-def require_ports(hosts: str) -> None:
+def require_valid_ports(hosts: str) -> None:
     for host in hosts.split(","):
         _, separator, port = host.rpartition(":")
         if separator and not host.endswith("]") and port and not (port.isdecimal() and 0 < int(port) < 65_536):  # noqa: PLR2004
@@ -170,7 +170,7 @@ def require_ports(hosts: str) -> None:
 
 
 def _classify_parameters(pairs: list[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the supported parameters, and the ignored ones with the reason."""
+    """Returns the supported parameters, and those that the driver does not get, with the reason. Some are in both."""
     supported: dict[str, str] = {}
     ignored: dict[str, str] = {}
     for name, value in pairs:

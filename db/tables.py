@@ -314,7 +314,7 @@ class Milestone(SQLModel, table=True):
 class Epoch(SQLModel, table=True):
     """A range of ids that belongs to one history. A restore or the promotion of a replica begins the next epoch.
 
-    An id between `forked_at` and `first_id` was assigned in a history that is lost.
+    If a client knows an id between `forked_at` and `first_id`, the id was assigned in a history that is lost.
     """
 
     __table_args__ = (CheckConstraint("forked_at >= 0 AND forked_at < first_id", name="forked_at"),)

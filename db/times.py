@@ -77,6 +77,6 @@ def iso_us(microsecond: int) -> str:
     return f"{iso(second)[:-1]}.{fraction:06d}Z"
 
 
-def minutes(count: int) -> str:
+def format_minutes(count: int) -> str:
     """Formats a count as `1 minute` or `2 minutes`."""
     return f"{count:,} minute{'' if count == 1 else 's'}"

@@ -113,7 +113,7 @@ def _healthy(settings: Settings) -> int:
 async def _latest(settings: Settings, names: Sequence[str]) -> int:
     async with open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph latest") as db:
         try:
-            names_to_show = arguments.tickers(names) or await tickers.tracked(db)
+            names_to_show = arguments.tickers(names) or await tickers.list_tracked(db)
             # Without tracked tickers, prices may still exist: imported or collected by hand.
             names_to_show = names_to_show or [record["name"] for record in await tickers.list_tickers(db, time.time())]
             records = await prices.latest_of_each(db, names_to_show, time.time())

@@ -39,7 +39,7 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
         max_retries=settings.http_max_retries,
         minutes=None
         if only
-        else resources.collect_minutes,  # a fetch of some tickers leaves the minute to the scheduled message
+        else resources.collect_minute_chooser,  # a message for some tickers does not mark the minute as processed
     )
 
 
@@ -65,5 +65,5 @@ async def reconcile(minute: int) -> None:
         outbox=resources.outbox,
         resume_days=settings.resume_days,
         retention_days=settings.retention_days,
-        minutes=resources.reconcile_minutes,
+        minutes=resources.reconcile_minute_chooser,
     )

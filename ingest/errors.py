@@ -16,7 +16,7 @@ from db.tables import Reason
 
 
 class CollectError(Exception):
-    """Raised when a minute has no price. The message contains the evidence."""
+    """Base class of the failures that leave a minute without a price. The message describes the failure."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         # Parts of the message come from outside. A lone surrogate could not be encoded as UTF-8.

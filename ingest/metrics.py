@@ -16,7 +16,7 @@ clock_skew_seconds = Gauge(
 unknown_tickers = Gauge(
     "tickgraph_unknown_tickers", "Names in TICKERS that the exchange does not know.", multiprocess_mode="mostrecent"
 )
-last_price = Gauge(
+last_price_timestamp = Gauge(
     "tickgraph_last_price_timestamp_seconds", "The newest stored minute.", ("ticker",), multiprocess_mode="mostrecent"
 )
 missing_minutes = Gauge(
@@ -28,11 +28,11 @@ oldest_gap = Gauge(
     multiprocess_mode="mostrecent",
 )
 job_failing = Gauge(
-    "tickgraph_job_failing", "1 if the job failed in the last minute, else 0.", ("job",), multiprocess_mode="mostrecent"
+    "tickgraph_job_failing", "1 if the job failed in the last minute, else 0.", ("job_name",), multiprocess_mode="mostrecent"
 )
 horizons_in_future = Gauge(
     "tickgraph_horizons_in_future",
-    "Tickers whose horizon a wrong clock set into the future. Minutes before it are not expected.",
+    "Tickers whose horizon a wrong clock set into the future. Such a horizon is ignored.",
     multiprocess_mode="mostrecent",
 )
 outbox = Gauge(
@@ -45,6 +45,6 @@ outbox_oldest = Gauge(
 )
 reconciled_until = Gauge(
     "tickgraph_reconciled_timestamp_seconds",
-    "Every minute before this one is stored or a gap with a reason.",
+    "Every minute before this one is stored, queued in the outbox, or a gap with a reason.",
     multiprocess_mode="mostrecent",
 )

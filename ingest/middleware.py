@@ -27,12 +27,12 @@ from db import metrics, times, tracing
 from db.pool import WRITER_TIMEOUT_S, Database, open_database
 from ingest import redis_state
 from ingest.deribit.client import open_deribit
-from ingest.jobs.message_minutes import MessageMinutes
+from ingest.jobs.message_minutes import MinuteChooser
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import HEARTBEATS, Outbox, open_outbox
 from ingest.redis_state import RedisState
 from ingest.settings import Settings
-from ingest.source import Source
+from ingest.source import Exchange
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_INTERVAL_S = 5
@@ -104,7 +104,7 @@ class Heartbeat(dramatiq.Middleware):
         thread = get_event_loop_thread()
         if thread is not None:
             self._heartbeat_task = asyncio.run_coroutine_threadsafe(self._send_heartbeats(), thread.loop)
-        check = threading.Thread(target=self._check_settings, daemon=True)
+        check = threading.Thread(target=self._log_redis_problems, daemon=True)
         check.start()  # in a thread, because a worker starts without Redis
 
     def before_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
@@ -135,7 +135,7 @@ class Heartbeat(dramatiq.Middleware):
                     with contextlib.suppress(redis.RedisError, OSError):
                         await client.delete(key)
 
-    def _check_settings(self) -> None:
+    def _log_redis_problems(self) -> None:
         for url, state in self._states.items():
             with contextlib.suppress(redis.RedisError), redis.Redis.from_url(url, socket_timeout=2) as client:
                 for problem in redis_state.list_problems(client):
@@ -196,10 +196,10 @@ class Resources:
 
     db: Database
     outbox: Outbox
-    source: Source
+    source: Exchange
     watchlist: Watchlist
-    collect_minutes: MessageMinutes
-    reconcile_minutes: MessageMinutes
+    collect_minute_chooser: MinuteChooser
+    reconcile_minute_chooser: MinuteChooser
 
 
 class ResourceMiddleware(dramatiq.Middleware):
@@ -229,8 +229,8 @@ class ResourceMiddleware(dramatiq.Middleware):
                         outbox=await opened.enter_async_context(outbox),
                         source=await opened.enter_async_context(open_deribit(self._settings)),
                         watchlist=Watchlist(self._settings.tickers),
-                        collect_minutes=MessageMinutes(),
-                        reconcile_minutes=MessageMinutes(),
+                        collect_minute_chooser=MinuteChooser(),
+                        reconcile_minute_chooser=MinuteChooser(),
                     )
                     self._stack = opened.pop_all()
         return self._resources

@@ -18,7 +18,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from db import times
-from db.queries.gaps import Minute
+from db.queries.gaps import TickerMinute
 from db.tables import NAME_PATTERN, PriceRow, Reason
 from ingest.errors import OutboxError, OutboxFullError
 
@@ -31,9 +31,9 @@ REDIS_TIMEOUT_S = 2.0
 
 # Removes an entry only if its value is the one that was read: another worker may have replaced it in the meantime.
 REMOVE_SCRIPT = """
-for place = 1, #ARGV, 2 do
-    if redis.call('HGET', KEYS[1], ARGV[place]) == ARGV[place + 1] then
-        redis.call('HDEL', KEYS[1], ARGV[place])
+for index = 1, #ARGV, 2 do
+    if redis.call('HGET', KEYS[1], ARGV[index]) == ARGV[index + 1] then
+        redis.call('HDEL', KEYS[1], ARGV[index])
     end
 end
 """
@@ -77,7 +77,7 @@ class Outbox:
     def __init__(self, client: redis.asyncio.Redis, max_prices: int) -> None:
         self._client = client
         self.max_prices = max_prices
-        self._buffered_failures: dict[Minute, Reason] = {}
+        self._buffered_failures: dict[TickerMinute, Reason] = {}
         self._remove = client.register_script(REMOVE_SCRIPT)
 
     async def put(self, rows: Sequence[PriceRow]) -> None:
@@ -85,7 +85,7 @@ class Outbox:
         with _translate_errors():
             if await self._client.hlen(PRICES) + len(rows) > self.max_prices:
                 raise OutboxFullError(
-                    f"the outbox is full: {self.max_prices} prices are queued. Restore PostgreSQL, or raise OUTBOX_MOST"
+                    f"the outbox is full: it holds at most {self.max_prices} prices. Restore PostgreSQL, or raise OUTBOX_MOST"
                 )
             async with self._client.pipeline(transaction=True) as pipe:
                 for row in rows:
@@ -103,7 +103,7 @@ class Outbox:
             names = await self._client.hkeys(PRICES)
         return sorted(map(_bytes, names), key=lambda name: name.rpartition(b"|")[2])
 
-    async def pending_minutes(self) -> set[Minute]:
+    async def pending_minutes(self) -> set[TickerMinute]:
         """Returns the ticker and minute of each queued price."""
         return {minute for name in await self.fields() if (minute := _minute(_text(name))) is not None}
 
@@ -133,7 +133,7 @@ class Outbox:
             with _translate_errors():
                 await self._remove(keys=[PRICES], args=[part for entry in entries.items() for part in entry])
 
-    async def record_failures(self, failures: Mapping[Minute, Reason]) -> None:
+    async def record_failures(self, failures: Mapping[TickerMinute, Reason]) -> None:
         """Records why minutes have no price, for the job that opens gaps."""
         reasons = self._buffered_failures | dict(failures)
         if not reasons:
@@ -145,11 +145,11 @@ class Outbox:
         for minute in reasons:
             self._buffered_failures.pop(minute, None)
 
-    def buffer_failures(self, failures: Mapping[Minute, Reason]) -> None:
+    def buffer_failures(self, failures: Mapping[TickerMinute, Reason]) -> None:
         """Buffers reasons in memory that neither Redis nor PostgreSQL accepted, until the next `record_failures`."""
         self._buffered_failures.update(failures)
 
-    async def read_failures(self) -> dict[Minute, Reason]:
+    async def read_failures(self) -> dict[TickerMinute, Reason]:
         """Returns the recorded reasons."""
         with _translate_errors():
             reasons = await self._client.hgetall(FAILURES)
@@ -160,7 +160,7 @@ class Outbox:
                 found[minute] = Reason(_text(reason))
         return found
 
-    async def delete_failures(self, minutes: Iterable[Minute]) -> None:
+    async def delete_failures(self, minutes: Iterable[TickerMinute]) -> None:
         """Deletes reasons that were written to a gap or are no longer needed."""
         names = [_field(*minute) for minute in minutes]
         if names:
@@ -188,7 +188,7 @@ class Outbox:
                 jobs[name.removeprefix("job|")] = int(since), error
         return Report(float(values["clock"]) if "clock" in values else None, errors, jobs)
 
-    async def write_jobs(self, failed: Mapping[str, str], done: Iterable[str], now: int) -> None:
+    async def write_job_failures(self, failed: Mapping[str, str], done: Iterable[str], now: int) -> None:
         """Records the failed jobs with their errors and first failure times, and removes the jobs that succeeded."""
         previous = (await self.read_report()).jobs
         jobs = {name: (previous[name][0] if name in previous else now, error) for name, error in failed.items()}
@@ -237,7 +237,7 @@ def _field(ticker: str, ts: int) -> str:
     return f"{ticker}|{ts}"
 
 
-def _minute(name: str) -> Minute | None:
+def _minute(name: str) -> TickerMinute | None:
     """Parses a hash field into ticker and minute. Returns None if it is invalid."""
     ticker, _, text = name.rpartition("|")
     if not re.fullmatch(NAME_PATTERN, ticker) or not re.fullmatch(r"[0-9]{1,10}", text):
@@ -271,5 +271,5 @@ def _invalid_entry(name: str, value: str, reason: str) -> InvalidEntry:
 
 
 def _without_nul(entry: str) -> str:
-    """Escapes NUL characters, which PostgreSQL's text cannot store."""
+    """Returns the text; as a JSON string if it contains NUL, which PostgreSQL's text cannot store."""
     return entry if "\0" not in entry else json.dumps(entry)

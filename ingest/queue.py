@@ -68,7 +68,7 @@ class QueueBroker(RedisBroker):
         return QueueConsumer
 
     def __init__(self, *, url: str, state: RedisState, middleware: list[dramatiq.Middleware]) -> None:
-        # Every command may look for messages of dead workers. By default one in a thousand does, which takes minutes.
+        # Makes every command look for messages of dead workers. By default one in a thousand does, so they wait for minutes.
         super().__init__(url=url, middleware=middleware, maintenance_chance=1_000_000)  # type: ignore[no-untyped-call]
         self._state = state
 

@@ -10,14 +10,13 @@ from typing import Protocol
 from db import times
 
 MAX_CLOCK_AGE_S = 50.0
-"""How long the exchange's clock is extrapolated without a new response. It is less than a minute, so that one wrong response
-has no effect on the next collect."""
+"""Default maximum age of a measurement. Only `python -m ingest backfill` uses it: the jobs pass infinity."""
 
 MAX_PLAUSIBLE_OFFSET_S = 86_400
 MAX_AHEAD_S = 2.0
 """How far a response may be ahead of the local clock and of other responses."""
 MAX_BEHIND_S = 60.0
-"""How far a response may be behind both. No call takes that long."""
+"""How far a response may be behind the local clock and other responses. No call takes that long."""
 MAX_COMPARISON_AGE_S = 90.0
 """Maximum age of a response that another one is compared with."""
 MAX_CLOCK_DIFFERENCE_S = 3_600
@@ -58,7 +57,8 @@ class ChartPoint:
 class ExchangeClock:
     """The exchange's clock, measured by its responses and extrapolated by a monotonic clock.
 
-    Each measurement is compared with three other clocks: the local one, the message's, and the database's if it is known.
+    `observe` compares each measurement with the local clock and with those of other subjects. `now` compares the last one
+    with the message's, the local and the database's clock.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -76,18 +76,18 @@ class ExchangeClock:
         """Whether the exchange's clock was ever measured."""
         return self._last_accepted is not None
 
-    def observe(self, exchange_at: int, requested_at: int, received_at: int, subject: str = "") -> None:
+    def observe(self, exchange_us: int, requested_at: int, received_at: int, subject: str = "") -> None:
         """Adds a measurement: the exchange's time, and the local times before and after the call, in UNIX microseconds.
 
         `subject` is a ticker or method. A time ahead of the local clock and of other subjects, or behind both, has no effect.
         """
-        exchange_s, local_s = exchange_at / 1e6, received_at / 1e6
+        exchange_s, local_s = exchange_us / 1e6, received_at / 1e6
         is_outlier = self.is_ahead(exchange_s, local_s, subject) or self._is_behind(exchange_s, local_s, subject)
         self._last_by_subject[subject] = (exchange_s, self._monotonic())
         if is_outlier:
             return
         self._last_accepted = (exchange_s, self._monotonic())
-        self.skew_s = ((requested_at + received_at) / 2 - exchange_at) / 1e6
+        self.skew_s = ((requested_at + received_at) / 2 - exchange_us) / 1e6
         self.uncertainty_s = (received_at - requested_at) / 2e6
 
     def observe_database(self, now: float) -> None:
@@ -99,50 +99,59 @@ class ExchangeClock:
         """UNIX seconds by the database's clock; None if it was never measured."""
         return None if self._database is None else self._database[0] + self._monotonic() - self._database[1]
 
-    def others_now(self, subject: str) -> float | None:
+    def other_subjects_now(self, subject: str) -> float | None:
         """Returns UNIX seconds by the latest measurements of other subjects (their median); None if there are none."""
         now = self._monotonic()
         estimates = [
-            exchange_at + now - measured_at
-            for name, (exchange_at, measured_at) in self._last_by_subject.items()
+            exchange_s + now - measured_at
+            for name, (exchange_s, measured_at) in self._last_by_subject.items()
             if name != subject and now - measured_at <= MAX_COMPARISON_AGE_S
         ]
         return median_low(estimates) if estimates else None
 
-    def is_ahead(self, exchange_at: float, local_s: float, subject: str) -> bool:
+    def is_ahead(self, exchange_s: float, local_s: float, subject: str) -> bool:
         """Returns whether an instant is ahead of the local clock and of the measurements of other subjects."""
-        others_now = self.others_now(subject)
-        return exchange_at > local_s + MAX_AHEAD_S and others_now is not None and exchange_at > others_now + MAX_AHEAD_S
+        other_subjects_now = self.other_subjects_now(subject)
+        return (
+            exchange_s > local_s + MAX_AHEAD_S
+            and other_subjects_now is not None
+            and exchange_s > other_subjects_now + MAX_AHEAD_S
+        )
 
-    def _is_behind(self, exchange_at: float, local_s: float, subject: str) -> bool:
-        others_now = self.others_now(subject)
-        return exchange_at < local_s - MAX_BEHIND_S and others_now is not None and exchange_at < others_now - MAX_BEHIND_S
+    def _is_behind(self, exchange_s: float, local_s: float, subject: str) -> bool:
+        other_subjects_now = self.other_subjects_now(subject)
+        return (
+            exchange_s < local_s - MAX_BEHIND_S
+            and other_subjects_now is not None
+            and exchange_s < other_subjects_now - MAX_BEHIND_S
+        )
 
-    def is_plausible(self, exchange_at: float, expected_at: float, local_s: float) -> bool:
+    def is_plausible(self, exchange_s: float, expected_at: float, local_s: float) -> bool:
         """Returns whether an instant can be the exchange's: it is within a day of the expected time or of another clock."""
         clocks = (expected_at, local_s, self.database_now)
-        return min(abs(exchange_at - clock) for clock in clocks if clock is not None) <= MAX_PLAUSIBLE_OFFSET_S
+        return min(abs(exchange_s - clock) for clock in clocks if clock is not None) <= MAX_PLAUSIBLE_OFFSET_S
 
     def now(self, expected_at: int, *, max_age_s: float = MAX_CLOCK_AGE_S) -> float | None:
         """Returns UNIX seconds; None if the last measurement is too old, or not plausible near the expected time."""
         if self._last_accepted is None or self.skew_s is None:
             return None
-        exchange_at, measured_at = self._last_accepted
+        exchange_s, measured_at = self._last_accepted
         elapsed_s = self._monotonic() - measured_at
-        if elapsed_s > max_age_s or not self.is_plausible(exchange_at, expected_at, exchange_at + self.skew_s):
+        if elapsed_s > max_age_s or not self.is_plausible(exchange_s, expected_at, exchange_s + self.skew_s):
             return None
-        return exchange_at + elapsed_s
+        return exchange_s + elapsed_s
 
     def has_passed(self, minute: int, *, max_age_s: float = MAX_CLOCK_AGE_S) -> bool:
         """Returns whether the minute is over by this clock and by the local one.
 
-        If the local clock is behind, its current minute is over by this clock but must still be collected.
+        The local clock counts too: if it is behind, the newest scheduled minute is already over by this clock, but is not
+        collected yet.
         """
         now = self.now(minute, max_age_s=max_age_s)
         return now is not None and self.skew_s is not None and min(now, now + self.skew_s) >= minute + times.MINUTE
 
 
-class Source(Protocol):
+class Exchange(Protocol):
     """An exchange, or another source of prices. Each method raises a SourceError if it fails."""
 
     @property

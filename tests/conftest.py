@@ -27,6 +27,7 @@ ALLOWED_SKIP_REASONS = {
     "recorded responses are not available": "real data is stored next to a developer's checkout, not in it",
     "Chromium is not installed": "only root can install it",
     "Node.js is not installed": "only root can install it",
+    "the clients of Python are not installed": "PyPI may be unreachable",
     "the clients of Node.js are not installed": "npm's registry may be unreachable",
     "Prometheus is not installed": "only root can install it",
     "Docker is not available": "Docker in Docker is rarely allowed",
@@ -68,7 +69,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture(scope="session", autouse=True)
 def _ignore_outside_settings() -> Iterator[None]:
-    """Removes a developer's environment variables and .env file, so that they change no test."""
+    """Removes the settings of a developer's environment and .env file, so that they change no test."""
     names = {name.upper() for model in (IngestSettings, GraphSettings) for name in model.model_fields}
     with pytest.MonkeyPatch.context() as patch:
         for name in names & set(os.environ):
@@ -110,7 +111,7 @@ async def template(servers: Servers) -> str:
 
 
 @pytest.fixture(scope="session")
-def migrated(servers: Servers, template: str) -> str:
+def migrated_template(servers: Servers, template: str) -> str:
     migrate.upgrade(servers.dsn_of(template))
     return template
 
@@ -127,7 +128,7 @@ async def clone(servers: Servers, template: str) -> AsyncIterator[str]:
         await admin.close()
 
 
-# A fingerprint of the migrated schema. An object that a test alters or creates again has another version of its catalog row.
+# A fingerprint of the schema: the row version (xmin) or the oid of each catalog row, which ALTER and CREATE change.
 SCHEMA_FINGERPRINT = """
 SELECT md5(string_agg(version, ' ' ORDER BY version)) FROM (
     SELECT 'a' || attrelid || '.' || attnum || '.' || xmin FROM pg_attribute WHERE attrelid >= 16384
@@ -151,7 +152,7 @@ class Databases:
         self._clean: list[str] = []
         self._schema = self._reset = ""
 
-    async def inspect(self, template: str) -> None:
+    async def record_template(self, template: str) -> None:
         """Records the schema and the rows of the template."""
         connection = await asyncpg.connect(self._servers.dsn_of(template))
         self._schema = await connection.fetchval(SCHEMA_FINGERPRINT)
@@ -167,7 +168,7 @@ class Databases:
         self._reset = "; ".join(statements)
         await connection.close()
 
-    async def take(self) -> str:
+    async def acquire(self) -> str:
         """Returns the name of a database that contains only the rows of the migrations."""
         if self._clean:
             return self._clean.pop()
@@ -177,7 +178,7 @@ class Databases:
         await admin.close()
         return name
 
-    async def recycle(self, name: str) -> None:
+    async def release(self, name: str) -> None:
         """Ends the sessions of the database and empties it. Drops it if the test changed its schema or its settings."""
         connection = await asyncpg.connect(self._servers.dsn_of(name))
         await connection.execute(END_SESSIONS)
@@ -198,18 +199,18 @@ SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = cu
 
 
 @pytest.fixture(scope="session")
-async def databases(servers: Servers, migrated: str) -> Databases:
+async def databases(servers: Servers, migrated_template: str) -> Databases:
     result = Databases(servers)
-    await result.inspect(migrated)
+    await result.record_template(migrated_template)
     return result
 
 
 @pytest.fixture
 async def dsn(servers: Servers, databases: Databases) -> AsyncIterator[str]:
     """The DSN of a migrated database that only this test uses."""
-    name = await databases.take()
+    name = await databases.acquire()
     yield servers.dsn_of(name)
-    await databases.recycle(name)
+    await databases.release(name)
 
 
 @pytest.fixture

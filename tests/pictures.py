@@ -58,22 +58,22 @@ async def store_sample_history(db: Database, now: int) -> None:
     for seed, (name, price) in enumerate(START_PRICES.items()):
         walk = _random_walk(price, DAYS * 1_440 + 1, seed)
         missing = set(range(len(walk) - 300, len(walk) - 282)) if name == "btc_usd" else set()
-        late = set(range(len(walk) - 150, len(walk) - 90)) if name == "btc_usd" else set()
+        backfilled = set(range(len(walk) - 150, len(walk) - 90)) if name == "btc_usd" else set()
         rows = [
             PriceRow(
                 ticker=name,
                 ts=begin + 60 * number,
                 price=value.normalize() if value % 10 else value,
-                source=Source.BACKFILL if number in late else Source.LIVE,
+                source=Source.BACKFILL if number in backfilled else Source.LIVE,
             )
             for number, value in enumerate(walk)
             if number not in missing
         ]
         rows = [PriceRow.model_validate(one.model_dump()) for one in rows]
         async with write_lock.write_transaction(db) as connection:
-            if missing | late:
+            if missing | backfilled:
                 reasons = {
-                    (name, begin + 60 * n): Reason.TIMEOUT if n in missing else Reason.MAINTENANCE for n in missing | late
+                    (name, begin + 60 * n): Reason.TIMEOUT if n in missing else Reason.MAINTENANCE for n in missing | backfilled
                 }
                 await gaps.open_gaps(connection, reasons)
             await prices.store(connection, rows)

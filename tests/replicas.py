@@ -11,7 +11,7 @@ from db.embedded import Server
 
 
 def copy_primary(primary: Server, folder: Path) -> None:
-    """Creates a replica's data in `folder`/replica by a base backup of the primary, whose data is in `folder`/primary."""
+    """Copies the primary's data, which is in `folder`/primary, to `folder`/replica with pg_basebackup."""
     (folder / "replica").mkdir()
     shutil.copy2(folder / "primary" / "password", folder / "replica" / "password")
     program = embedded.postgres_program("pg_basebackup")

@@ -10,8 +10,8 @@ from db.pool import Database, Executor
 from db.queries import prices, tickers, tracking, write_lock
 from db.tables import PriceRow, Source
 
-MINUTE = 1_705_318_800
-"""2024-01-15T11:40:00Z."""
+START_TS = 1_705_318_800
+"""2024-01-15T11:40:00Z, the first minute of most samples."""
 
 
 def row(ticker: str, ts: int, price: str = "100", *, at_s: float | None = 1.0, source: Source = Source.LIVE) -> PriceRow:
@@ -23,13 +23,15 @@ def row(ticker: str, ts: int, price: str = "100", *, at_s: float | None = 1.0, s
 
 
 async def set_tracked_tickers(db: Executor, names: Iterable[str], minute: int) -> tuple[list[str], list[str]]:
-    """Tracks exactly these tickers; call it in a write transaction. Returns the tickers whose periods (started, ended)."""
+    """Tracks exactly these tickers; call it in a write transaction. Returns the tickers whose
+    tracking periods started, and those whose periods ended.
+    """
     requested = list(names)
-    ended = await tracking.end(db, [name for name in await tickers.tracked(db) if name not in requested], minute)
-    return list(await tracking.begin(db, dict.fromkeys(requested, minute))), ended
+    ended = await tracking.end_periods(db, [name for name in await tickers.list_tracked(db) if name not in requested], minute)
+    return list(await tracking.begin_periods(db, dict.fromkeys(requested, minute))), ended
 
 
-async def track(db: Database, *names: str, since: int = MINUTE) -> None:
+async def track(db: Database, *names: str, since: int = START_TS) -> None:
     """Tracks exactly these tickers, in a write transaction of its own."""
     async with write_lock.write_transaction(db) as connection:
         await set_tracked_tickers(connection, names, since)

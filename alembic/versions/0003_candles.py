@@ -47,13 +47,14 @@ BEGIN
 END $$
 """
 
-# The last price of its day, such as a live price, only updates the end of its hour and day.
+# A single price after all others of its day, such as a live price, updates its hour and its day in place. For other prices,
+# refresh_candles computes their hours and days again.
 KEEP = """
 CREATE FUNCTION keep_candles() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     moved bigint;
 BEGIN
-    -- A writer of ours has done both; whoever writes by hand is made to.
+    -- write_transaction() has done both already; this enforces them for manual writes.
     PERFORM pg_advisory_xact_lock(7235421);
     PERFORM pg_notify('tickgraph', '');
     INSERT INTO candle (ticker, span, ts, open, high, low, close, count, sum)

@@ -1,6 +1,6 @@
 """Create import periods, so that missing minutes of an import are gaps, and the original source of imported prices.
 
-Imports of before this revision have no period: run them again to record it. Nothing is stored twice.
+Imports before this revision have no period. Import the same files again to record it; no price is stored twice.
 
 Revision ID: 0006
 Revises: 0005

@@ -1,9 +1,9 @@
-"""Bulk import of prices of one ticker. All functions require a write transaction."""
+"""Bulk import of prices of one ticker. All functions that write require a write transaction."""
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Final
 
-from db.pool import Transaction
+from db.pool import Executor, Transaction
 from db.queries.prices import HISTORY_EVENT_THRESHOLD
 from db.queries.retention import valid_horizon_sql
 
@@ -42,8 +42,16 @@ SELECT (SELECT count(*) FROM stored) AS stored,
 """  # noqa: S608  inserts constants
 
 Row = tuple[int, str, int | None, str | None]
-"""Minute in UNIX seconds, price without exponent, `observed_at` in microseconds, source in the archive that exported the row;
-valid as in `PriceRow`."""
+"""Minute in UNIX seconds, price without exponent, `observed_at` in microseconds, source in the exporting Tickgraph
+(None if unknown). Valid as in `PriceRow`."""
+
+PREVIEW: Final = f"""
+SELECT count(*) FILTER (WHERE ts < horizon) AS expired,
+       count(*) FILTER (WHERE ts >= horizon AND NOT EXISTS (
+           SELECT FROM price WHERE price.ticker = $1 AND price.ts = staged.ts AND price.ts BETWEEN $3 AND $4)) AS stored
+  FROM unnest($2::bigint[]) AS staged (ts),
+       (SELECT coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0) AS horizon) AS bounds
+"""  # noqa: S608  inserts a constant
 
 # Merges the period with those that it overlaps or touches.
 EXTEND_PERIOD: Final = """
@@ -73,6 +81,12 @@ async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int,
     minutes = [row[0] for row in rows]
     (row,) = await db.fetch(MERGE, ticker, min(minutes), max(minutes))
     return row["stored"], row["forgotten"]
+
+
+async def preview(db: Executor, ticker: str, minutes: Sequence[int]) -> tuple[int, int]:
+    """Returns what `merge` would return for rows of these minutes, and stores nothing. Requires no transaction."""
+    row = await db.fetchrow(PREVIEW, ticker, list(minutes), min(minutes), max(minutes))
+    return (row["stored"], row["expired"]) if row is not None else (0, 0)
 
 
 async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> None:

@@ -26,7 +26,7 @@ class _Span:
     base: int
     """Length of the source rows: 60, 3600 or 86400."""
     shift: int = 0
-    months: bool = False
+    is_monthly: bool = False
 
 
 class Interval(Enum):
@@ -41,11 +41,11 @@ class Interval(Enum):
     TWELVE_HOURS = _Span(43_200, 3_600)
     ONE_DAY = _Span(DAY, DAY)
     ONE_WEEK = _Span(7 * DAY, DAY, shift=_MONDAY)
-    ONE_MONTH = _Span(31 * DAY, DAY, months=True)
+    ONE_MONTH = _Span(31 * DAY, DAY, is_monthly=True)
 
     def ceil(self, ts: int) -> int:
         """Returns the first start of a candle at or after `ts`, in UNIX seconds."""
-        if self.value.months:
+        if self.value.is_monthly:
             day = datetime.fromtimestamp(ts, UTC)
             first = day.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             if first < day:
@@ -56,7 +56,7 @@ class Interval(Enum):
 
     def floor(self, ts: int) -> int:
         """Returns the last start of a candle at or before `ts`, in UNIX seconds."""
-        if self.value.months:
+        if self.value.is_monthly:
             first = datetime.fromtimestamp(ts, UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
             return int(first.timestamp())
         shift, seconds = self.value.shift, self.value.seconds
@@ -64,20 +64,20 @@ class Interval(Enum):
 
     def count(self, low: int, high: int) -> int:
         """Returns the number of candles that start in [low, high); for months an upper bound."""
-        seconds = 28 * DAY if self.value.months else self.value.seconds
+        seconds = 28 * DAY if self.value.is_monthly else self.value.seconds
         return max(0, self.ceil(high) - self.ceil(low)) // seconds
 
     @property
     def start_sql(self) -> str:
         """SQL expression for the start of the candle that contains `ts`."""
-        if self.value.months:
+        if self.value.is_monthly:
             return "extract(epoch FROM date_trunc('month', to_timestamp(ts), 'UTC'))::bigint"
         return f"ts - (ts + {self.value.shift}) % {self.value.seconds}"
 
     @property
     def end_sql(self) -> str:
         """SQL expression for the end of the candle that starts at `ts`."""
-        if self.value.months:
+        if self.value.is_monthly:
             return "extract(epoch FROM date_trunc('month', to_timestamp(ts + 32 * 86400), 'UTC'))::bigint"
         return f"ts + {self.value.seconds}"
 
@@ -131,7 +131,7 @@ def _sql(interval: Interval, text: str, *, with_open: bool, with_empty: bool) ->
         found = _group_sql(interval, f"{stored} UNION ALL {_MINUTE_CANDLES} least($3, (SELECT ts FROM built))")
     slots = "found"
     if with_empty:
-        step = "1 month" if interval.value.months else f"{seconds} seconds"
+        step = "1 month" if interval.value.is_monthly else f"{seconds} seconds"
         slots = f"""
        (SELECT extract(epoch FROM at)::bigint AS ts
           FROM generate_series(
@@ -182,7 +182,8 @@ PENDING_BUILDS: Final = """
 SELECT name, candles_from FROM ticker WHERE candles_from IS NOT NULL ORDER BY name
 """
 
-# Builds the hours of some days before `candles_from`. Returns the new `candles_from`; null if no older price exists.
+# Builds the hour and day candles of $2 days before `candles_from`. Returns the new `candles_from`; null if no older price
+# exists. The condition on `refreshed` makes PostgreSQL execute that CTE.
 BUILD: Final = """
 WITH stretch AS (
     SELECT $1::text AS ticker, greatest(candles_from - $2::bigint * 86400, 0) AS low, candles_from AS high

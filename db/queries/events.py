@@ -83,7 +83,10 @@ class Page:
 async def read_events_after(
     db: Executor, position: int, until: int, tickers: Sequence[str] | None = None, *, max_events: int = PAGE_ROWS
 ) -> Page:
-    """Returns the first `max_events` events with ids in (position, until] of the tickers, or of all if `tickers` is None."""
+    """Returns the next events with ids in (position, until] of the tickers, or of all if `tickers` is None.
+
+    Reads at most PAGE_ROWS rows and returns at most `max_events` events. More may follow an empty page: see `is_last`.
+    """
     records = await db.fetch(EVENTS_AFTER, position, until, PAGE_ROWS, None if tickers is None else list(tickers), max_events)
     first = records[0]
     found = records if first["position"] is not None else []

@@ -1,4 +1,4 @@
-"""Reads a table of prices from another PostgreSQL server, which quotes the identifiers."""
+"""Reads a table of prices from another PostgreSQL server. That server quotes the identifiers."""
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -48,7 +48,7 @@ async def columns(connection: asyncpg.Connection, table: str) -> list[Column]:
 
 
 async def count(connection: asyncpg.Connection, table: str, name: Column | None, ticker: str) -> int:
-    """Returns the number of rows of the ticker."""
+    """Returns the number of rows of the ticker; of the whole table if `name` is None."""
     with translate_errors():
         found: int = await connection.fetchval(
             f"SELECT count(*) {await _from_clause(connection, table, name)}", *_parameters(name, ticker)
@@ -59,7 +59,7 @@ async def count(connection: asyncpg.Connection, table: str, name: Column | None,
 async def rows(
     connection: asyncpg.Connection, table: str, time: Column, price: Column, name: Column | None, ticker: str, batch_size: int
 ) -> AsyncIterator[list[Record]]:
-    """Yields batches of (time, price) of the ticker as text, ordered by time."""
+    """Yields batches of (time, price) as text, ordered by time: of the ticker, or of all rows if `name` is None."""
     statement = f"SELECT {time.as_text}, {price.as_text} {await _from_clause(connection, table, name)} ORDER BY {time.quoted}"
     with translate_errors():
         async with connection.transaction(isolation="repeatable_read", readonly=True):

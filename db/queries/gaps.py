@@ -7,7 +7,7 @@ from db.pool import Executor, Record
 from db.queries.retention import valid_horizon_sql, valid_window_sql
 from db.tables import Reason
 
-Minute = tuple[str, int]
+TickerMinute = tuple[str, int]
 """Ticker, and minute in UNIX seconds."""
 
 WATERMARKS: Final = """
@@ -33,12 +33,12 @@ WITH windows AS (
 ), opened AS (
     INSERT INTO gap (ticker, ts, reason)
     SELECT missing.ticker, missing.ts, coalesce(
-           evidence.reason,
+           failure_reasons.reason,
            (SELECT 'storage' FROM reject WHERE reject.ticker = missing.ticker AND reject.ts = missing.ts LIMIT 1),
            'not_collected')
       FROM missing
-      LEFT JOIN unnest($4::text[], $5::bigint[], $6::text[]) AS evidence (ticker, ts, reason)
-        ON evidence.ticker = missing.ticker AND evidence.ts = missing.ts
+      LEFT JOIN unnest($4::text[], $5::bigint[], $6::text[]) AS failure_reasons (ticker, ts, reason)
+        ON failure_reasons.ticker = missing.ticker AND failure_reasons.ts = missing.ts
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING ticker, ts, reason
 ), advanced AS (
@@ -73,9 +73,9 @@ SELECT 'gap_opened', ticker, min(ts), max(ts) + 60, count(*) FROM opened GROUP B
 # A late collect job may report the reason after the gap was opened.
 SET_GAP_REASONS: Final = """
 WITH explained AS (
-    UPDATE gap SET reason = evidence.reason
-      FROM unnest($1::text[], $2::bigint[], $3::text[]) AS evidence (ticker, ts, reason)
-     WHERE gap.ticker = evidence.ticker AND gap.ts = evidence.ts AND gap.reason = 'not_collected'
+    UPDATE gap SET reason = failure_reasons.reason
+      FROM unnest($1::text[], $2::bigint[], $3::text[]) AS failure_reasons (ticker, ts, reason)
+     WHERE gap.ticker = failure_reasons.ticker AND gap.ts = failure_reasons.ts AND gap.reason = 'not_collected'
     RETURNING gap.ticker, gap.ts, CASE WHEN filled_at IS NULL THEN 'gap_opened' ELSE 'gap_closed' END AS kind
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts, count)
@@ -84,7 +84,7 @@ SELECT kind, ticker, min(ts), max(ts) + 60, count(*) FROM explained GROUP BY kin
 
 # Exponential backoff: after k failed attempts a minute is retried when it is 2^k minutes old. That makes about ten attempts
 # in the first day, and twenty in a year.
-NEWEST_OPEN: Final = """
+DUE_GAPS: Final = """
 SELECT ticker, ts
   FROM gap
  WHERE filled_at IS NULL AND given_up_at IS NULL AND $1::bigint - ts >= 60 * (2::numeric ^ attempts)
@@ -184,33 +184,33 @@ async def watermarks(db: Executor) -> dict[str, int]:
 
 
 async def detect_gaps(
-    db: Executor, ticker_windows: Mapping[str, tuple[int, int]], evidence: Mapping[Minute, Reason]
+    db: Executor, ticker_windows: Mapping[str, tuple[int, int]], failure_reasons: Mapping[TickerMinute, Reason]
 ) -> list[Record]:
     """Opens a gap for each expected minute without a price in the window [low, high) of each ticker.
 
-    Moves the watermark of each ticker to the end of its window. The reason is that of the evidence, `storage` if the
-    price was rejected, otherwise `not_collected`. Returns the opened gaps: ticker, reason, minutes, low, high.
+    Moves the watermark of each ticker to the end of its window. The reason is that of the recorded failure,
+    `storage` if the price was rejected, or `not_collected`. Returns the opened gaps: ticker, reason, minutes, low, high.
     """
     windows = [(name, low, high) for name, (low, high) in ticker_windows.items()]
-    return await db.fetch(DETECT_GAPS, *_columns(windows), *_reasons(evidence))
+    return await db.fetch(DETECT_GAPS, *_transpose(windows), *_failure_columns(failure_reasons))
 
 
-async def open_gaps(db: Executor, failed: Mapping[Minute, Reason]) -> None:
+async def open_gaps(db: Executor, failed: Mapping[TickerMinute, Reason]) -> None:
     """Opens a gap for each of the minutes that is expected and not stored."""
-    await db.execute(OPEN_GAPS, *_reasons(failed))
+    await db.execute(OPEN_GAPS, *_failure_columns(failed))
 
 
-async def set_gap_reasons(db: Executor, evidence: Mapping[Minute, Reason]) -> None:
+async def set_gap_reasons(db: Executor, failure_reasons: Mapping[TickerMinute, Reason]) -> None:
     """Sets the reason of gaps that were opened as `not_collected`."""
-    await db.execute(SET_GAP_REASONS, *_reasons(evidence))
+    await db.execute(SET_GAP_REASONS, *_failure_columns(failure_reasons))
 
 
-async def newest_open(db: Executor, now: int, limit: int) -> list[Minute]:
+async def due_gaps(db: Executor, now: int, limit: int) -> list[TickerMinute]:
     """Returns the open gaps for which a backfill is due at the minute `now`, newest first."""
-    return [(row["ticker"], row["ts"]) for row in await db.fetch(NEWEST_OPEN, now, limit)]
+    return [(row["ticker"], row["ts"]) for row in await db.fetch(DUE_GAPS, now, limit)]
 
 
-async def unfilled(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[Minute]:
+async def unfilled(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[TickerMinute]:
     """Returns the unfilled gaps of a window, including unrecoverable ones, newest first."""
     return [(row["ticker"], row["ts"]) for row in await db.fetch(UNFILLED, ticker, low, high, limit)]
 
@@ -248,9 +248,9 @@ async def missing_by_reason(db: Executor) -> list[Record]:
     return await db.fetch(MISSING_BY_REASON)
 
 
-def _reasons(evidence: Mapping[Minute, Reason]) -> list[list[object]]:
-    return _columns([(ticker, ts, reason) for (ticker, ts), reason in evidence.items()])
+def _failure_columns(failure_reasons: Mapping[TickerMinute, Reason]) -> list[list[object]]:
+    return _transpose([(ticker, ts, reason) for (ticker, ts), reason in failure_reasons.items()])
 
 
-def _columns(rows: Sequence[tuple[object, object, object]]) -> list[list[object]]:
+def _transpose(rows: Sequence[tuple[object, object, object]]) -> list[list[object]]:
     return [[row[column] for row in rows] for column in range(3)]

@@ -78,7 +78,7 @@ async def slices(
     current: asyncio.Task[str] | None = None
     upcoming: asyncio.Task[str] | None = None
     try:
-        # PostgreSQL formats the next slice while the client reads the current one.
+        # PostgreSQL formats the next slice while the client reads the current one. The pair (end, end) yields the last slice.
         for begin, until in itertools.pairwise([*borders, end]):
             upcoming = asyncio.create_task(_slice(db, export_format, ticker, begin, until)) if begin < until else None
             if current is not None:

@@ -8,7 +8,7 @@ from typing import Final
 from db import times
 from db.pool import Executor, Record
 from db.queries import shapes
-from db.queries.shapes import Column, Shape, Statement, instant
+from db.queries.shapes import Column, Shape, Statement, iso_time_sql
 from db.tables import PriceRow
 
 has_begun_sql: Final = "ts <= greatest(extract(epoch FROM now())::bigint, {now}::bigint)"
@@ -70,7 +70,7 @@ SELECT id, ticker, ts, price, observed_at, source, original_source
 """
 
 # The CHECKs of the table guarantee that no name or price needs escaping or normalization.
-_SECOND = instant("observed_at / 1000000")
+_SECOND = iso_time_sql("observed_at / 1000000")
 _MICROSECOND = f"{_SECOND} || '.' || lpad((observed_at % 1000000)::text, 6, '0')"
 observed_sql: Final = f"{_MICROSECOND} || 'Z'"
 """SQL expression for `observed_at` as ISO 8601 with microseconds, or null."""
@@ -78,7 +78,7 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
     "id": Column("id::text", '"'),
     "ticker": Column("ticker", '"'),
     "ts": Column("ts::text"),
-    "time": Column(instant("ts") + " || 'Z'", '"'),
+    "time": Column(iso_time_sql("ts") + " || 'Z'", '"'),
     "price": Column("price::text", '"'),
     "observed_at": Column(
         f"CASE WHEN observed_at IS NULL THEN 'null' WHEN observed_at % 1000000 = 0 THEN '\"' || {_SECOND} || 'Z\"' "
@@ -226,7 +226,7 @@ async def last_observed(db: Executor, ticker: str, at: int, max_age_s: int) -> R
     return await db.fetchrow(LAST_OBSERVED, ticker, at, min(max_age_s, times.END))
 
 
-async def stored_at(db: Executor, tickers: Sequence[str], ts: int) -> set[str]:
+async def tickers_stored_at(db: Executor, tickers: Sequence[str], ts: int) -> set[str]:
     """Returns the tickers whose price of the minute `ts` is stored."""
     return {row["ticker"] for row in await db.fetch(STORED_AT, list(tickers), ts)}
 

@@ -1,6 +1,6 @@
 """Retention: deletes minutes before a ticker's horizon. Their hourly and daily candles remain.
 
-Callers pass the earliest of the clocks that agree as `now`.
+Callers pass as `now` the earliest time among the clocks that agree.
 """
 
 from typing import Final
@@ -87,8 +87,11 @@ RETURNING ticker, from_ts
 """
 
 
-async def steps(db: Executor, horizon: int, now: int) -> list[Record]:
-    """Returns the tickers whose horizon would advance to the UTC day `horizon`: name, current horizon, to_ts, step (s)."""
+async def list_horizon_steps(db: Executor, horizon: int, now: int) -> list[Record]:
+    """Returns the tickers whose horizon would advance, at most to the UTC day `horizon`.
+
+    The columns are name, horizon (the current one), to_ts (the next one) and step (seconds that it would delete).
+    """
     return await db.fetch(STEPS, horizon, now)
 
 

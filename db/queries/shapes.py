@@ -90,6 +90,6 @@ def build_object_statement(shape: Shape, first: int, wrap: Callable[[str], str])
     return Statement(wrap(text), constants)
 
 
-def instant(second: str) -> str:
+def iso_time_sql(second: str) -> str:
     """Returns SQL that formats an expression of UNIX seconds as `2024-01-15T11:40:00`, without the `Z`."""
     return f"to_char(to_timestamp({second}) AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS')"

@@ -59,13 +59,16 @@ async def filter_known(db: Executor, names: Sequence[str]) -> set[str]:
     return {row["name"] for row in await db.fetch(FILTER_KNOWN, list(names))}
 
 
-async def tracked(db: Executor) -> list[str]:
+async def list_tracked(db: Executor) -> list[str]:
     """Returns the names of the tracked tickers, in order."""
     return [row["ticker"] for row in await db.fetch(TRACKED)]
 
 
 def is_stale(record: Record, now: float, stale_after_s: int) -> bool:
-    """Whether a tracked ticker has no minute newer than `stale_after_s`. Without a price its tracking period counts."""
+    """Whether the ticker is tracked and its newest minute is more than `stale_after_s` seconds before `now`.
+
+    Without a price, the start of its tracking period counts instead.
+    """
     newest = record["since"] if record["ts"] is None else record["ts"]
     return bool(record["tracked"]) and now - newest > stale_after_s
 

@@ -20,8 +20,8 @@ RETURNING ticker
 """
 
 # A period never begins before the end of the previous one, even if a clock was set back. It may begin before the watermark if
-# the database was unavailable at its begin. Then the watermark moves back, so that its minutes are checked again.
-BEGIN: Final = """
+# the database was unavailable at its start. Then the watermark moves back, so that its minutes are checked again.
+BEGIN_PERIODS: Final = """
 WITH started AS (
     INSERT INTO tracking (ticker, since)
     SELECT name, greatest(first, (SELECT max(until) FROM tracking WHERE ticker = name))
@@ -58,17 +58,17 @@ WITH stray AS (
       FROM stray
      WHERE tracking.ticker = stray.ticker AND tracking.since = stray.since
        AND (stray.first IS NOT NULL OR stray.since > $1 + 60)
-    RETURNING tracking.ticker, tracking.since, stray.since AS before
+    RETURNING tracking.ticker, tracking.since, stray.since AS previous_since
 ), rewound AS (
     UPDATE ticker SET checked_until = least(checked_until, since) FROM moved WHERE name = ticker
-), announced AS (
+), inserted_changes AS (
     INSERT INTO change (kind, ticker, from_ts) SELECT 'tracking', ticker, since FROM moved
 )
-SELECT ticker, before, since FROM moved ORDER BY ticker
+SELECT ticker, previous_since, since FROM moved ORDER BY ticker
 """
 
 # Minutes outside of tracking periods are not expected, so their gaps are deleted.
-DROP_GAPS: Final = """
+DELETE_UNFILLED_GAPS: Final = """
 DELETE FROM gap WHERE ticker = ANY ($1::text[]) AND ts >= $2 AND filled_at IS NULL
 """
 
@@ -86,7 +86,7 @@ DELETE FROM tracking
 RETURNING since
 """
 
-END: Final = """
+END_PERIOD_OF_TICKER: Final = """
 UPDATE tracking SET until = $2 WHERE ticker = $1 AND until IS NULL AND since < $2
 """
 
@@ -99,37 +99,43 @@ DELETE FROM ticker
 """
 
 
-async def begin(db: Executor, since: Mapping[str, int]) -> dict[str, int]:
-    """Begins a tracking period of each name without an open one, at its minute. Returns the begins of the new periods."""
+async def begin_periods(db: Executor, since: Mapping[str, int]) -> dict[str, int]:
+    """Begins a tracking period for each ticker of `since` that has no open one, at the given minute.
+
+    Returns the first minute of each new period: later than requested if the previous period ends later.
+    """
     await tickers.add(db, since)
-    started = {row["ticker"]: row["since"] for row in await db.fetch(BEGIN, list(since), list(since.values()))}
+    started = {row["ticker"]: row["since"] for row in await db.fetch(BEGIN_PERIODS, list(since), list(since.values()))}
     for name, minute in started.items():
         await db.execute(INSERT_CHANGE, [name], minute)
     return started
 
 
-async def end(db: Executor, names: Sequence[str], minute: int) -> list[str]:
-    """Ends the open periods of the names at the minute. Returns the names whose period ended."""
+async def end_periods(db: Executor, names: Sequence[str], minute: int) -> list[str]:
+    """Ends the open periods of the tickers at the minute, and deletes those that began at or after it.
+
+    Returns the tickers whose period ended; those of deleted periods are not among them.
+    """
     tickers_to_end = list(names)
     unstarted = [row["ticker"] for row in await db.fetch(DELETE_UNSTARTED_PERIODS, tickers_to_end, minute)]
     ended = [row["ticker"] for row in await db.fetch(END_PERIODS, tickers_to_end, minute)]
     if ended or unstarted:
-        await db.execute(DROP_GAPS, ended + unstarted, minute)
+        await db.execute(DELETE_UNFILLED_GAPS, ended + unstarted, minute)
         await db.execute(INSERT_CHANGE, ended + unstarted, minute)
     return ended
 
 
 async def repair(db: Executor, now: int) -> list[Record]:
-    """Moves open periods that a wrong clock began too late. `now` is a minute. Returns ticker, before, since."""
+    """Moves open periods that a wrong clock began too late. `now` is a minute. Returns ticker, previous_since, since."""
     return await db.fetch(REPAIR, now)
 
 
 async def remove_unknown_ticker(db: Executor, name: str, minute: int) -> None:
     """Ends the period of a ticker that the exchange does not know. Deletes the ticker if it never had a price."""
     if await db.fetchval(HAS_PRICE, name):
-        await db.execute(END, name, minute)
+        await db.execute(END_PERIOD_OF_TICKER, name, minute)
     # A period that is still open is deleted as a whole.
     since = await db.fetchval(DELETE_OPEN_PERIOD, name)
-    await db.execute(DROP_GAPS, [name], minute if since is None else since)
+    await db.execute(DELETE_UNFILLED_GAPS, [name], minute if since is None else since)
     await db.execute(DELETE_TICKER, name)
     await db.execute(INSERT_CHANGE, [name], minute)

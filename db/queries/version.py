@@ -102,7 +102,7 @@ class ReplicaState:
     is_caught_up: bool
 
 
-async def newest(db: Executor) -> LastCommit:
+async def read_last_commit(db: Executor) -> LastCommit:
     """Returns the last commit. Run it on the primary."""
     (row,) = await db.fetch(LAST_COMMIT)
     return LastCommit(**row)
@@ -117,7 +117,7 @@ async def replica_state(db: Executor, newest: LastCommit) -> ReplicaState:
 SERVER: Final = "SELECT pg_postmaster_start_time()::text"
 
 
-async def server(db: Executor) -> str:
+async def read_server_start(db: Executor) -> str:
     """Returns the start time of the server, which identifies it until its next restart."""
     found: str = await db.fetchval(SERVER)
     return found

@@ -1,4 +1,4 @@
-"""Views with the table names of older trackers, created on request."""
+"""Views with the table names of other trackers (docs/moving.md), created by `python -m db views`."""
 
 from typing import Final
 

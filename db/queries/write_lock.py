@@ -37,7 +37,7 @@ async def write_transaction(db: Database) -> AsyncIterator[Transaction]:
     """Opens a transaction that holds the writer lock and notifies listeners on commit. All writes of prices or tracking use it.
 
     A separate statement acquires the lock, so the snapshot of the next statement contains all earlier commits. Write at
-    most about 10,000 rows in one transaction.
+    most about 10,000 rows in one transaction, because other writers wait for it.
     """
     async with db.transaction() as connection:
         await connection.execute(ACQUIRE_WRITER_LOCK)

@@ -112,11 +112,11 @@ class Replica:
             lambda _: self._stop_using(ended, DatabaseUnavailableError("its connection closed"))
         )
         try:
-            server = await _with_timeout(SERVER_TIMEOUT_S, version.server(connection))
+            server = await _with_timeout(SERVER_TIMEOUT_S, version.read_server_start(connection))
 
             async def accept(other: Executor) -> None:
                 try:
-                    found = await _with_timeout(SERVER_TIMEOUT_S, version.server(other))
+                    found = await _with_timeout(SERVER_TIMEOUT_S, version.read_server_start(other))
                 except DatabaseError as error:
                     self._stop_using(ended, error)
                     raise
@@ -158,7 +158,7 @@ class Replica:
             if not snapshots or time.monotonic() - snapshots[-1].taken_at > CHECK_INTERVAL_S:
                 with suppress(DatabaseError):  # of the primary: the measured lag grows meanwhile
                     taken_at, commit_count = time.monotonic(), self._commits.count
-                    snapshots.append(_PrimarySnapshot(await version.newest(primary), taken_at, commit_count))
+                    snapshots.append(_PrimarySnapshot(await version.read_last_commit(primary), taken_at, commit_count))
             if snapshots and await _has_caught_up(connection, snapshots[0].newest) and not ended.done():
                 self._caught_up_at, self._caught_up_commit_count = snapshots[0].taken_at, snapshots[0].commit_count
                 self._database = database

@@ -212,4 +212,4 @@ def _page_window(window: Window, order: Order, after: int | None, before: int | 
 
 
 async def _tracked_tickers(info: Info) -> list[str]:
-    return await tickers.tracked(info.context.db)
+    return await tickers.list_tracked(info.context.db)

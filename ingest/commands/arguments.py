@@ -37,7 +37,7 @@ def console() -> Console:
 
 
 def use_demo_exchange(settings: Settings) -> Settings:
-    """Returns the settings of a verb. While a demo runs, they use its simulated exchange, because its database is used too."""
+    """Returns the settings, with the demo's simulated exchange if the verb also uses the database of a running demo."""
     exchange = embedded_lookup.demo_exchange_url(settings)
     return settings if exchange is None else settings.model_copy(update={"deribit_rpc_url": exchange})
 
@@ -50,7 +50,7 @@ def ticker(text: str) -> str:
         raise argparse.ArgumentTypeError(str(error)) from None
 
 
-def instant(text: str) -> int:
+def parse_instant(text: str) -> int:
     """Parses UNIX seconds or ISO 8601."""
     try:
         return times.parse(text)
@@ -60,4 +60,4 @@ def instant(text: str) -> int:
 
 def minute(text: str) -> int:
     """Parses an instant and returns its minute."""
-    return times.minute_of(instant(text))
+    return times.minute_of(parse_instant(text))

@@ -22,7 +22,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "collect",
         _run,
         "collect a minute now, without a worker, and print the prices",
-        "collect --minute 2024-01-15T11:40:00Z   # the exchange returns current prices: stored in their own minute",
+        "collect --minute 2024-01-15T11:40:00Z   # stores current prices, in their own minute",
     )
     parser.add_argument("--minute", type=minute, default=None, help="UNIX seconds or ISO 8601 (default: the current minute)")
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,8 +18,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from db import embedded_lookup, times
 from db.errors import DatabaseError
-from db.pool import Database, connect, open_database
-from db.queries import foreign_table, retention
+from db.pool import connect, open_database
+from db.queries import foreign_table
 from ingest.commands.arguments import Verbs, add_verb, ticker
 from ingest.imports import file_reader
 from ingest.imports.file_reader import FileFormatError, RawRow, ReadOptions
@@ -67,7 +67,10 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
-    """Returns 0 if every row is stored, 1 if rows were rejected or the import was interrupted, 2 if it could not start."""
+    """Returns 0 if no row was rejected or expired, 1 if one was, if there was none, or if the import ended early, else 2.
+
+    2 means that the arguments, the file or the table cannot be used.
+    """
     if (options.file is None) == (options.from_dsn is None):
         sys.stderr.write("name a FILE, or --from-dsn and --table; not both\n")
         return 2
@@ -100,6 +103,7 @@ class ImportSource:
 
     description: str
     total: int
+    """Bytes of a file, or rows of a table."""
     batches: AsyncIterator[Sequence[RawRow]]
     position: Callable[[ImportResult], int]
     """Returns the position, in the unit of `total`."""
@@ -111,11 +115,8 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
     console = Console()
     async with AsyncExitStack() as stack:
         source = await stack.enter_async_context(_table(options) if options.file is None else _file(options))
-        db: Database | None = None
-        if not options.dry_run:
-            dsn = embedded_lookup.postgres_url(settings)
-            db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph import", max_connections=1))
-        horizon = await _horizon(settings, options.ticker) if options.dry_run else times.FIRST
+        dsn = embedded_lookup.postgres_url(settings)
+        db = await stack.enter_async_context(open_database(dsn, application_name="tickgraph import", max_connections=1))
         rejected = stack.enter_context(_open_rejects(options.rejects))
         console.print(source.description, highlight=False, markup=False, soft_wrap=True)
         if options.dry_run:
@@ -137,23 +138,13 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
                     progress=show,
                     unit=options.time_unit,
                     result=result,
-                    horizon=horizon,
+                    dry_run=options.dry_run,
                 )
                 bar.update(task, completed=source.total)
             finally:
                 bar.stop()
                 _print_summary(result, options, rejected.first, source.other_tickers, console)
-    return 1 if result.rejected or result.expired or not result.row_count else 0
-
-
-async def _horizon(settings: Settings, ticker: str) -> int:
-    """Returns the horizon of the ticker: older rows are not stored. `times.FIRST` if the database is unavailable."""
-    dsn = settings.dsn or embedded_lookup.find_postgres_url(settings.data_dir / "postgres")
-    with suppress(DatabaseError):
-        if dsn is not None:
-            async with open_database(dsn, application_name="tickgraph import", max_connections=1) as db:
-                return (await retention.horizons(db)).get(ticker, times.FIRST)
-    return times.FIRST
+    return 1 if result.rejected or result.expired or result.scattered or not result.row_count else 0
 
 
 @asynccontextmanager
@@ -226,7 +217,7 @@ class RejectedRows:
         if len(self.first) < MAX_SHOWN_REJECTS:
             self.first.append(f"line {raw.line}: {reason}")
         if self._writer is not None:
-            self._writer.writerow((*raw, reason))
+            self._writer.writerow((raw.line, raw.time, raw.price, reason))
 
 
 @contextmanager
@@ -280,6 +271,12 @@ def _print_summary(
     )
     if result.expired:
         console.print(f"{result.expired:,} are older than RETENTION_DAYS and were not stored", highlight=False)
+    if result.scattered:
+        console.print(
+            f"{result.scattered:,} prices were ignored because other prices of their minute are far from them. "
+            "The earliest price of a minute counts only if the file is sorted by time: sort it, and import it again",
+            highlight=False,
+        )
     if result.low is not None and result.high is not None:
         console.print(f"minutes {times.iso(result.low)} to {times.iso(result.high)}", highlight=False)
     if other_tickers:

@@ -13,7 +13,7 @@ from db import embedded_lookup, times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
-from ingest.commands.arguments import Verbs, add_verb, console, instant, ticker, use_demo_exchange
+from ingest.commands.arguments import Verbs, add_verb, console, parse_instant, ticker, use_demo_exchange
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError
 from ingest.jobs.backfill import fill_gaps
@@ -24,7 +24,7 @@ from ingest.settings import Settings
 MAX_PERIODS = 10_000
 MAX_GAPS = 100_000
 
-Work = Callable[[argparse.Namespace, Settings, Database], Awaitable[int]]
+DatabaseVerb = Callable[[argparse.Namespace, Settings, Database], Awaitable[int]]
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -43,7 +43,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         verbs,
         "backfill",
         _with_database(_backfill),
-        "fill gaps from the exchange's chart, including those given up",
+        "fill gaps from the exchange's chart, including unrecoverable ones",
         "backfill --ticker btc_usd --from 2024-01-15T11:00:00Z",
     )
     _add_window_arguments(backfill_parser)
@@ -53,14 +53,14 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     rejects_parser.add_argument("--limit", type=int, default=20, help="number of entries, newest first (default: %(default)s)")
 
 
-def _with_database(work: Work) -> Callable[[argparse.Namespace], int]:
-    """Returns a function that runs `work` with a database. It returns 1 if a server is unavailable."""
+def _with_database(work: DatabaseVerb) -> Callable[[argparse.Namespace], int]:
+    """Returns a function that runs `work` with a database, or returns 1 if the ticker is unknown or a server is unavailable."""
 
     async def run_work(options: argparse.Namespace, settings: Settings) -> int:
         async with open_database(embedded_lookup.postgres_url(settings), application_name=f"tickgraph {options.verb}") as db:
             name = getattr(options, "ticker", None)
             if name and name not in await tickers.filter_known(db, [name]):
-                sys.stderr.write(f"{name} is not known: `python -m ingest status` lists those that are\n")
+                sys.stderr.write(f"{name} is unknown: `python -m ingest status` lists the known tickers\n")
                 return 1
             return await work(options, settings, db)
 
@@ -112,13 +112,15 @@ async def _backfill(options: argparse.Namespace, settings: Settings, db: Databas
                     f"{name} has more gaps: the newest {MAX_GAPS:,} minutes are processed; run the command again\n"
                 )
             result = await fill_gaps([gap for gap in found if gap not in pending], int(now), source=source, db=db)
-            print(f"{name:<20}{result.filled:>8,} filled{result.remaining:>8,} remaining{result.given_up:>8,} unrecoverable")
+            print(
+                f"{name:<20}{result.filled:>8,} filled{result.remaining:>8,} remaining{result.unrecoverable:>8,} unrecoverable"
+            )
     return 0
 
 
 @asynccontextmanager
 async def _outbox_and_exchange(settings: Settings) -> AsyncIterator[tuple[Outbox, Deribit]]:
-    """Opens both, and measures the exchange's clock."""
+    """Opens the outbox and the client of the exchange, and measures the exchange's clock."""
     redis_url = embedded_lookup.redis_url(settings) or settings.required_redis()
     async with open_outbox(redis_url, settings.outbox_most) as outbox, open_deribit(settings) as source:
         await source.names()  # measures the clock
@@ -142,6 +144,10 @@ def _iso(ts: int) -> str:
 def _add_window_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--ticker", type=ticker, help="index name, like btc_usd (default: all)")
     parser.add_argument(
-        "--from", dest="start", type=instant, default=times.FIRST, help="start, UNIX seconds or ISO 8601 (the first)"
+        "--from",
+        dest="start",
+        type=parse_instant,
+        default=times.FIRST,
+        help="start, UNIX seconds or ISO 8601 (default: the first)",
     )
-    parser.add_argument("--to", dest="end", type=instant, default=times.END, help="end, exclusive (default: now)")
+    parser.add_argument("--to", dest="end", type=parse_instant, default=times.END, help="end, exclusive (default: now)")

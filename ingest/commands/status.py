@@ -50,6 +50,7 @@ class Status:
 
     at: int
     database_at: str = ""
+    """Connection URL of PostgreSQL, with the password masked."""
     database: str = "ok"
     redis: str = "ok"
     workers: int | None = None
@@ -64,7 +65,7 @@ class Status:
     database_clock_skew_s: float | None = None
     """Clock of this host minus the database's clock, in seconds."""
     writer: str | None = None
-    """The session that holds the writers' lock, if it holds it for too long."""
+    """The session that holds the writer lock, if it holds it for too long."""
     problems: list[str] = field(default_factory=list)
     """Other problems for an operator, one sentence each."""
 
@@ -85,7 +86,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         verbs,
         "status",
         _run,
-        "show the system status; exit with 1 if something is stale, unavailable or not collected",
+        "show the system status; exit with 1 if something is stale, unavailable, not collected, or another problem exists",
         "status --json | jq '.tickers[] | select(.stale)'",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -257,6 +258,6 @@ async def _writer(db: Database) -> str | None:
     if holder is None or holder["held_s"] < MIN_SHOWN_LOCK_S:
         return None
     return (
-        f"{holder['application']} (process {holder['pid']} of PostgreSQL, from {holder['address']}) has held the writers' lock "
+        f"{holder['application']} (process {holder['pid']} of PostgreSQL, from {holder['address']}) has held the writer lock "
         f"for {holder['held_s']:.0f} s and is {holder['state']}"
     )

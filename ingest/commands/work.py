@@ -14,7 +14,7 @@ from ingest.commands.arguments import Verbs, add_verb
 from ingest.middleware import HEARTBEAT_TTL_S, has_local_heartbeat
 from ingest.settings import Settings
 
-WORKER = ["ingest.broker:broker", "ingest.actors"]
+ENTRY_MODULES = ["ingest.broker:broker", "ingest.actors"]
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -40,13 +40,13 @@ def _work(options: argparse.Namespace) -> int:
     settings.required_dsn()
     log.configure(settings, "worker")
     arguments = [
-        *(*WORKER, "--processes", str(options.processes), "--threads", str(options.threads), "--skip-logging"),
+        *(*ENTRY_MODULES, "--processes", str(options.processes), "--threads", str(options.threads), "--skip-logging"),
         # On shutdown Dramatiq returns messages to Redis. If Redis is unavailable, it waits ten minutes by default.
         *("--worker-shutdown-timeout", "2000"),
     ]
     if settings.worker_metrics_port and options.processes > 1:
         metrics.enable_multiprocess()
-        arguments.append("--use-spawn")  # a forked process would have imported the metrics library before
+        arguments.append("--use-spawn")  # a forked process inherits the metrics library in its single-process mode
     parser = dramatiq.cli.make_argument_parser()  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
     return int(dramatiq.cli.main(parser.parse_args(arguments)))  # type: ignore[no-untyped-call]
 
@@ -57,7 +57,7 @@ def _schedule(_options: argparse.Namespace) -> int:
     log.configure(settings, "scheduler")
     tracing.configure("tickgraph scheduler")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # without a handler the process would end before traces are sent
-    sys.argv = ["periodiq", *WORKER]
+    sys.argv = ["periodiq", *ENTRY_MODULES]
     try:
         periodiq.entrypoint()
     except SystemExit as ended:
@@ -78,7 +78,7 @@ def _healthy(options: argparse.Namespace) -> int:
             redis_state.require_writable(client)
             has_heartbeat = has_local_heartbeat(client)
     except redis.RedisError as error:
-        sys.stderr.write(f"REDIS_URL: {error}\n")
+        sys.stderr.write(f"REDIS_URL or BROKER_URL: {error}\n")
         return 1
     if options.worker and not has_heartbeat:
         sys.stderr.write(f"no worker of this host sent a heartbeat within {HEARTBEAT_TTL_S} s\n")

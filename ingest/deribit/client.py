@@ -1,4 +1,4 @@
-"""The HTTP client for Deribit: one aiohttp session, one rate limiter and one clock per process. `protocol` has the rules."""
+"""The HTTP client for Deribit: one aiohttp session, one rate limiter and one clock per process. `protocol` parses responses."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ from ingest.source import ChartPoint, ExchangeClock, Quote
 
 
 class Deribit:
-    """A `Source`: Deribit's index prices over HTTP."""
+    """A `Exchange`: Deribit's index prices over HTTP."""
 
     def __init__(
         self,

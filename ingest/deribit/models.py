@@ -1,4 +1,4 @@
-"""Deribit's responses, as documented at https://docs.deribit.com. Every field except `result` may be missing."""
+"""Deribit's responses, as documented at https://docs.deribit.com. Every field of the envelope may be missing."""
 
 from decimal import Decimal
 from typing import Annotated, Any
@@ -30,7 +30,7 @@ class Envelope(BaseModel):
 
 
 class IndexPrice(BaseModel):
-    """Result of `get_index_price`. Until 30 minutes before an expiry both prices are the same."""
+    """Result of `get_index_price`. Its `estimated_delivery_price` differs only in the 30 minutes before an expiry."""
 
     index_price: Number
 

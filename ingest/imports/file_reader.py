@@ -24,8 +24,8 @@ from ingest.imports.rules import UNITS, is_same_minute
 TIME_NAMES: Final = ("ts", "time", "created_at", "timestamp", "unix", "open_time", "open time", "datetime", "date")
 PRICE_NAMES: Final = ("price", "close", "close_price")
 TICKER_NAMES: Final = ("ticker", "symbol", "index_name", "pair", "instrument_name")
-INSTANT_NAME: Final = "observed_at"
-"""The column of Tickgraph's own exports with the time inside the minute. It takes precedence over the time column."""
+OBSERVED_AT_NAME: Final = "observed_at"
+"""The column of Tickgraph's own exports with the time inside the minute. It replaces a detected time of the same minute."""
 SOURCE_NAMES: Final = ("original_source", "source")
 """The columns of Tickgraph's own exports with the source of the price. The first that is not empty applies."""
 NONE: Final = "none"
@@ -66,7 +66,7 @@ class RawRow(NamedTuple):
     is_exact: bool = False
     """Whether the time is the exact `observed_at` of Tickgraph's own export, even without seconds."""
     source: str | None = None
-    """The source in the Tickgraph that exported the row."""
+    """`LIVE`, `BACKFILL` or `IMPORT` if Tickgraph exported the row; becomes `original_source` of the price."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +128,18 @@ class PriceFile:
 
 @contextmanager
 def open_price_file(file: Path, ticker: str, options: ReadOptions | None = None) -> Iterator[PriceFile]:
-    """Opens a file of prices. Raises FileFormatError if its format is unknown, OSError if it cannot be read."""
+    """Opens a file of prices.
+
+    Raises FileFormatError if its format is unknown, OSError if it cannot be opened, DamagedFileError if it
+    is truncated or damaged, also while the rows are read.
+    """
     with ExitStack() as stack:
         raw = stack.enter_context(file.open("rb"))
-        text = stack.enter_context(_text(_decompress(raw, file, stack)))
         reader = _RowReader(ticker, options or ReadOptions())
         with _translate_read_errors():
+            text = stack.enter_context(_text(_decompress(raw, file, stack)))
             form, rows = reader.read(text)
-        yield PriceFile(form, _translating_errors(rows), file.stat().st_size, raw, reader.other_tickers)
+        yield PriceFile(form, _read_rows(rows), file.stat().st_size, raw, reader.other_tickers)
 
 
 @contextmanager
@@ -146,7 +150,7 @@ def _translate_read_errors() -> Iterator[None]:
         raise DamagedFileError(str(error)) from error
 
 
-def _translating_errors(rows: Iterator[RawRow]) -> Iterator[RawRow]:
+def _read_rows(rows: Iterator[RawRow]) -> Iterator[RawRow]:
     with _translate_read_errors():
         yield from rows
 
@@ -208,12 +212,12 @@ class _ColumnIndexes:
     time: int
     price: int
     ticker: int | None
-    instant: int | None = None
+    observed_at: int | None = None
     sources: tuple[int, ...] = ()
 
     @property
     def last(self) -> int:
-        return max(self.time, self.price, self.ticker or 0, self.instant or 0, *self.sources)
+        return max(self.time, self.price, self.ticker or 0, self.observed_at or 0, *self.sources)
 
 
 @dataclass
@@ -233,34 +237,34 @@ class _RowReader:
         if first == "[":
             return self._array(first + text.read(MAX_JSON_CHARS))
         lines = _read_bounded_lines(text)
-        new_names = first + next(lines, "")
+        first_line = first + next(lines, "")
         if first == "{":
-            return self._json_lines(chain([new_names], lines))
-        return self._csv(new_names, lines)
+            return self._json_lines(chain([first_line], lines))
+        return self._csv(first_line, lines)
 
     # CSV
 
-    def _csv(self, new_names: str, lines: Iterator[str]) -> tuple[FileFormat, Iterator[RawRow]]:
+    def _csv(self, first_line: str, lines: Iterator[str]) -> tuple[FileFormat, Iterator[RawRow]]:
         skipped_count = 0
         while skipped_count < MAX_PREAMBLE_LINES and (
-            new_names.startswith("#") or not any(item in new_names for item in _DELIMITERS)
+            first_line.startswith("#") or not any(item in first_line for item in _DELIMITERS)
         ):
             following = next(lines, None)
             if following is None:
                 raise FileFormatError(
-                    f"its line {new_names.strip()[:60]!r} has neither a header nor two columns: time and price"
+                    f"its line {first_line.strip()[:60]!r} has neither a header nor two columns: time and price"
                 )
-            new_names, skipped_count = following, skipped_count + 1
-        if self.options.decimal == "," and max(map(new_names.count, ";\t|")):
-            delimiter = max(";\t|", key=new_names.count)
+            first_line, skipped_count = following, skipped_count + 1
+        if self.options.decimal == "," and max(map(first_line.count, ";\t|")):
+            delimiter = max(";\t|", key=first_line.count)
         else:
-            delimiter = max(_DELIMITERS, key=new_names.count)
-        cells = [cell.strip() for cell in _cells(new_names.strip("\r\n"), delimiter)]
+            delimiter = max(_DELIMITERS, key=first_line.count)
+        cells = [cell.strip() for cell in _cells(first_line.strip("\r\n"), delimiter)]
         names = [cell.lower() for cell in cells]
         if any(_NUMBER.fullmatch(cell) for cell in cells):
             indexes = self._indexes_by_number(cells)
             form = self._form("CSV", delimiter, [str(number + 1) for number in range(len(cells))], indexes, header=False)
-            unit, rows = _unit(cells[indexes.time], self.options), chain([new_names], lines)
+            unit, rows = _unit(cells[indexes.time], self.options), chain([first_line], lines)
         else:
             indexes = self._indexes_by_name(names)
             form = self._form("CSV", delimiter, names, indexes, header=True)
@@ -283,9 +287,11 @@ class _RowReader:
                 self._count_other_ticker(cells[indexes.ticker])
             else:
                 price, time = cells[indexes.price], cells[indexes.time]
-                is_exact = indexes.instant is not None and is_same_minute(cells[indexes.instant], time, self.options.unit)
-                if is_exact and indexes.instant is not None:
-                    time = cells[indexes.instant].strip()
+                is_exact = indexes.observed_at is not None and is_same_minute(
+                    cells[indexes.observed_at], time, self.options.unit
+                )
+                if is_exact and indexes.observed_at is not None:
+                    time = cells[indexes.observed_at].strip()
                 source = next((cells[index] for index in indexes.sources if cells[index] in _SOURCES), None)
                 yield RawRow(number, time, price.replace(",", ".") if comma else price, is_exact, source)
 
@@ -300,7 +306,7 @@ class _RowReader:
         )
 
     def _indexes_by_number(self, cells: Sequence[str]) -> _ColumnIndexes:
-        """Returns the indexes without a header: given by number, of two columns, or of a known archive."""
+        """Returns the column indexes of rows without a header: by the options, the number of columns, or a known format."""
 
         def column_index(option: str, value: str) -> int:
             if not value.isdecimal():
@@ -328,10 +334,10 @@ class _RowReader:
 
     def _indexes_by_name(self, names: Sequence[str]) -> _ColumnIndexes:
         time, price, ticker = columns(names, self.options)
-        instant = names.index(INSTANT_NAME) if INSTANT_NAME in names and self.options.time is None else None
-        sources = () if instant is None else tuple(names.index(name) for name in SOURCE_NAMES if name in names)
+        observed_at = names.index(OBSERVED_AT_NAME) if OBSERVED_AT_NAME in names and self.options.time is None else None
+        sources = () if observed_at is None else tuple(names.index(name) for name in SOURCE_NAMES if name in names)
         return _ColumnIndexes(
-            names.index(time), names.index(price), None if ticker is None else names.index(ticker), instant, sources
+            names.index(time), names.index(price), None if ticker is None else names.index(ticker), observed_at, sources
         )
 
     # JSON
@@ -424,11 +430,11 @@ def _price_of_archive(cells: Sequence[str]) -> int | None:
     Binance: twelve columns, with the open time first and the close time seventh. ccxt: time, open, high, low, close, volume;
     the high must be above the low to distinguish it from other files of six columns.
     """
-    if len(cells) == 12 and cells[0].isdecimal() and cells[6].isdecimal():  # noqa: PLR2004  theirs
+    if len(cells) == 12 and cells[0].isdecimal() and cells[6].isdecimal():  # noqa: PLR2004  Binance's columns
         return 4 if int(cells[6]) > int(cells[0]) and len(cells[0]) == len(cells[6]) else None
-    if len(cells) == 6 and all(_NUMBER.fullmatch(cell) for cell in cells):  # noqa: PLR2004  theirs
-        opened_at, high, low, close = (float(cell.replace(",", ".")) for cell in cells[1:5])
-        return 4 if high > low and high >= max(opened_at, close) and low <= min(opened_at, close) else None
+    if len(cells) == 6 and all(_NUMBER.fullmatch(cell) for cell in cells):  # noqa: PLR2004  ccxt's columns
+        open_price, high, low, close = (float(cell.replace(",", ".")) for cell in cells[1:5])
+        return 4 if high > low and high >= max(open_price, close) and low <= min(open_price, close) else None
     return None
 
 

@@ -23,8 +23,8 @@ _PLAIN = re.compile(r"(\d{1,15})(?:\.(\d{1,18}))?", re.ASCII)
 def parse_row(time: str, price: str, unit: str | None = None, *, is_exact: bool = False, source: str | None = None) -> Row:
     """Returns the row, with the price in plain notation. Raises ValueError if the time or the price is invalid.
 
-    `unit` is that of the time; None: by its size. The exact time is stored only if it has seconds, because it may be rounded,
-    or if it `is_exact`. `source` is that in the archive that exported the row.
+    `unit` is the unit of a UNIX time; None: by its size. A time of a full minute may be rounded, so `observed_at` is stored
+    for it only if it `is_exact`. `source` is the value for `original_source`.
     """
     if (
         not is_exact

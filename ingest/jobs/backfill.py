@@ -1,4 +1,4 @@
-"""Fills gaps from the exchange's chart data, if its resolution is at least one minute."""
+"""Fills gaps from the exchange's chart data, if its points are at most a minute apart."""
 
 import logging
 from bisect import bisect_left
@@ -13,13 +13,12 @@ from db import times
 from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import gaps, write_lock
-from db.queries.gaps import Minute
-from db.tables import PriceRow, Reason
-from db.tables import Source as Origin
+from db.queries.gaps import TickerMinute
+from db.tables import PriceRow, Reason, Source
 from ingest.errors import SourceError, UnknownTickerError
 from ingest.jobs.store import store
 from ingest.outbox import Outbox
-from ingest.source import ChartPoint, Source
+from ingest.source import ChartPoint, Exchange
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +33,22 @@ class BackfillResult:
     """The result of a backfill, in minutes."""
 
     filled: int = 0
-    given_up: int = 0
+    unrecoverable: int = 0
     remaining: int = 0
-    """Not found in a chart that is fine enough, or not requested because the exchange failed."""
+    """To be retried: not found in the chart, or not requested because the exchange failed."""
 
 
-async def backfill(now: int, *, source: Source, db: Database, outbox: Outbox) -> BackfillResult:
+async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox) -> BackfillResult:
     """Fills the gaps that are due, the newest first: the finest chart window has them for the shortest time.
 
     `now` is the exchange's time in UNIX seconds. Raises OutboxError or DatabaseError; minutes filled before stay filled.
     """
     pending = await outbox.pending_minutes()
-    open_ = [gap for gap in await gaps.newest_open(db, now, MAX_GAPS_PER_RUN) if gap not in pending]
-    return await fill_gaps(open_, now, source=source, db=db)
+    due_gaps = [gap for gap in await gaps.due_gaps(db, now, MAX_GAPS_PER_RUN) if gap not in pending]
+    return await fill_gaps(due_gaps, now, source=source, db=db)
 
 
-async def fill_gaps(missing: Sequence[Minute], now: int, *, source: Source, db: Database) -> BackfillResult:
+async def fill_gaps(missing: Sequence[TickerMinute], now: int, *, source: Exchange, db: Database) -> BackfillResult:
     """Fills the minutes (newest first) from charts, with one call per ticker and window."""
     result = BackfillResult()
     groups: dict[tuple[str, str], list[int]] = {}
@@ -65,7 +64,7 @@ async def fill_gaps(missing: Sequence[Minute], now: int, *, source: Source, db: 
             if not isinstance(error, SourceError):
                 log.exception("%s: unexpected error of a chart", ticker)
                 continue
-            log.warning("%s of %s not filled, will be retried: %s", times.minutes(len(minutes)), ticker, error)
+            log.warning("%s of %s not filled, will be retried: %s", times.format_minutes(len(minutes)), ticker, error)
             if isinstance(error, UnknownTickerError):
                 await _count_attempt(ticker, minutes, db)
             elif error.reason is not Reason.MALFORMED:  # the failure concerns all tickers, so the other calls would fail too
@@ -75,7 +74,7 @@ async def fill_gaps(missing: Sequence[Minute], now: int, *, source: Source, db: 
 
 
 async def _fill_group(
-    ticker: str, window: str, minutes: Sequence[int], result: BackfillResult, source: Source, db: Database
+    ticker: str, window: str, minutes: Sequence[int], result: BackfillResult, source: Exchange, db: Database
 ) -> None:
     chart = Chart(await source.chart(ticker, window))
     found = chart.rows(ticker, minutes)
@@ -88,7 +87,7 @@ async def _fill_group(
         async with write_lock.write_transaction(db) as connection:
             await gaps.mark_unrecoverable(connection, ticker, unrecoverable)
     _log_result(ticker, len(found), unrecoverable, chart)
-    result.given_up += len(unrecoverable)
+    result.unrecoverable += len(unrecoverable)
     remaining = [ts for ts in not_found if ts not in set(unrecoverable)]
     result.remaining += len(remaining)
     if remaining:
@@ -109,6 +108,7 @@ class Chart:
     """Median of the seconds from one point to the next; None with fewer than two points."""
 
     def __post_init__(self) -> None:
+        # Of several points at one instant, the first stays.
         self.points = list({point.at: point for point in reversed(self.points)}.values())[::-1]
         self._instants = [point.at for point in self.points]
         distances = [following - previous for previous, following in pairwise(self._instants)]
@@ -124,7 +124,7 @@ class Chart:
         return bool(self._instants) and self._instants[0] < (ts + times.MINUTE) * 1000
 
     def first_point_in(self, ts: int) -> ChartPoint | None:
-        """Returns the first point inside the minute that is an average over at most a minute."""
+        """Returns the first point inside the minute; None if there is none, or if it is an average over more than a minute."""
         if self.step_s is None or self.is_too_coarse:
             return None
         index = bisect_left(self._instants, ts * 1000)
@@ -153,7 +153,7 @@ def _row(ticker: str, ts: int, point: ChartPoint) -> PriceRow | None:
                 "ts": ts,
                 "price": point.price,
                 "observed_at": point.at * 1000,
-                "source": Origin.BACKFILL,
+                "source": Source.BACKFILL,
             }
         )
     except ValidationError as error:
@@ -164,13 +164,13 @@ def _row(ticker: str, ts: int, point: ChartPoint) -> PriceRow | None:
 def _log_result(ticker: str, filled: int, unrecoverable: Sequence[int], chart: Chart) -> None:
     step = "unknown" if chart.step_s is None else f"{chart.step_s:g} s"
     if filled:
-        log.info("%s: %s backfilled from a chart with a step of %s", ticker, times.minutes(filled), step)
+        log.info("%s: %s backfilled from a chart with a step of %s", ticker, times.format_minutes(filled), step)
     if unrecoverable:
         log.warning(
             "%s: %s from %s to %s unrecoverable: the finest chart that reaches back so far has a step of %s",
             *(
                 ticker,
-                times.minutes(len(unrecoverable)),
+                times.format_minutes(len(unrecoverable)),
                 times.iso(unrecoverable[-1]),
                 times.iso(unrecoverable[0] + times.MINUTE),
                 step,

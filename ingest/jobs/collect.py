@@ -13,11 +13,11 @@ from db.queries import clock
 from ingest.errors import CollectError, OutboxError, StorageUnavailableError, UnknownTickerError
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.fetch_price import MAX_SKEW_S, FetchResult, fetch_price
-from ingest.jobs.message_minutes import MessageMinutes
+from ingest.jobs.message_minutes import MinuteChooser
 from ingest.jobs.price_storage import PriceStorage
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, Report
-from ingest.source import Source
+from ingest.source import Exchange
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class CollectResult:
     stored: int = 0
     """New rows in the database."""
     prices: dict[str, str] = field(default_factory=dict)
-    """The minute's price of each ticker that has one."""
+    """The minute's price of each fetched ticker that has one."""
     later_tickers: list[str] = field(default_factory=list)
     """Tickers whose first response was of a later minute, because this one is over."""
     attempts: dict[str, int] = field(default_factory=dict)
@@ -44,18 +44,18 @@ async def collect(
     minute: int,
     *,
     watchlist: Watchlist,
-    source: Source,
+    source: Exchange,
     db: Database,
     outbox: Outbox | None,
     only: Sequence[str] = (),
     max_retries: int | None = None,
     budget_s: float = BUDGET_S,
-    minutes: MessageMinutes | None = None,
+    minutes: MinuteChooser | None = None,
 ) -> CollectResult:
     """Fetches every ticker (or those in `only`) concurrently and stores each price as it arrives.
 
     A price belongs to the minute in which the exchange quoted it. It goes into the outbox, and from there into the database.
-    `minutes` chooses the minute of a late or early message. Returns at once if all prices of the minute exist. A ticker's
+    `minutes` chooses the minute of a late or early message. Requests no price if all exist. A ticker's
     failure does not stop the others; each is retried until the budget ends, then the reason of its failure is recorded.
     """
     collected = CollectResult()
@@ -65,11 +65,11 @@ async def collect(
     tickers = await watchlist.tickers(source=source)
     async with storage.tolerate_database_outage("cannot read the database's clock"):
         source.clock.observe_database(await clock.now(db))
-    chosen = await (minutes or MessageMinutes()).choose_minute(minute, source)
+    chosen = await (minutes or MinuteChooser()).choose_minute(minute, source)
     if chosen is None:
         return collected
     minute = chosen
-    missing = await _missing(minute, tickers, only, storage)
+    missing = await _find_missing_tickers(minute, tickers, only, storage)
     if not storage.database_is_unavailable:
         await _catch_up_database(minute, watchlist, source, db, storage)
     fetches = [fetch_price(ticker, minute, source, deadline, max_retries) for ticker in missing]
@@ -88,7 +88,7 @@ async def collect(
     return collected
 
 
-async def _missing(minute: int, tickers: Sequence[str], only: Sequence[str], storage: PriceStorage) -> list[str]:
+async def _find_missing_tickers(minute: int, tickers: Sequence[str], only: Sequence[str], storage: PriceStorage) -> list[str]:
     if not tickers:
         log.warning("minute %s: there is no ticker to collect; check TICKERS", times.iso(minute))
     existing_tickers = await storage.existing_tickers(tickers, minute)
@@ -98,7 +98,7 @@ async def _missing(minute: int, tickers: Sequence[str], only: Sequence[str], sto
     return missing
 
 
-async def _catch_up_database(minute: int, watchlist: Watchlist, source: Source, db: Database, storage: PriceStorage) -> None:
+async def _catch_up_database(minute: int, watchlist: Watchlist, source: Exchange, db: Database, storage: PriceStorage) -> None:
     """Updates the tracking periods and, when the database is available again, drains the outbox. The next minute retries."""
     was_unavailable = storage.database_is_unavailable
     async with storage.tolerate_database_outage("tracking periods are updated later"):
@@ -146,7 +146,7 @@ async def _save_batch(batch: Sequence[FetchResult], minute: int, storage: PriceS
             collected.later_tickers.append(result.ticker)
 
 
-def _log_result(minute: int, requested: Sequence[str], collected: CollectResult, source: Source) -> None:
+def _log_result(minute: int, requested: Sequence[str], collected: CollectResult, source: Exchange) -> None:
     if not requested:
         log.info("minute %s: nothing is missing", times.iso(minute))
         return
@@ -176,7 +176,7 @@ def _log_result(minute: int, requested: Sequence[str], collected: CollectResult,
         log.warning("the local clock is %.1f s %s Deribit's", abs(skew_s), "ahead of" if skew_s > 0 else "behind")
 
 
-async def _write_report(minute: int, collected: CollectResult, source: Source, outbox: Outbox | None) -> None:
+async def _write_report(minute: int, collected: CollectResult, source: Exchange, outbox: Outbox | None) -> None:
     """Writes the report for `python -m ingest status`."""
     errors = {ticker: f"{times.iso(minute)} {failure}" for ticker, failure in collected.failures.items()}
     if outbox is not None:

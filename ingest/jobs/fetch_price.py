@@ -16,11 +16,10 @@ from tenacity import (
 )
 
 from db import times
-from db.tables import PriceRow, Reason
-from db.tables import Source as Origin
+from db.tables import PriceRow, Reason, Source
 from ingest.errors import RetryableError, RetryLaterError, SourceError
 from ingest.jobs.deadline import Deadline
-from ingest.source import MAX_AHEAD_S, Quote, Source
+from ingest.source import MAX_AHEAD_S, Exchange, Quote
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +33,7 @@ class FetchResult:
 
     ticker: str
     rows: list[PriceRow] = field(default_factory=list)
-    """The rows to store: the minute's price, and before it perhaps the price of an earlier minute."""
+    """The rows to store: prices quoted too early, then the minute's price or, if the minute is over, that of a later one."""
     attempts: int = 0
     failure: SourceError | None = None
     """The last failure; None if the minute's price was fetched, or the first response was of a later minute."""
@@ -44,7 +43,7 @@ class FetchResult:
         return next((row for row in self.rows if row.ts == minute), None)
 
 
-async def fetch_price(ticker: str, minute: int, source: Source, deadline: Deadline, max_retries: int | None) -> FetchResult:
+async def fetch_price(ticker: str, minute: int, source: Exchange, deadline: Deadline, max_retries: int | None) -> FetchResult:
     """Fetches the price. Retries failures, and responses quoted before the minute. Never raises a SourceError."""
     result = FetchResult(ticker)
     try:
@@ -71,7 +70,7 @@ async def fetch_price(ticker: str, minute: int, source: Source, deadline: Deadli
 
 
 async def _fetch_row(
-    result: FetchResult, minute: int, source: Source, deadline: Deadline, max_retries: int | None
+    result: FetchResult, minute: int, source: Exchange, deadline: Deadline, max_retries: int | None
 ) -> tuple[PriceRow, float]:
     """Returns a row, and how many seconds before the minute it was quoted."""
     retry_limit = stop_never if max_retries is None else stop_after_attempt(max_retries + 1)
@@ -85,7 +84,7 @@ async def _fetch_row(
         with attempt:
             result.attempts += 1
             quote = await source.price(result.ticker)
-            instant_s = await _instant_s(quote, minute, source)
+            instant_s = await _validate_instant(quote, minute, source)
             return _row(quote, instant_s), minute - instant_s
     raise AssertionError("the retries end in a quote or in an error")
 
@@ -103,8 +102,11 @@ def _record_failure(result: FetchResult, state: RetryCallState) -> None:
         result.failure = failure
 
 
-async def _instant_s(quote: Quote, minute: int, source: Source) -> float:
-    """Returns the UNIX seconds of the quote. If the response has no time, its minute must be certain by the local clock."""
+async def _validate_instant(quote: Quote, minute: int, source: Exchange) -> float:
+    """Returns the instant of the quote in UNIX seconds. Raises RetryableError if it is not plausible.
+
+    If the response has no time, the local clock must show that it belongs to the minute. May request the list of names.
+    """
     if quote.observed_at is None:
         is_inside = minute * 10**6 <= quote.requested_at and quote.received_at < (minute + times.MINUTE) * 10**6
         skew_s = source.clock.skew_s
@@ -117,7 +119,7 @@ async def _instant_s(quote: Quote, minute: int, source: Source) -> float:
     local_s = quote.received_at / 1e6
     if not source.clock.is_plausible(instant_s, minute, local_s):
         raise RetryableError(f"the response is of {times.iso(int(instant_s))}, which is not plausible", Reason.CLOCK)
-    if instant_s > local_s + MAX_AHEAD_S and source.clock.others_now(quote.ticker) is None:
+    if instant_s > local_s + MAX_AHEAD_S and source.clock.other_subjects_now(quote.ticker) is None:
         await source.names()  # a measurement of another subject, for comparison
     if source.clock.is_ahead(instant_s, local_s, quote.ticker):
         message = (
@@ -136,12 +138,12 @@ def _row(quote: Quote, instant_s: float) -> PriceRow:
                 "ts": ts,
                 "price": quote.price,
                 "observed_at": quote.observed_at,
-                "source": Origin.LIVE,
+                "source": Source.LIVE,
             }
         )
     except ValidationError as error:
         problem = error.errors()[0]
-        message = f"a price that cannot be stored: {problem['msg']}: {problem['input']!s:.40}"
+        message = f"the price cannot be stored: {problem['msg']}: {problem['input']!s:.40}"
         raise RetryableError(message, Reason.MALFORMED) from error
 
 

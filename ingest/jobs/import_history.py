@@ -25,6 +25,8 @@ class ImportResult:
     """Rows whose minute is before the horizon, so older than the retention."""
     duplicate: int = 0
     """Rows whose minute another row of this import has."""
+    scattered: int = 0
+    """Duplicate rows that were not compared with the chosen row of their minute, because it was far from them in the file."""
     rejected: int = 0
     low: int | None = None
     """The oldest minute of the valid rows."""
@@ -39,38 +41,42 @@ class ImportResult:
 async def import_prices(
     batches: AsyncIterable[Sequence[RawRow]],
     ticker: str,
-    db: Database | None,
+    db: Database,
     *,
     now: float,
     on_reject: Callable[[RawRow, str], None],
     progress: Callable[[ImportResult], None],
     unit: str | None = None,
     result: ImportResult | None = None,
-    horizon: int = times.FIRST,
+    dry_run: bool = False,
 ) -> ImportResult:
     """Stores the valid rows. Each batch is one transaction, so an interrupted import can be run again.
 
-    Of several prices of one minute, the earliest is stored, in any order of the rows. A row whose minute is not over by `now`
-    (UNIX seconds) is rejected. `unit` is the unit of the times (None: by their size). `on_reject` receives each rejected row
-    and the reason; `result` is updated during the import. Without `db`, all rows are validated, with the `horizon`, and none
-    is stored. Raises DatabaseError and the errors of the batches; rows stored before stay stored.
+    Of several prices of one minute, the earliest is stored if the rows are in ascending or descending order. In another order,
+    a price of an earlier batch may be stored instead. A row whose minute is not over by `now` (UNIX seconds) is rejected.
+    `unit` is the unit of the times (None: by their size). `on_reject` receives each rejected row and the reason; `result` is
+    updated during the import. A `dry_run` stores nothing and counts what would be stored. Raises DatabaseError and the errors
+    of the batches; rows stored before stay stored.
     """
     result = ImportResult() if result is None else result
     deduplicator = RowDeduplicator(result, now, on_reject, unit)
     try:
         async for batch in batches:
-            await _store(deduplicator.deduplicate(batch), ticker, result, db, horizon)
+            await _store(deduplicator.deduplicate(batch), ticker, result, db, dry_run=dry_run)
             progress(result)
     except DamagedFileError:  # the rows before the damage are valid
-        await _store(deduplicator.flush(), ticker, result, db, horizon)
+        await _store(deduplicator.flush(), ticker, result, db, dry_run=dry_run)
         raise
-    await _store(deduplicator.flush(), ticker, result, db, horizon)
+    await _store(deduplicator.flush(), ticker, result, db, dry_run=dry_run)
     progress(result)
     return result
 
 
 class RowDeduplicator:
-    """Selects one row per minute. A minute may continue in the next batch, so the last one of each batch is held back."""
+    """Parses rows, rejects invalid ones, and selects one row per minute.
+
+    The last minute of a batch may continue in the next one, so its row is held back.
+    """
 
     def __init__(self, result: ImportResult, now: float, on_reject: Callable[[RawRow, str], None], unit: str | None) -> None:
         self._result = result
@@ -97,6 +103,7 @@ class RowDeduplicator:
                 first[row[0]] = row
                 continue
             self._result.duplicate += 1
+            self._result.scattered += chosen is None and row[2] is not None
             if chosen is not None and _instant(row) < _instant(chosen):
                 first[row[0]] = row
         self._pending = None if last is None else first.pop(last[0], None)
@@ -131,15 +138,15 @@ def _instant(row: Row) -> int:
     return row[0] * 10**6 if row[2] is None else row[2]
 
 
-async def _store(rows: Sequence[Row], ticker: str, result: ImportResult, db: Database | None, horizon: int) -> None:
+async def _store(rows: Sequence[Row], ticker: str, result: ImportResult, db: Database, *, dry_run: bool) -> None:
     if not rows:
         return
     minutes = [row[0] for row in rows]
-    expired = sum(minute < horizon for minute in minutes)
-    stored = len(rows) - expired
     result.low = min([*minutes, result.low or minutes[0]])
     result.high = max([*minutes, result.high or minutes[0]])
-    if db is not None:
+    if dry_run:
+        stored, expired = await bulk_import.preview(db, ticker, minutes)
+    else:
         async with write_lock.write_transaction(db) as connection:
             await tickers.add(connection, [ticker])
             stored, expired = await bulk_import.merge(connection, ticker, rows)

@@ -13,7 +13,7 @@ from ingest.source import ExchangeClock
 
 
 async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> None:
-    """Sets the gauges. Every minute before `until` is stored or a gap. Raises OutboxError or DatabaseError."""
+    """Sets the gauges. Every minute before `until` is stored, queued or a gap. Raises OutboxError or DatabaseError."""
     await measure_outbox(outbox)  # first, because the outbox grows while the database is unavailable
     if until is not None:
         metrics.reconciled_until.set(until)
@@ -23,7 +23,9 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
     metrics.horizons_in_future.set(len(await retention.future_horizons(db, int(now))))
     for row in await tickers.list_tickers(db, now):
         # A ticker that is no longer tracked must not fire an alert.
-        metrics.last_price.labels(row["name"]).set(row["ts"] if row["tracked"] and row["ts"] is not None else math.nan)
+        metrics.last_price_timestamp.labels(row["name"]).set(
+            row["ts"] if row["tracked"] and row["ts"] is not None else math.nan
+        )
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}
     for reason in Reason:
         for state in ("open", "given_up"):

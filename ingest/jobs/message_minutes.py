@@ -1,4 +1,4 @@
-"""Chooses the minute that a message is processed for: its own, or the current one if its sender's clock is wrong."""
+"""Chooses the minute that a message is processed for: its own, or the current one if it is late or from a wrong clock."""
 
 import logging
 import math
@@ -6,14 +6,14 @@ from typing import Final
 
 from db import times
 from ingest.errors import SourceError
-from ingest.source import Source
+from ingest.source import Exchange
 
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_AHEAD_S: Final = 60
 
 
-class MessageMinutes:
+class MinuteChooser:
     """The minutes of one actor's messages, in one process.
 
     A message may be late, or its sender's clock may be wrong; the exchange's clock decides. If all late messages were skipped,
@@ -23,7 +23,7 @@ class MessageMinutes:
     def __init__(self) -> None:
         self._last_minute = times.FIRST
 
-    async def choose_minute(self, minute: int, source: Source) -> int | None:
+    async def choose_minute(self, minute: int, source: Exchange) -> int | None:
         """Returns the minute to process; None if the message's minute is over and the current one was already chosen.
 
         The extrapolated exchange clock stops while a host is suspended. So a message that seems to be ahead is compared with a

@@ -8,7 +8,7 @@ from typing import TypeVar
 from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import gaps, prices, write_lock
-from db.queries.gaps import Minute
+from db.queries.gaps import TickerMinute
 from db.tables import PriceRow, Reason
 from ingest.errors import OutboxError, OutboxFullError, StorageUnavailableError
 from ingest.jobs.deadline import Deadline
@@ -19,7 +19,7 @@ from ingest.outbox import Outbox
 log = logging.getLogger(__name__)
 
 DATABASE_TIMEOUT_S = 3.0
-"""Timeout for PostgreSQL where nothing is lost without it."""
+"""Timeout for PostgreSQL in a block whose failure loses no price."""
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ class PriceStorage:
         if self.database_is_unavailable:
             return found
         async with self.tolerate_database_outage("cannot read stored prices"):
-            found |= await prices.stored_at(self._db, tickers, minute)
+            found |= await prices.tickers_stored_at(self._db, tickers, minute)
         return found
 
     async def save(self, rows: Sequence[PriceRow]) -> None:
@@ -64,7 +64,7 @@ class PriceStorage:
         """Commits the queued prices if both servers are available."""
         await self._with_outbox(self._drain, "queued prices are stored later")
 
-    async def record_failures(self, failures: Mapping[Minute, Reason], *, has_begun: bool) -> None:
+    async def record_failures(self, failures: Mapping[TickerMinute, Reason], *, has_begun: bool) -> None:
         """Records why minutes have no price: in the outbox or, if Redis is unavailable, as gaps in PostgreSQL.
 
         A minute that has not begun by the exchange's clock cannot be a gap.
@@ -87,7 +87,7 @@ class PriceStorage:
 
     @asynccontextmanager
     async def tolerate_database_outage(self, log_message: str) -> AsyncIterator[None]:
-        """Tolerates an outage of PostgreSQL in the block: logs `log_message` after the timeout and marks it as unavailable."""
+        """Tolerates a DatabaseError or a timeout in the block: logs `log_message` and marks PostgreSQL as unavailable."""
         try:
             async with Deadline(DATABASE_TIMEOUT_S).enforce():
                 yield

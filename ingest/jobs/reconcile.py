@@ -14,7 +14,7 @@ from db import times
 from db.errors import DatabaseError
 from db.pool import Database, Executor, Record
 from db.queries import clock, gaps, write_lock
-from db.queries.gaps import Minute
+from db.queries.gaps import TickerMinute
 from db.tables import Reason
 from ingest import metrics
 from ingest.errors import JobsFailedError, OutboxError
@@ -24,15 +24,15 @@ from ingest.jobs.changes import RESUME_DAYS, delete_old_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, log_backlog
 from ingest.jobs.measure import measure
-from ingest.jobs.message_minutes import MessageMinutes
+from ingest.jobs.message_minutes import MinuteChooser
 from ingest.jobs.retain import RetentionRefusedError, retain
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
-from ingest.source import ExchangeClock, Source, agree_on_time
+from ingest.source import Exchange, ExchangeClock, agree_on_time
 
 log = logging.getLogger(__name__)
 
-BUDGETS_S: Final = {
+JOB_TIMEOUTS_S: Final = {
     "tracking": 5.0,
     "outbox": 15.0,
     "gaps": 10.0,
@@ -66,13 +66,13 @@ async def reconcile(
     minute: int,
     *,
     watchlist: Watchlist,
-    source: Source,
+    source: Exchange,
     db: Database,
     outbox: Outbox,
     resume_days: int = RESUME_DAYS,
     retention_days: int | None = None,
     budget_s: float = BUDGET_S,
-    minutes: MessageMinutes | None = None,
+    minutes: MinuteChooser | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
 ) -> ReconcileResult:
     """Drains the outbox, opens new gaps, fills gaps, and runs the other jobs of a minute.
@@ -83,7 +83,7 @@ async def reconcile(
     """
     await watchlist.read_worker_tickers(outbox)
     await watchlist.tickers(source=source)
-    chosen = await (minutes or MessageMinutes()).choose_minute(minute, source)
+    chosen = await (minutes or MinuteChooser()).choose_minute(minute, source)
     if chosen is None:
         return ReconcileResult()
     minute = chosen
@@ -128,7 +128,7 @@ class Jobs:
     @asynccontextmanager
     async def run_job(self, name: str) -> AsyncIterator[None]:
         """Runs the block as the named job. An exception ends only this job."""
-        budget_s = min(BUDGETS_S[name], self._deadline.remaining_s())
+        budget_s = min(JOB_TIMEOUTS_S[name], self._deadline.remaining_s())
         try:
             async with asyncio.timeout(budget_s):
                 yield
@@ -152,7 +152,7 @@ class Jobs:
             await log_backlog(outbox, database)
         failed = {name: str(error) or type(error).__name__ for name, error in self._failed.items()}
         with suppress(OutboxError):  # it is among the failures already
-            await outbox.write_jobs(failed, self._done, minute)
+            await outbox.write_job_failures(failed, self._done, minute)
         if failed:
             raise JobsFailedError(f"failed: {', '.join(failed)}") from next(iter(self._failed.values()))
 
@@ -168,41 +168,44 @@ async def detect_gaps(minute: int, *, clock: ExchangeClock, db: Database, outbox
     until = min(minute, times.minute_of(now), times.minute_of(median_low(clocks)))
     # The outbox is read before the table, because a price only moves from the outbox to the table.
     pending = await outbox.pending_minutes()
-    evidence = await outbox.read_failures()
+    failure_reasons = await outbox.read_failures()
     reconciled, has_more = ReconcileResult(until, int(now)), True
     while has_more:
-        opened, has_more = await _detect_gaps_in_batch(until, pending, evidence, db)
+        opened, has_more = await _detect_gaps_in_batch(until, pending, failure_reasons, db)
         for row in opened:
             _log_gap(row)
             key = (row["ticker"], Reason(row["reason"]))
             reconciled.opened[key] = reconciled.opened.get(key, 0) + row["minutes"]
     # A ticker with a queued price does not advance, so its reasons may still be needed.
     pending_tickers = {ticker for ticker, _ in pending}
-    await outbox.delete_failures(key for key in evidence if key[1] < until and key[0] not in pending_tickers)
+    await outbox.delete_failures(key for key in failure_reasons if key[1] < until and key[0] not in pending_tickers)
     return reconciled
 
 
 async def _detect_gaps_in_batch(
-    until: int, pending: Collection[Minute], evidence: Mapping[Minute, Reason], db: Database
+    until: int, pending: Collection[TickerMinute], failure_reasons: Mapping[TickerMinute, Reason], db: Database
 ) -> tuple[list[Record], bool]:
     """Opens gaps in one transaction. Returns them, and whether there are more minutes to check."""
+    # In descending order, so that each ticker's earliest minute stays.
     first_pending = dict(sorted(pending, key=lambda minute: minute[1], reverse=True))
     async with write_lock.write_transaction(db) as connection:
-        lows = await gaps.watermarks(connection)
+        watermarks = await gaps.watermarks(connection)
         # Never advance past a queued price: if the outbox is lost, its minute must still become a gap.
-        ends = {ticker: min(until, first_pending.get(ticker, until)) for ticker in lows}
-        behind_tickers = [ticker for ticker, low in lows.items() if low < ends[ticker]]
-        late_evidence = {key: reason for key, reason in evidence.items() if key[1] < lows.get(key[0], 0)}
-        if late_evidence:
-            await gaps.set_gap_reasons(connection, late_evidence)
+        ends = {ticker: min(until, first_pending.get(ticker, until)) for ticker in watermarks}
+        behind_tickers = [ticker for ticker, low in watermarks.items() if low < ends[ticker]]
+        late_reasons = {key: reason for key, reason in failure_reasons.items() if key[1] < watermarks.get(key[0], 0)}
+        if late_reasons:
+            await gaps.set_gap_reasons(connection, late_reasons)
         if not behind_tickers:
             return [], False
         span = max(1, MAX_BATCH_MINUTES // len(behind_tickers)) * times.MINUTE
-        windows = {ticker: (lows[ticker], min(ends[ticker], lows[ticker] + span)) for ticker in behind_tickers}
-        new_evidence = {
-            key: reason for key, reason in evidence.items() if key[0] in windows and _is_in_window(key[1], windows[key[0]])
+        windows = {ticker: (watermarks[ticker], min(ends[ticker], watermarks[ticker] + span)) for ticker in behind_tickers}
+        window_reasons = {
+            key: reason
+            for key, reason in failure_reasons.items()
+            if key[0] in windows and _is_in_window(key[1], windows[key[0]])
         }
-        opened = await gaps.detect_gaps(connection, windows, new_evidence)
+        opened = await gaps.detect_gaps(connection, windows, window_reasons)
     return opened, any(high < ends[ticker] for ticker, (_, high) in windows.items())
 
 
@@ -214,7 +217,7 @@ def _log_gap(row: Record) -> None:
     log.warning(
         "%s: %s missing from %s to %s: %s",
         row["ticker"],
-        times.minutes(row["minutes"]),
+        times.format_minutes(row["minutes"]),
         times.iso(row["low"]),
         times.iso(row["high"]),
         row["reason"],

@@ -20,7 +20,9 @@ class RetentionRefusedError(Exception):
 
 
 async def retain(now: int | None, days: int | None, db: Database, max_transactions: int = MAX_TRANSACTIONS) -> int:
-    """Deletes minutes older than `days` before `now`. Returns the number of deleted rows.
+    """Moves horizons to `days` before `now` and deletes the minutes before them. Returns the number of deleted rows.
+
+    Without `days`, no horizon moves, but minutes before existing horizons are deleted.
 
     `now` is the earliest of the clocks, in UNIX seconds; None if they disagree: then nothing is deleted. Raises
     RetentionRefusedError if something is due but not deleted, and DatabaseError.
@@ -34,7 +36,7 @@ async def retain(now: int | None, days: int | None, db: Database, max_transactio
     refused: list[str] = []
     if days is not None:
         horizon = (now // times.DAY - days) * times.DAY
-        due = await retention.steps(db, horizon, now)
+        due = await retention.list_horizon_steps(db, horizon, now)
         if any(row["step"] <= MAX_STEP_S for row in due):
             async with write_lock.write_transaction(db) as connection:
                 moved = await retention.advance_horizons(connection, horizon, now, MAX_STEP_S)

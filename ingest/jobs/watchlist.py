@@ -1,4 +1,4 @@
-"""The tickers that a worker collects: those in its TICKERS or another running worker's that the exchange supports."""
+"""The tickers that a worker collects: those in the TICKERS of any running worker that the exchange supports."""
 
 import asyncio
 import difflib
@@ -14,7 +14,7 @@ from db.queries import clock, tickers, tracking, write_lock
 from ingest import metrics
 from ingest.errors import OutboxError, SourceError
 from ingest.outbox import Outbox
-from ingest.source import MAX_CLOCK_DIFFERENCE_S, Source
+from ingest.source import MAX_CLOCK_DIFFERENCE_S, Exchange
 
 log = logging.getLogger(__name__)
 
@@ -63,16 +63,16 @@ class Watchlist:
         self._tracking_lock = asyncio.Lock()
         """A separate lock: a task that waits for the database must not block a collect."""
 
-    async def tickers(self, *, source: Source) -> list[str]:
+    async def tickers(self, *, source: Exchange) -> list[str]:
         """Returns the tickers to collect. The first call compares TICKERS with the exchange's list."""
         async with self._lookup_lock:
             interval_s = LIST_RETRY_INTERVAL_S if self._missing_names else LIST_INTERVAL_S
             wants_list = self._wants_all and (self._supported is None or self._since_looked_up_s >= interval_s)
             if self._looked_up_at == -math.inf or wants_list:
-                await self._look_up(source)
+                await self._read_exchange_names(source)
                 self._looked_up_at = self._monotonic()
             names = self._names()
-            # A name that disappears loses its time: if it returns, its period begins then.
+            # Forgets the names that disappeared: if one returns, its tracking period begins at its return.
             self._requested_since = {name: self._requested_since.get(name, self._monotonic()) for name in names}
             metrics.unknown_tickers.set(sum(not self._is_known(name) for name in self._wanted if name != ALL))
             return names
@@ -100,7 +100,7 @@ class Watchlist:
             )
         self._disagreement = disagreement
 
-    async def update_tracking(self, minute: int, *, source: Source, db: Database) -> None:
+    async def update_tracking(self, minute: int, *, source: Exchange, db: Database) -> None:
         """Writes the tracking periods if they differ from what running workers collect. Raises DatabaseError.
 
         A period begins with the minute in which its ticker was first requested, even if it is written later. The minute is that
@@ -112,7 +112,7 @@ class Watchlist:
         async with self._tracking_lock:
             await self._repair(minute, source, db)
             names = self._names()
-            tracked = set(await tickers.tracked(db))
+            tracked = set(await tickers.list_tracked(db))
             new_names = [name for name in names if name not in tracked]
             ending_names = self._unwanted(tracked - set(names))
             if not new_names and not ending_names:
@@ -124,9 +124,9 @@ class Watchlist:
             requested_s = {name: self._monotonic() - self._requested_since.get(name, self._monotonic()) for name in new_names}
             since = {name: times.minute_of(now - requested_s[name]) for name in new_names}
             async with write_lock.write_transaction(db) as connection:
-                began = await tracking.begin(connection, since)
+                began = await tracking.begin_periods(connection, since)
                 for name, unwanted_s in ending_names.items():
-                    await tracking.end(connection, [name], times.minute_of(now - unwanted_s))
+                    await tracking.end_periods(connection, [name], times.minute_of(now - unwanted_s))
             for name, first in began.items():
                 log.info("tracking of %s begins with %s", name, times.iso(first))
             for name, unwanted_s in ending_names.items():
@@ -165,7 +165,7 @@ class Watchlist:
     def _is_known(self, name: str) -> bool:
         return name not in self._dropped and (self._supported is None or name in self._supported)
 
-    async def _look_up(self, source: Source) -> None:
+    async def _read_exchange_names(self, source: Exchange) -> None:
         try:
             supported = await source.names()
         except SourceError as error:
@@ -187,7 +187,7 @@ class Watchlist:
                 hint = f"did you mean {' or '.join(suggestions)}?" if suggestions else f"it lists {len(supported)} others"
                 log.error("TICKERS: %s is unknown to the exchange and is not collected; %s", name, hint)
 
-    async def _repair(self, minute: int, source: Source, db: Database) -> None:
+    async def _repair(self, minute: int, source: Exchange, db: Database) -> None:
         """Corrects periods that a wrong clock began too late. Runs first, and then once an hour."""
         now = source.clock.now(minute, max_age_s=math.inf)
         if now is None or self._monotonic() - self._repaired_at < REPAIR_INTERVAL_S:
@@ -199,12 +199,12 @@ class Watchlist:
             for row in found:
                 log.warning(
                     "tracking of %s is corrected to begin with %s instead of %s: a clock was wrong",
-                    *(row["ticker"], times.iso(row["since"]), times.iso(row["before"])),
+                    *(row["ticker"], times.iso(row["since"]), times.iso(row["previous_since"])),
                 )
         self._repaired_at = self._monotonic()
 
 
-async def _trusted_now(minute: int, source: Source, db: Database) -> float | None:
+async def _trusted_now(minute: int, source: Exchange, db: Database) -> float | None:
     """Returns UNIX seconds by the exchange's clock; if never measured, by the database's if it agrees with the minute."""
     if source.clock.has_observation:
         return source.clock.now(minute, max_age_s=math.inf)

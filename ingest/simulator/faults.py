@@ -24,7 +24,7 @@ class Fault:
     index: str | None = None
     times: int | None = None
 
-    def applies_to(self, method: str, index: str | None) -> bool:
+    def consume(self, method: str, index: str | None) -> bool:
         """Returns whether the fault applies to this call. If so, decrements `times`."""
         if self.times == 0 or self.method not in (None, method) or self.index not in (None, index):
             return False
@@ -87,7 +87,7 @@ async def _redirect(request: web.Request, _envelope: Envelope) -> web.StreamResp
 
 async def _hang(_request: web.Request, _envelope: Envelope) -> web.StreamResponse:
     await asyncio.sleep(3600)
-    raise AssertionError("the client has disconnected")
+    raise AssertionError("the client did not disconnect within an hour")
 
 
 async def _reset(request: web.Request, _envelope: Envelope) -> web.StreamResponse:

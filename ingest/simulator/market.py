@@ -20,7 +20,7 @@ BASE = {
 }
 
 WAVES_S = (37, 311, 1_709, 6_007, 23_011, 86_399, 604_801, 2_592_011)
-"""Periods of the waves that form a price. They are nearly prime, so that a price does not repeat."""
+"""Periods of the waves that form a price. All but the last are prime numbers, so that a price does not repeat."""
 
 STEPS_S = {"1h": 6, "1d": 60, "2d": 120, "1m": 3_600, "1y": 43_200, "all": 86_400}
 """Seconds from one chart point to the next, by window."""
@@ -31,8 +31,8 @@ MAX_SAMPLES = 30
 
 
 def price(ticker: str, second: int) -> Decimal:
-    """Returns the index price at a second: positive, with at most two decimals from 10 up and six below."""
-    base, phases = _character(ticker)
+    """Returns the index price at a second: positive, with at most two decimals if its base is 10 or more, else six."""
+    base, phases = _wave_parameters(ticker)
     swing = sum(
         math.sin(2 * math.pi * (second / period + phase)) * 0.004 for period, phase in zip(WAVES_S, phases, strict=True)
     )
@@ -48,7 +48,7 @@ def chart(ticker: str, window: str, now: int, step_s: int | None = None) -> list
 
 
 def average(ticker: str, start: int, step: int) -> Decimal:
-    """Returns the mean price over [start, start + step), from at most MAX_SAMPLES of its seconds."""
+    """Returns the mean price over [start, start + step), from about MAX_SAMPLES of its seconds."""
     seconds = range(start, start + step, max(1, step // MAX_SAMPLES))
     total = sum(price(ticker, second) for second in seconds)
     return _shortest(float(total) / len(seconds), 6)
@@ -60,7 +60,7 @@ def _shortest(value: float, decimals: int) -> Decimal:
 
 
 @lru_cache
-def _character(ticker: str) -> tuple[float, tuple[float, ...]]:
+def _wave_parameters(ticker: str) -> tuple[float, tuple[float, ...]]:
     digest = hashlib.sha256(ticker.encode()).digest()
     phases = tuple(byte / 256 for byte in digest[: len(WAVES_S)])
     return BASE.get(ticker, 1.0 + digest[-1]), phases

@@ -26,7 +26,7 @@ PREFIX = "/api/v2/public/"
 
 @dataclass(frozen=True)
 class ServedPrice:
-    """A price that was sent completely."""
+    """A price in a response without a fault. It is recorded right before it is sent."""
 
     ticker: str
     price: str
@@ -110,7 +110,7 @@ class Simulator:
         }
         if index in self.raw:
             return web.Response(body=self.raw[index], content_type="application/json")
-        fault = next((fault for fault in self.faults if fault.applies_to(method, index)), None)
+        fault = next((fault for fault in self.faults if fault.consume(method, index)), None)
         if fault is not None:
             return await FAULTS[fault.name](request, envelope)
         response = respond(envelope, status=400 if "error" in payload else 200)
@@ -167,7 +167,7 @@ class Simulator:
         try:
             self.fail(**await request.json())
         except (KeyError, TypeError, ValueError) as error:
-            raise web.HTTPBadRequest(text=f"{error} is not a fault; use one of {', '.join(sorted(FAULTS))}") from error
+            raise web.HTTPBadRequest(text=f"invalid fault: {error}; use one of {', '.join(sorted(FAULTS))}") from error
         return await self._show(request)
 
     async def _drop_faults(self, request: web.Request) -> web.Response:

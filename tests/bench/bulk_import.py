@@ -18,7 +18,7 @@ import asyncpg
 from db import embedded, migrate
 from ingest.simulator import market
 from tests.conftest import ROOT
-from tests.sample_data import MINUTE
+from tests.sample_data import START_TS
 
 
 def main() -> None:
@@ -44,7 +44,7 @@ def _write_csv(file: Path, rows: int) -> None:
     with file.open("w") as out:
         out.write("ts,price\n")
         for number in range(rows):
-            ts = MINUTE + 60 * number
+            ts = START_TS + 60 * number
             out.write(f"{ts},{market.price('btc_usd', ts)}\n")
 
 

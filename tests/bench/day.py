@@ -1,6 +1,6 @@
 """A day of 200 tickers at full speed through messages, worker, exchange, PostgreSQL, API and a subscriber.
 
-python -m tests.bench.day                    # 1,440 virtual minutes, some ten minutes
+python -m tests.bench.day                    # 1,440 virtual minutes in about ten minutes
 python -m tests.bench.day --minutes 60 --tickers 50
 """
 
@@ -28,7 +28,7 @@ from db.pool import open_database
 from db.queries import candles, coverage
 from db.queues import Actor, Queue
 from ingest.simulator.server import Simulator, serve
-from tests.bench.throughput import run_server as run_api
+from tests.bench.throughput import run_server
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 
@@ -90,7 +90,7 @@ async def run(minutes: int, tickers: int, console: Console) -> None:
                     dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs={"minute": minute}, options={})
                 )
 
-            api = await asyncio.to_thread(servers.enter_context, run_api(postgres.url, port, "graph", "serve"))
+            api = await asyncio.to_thread(servers.enter_context, run_server(postgres.url, port, "graph", "serve"))
             received = [0]
             count_task = asyncio.create_task(_count(f"http://127.0.0.1:{port}/graphql", received))
             worker = servers.enter_context(_worker(env | rate_settings))

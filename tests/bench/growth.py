@@ -1,6 +1,6 @@
 """Whether queries take longer as the history grows: the same queries at a million rows and at many more.
 
-python -m tests.bench.growth                     # 50 million rows, a good half hour
+python -m tests.bench.growth                     # 50 million rows, more than half an hour
 python -m tests.bench.growth --rows 10000000
 """
 
@@ -26,7 +26,7 @@ from tests.bench import storage
 
 SMALL_ROW_COUNT = 1_000_000
 TICKERS = 200
-MINUTE = 1_600_000_020 // 86_400 * 86_400
+START_TS = 1_600_000_020 // 86_400 * 86_400
 PRICE = Shape((("ts", prices.JSON_COLUMNS["ts"]), ("price", prices.JSON_COLUMNS["price"])))
 BATCH = 5_000
 """Minutes of all tickers that are loaded per statement."""
@@ -54,7 +54,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         migrate.upgrade(server.url)
         medians = asyncio.run(_run(server.url, options.rows, console))
-    table = Table("ms, medians", f"{SMALL_ROW_COUNT:,} rows", f"{options.rows:,} rows", "ratio", "wanted")
+    table = Table("ms, medians", f"{SMALL_ROW_COUNT:,} rows", f"{options.rows:,} rows", "ratio", "target")
     for name, (before, after) in medians.items():
         table.add_row(name, f"{1000 * before:.2f}", f"{1000 * after:.2f}", f"{after / before:.2f}", "at most 1.3")
     console.print(table)
@@ -68,7 +68,7 @@ async def _run(url: str, rows: int, console: Console) -> dict[str, tuple[float, 
     last = await _load_rows(url, connection, SMALL_ROW_COUNT // TICKERS, rows // TICKERS, console)
     size = await connection.fetchval("SELECT pg_total_relation_size('price') + pg_total_relation_size('candle')")
     console.print(f"{size / rows:.0f} bytes a row with indexes and candles")
-    console.print(await storage.measure_store(url, names, MINUTE + 60 * (rows // TICKERS)))
+    console.print(await storage.measure_store(url, names, START_TS + 60 * (rows // TICKERS)))
     await connection.close()
     return {name: (first[name], last[name]) for name in first}
 
@@ -78,15 +78,15 @@ async def _load_rows(url: str, connection: asyncpg.Connection, low: int, high: i
     await connection.execute("ALTER TABLE price DISABLE TRIGGER USER")
     for start in range(low, high, BATCH):
         end = min(high, start + BATCH)
-        await connection.execute(LOAD, MINUTE, start, end)
-        await connection.execute(CANDLES, MINUTE + 60 * start, MINUTE + 60 * end)
+        await connection.execute(LOAD, START_TS, start, end)
+        await connection.execute(CANDLES, START_TS + 60 * start, START_TS + 60 * end)
         done = TICKERS * end
         console.print(f"{done:>12,} rows  {TICKERS * (end - low) / (time.perf_counter() - started_at):,.0f} a second", end="\r")
     await connection.execute("ALTER TABLE price ENABLE TRIGGER USER")
     console.print()
     await connection.execute("VACUUM ANALYZE")
     async with open_database(url, application_name="bench") as db:
-        return {name: await _median(run) for name, run in _queries(db, MINUTE + 60 * high).items()}
+        return {name: await _median(run) for name, run in _queries(db, START_TS + 60 * high).items()}
 
 
 def _queries(db: Database, end: int) -> dict[str, Callable[[], Awaitable[object]]]:

@@ -34,7 +34,7 @@ from tests.bench.load import BenchRequest, get, graphql, load
 from tests.bench.throughput import run_server
 from tests.e2e.conftest import free_port
 
-MINUTE = 1_700_000_040
+START_TS = 1_700_000_040
 QUERY = "subscription { priceAdded { ticker ts price } }"
 CONNECT_BATCH_SIZE = 50
 
@@ -85,10 +85,10 @@ class _Subscriber(asyncio.Protocol):
                 size, start = struct.unpack("!H", self._data[2:4])[0], 4
             if len(self._data) < start + size:
                 return
-            self._take(self._data[0], self._data[start : start + size], now)
+            self._handle_message(self._data[0], self._data[start : start + size], now)
             self._data = self._data[start + size :]
 
-    def _take(self, kind: int, payload: bytes, now: float) -> None:
+    def _handle_message(self, kind: int, payload: bytes, now: float) -> None:
         if kind == _PING:
             self._transport.write(_frame(_PONG, payload))
         elif b'"next"' in payload:
@@ -135,7 +135,7 @@ class DeliveryResult:
     expected: int
     cores: float
     """Processor time of the server, in cores."""
-    kb_each: float
+    kb_per_subscriber: float
     latest_p99_ms: float
     """p99 of `latest` during the run, in milliseconds."""
 
@@ -203,7 +203,7 @@ def _measure_latest(request: BenchRequest, seconds: float) -> float:
 async def _prepare(url: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
-    await connection.execute(STORE, MINUTE - 60)
+    await connection.execute(STORE, START_TS - 60)
     await connection.close()
 
 
@@ -218,7 +218,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, embedded.postgres(Path(folder) / "postgres") as server:
         migrate.upgrade(server.url)
         asyncio.run(_prepare(server.url))
-        begin = MINUTE
+        begin = START_TS
         for count in map(int, options.subscribers.split(",")):
             for name in ("Tickgraph", "plain Strawberry"):
                 port = free_port()
@@ -235,7 +235,7 @@ def main() -> None:
                     result.quantile(0.99),
                     result.quantile(1),
                     f"{result.cores:.2f}",
-                    f"{result.kb_each:.0f}",
+                    f"{result.kb_per_subscriber:.0f}",
                 )
                 table.add_row(name, f"{count:,}", delivered, *figures, f"{result.latest_p99_ms:.1f}")
                 print(".", end="", file=sys.stderr, flush=True)

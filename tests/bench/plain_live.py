@@ -1,4 +1,4 @@
-"""The same subscription with plain Strawberry: its own handler, with a queue and a resolver per subscriber.
+"""The subscription of tests.bench.live with plain Strawberry: its own handler, and a queue per subscriber.
 
 DATABASE_URL=… uvicorn tests.bench.plain_live:app
 """

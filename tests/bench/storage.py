@@ -47,14 +47,14 @@ async def measure_store(url: str, names: list[str], begin: int) -> Table:
             columns = [
                 list(column) for column in zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source) for r in rows), strict=True)
             ]
-            plain.append(await _time(_plain(db, columns)))
+            plain.append(await _time(_plain_insert(db, columns)))
             with_candles.append(await _time(_store_with_candles(db, rows)))
     baseline, measured = statistics.median(plain), statistics.median(with_candles)
     table.add_row("", f"{1000 * baseline:.1f}", f"{1000 * measured:.1f}", f"{measured / baseline:.2f}", "at most 2.5")
     return table
 
 
-def _plain(db: Database, columns: list[list[object]]) -> Callable[[], Awaitable[object]]:
+def _plain_insert(db: Database, columns: list[list[object]]) -> Callable[[], Awaitable[object]]:
     async def run() -> None:
         async with write_lock.write_transaction(db) as connection:
             await connection.execute(PLAIN, *columns)

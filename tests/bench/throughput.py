@@ -1,4 +1,4 @@
-"""Throughput of the API, compared with the fastest plain routes over the same tables in the same minutes.
+"""Throughput of the API, compared with the fastest plain routes over the same tables in the same run.
 
 python -m tests.bench.throughput                     # everything, some minutes
 python -m tests.bench.throughput --only latest,last  # some of it
@@ -32,7 +32,7 @@ from tests.bench.load import BenchRequest, get, graphql, load
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 
-MINUTE = 1_700_000_040
+START_TS = 1_700_000_040
 MINUTES = 525_600
 TICKERS = 200
 """Number of tickers. Two have a whole year, the others a minute each."""
@@ -63,9 +63,11 @@ def _names() -> list[str]:
 async def _fill(url: str) -> None:
     connection = await asyncpg.connect(url)
     await connection.executemany("INSERT INTO ticker (name) VALUES ($1)", [(name,) for name in _names()])
-    await connection.executemany("INSERT INTO tracking (ticker, since) VALUES ($1, $2)", [(name, MINUTE) for name in _names()])
-    await connection.execute(FILL, MINUTE, MINUTES, _names()[:2])
-    await connection.execute(FILL, MINUTE, 1, _names()[2:])
+    await connection.executemany(
+        "INSERT INTO tracking (ticker, since) VALUES ($1, $2)", [(name, START_TS) for name in _names()]
+    )
+    await connection.execute(FILL, START_TS, MINUTES, _names()[:2])
+    await connection.execute(FILL, START_TS, 1, _names()[2:])
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
 
@@ -90,11 +92,11 @@ def run_server(url: str, port: int, *arguments: str, **settings: str) -> Iterato
 
 def workloads(product: int, floor: int) -> list[Workload]:
     """Returns the workloads of the product and the floor."""
-    end = MINUTE + 60 * MINUTES
+    end = START_TS + 60 * MINUTES
     names = _names()
 
     def window(minutes: int) -> tuple[list[BenchRequest], list[BenchRequest]]:
-        starts = [MINUTE + 60 * 997 * number for number in range(50)]
+        starts = [START_TS + 60 * 997 * number for number in range(50)]
         requests = [
             graphql(product, f'{{ range(ticker: "btc_usd", from: {start}, to: {start + 60 * minutes}) {{ ts price }} }}')
             for start in starts
@@ -103,7 +105,7 @@ def workloads(product: int, floor: int) -> list[Workload]:
         assert starts[-1] + 60 * minutes <= end
         return requests, plain
 
-    days = f'candles(ticker: "btc_usd", interval: ONE_DAY, from: {MINUTE}, to: {end}) {{ ts open high low close count }}'
+    days = f'candles(ticker: "btc_usd", interval: ONE_DAY, from: {START_TS}, to: {end}) {{ ts open high low close count }}'
     return [
         Workload(
             "latest",
@@ -123,11 +125,11 @@ def workloads(product: int, floor: int) -> list[Workload]:
         Workload(
             "days of a year",
             [graphql(product, f"{{ {days} }}")],
-            [get(floor, f"/days?ticker=btc_usd&from={MINUTE}&to={end}")],
+            [get(floor, f"/days?ticker=btc_usd&from={START_TS}&to={end}")],
             (None, None),
             connections=4,
         ),
-        Workload("new texts", [], [get(floor, "/latest?ticker=btc_usd")], (None, None)),
+        Workload("new documents", [], [get(floor, "/latest?ticker=btc_usd")], (None, None)),
     ]
 
 
@@ -143,7 +145,7 @@ def main() -> None:
     """Prints floor, product, their ratio and the memory of the product, without its response cache and with it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.0, help="of one round of one side")
+    parser.add_argument("--seconds", type=float, default=1.0, help="seconds per round, for the API and for the floor")
     parser.add_argument("--only", default="", help="beginnings of the workloads' names, separated by commas")
     options = parser.parse_args()
     console = Console()
@@ -155,9 +157,11 @@ def main() -> None:
         console.print(f"{rows:,} rows, {size:.0f} bytes each with indexes and candles: a year of 200 tickers is {year:.0f} GiB")
         if not options.only:
             console.print(
-                asyncio.run(storage.measure_candles(server.url, "eth_usd", MINUTE // 86_400 * 86_400 + 86_400, MINUTES - 2_880))
+                asyncio.run(
+                    storage.measure_candles(server.url, "eth_usd", START_TS // 86_400 * 86_400 + 86_400, MINUTES - 2_880)
+                )
             )
-            console.print(asyncio.run(storage.measure_store(server.url, _names(), MINUTE + 60 * MINUTES)))
+            console.print(asyncio.run(storage.measure_store(server.url, _names(), START_TS + 60 * MINUTES)))
             console.print(_measure_export(server.url, Path(folder)))
         for cache in (0, 64):
             console.print(f"\nresponse cache: {cache} MB")

@@ -26,13 +26,13 @@ from db.queries import candles
 from db.tables import Reason
 from ingest.simulator.server import Simulator, serve
 from tests.chaos import faults
-from tests.chaos.audit import Audit, AuditResult, Expectation, Row
+from tests.chaos.audit import Audit, AuditResult, AuditRow, Expectation
 from tests.chaos.environment import TICKERS, Environment, run_environment
 from tests.chaos.faults import Fault
 
 NO_FAULT = "no fault"
-CALM_TIMEOUT_S = 20.0
-MAX_CALM_MINUTES = 5
+FAULT_FREE_TIMEOUT_S = 20.0
+MAX_RECOVERY_MINUTES = 5
 FAULT_TIMEOUT_S = 4.0
 END_TIMEOUT_S = 120.0
 VIRTUAL_SETTINGS = {
@@ -60,8 +60,8 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="two minutes instead of a quarter of an hour")
     parser.add_argument("--only", default="", help="run only single faults whose name contains this text")
-    parser.add_argument("--pairs", type=int, help="overlapping pairs (36; short: 6)")
-    parser.add_argument("--real-minutes", type=int, help="minutes with the real scheduler (10; short: 0)")
+    parser.add_argument("--pairs", type=int, help="number of pairs of overlapping faults (default: 36; with --short: 6)")
+    parser.add_argument("--real-minutes", type=int, help="minutes with the real scheduler (default: 10; with --short: 0)")
     options = parser.parse_args()
     if options.only:
         options.pairs = options.real_minutes = 0
@@ -71,7 +71,7 @@ def main() -> int:
     console.print(f"seed {options.seed}", highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits through the blocks that stop all processes
     started_at = time.monotonic()
-    run = Run(random.Random(options.seed), console)  # noqa: S311  a reproducible run
+    run = FaultRun(random.Random(options.seed), console)  # noqa: S311  a reproducible run
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o755)
@@ -86,8 +86,8 @@ def main() -> int:
     return 0 if result.is_clean else 1
 
 
-class Run:
-    """One run: the minutes so far and what is expected of them."""
+class FaultRun:
+    """One fault run: the current minute, the expectation of each minute, and the problems so far."""
 
     def __init__(self, rng: random.Random, console: Console) -> None:
         self.rng = rng
@@ -155,7 +155,9 @@ class Run:
             self.problems += environment.ineffective_faults
         environment.ineffective_faults.clear()
         last = self.minute
-        for _ in range(MAX_CALM_MINUTES):  # until the last minute is checked: the next fault may delete the recorded failures
+        for _ in range(
+            MAX_RECOVERY_MINUTES
+        ):  # until the last minute is checked: the next fault may delete the recorded failures
             await self._run_virtual_minute(environment, [])
             if await environment.checked_until() >= last:
                 break
@@ -171,12 +173,12 @@ class Run:
         if environment.schedulers_are_running:
             for stack in list(environment.stacks):
                 await stack.publish(self.minute)
-        timeout_s = FAULT_TIMEOUT_S if episode else CALM_TIMEOUT_S
+        timeout_s = FAULT_TIMEOUT_S if episode else FAULT_FREE_TIMEOUT_S
         has_settled = await environment.stack.until(
             lambda: environment.is_settled(self.minute), timeout_s if environment.schedulers_are_running else 0.3
         )
         if not has_settled and not episode:
-            self.console.print(f"  the calm minute {times.iso(self.minute)} did not settle in {timeout_s:.0f} s")
+            self.console.print(f"  {times.iso(self.minute)}, without a fault, did not settle within {timeout_s:.0f} s")
         self.minute += times.MINUTE
 
     async def _run_real_minutes(self, environment: Environment, minutes: int, *, disk: bool) -> None:
@@ -197,7 +199,7 @@ class Run:
                 self.minute += times.MINUTE
             episode = [] if number % 3 == 2 else self._draw_real_episode(number, disk=disk)
             await self._run_real_minute(environment, episode)
-        await environment.stack.end_schedulers()
+        await environment.stack.kill_schedulers()
 
     def _draw_real_episode(self, number: int, *, disk: bool) -> list[Fault]:
         if number % 2:
@@ -217,7 +219,7 @@ class Run:
             await asyncio.sleep(max(0.0, minute + duration_s - time.time()))
         if any(scheduler.poll() is not None for scheduler in environment.stack.schedulers):
             self.problems.append(f"{label}: a scheduler ended by itself")
-            await environment.stack.end_schedulers()
+            await environment.stack.kill_schedulers()
             environment.stack.start_scheduler()
         await environment.stack.start_worker()
         await asyncio.sleep(max(0.0, minute + 55 - time.time()))
@@ -262,7 +264,7 @@ class Run:
                 ("SELECT count(*) FROM ticker WHERE horizon > extract(epoch FROM now())", "future horizons"),
                 (
                     "SELECT count(*) FROM tracking WHERE until IS NOT NULL",
-                    "ended tracking periods, although every ticker was wanted",
+                    "ended tracking periods, although every ticker is in TICKERS",
                 ),
             ):
                 found = await connection.fetchval(query)
@@ -311,7 +313,7 @@ def _print_result(result: AuditResult, episodes: Counter[str], console: Console)
     table.add_column("faults", no_wrap=True)
     for name in ("episodes", "minutes", "live", "backfilled", "gaps", "lost", "duplicates", "wrong", "unjustified"):
         table.add_column(name, justify="right")
-    total = Row()
+    total = AuditRow()
     for name, row in _group_rows(result.rows, episodes).items():
         table.add_row(name, *(f"{value:,}" for value in vars(row).values()))
         if name != NO_FAULT:
@@ -328,19 +330,19 @@ def _print_result(result: AuditResult, episodes: Counter[str], console: Console)
     )
 
 
-def _group_rows(rows: Mapping[str, Row], episodes: Mapping[str, int]) -> dict[str, Row]:
+def _group_rows(rows: Mapping[str, AuditRow], episodes: Mapping[str, int]) -> dict[str, AuditRow]:
     """Groups the rows: one per fault, one for all pairs, one for the real minutes, and last the minutes without a fault."""
-    grouped: dict[str, Row] = {}
+    grouped: dict[str, AuditRow] = {}
     for name, row in sorted(rows.items()):
         group = "real minutes" if "real" in name else "two overlapping faults" if " + " in name else name
         row.episodes = episodes.get(name, 0)
-        _add(grouped.setdefault(group, Row()), row)
+        _add(grouped.setdefault(group, AuditRow()), row)
     last = ("two overlapping faults", "real minutes", NO_FAULT)
     order = sorted(grouped, key=lambda name: (last.index(name) + 1 if name in last else 0, name.lower()))
     return {name: grouped[name] for name in order}
 
 
-def _add(total: Row, row: Row) -> None:
+def _add(total: AuditRow, row: AuditRow) -> None:
     for key, value in vars(row).items():
         setattr(total, key, getattr(total, key) + value)
 

@@ -15,7 +15,7 @@ from tests.chaos.environment import TICKERS
 
 @dataclass(frozen=True)
 class Expectation:
-    """The faults of a minute and the reasons that its gap may have. Empty: its price must be LIVE."""
+    """The faults of a minute, and the reasons that its gap may have. Without reasons, its price must be stored as LIVE."""
 
     faults: str
     reasons: Mapping[str, frozenset[Reason]]
@@ -23,7 +23,7 @@ class Expectation:
 
 
 @dataclass
-class Row:
+class AuditRow:
     """A row of the table: counts of ticker-minutes under the same faults."""
 
     episodes: int = 0
@@ -35,14 +35,14 @@ class Row:
     duplicates: int = 0
     wrong: int = 0
     unjustified: int = 0
-    """Gaps whose price was safe, or whose reason does not fit the fault."""
+    """Problems of gaps: the price had to be stored, the reason does not fit the fault, or a chart covers the minute."""
 
 
 @dataclass
 class AuditResult:
     """The rows of the table and the problems found."""
 
-    rows: dict[str, Row] = field(default_factory=dict)
+    rows: dict[str, AuditRow] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 
     @property
@@ -57,18 +57,18 @@ class Audit:
     def __init__(self, prices: Iterable[asyncpg.Record], gaps: Iterable[asyncpg.Record], served: Iterable[ServedPrice]) -> None:
         rows = [dict(row) for row in prices]
         self.prices = {(row["ticker"], row["ts"]): row for row in rows}
-        self.times = Counter((row["ticker"], row["ts"]) for row in rows)
+        self.row_counts = Counter((row["ticker"], row["ts"]) for row in rows)
         self.gaps = {(row["ticker"], row["ts"]): dict(row) for row in gaps}
         self.served = {(one.ticker, one.us_out): one.price for one in served}
 
-    def check(self, expected: Mapping[int, Expectation], may_be_clock: frozenset[int]) -> AuditResult:
-        """Checks every expected minute of every ticker. Minutes in `may_be_clock` may also have the reason `clock`."""
+    def check(self, expected: Mapping[int, Expectation], clock_minutes: frozenset[int]) -> AuditResult:
+        """Checks every expected minute of every ticker. Minutes in `clock_minutes` may also have the reason `clock`."""
         result = AuditResult()
         for ts, expectation in expected.items():
-            row = result.rows.setdefault(expectation.faults, Row())
+            row = result.rows.setdefault(expectation.faults, AuditRow())
             for ticker in TICKERS:
                 row.minutes += 1
-                self._check_minute((ticker, ts), expectation, ts in may_be_clock, row, result)
+                self._check_minute((ticker, ts), expectation, ts in clock_minutes, row, result)
         for (
             minute,
             price,
@@ -81,7 +81,7 @@ class Audit:
         return result
 
     def _check_minute(
-        self, minute: tuple[str, int], expectation: Expectation, may_be_clock: bool, row: Row, result: AuditResult
+        self, minute: tuple[str, int], expectation: Expectation, clock_minutes: bool, row: AuditRow, result: AuditResult
     ) -> None:
         def report(problem: str) -> None:
             result.problems.append(f"{minute[0]} {minute[1]} ({expectation.faults}): {problem}")
@@ -90,9 +90,9 @@ class Audit:
         if price is None and gap is None:
             row.lost += 1
             report("lost: neither stored nor a gap")
-        if self.times[minute] > 1:
+        if self.row_counts[minute] > 1:
             row.duplicates += 1
-            report(f"stored {self.times[minute]} times")
+            report(f"stored {self.row_counts[minute]} times")
         if price is not None:
             row.live += price["source"] == "LIVE"
             row.backfilled += price["source"] == "BACKFILL"
@@ -105,14 +105,14 @@ class Audit:
         if gap is not None:
             row.gaps += price is None
             reasons = expectation.reasons[minute[0]]
-            for problem in _gap_errors(gap, price, reasons | ({Reason.CLOCK} if may_be_clock and reasons else frozenset())):
+            for problem in _gap_errors(gap, price, reasons | ({Reason.CLOCK} if clock_minutes and reasons else frozenset())):
                 row.unjustified += 1
                 report(problem)
 
     def _price_error(self, minute: tuple[str, int], price: Mapping[str, object]) -> str:
         ticker, ts = minute
         at, value = price["observed_at"], price["price"]
-        if at is None and price["source"] == "LIVE":  # a response without an instant, at a time that the local clock is sure of
+        if at is None and price["source"] == "LIVE":  # the response had no usOut, and the local clock was trusted
             possible_prices = {market.price(ticker, second) for second in range(ts, ts + 60)}
             return "" if value in possible_prices else f"LIVE {value} without an instant, which was not a price of its minute"
         if not isinstance(at, int) or at // 60_000_000 * 60 != ts:
@@ -122,7 +122,7 @@ class Audit:
                 served = self.served.get((ticker, at))
                 return "" if served is not None and Decimal(served) == value else f"LIVE {value}, but {served} was served"
             case "BACKFILL":
-                # The charts of an hour and of a day have a point at each full minute, and those are the first inside it.
+                # In the charts 1h and 1d, the first point of a minute is the one at its beginning.
                 averages = {market.average(ticker, ts, market.STEPS_S[window]) for window in ("1h", "1d")}
                 first = at == ts * 10**6 and value in averages
                 return "" if first else f"BACKFILL {value} of {at}, the chart's first point is one of {averages}"
@@ -133,8 +133,8 @@ class Audit:
 def _gap_errors(gap: Mapping[str, object], price: Mapping[str, object] | None, allowed: frozenset[Reason]) -> Iterator[str]:
     """Yields the problems of a gap."""
     if gap["reason"] not in allowed:
-        yield f"a gap with reason {gap['reason']}; allowed: {', '.join(sorted(allowed)) or 'none, its price was safe'}"
+        yield f"a gap with reason {gap['reason']}; allowed: {', '.join(sorted(allowed)) or 'none, the price had to be stored'}"
     if (gap["filled_at"] is None) != (price is None):
         yield "the gap and the price disagree on whether it was filled"
     if price is None:
-        yield "not filled, although a chart covers it"
+        yield "the gap is not filled, although a chart covers its minute"

@@ -21,7 +21,7 @@ from dramatiq.brokers.redis import RedisBroker
 
 from db import embedded, migrate, processes
 from db.embedded import Server
-from db.errors import DatabaseError, ServerError
+from db.errors import CommandLineError, DatabaseError
 from db.pool import translate_errors
 from db.queues import Actor, Queue
 from ingest.outbox import FAILURES, HEARTBEATS, PRICES
@@ -69,7 +69,7 @@ class RestartableServer:
             context = self._open()
             try:
                 self._server = context.__enter__()
-            except (ServerError, subprocess.CalledProcessError, OSError):
+            except (CommandLineError, subprocess.CalledProcessError, OSError):
                 # A killed server may hold its memory and its port for a moment.
                 if attempt == 9:
                     raise
@@ -131,7 +131,7 @@ class Stack:
         """Starts one more scheduler."""
         self.schedulers.append(self._run("schedule"))
 
-    async def end_schedulers(self) -> None:
+    async def kill_schedulers(self) -> None:
         """Kills all schedulers."""
         for scheduler in self.schedulers:
             await self._end(scheduler, signal.SIGKILL)
@@ -268,7 +268,7 @@ class Environment:
             return 0
 
     async def is_settled(self, minute: int) -> bool:
-        """Whether each ticker's price of the minute is committed, queued or recorded as failed in the first stack."""
+        """Returns whether each ticker's price of the minute is committed, or queued or failed in the first stack."""
         found = {f"{ticker}|{minute}" for ticker in await self.stored(minute)}
         found |= await self.stack.pending_entries() | await self.stack.failure_entries()
         return all(f"{ticker}|{minute}" in found for ticker in TICKERS)
@@ -295,14 +295,14 @@ async def run_environment(
         yield environment
     finally:
         for stack in environment.stacks:
-            await stack.end_schedulers()
+            await stack.kill_schedulers()
             await stack.kill_worker()
             await stack.valkey.stop()
         await postgres.stop()
 
 
 @asynccontextmanager
-async def second_stack(environment: Environment) -> AsyncIterator[Stack]:
+async def run_second_stack(environment: Environment) -> AsyncIterator[Stack]:
     """Runs a second complete stack on the same database."""
     stack = _stack(environment.folder, "two", environment.stack.settings)
     await stack.valkey.start()

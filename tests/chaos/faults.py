@@ -1,4 +1,4 @@
-"""The faults. Each is a context manager during which it lasts, with the reasons its gaps may have."""
+"""The faults of the fault run. A fault lasts while its context manager is open, and lists the reasons of its gaps."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,12 @@ import redis
 
 from db.queries.write_lock import ACQUIRE_WRITER_LOCK
 from db.tables import Reason
-from tests.chaos.environment import TICKERS, Environment, Stack, fill_disk, second_stack
-from tests.ingest.test_client import EXPECTED
+from tests.chaos.environment import TICKERS, Environment, Stack, fill_disk, run_second_stack
+from tests.ingest.test_client import EXPECTED_BY_FAULT
 
-Block = Callable[[Environment, int], AbstractAsyncContextManager[None]]
+FaultContext = Callable[[Environment, int], AbstractAsyncContextManager[None]]
 
-REASON_BY_FAULT = {name: reason for name, (_, reason) in EXPECTED.items() if name != "unknown_index"} | {
+REASON_BY_FAULT = {name: reason for name, (_, reason) in EXPECTED_BY_FAULT.items() if name != "unknown_index"} | {
     "no_clock": Reason.CLOCK,
     "price_infinite": Reason.MALFORMED,
     "price_tiny": Reason.MALFORMED,
@@ -37,9 +37,9 @@ class Fault:
     """A fault: how it is caused, which reasons its gaps may have, and what it affects."""
 
     name: str
-    block: Block
+    block: FaultContext
     reasons: frozenset[Reason] = frozenset()
-    """Reasons that a gap under the fault may have. Empty: each price is safe and must be stored as LIVE."""
+    """Reasons that a gap under the fault may have. Empty: each price must be stored as LIVE."""
     minutes: int = 1
     ticker: str | None = None
     """The only ticker that the reasons apply to. None: all tickers."""
@@ -116,11 +116,14 @@ async def kill_with_outbox_written(environment: Environment, minute: int) -> Asy
 async def _hold_rows(
     environment: Environment, minute: int
 ) -> AsyncIterator[tuple[Callable[[], Awaitable[bool]], Callable[[], Awaitable[None]]]]:
-    """Locks the minute's rows, for which the worker waits in its transaction. Yields a check that it waits, and a release."""
+    """Inserts the minute's rows without a commit, so that the worker's transaction waits.
+
+    Yields a function that returns whether it waits, and one that rolls back.
+    """
     async with environment.sql() as connection:
         transaction = connection.transaction()
         await transaction.start()
-        # Without the trigger, which would take the write lock, for which the worker would wait instead.
+        # Disables the trigger: it would take the write lock, and the worker would wait for that lock instead.
         await connection.execute("SET LOCAL session_replication_role = replica")
         insert = "INSERT INTO price (ticker, ts, price, source) SELECT name, $1, 1, 'IMPORT' FROM ticker"
         await connection.execute(insert, minute)
@@ -142,7 +145,7 @@ async def kill_in_transaction(environment: Environment, minute: int) -> AsyncIte
 
 @asynccontextmanager
 async def freeze_in_transaction(environment: Environment, minute: int) -> AsyncIterator[None]:
-    """Stops the worker with SIGSTOP while it holds the write lock, as a lost host."""
+    """Stops the worker with SIGSTOP while it holds the write lock, as if its host were lost."""
     async with _hold_rows(environment, minute) as (is_reached, release):
 
         async def freeze() -> None:
@@ -184,7 +187,7 @@ async def kill_after_commit(environment: Environment, minute: int) -> AsyncItera
 
 @asynccontextmanager
 async def kill_workers(environment: Environment, minute: int) -> AsyncIterator[None]:
-    """Kills all workers with SIGKILL."""
+    """Kills the worker of the first stack with SIGKILL."""
     await environment.stack.kill_worker()
     try:
         yield
@@ -244,7 +247,7 @@ async def wipe_redis(environment: Environment, minute: int) -> AsyncIterator[Non
         await wiping
 
 
-def configure_redis(change: Callable[["redis.asyncio.Redis"], Awaitable[object]]) -> Block:
+def configure_redis(change: Callable[["redis.asyncio.Redis"], Awaitable[object]]) -> FaultContext:
     """Configures Redis as an operator or a provider may, and restores it at the end."""
 
     @asynccontextmanager
@@ -280,10 +283,12 @@ async def _enable_eviction(client: "redis.asyncio.Redis") -> None:
 async def make_postgres_read_only(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Makes PostgreSQL read-only, as during a failover or when a provider's disk is full."""
     name = environment.postgres.url.rpartition("/")[2]
-    terminate_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    terminate_tickgraph_sessions = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    )
     async with environment.sql() as connection:
         await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await connection.execute(terminate_others)
+        await connection.execute(terminate_tickgraph_sessions)
     try:
         yield
     finally:
@@ -329,7 +334,7 @@ async def fill_postgres_disk(environment: Environment, minute: int) -> AsyncIter
     finally:
         for file in files:
             file.unlink(missing_ok=True)
-        await asyncio.sleep(0.5)  # it may be restarting by itself, and would refuse a second start
+        await asyncio.sleep(0.5)  # PostgreSQL may be restarting by itself, and a second start would fail
         await environment.postgres.start()
 
 
@@ -337,21 +342,23 @@ async def fill_postgres_disk(environment: Environment, minute: int) -> AsyncIter
 async def exhaust_connections(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Takes every connection, including the workers'."""
     connections: list[asyncpg.Connection] = []
-    terminate_others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    terminate_tickgraph_sessions = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+    )
     async with environment.sql() as first:
         try:
-            for _ in range(2):  # also those freed by the end of the workers' connections
+            for _ in range(2):  # the second round takes the connections that the workers have lost
                 with contextlib.suppress(asyncpg.TooManyConnectionsError, OSError, asyncpg.PostgresError):
                     while True:
                         connections.append(await asyncpg.connect(environment.postgres.url, timeout=2))
-                await first.execute(terminate_others)
+                await first.execute(terminate_tickgraph_sessions)
             yield
         finally:
             for connection in connections:
                 connection.terminate()
 
 
-def deribit_fault(name: str, index: str | None, method: str | None) -> Block:
+def deribit_fault(name: str, index: str | None, method: str | None) -> FaultContext:
     """Makes Deribit fail with one fault, for one ticker or for all."""
 
     @asynccontextmanager
@@ -365,7 +372,7 @@ def deribit_fault(name: str, index: str | None, method: str | None) -> Block:
     return block
 
 
-def shift_clock(offset_s: int) -> Block:
+def shift_clock(offset_s: int) -> FaultContext:
     """Sets the exchange's clock ahead or behind."""
 
     @asynccontextmanager
@@ -385,7 +392,7 @@ def shift_clock(offset_s: int) -> Block:
 async def stop_schedulers(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Stops the schedulers, so that no minute is sent."""
     running = len(environment.stack.schedulers)
-    await environment.stack.end_schedulers()
+    await environment.stack.kill_schedulers()
     environment.schedulers_are_running = False
     try:
         yield
@@ -405,7 +412,7 @@ async def send_twice(environment: Environment, minute: int) -> AsyncIterator[Non
 @asynccontextmanager
 async def run_two_stacks(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Runs two complete stacks on one database."""
-    async with second_stack(environment):
+    async with run_second_stack(environment):
         yield
 
 
@@ -419,15 +426,15 @@ async def send_far_ahead(environment: Environment, minute: int) -> AsyncIterator
 @asynccontextmanager
 async def run_other_tickers(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Runs a second worker on the same Redis with a different TICKERS setting."""
-    second_stack_worker = Stack(
+    other_stack = Stack(
         "other", environment.folder, environment.stack.settings | {"TICKERS": TICKERS[0]}, environment.stack.valkey
     )
-    await second_stack_worker.start_worker()
+    await other_stack.start_worker()
     try:
         yield
     finally:
-        await second_stack_worker.stop_worker()
-        environment.stack.started_at += second_stack_worker.started_at
+        await other_stack.stop_worker()
+        environment.stack.started_at += other_stack.started_at
 
 
 KILLS = [
@@ -490,7 +497,7 @@ def all_faults(rng: random.Random, *, disk: bool, failure_count: int = 4) -> lis
 
 
 FORBIDDEN_PAIRS = [{"phase", other} for other in ("worker", "redis", "database", "deribit", "scheduler", "clock", "stacks")]
-"""Faults that are not drawn together: a worker cannot be killed in a phase that it does not reach."""
+"""Components whose faults are not drawn together: with the other fault, a worker may never reach its phase."""
 
 
 def draw_pair(rng: random.Random, *, disk: bool) -> tuple[Fault, Fault]:

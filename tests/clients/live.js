@@ -1,4 +1,4 @@
-// Each client subscribes from the beginning with its own API; prints each event as a line {"name", "price"}.
+// Each client subscribes from the first event with its own API. Prints each event as a line {"name", "price"}.
 //   node live.js 127.0.0.1:8000 5
 import { ApolloClient, HttpLink, InMemoryCache, gql } from '@apollo/client/core';
 import { GraphQLWsLink } from '@apollo/client/link/subscriptions';

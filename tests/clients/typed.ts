@@ -4,9 +4,9 @@ import type { CoverageQuery, CoverageQueryVariables, LatestQuery, PageQuery, Tic
 export function shown(latest: LatestQuery, page: PageQuery, coverage: CoverageQuery, tickers: TickersQuery): string[] {
   // @ts-expect-error a ticker without a price yet
   const unsafe: string = latest.latest.price;
-  // @ts-expect-error only the minute may be known
+  // @ts-expect-error observedAt is null where only the minute is known
   const instant: string = page.prices.nodes[0]!.observedAt;
-  // @ts-expect-error nothing may have been expected
+  // @ts-expect-error ratio is null where no minute was expected
   const ratio: number = coverage.coverage.ratio;
   // @ts-expect-error a ticker that was only imported
   const since: number = tickers.tickers[0]!.since;

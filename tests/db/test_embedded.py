@@ -12,7 +12,7 @@ import pytest
 import redis
 
 from db import embedded
-from db.errors import ServerError
+from db.errors import CommandLineError
 from tests.conftest import ROOT, Servers
 
 
@@ -46,13 +46,13 @@ def test_data_of_another_postgresql_version_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "PG_VERSION").write_text("14\n")
     message = r"DATA_DIR: .* holds data of PostgreSQL 14, and this is PostgreSQL 18"
-    with pytest.raises(ServerError, match=message), embedded.postgres(tmp_path):
+    with pytest.raises(CommandLineError, match=message), embedded.postgres(tmp_path):
         pass
 
 
 def test_a_data_folder_is_locked_by_one_process(tmp_path: Path) -> None:
     message = rf"DATA_DIR=.* in use by process {os.getpid()}"
-    with embedded.lock_data_dir(tmp_path), pytest.raises(ServerError, match=message), embedded.lock_data_dir(tmp_path):
+    with embedded.lock_data_dir(tmp_path), pytest.raises(CommandLineError, match=message), embedded.lock_data_dir(tmp_path):
         pass
     with embedded.lock_data_dir(tmp_path):
         pass
@@ -129,7 +129,7 @@ def test_the_demo_ignores_the_servers_named_by_settings(tmp_path: Path) -> None:
     assert broker == messages
 
 
-def test_a_failed_migration_is_reported_in_one_line(tmp_path: Path, servers: Servers) -> None:
+def test_a_missing_database_is_reported_in_one_line(tmp_path: Path, servers: Servers) -> None:
     result = _with_servers(
         tmp_path,
         "true",

@@ -7,7 +7,7 @@ import pytest
 
 from db.pool import Database
 from db.queries import version, write_lock
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 INSERT = "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', $1, 1, 'LIVE') RETURNING id"
@@ -20,7 +20,7 @@ async def _ids(db: Database) -> list[int]:
 
 async def test_a_new_database_is_in_its_first_epoch_and_stays_there(db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     history = await version.history(db)
     assert (history.epoch, history.forked_at) == (1, 0)
     assert max(await _ids(db)) < 100
@@ -28,11 +28,11 @@ async def test_a_new_database_is_in_its_first_epoch_and_stays_there(db: Database
 
 async def test_ids_after_a_restore_or_a_failover_were_never_used_before(db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE), row("btc_usd", MINUTE + 60)])
+    await store(db, [row("btc_usd", START_TS), row("btc_usd", START_TS + 60)])
     last = await version.current(db)
     await db.execute(CHANGE_IDENTITY)
-    await store(db, [row("btc_usd", MINUTE + 120)])
-    await store(db, [row("btc_usd", MINUTE + 180)])
+    await store(db, [row("btc_usd", START_TS + 120)])
+    await store(db, [row("btc_usd", START_TS + 180)])
     history = await version.history(db)
     ids = await _ids(db)
     assert ids == sorted(ids)
@@ -49,10 +49,10 @@ async def test_each_fork_of_the_history_is_distinguished(db: Database) -> None:
     await track(db, "btc_usd")
     forks = []
     for number in range(3):
-        await store(db, [row("btc_usd", MINUTE + 60 * number)])
+        await store(db, [row("btc_usd", START_TS + 60 * number)])
         forks.append(await version.current(db))
         await db.execute(CHANGE_IDENTITY)
-    await store(db, [row("btc_usd", MINUTE + 600)])
+    await store(db, [row("btc_usd", START_TS + 600)])
     for fork in forks:
         assert await version.fork_of(db, fork) is None
         assert await version.fork_of(db, fork + 1) == fork
@@ -74,7 +74,7 @@ async def test_every_role_that_writes_sees_the_same_identity(dsn: str, db: Datab
     connection = await asyncpg.connect(dsn)
     try:
         await connection.execute(f"SET ROLE {role}")
-        await connection.execute(INSERT, MINUTE)
+        await connection.execute(INSERT, START_TS)
         assert await connection.fetchval("SELECT count(*) FROM epoch") == 1
     finally:
         await connection.close()
@@ -91,17 +91,17 @@ async def test_ids_follow_commit_order_for_manual_inserts(dsn: str, db: Database
         if manual_is_first:
             transaction = manual_connection.transaction()
             await transaction.start()
-            first = await manual_connection.fetchval(INSERT, MINUTE)
-            storing = asyncio.create_task(store(db, [row("btc_usd", MINUTE + 60)]))
+            first = await manual_connection.fetchval(INSERT, START_TS)
+            storing = asyncio.create_task(store(db, [row("btc_usd", START_TS + 60)]))
             await _wait_for_blocked_session(db)
             await transaction.commit()
             await storing
             second = (await _ids(db))[1]
         else:
             async with write_lock.write_transaction(db) as connection:
-                inserting = asyncio.create_task(manual_connection.fetchval(INSERT, MINUTE + 60))
+                inserting = asyncio.create_task(manual_connection.fetchval(INSERT, START_TS + 60))
                 await _wait_for_blocked_session(db)
-                first = await connection.fetchval(INSERT, MINUTE)
+                first = await connection.fetchval(INSERT, START_TS)
             second = await inserting
     finally:
         await manual_connection.close()

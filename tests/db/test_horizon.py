@@ -1,4 +1,4 @@
-"""All queries agree about the remaining minutes, however far the deletion of expired minutes has got."""
+"""All queries agree on the remaining minutes at any point of the deletion of expired minutes."""
 
 import contextlib
 import json

@@ -87,7 +87,7 @@ async def test_offline_mode_prints_the_sql(empty_dsn: str) -> None:
 
 
 async def test_candles_of_older_prices_are_built_in_steps(empty_dsn: str) -> None:
-    """A query returns the same candles before, while and after they are built."""
+    """A query returns the same candles before, during and after their build."""
     assert (await _alembic(empty_dsn, "upgrade", "0002"))[0] == 0
     day = 1_704_672_000
     async with open_database(empty_dsn, application_name="test") as db:

@@ -1,4 +1,4 @@
-"""PostgreSQL reads a million minutes by index and sorts no more rows than it returns."""
+"""With a million stored minutes, every statement reads by index and sorts no more rows than it returns."""
 
 import json
 from collections.abc import AsyncIterator, Iterator
@@ -12,42 +12,42 @@ from db.queries import candles, coverage, gaps, history_export, prices, summarie
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
 from tests.conftest import Servers, clone
-from tests.sample_data import MINUTE
+from tests.sample_data import START_TS
 
 ROWS = 500_000
 """Rows per ticker; there are two tickers."""
 DAY = 86_400
-MINUTES = 1_440
+WINDOW_MINUTES = 1_440
 """Minutes of the window that the statements read."""
 LARGE_TABLES = {"price", "gap", "change", "candle"}
 
 FILL = f"""
 INSERT INTO ticker (name) VALUES ('btc_usd'), ('eth_usd');
-INSERT INTO tracking (ticker, since) VALUES ('btc_usd', {MINUTE}), ('eth_usd', {MINUTE});
+INSERT INTO tracking (ticker, since) VALUES ('btc_usd', {START_TS}), ('eth_usd', {START_TS});
 ALTER TABLE price DISABLE TRIGGER USER;
 INSERT INTO price (ticker, ts, price, source)
-SELECT name, {MINUTE} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1) AS m, ticker;
+SELECT name, {START_TS} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1) AS m, ticker;
 ALTER TABLE price ENABLE TRIGGER USER;
 INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM ticker, unnest(ARRAY[3600, 86400]) AS span,
-       generate_series(({MINUTE} / span * span)::bigint, ({MINUTE} + 60 * {ROWS})::bigint, span) AS ts;
+       generate_series(({START_TS} / span * span)::bigint, ({START_TS} + 60 * {ROWS})::bigint, span) AS ts;
 INSERT INTO gap (ticker, ts, reason, filled_at)
-SELECT name, {MINUTE} + 60 * m, 'timeout', CASE WHEN m % 1000 > 0 THEN 1 END FROM generate_series(0, 99999) AS m, ticker;
+SELECT name, {START_TS} + 60 * m, 'timeout', CASE WHEN m % 1000 > 0 THEN 1 END FROM generate_series(0, 99999) AS m, ticker;
 INSERT INTO change (kind, ticker) SELECT 'gap_closed', 'btc_usd' FROM generate_series(0, 99999);
 ANALYZE;
 """
 
 
 @pytest.fixture(scope="module")
-async def large_database(servers: Servers, migrated: str) -> AsyncIterator[asyncpg.Connection]:
+async def large_database(servers: Servers, migrated_template: str) -> AsyncIterator[asyncpg.Connection]:
     """A connection to a migrated and analyzed database with a million minutes."""
-    async for dsn in clone(servers, migrated):
+    async for dsn in clone(servers, migrated_template):
         connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
         await connection.execute(FILL)
         yield connection
         await connection.close()
 
 
-LOW, HIGH = MINUTE + 100 * DAY, MINUTE + 101 * DAY
+LOW, HIGH = START_TS + 100 * DAY, START_TS + 101 * DAY
 PRICE_SHAPE = Shape(tuple(prices.JSON_COLUMNS.items()))
 CANDLE_SHAPE = Shape(tuple(candles.JSON_COLUMNS.items()))
 
@@ -59,7 +59,7 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
         page = prices.page_statement(PRICE_SHAPE, newest_first=newest_first)
         yield f"page {newest_first}", page.sql, [*window, 100, 0, *page.constants], 0
         text = prices.window_statement(PRICE_SHAPE, newest_first=newest_first)
-        yield f"window_json {newest_first}", text.sql, [*window, *text.constants], MINUTES
+        yield f"window_json {newest_first}", text.sql, [*window, *text.constants], WINDOW_MINUTES
     latest = prices.latest_statement(PRICE_SHAPE)
     yield "latest_json", latest.sql, ["btc_usd", 0, *latest.constants], 0
     yield "latest", prices.LATEST, ["btc_usd", 0], 0
@@ -68,22 +68,22 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "has_any", prices.HAS_ANY, window, 0
     yield "last_observed", prices.LAST_OBSERVED, ["btc_usd", LOW, 300], 10
     yield "coverage", coverage.COUNT, window, 0
-    yield "periods", gaps.PERIODS, ["btc_usd", MINUTE, MINUTE + DAY, ["OPEN", "FILLED"], 100], MINUTES
+    yield "periods", gaps.PERIODS, ["btc_usd", START_TS, START_TS + DAY, ["OPEN", "FILLED"], 100], WINDOW_MINUTES
     yield "last gaps", gaps.LAST_PERIOD_OF_EACH, [["btc_usd", "eth_usd"]], 2
-    yield "newest open", gaps.NEWEST_OPEN, [HIGH, 100], 100
+    yield "newest open", gaps.DUE_GAPS, [HIGH, 100], 100
     yield "counts", gaps.COUNTS, [], 200
     yield "watermarks", gaps.WATERMARKS, [], 2
     yield "tickers", tickers.ALL, [0], 2
     yield "version", version.CURRENT, [], 0
     yield "summary", summaries.SUMMARY, window, 0
-    yield "series", summaries.SERIES, window, MINUTES
-    yield "csv", history_export.CSV, window, MINUTES
+    yield "series", summaries.SERIES, window, WINDOW_MINUTES
+    yield "csv", history_export.CSV, window, WINDOW_MINUTES
     yield "extent", history_export.EXTENT, window, 0
     for interval in Interval:
         for empty in (False, True):
             statement = candles.statement(interval, CANDLE_SHAPE, with_open=False, with_empty=empty)
             days = 400 if interval.value.base == DAY else 20
-            bounds = [interval.ceil(MINUTE), interval.ceil(MINUTE + days * DAY)]
+            bounds = [interval.ceil(START_TS), interval.ceil(START_TS + days * DAY)]
             if interval is Interval.ONE_MINUTE:
                 bounds[1] = bounds[0] + 6_000 * 60
             yield f"{interval.name} {empty}", statement.sql, ["btc_usd", *bounds, 2**40, *statement.constants], 6_000

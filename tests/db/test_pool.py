@@ -147,7 +147,7 @@ async def test_a_connection_lost_inside_a_transaction_raises_unavailable_and_is_
 
 
 async def test_a_cancellation_is_propagated_at_any_point(dsn: str) -> None:
-    """Otherwise a cancelled task continues, and the code that waits for its end waits forever."""
+    """Otherwise a canceled task continues, and the code that waits for its end waits forever."""
     async with open_database(dsn, application_name="tests", max_connections=1) as db:
         cancelled = 0
         for loop_iterations in range(60):

@@ -13,18 +13,18 @@ from db import times
 from db.errors import RowRejectedError
 from db.pool import Database
 from db.tables import PriceRow, normalize_price
-from tests.sample_data import MINUTE, track
+from tests.sample_data import START_TS, track
 
 VALID_PRICE: dict[str, Any] = {
     "ticker": "btc_usd",
-    "ts": MINUTE,
+    "ts": START_TS,
     "price": Decimal("68241.5"),
-    "observed_at": MINUTE * 10**6 + 59_999_999,
+    "observed_at": START_TS * 10**6 + 59_999_999,
     "source": "LIVE",
 }
 
 INVALID_PRICES: list[tuple[str, dict[str, Any]]] = [
-    ("ck_price_ts", {"ts": MINUTE + 1, "observed_at": None}),
+    ("ck_price_ts", {"ts": START_TS + 1, "observed_at": None}),
     ("ck_price_ts", {"ts": -60, "observed_at": None}),
     ("ck_price_ts", {"ts": times.END, "observed_at": None}),
     ("ck_price_price", {"price": Decimal(0)}),
@@ -33,8 +33,8 @@ INVALID_PRICES: list[tuple[str, dict[str, Any]]] = [
     ("ck_price_price", {"price": Decimal("Infinity")}),
     ("ck_price_price", {"price": Decimal(10**15)}),
     ("ck_price_price_normal", {"price": Decimal("1.0000000000000000001")}),
-    ("ck_price_observed_at", {"observed_at": MINUTE * 10**6 - 1}),
-    ("ck_price_observed_at", {"observed_at": (MINUTE + 60) * 10**6}),
+    ("ck_price_observed_at", {"observed_at": START_TS * 10**6 - 1}),
+    ("ck_price_observed_at", {"observed_at": (START_TS + 60) * 10**6}),
     ("ck_price_source", {"source": "GUESS"}),
 ]
 

@@ -6,7 +6,7 @@ import asyncpg
 
 from db.pool import Database
 from db.queries import prices, write_lock
-from tests.sample_data import MINUTE, row, track
+from tests.sample_data import START_TS, row, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 IS_LOCK_AWAITED = """
@@ -23,7 +23,7 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
 
     async def first() -> None:
         async with write_lock.write_transaction(db) as connection:
-            await prices.store(connection, [row("btc_usd", MINUTE, "1")])
+            await prices.store(connection, [row("btc_usd", START_TS, "1")])
             first_wrote.set()
             await second_began.wait()
             await wait_until(lambda: db.fetchval(IS_LOCK_AWAITED))
@@ -32,11 +32,11 @@ async def test_two_overlapping_transactions_on_one_ticker_store_each_minute_once
         await first_wrote.wait()
         second_began.set()
         async with write_lock.write_transaction(db) as connection:
-            await prices.store(connection, [row("btc_usd", MINUTE, "2"), row("btc_usd", MINUTE + 60, "2")])
+            await prices.store(connection, [row("btc_usd", START_TS, "2"), row("btc_usd", START_TS + 60, "2")])
 
     await asyncio.gather(first(), second())
     stored = await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)
-    assert [(r["ts"], str(r["price"])) for r in stored] == [(MINUTE, "1"), (MINUTE + 60, "2")]
+    assert [(r["ts"], str(r["price"])) for r in stored] == [(START_TS, "1"), (START_TS + 60, "2")]
     assert stored[0]["id"] < stored[1]["id"]
 
 
@@ -52,7 +52,7 @@ async def test_listeners_are_notified_by_a_commit_and_not_by_a_rollback(dsn: str
         except RuntimeError:
             pass
         async with write_lock.write_transaction(db) as connection:
-            await prices.store(connection, [row("btc_usd", MINUTE)])
+            await prices.store(connection, [row("btc_usd", START_TS)])
         await asyncio.wait_for(notifications.get(), WAIT_TIMEOUT_S)
         await listener.execute("SELECT 1")
         assert notifications.empty(), "the transaction that was rolled back sent no notification"

@@ -1,4 +1,4 @@
-"""Runs `make` verbs as a user does, in a process tree that is found by a mark in its environment."""
+"""Runs `make` verbs as a user does. Finds their processes by a variable in the environment."""
 
 import asyncio
 import contextlib
@@ -73,7 +73,7 @@ class MakeProcess:
     def ctrl_c(self) -> None:
         os.write(self._terminal, b"\x03")
 
-    def pids(self) -> dict[int, str]:
+    def processes(self) -> dict[int, str]:
         """Returns the command line of each process of the run, by its id."""
         found = {}
         for folder in Path("/proc").iterdir():
@@ -85,7 +85,7 @@ class MakeProcess:
         return found
 
     def pid_of(self, part: str) -> int:
-        return next(pid for pid, command in self.pids().items() if part in command and "setpriv" not in command)
+        return next(pid for pid, command in self.processes().items() if part in command and "setpriv" not in command)
 
     async def wait_for_output(self, text: str) -> None:
         await wait_until(lambda: text in self.output, describe_state=lambda: self.output)
@@ -93,11 +93,13 @@ class MakeProcess:
     async def wait_until_ended(self, timeout_s: float = 10) -> None:
         """Waits until no process of the run is left."""
         await wait_until(
-            lambda: not self.pids(), describe_state=lambda: f"still running: {self.pids()}\n{self.output}", timeout_s=timeout_s
+            lambda: not self.processes(),
+            describe_state=lambda: f"still running: {self.processes()}\n{self.output}",
+            timeout_s=timeout_s,
         )
 
     def kill(self) -> None:
-        for pid in self.pids():
+        for pid in self.processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         os.close(self._terminal)
@@ -112,7 +114,7 @@ RunMake = Callable[..., "contextlib.AbstractAsyncContextManager[MakeProcess]"]
 
 @pytest.fixture
 def run_make(tmp_path: Path, rpc_url: str) -> RunMake:
-    """Starts `make up` against the test's simulator."""
+    """Returns a function that runs a `make` verb (`up` by default) against the test's simulator."""
 
     @contextlib.asynccontextmanager
     async def start(verb: str = "up", port: int | None = None, **env: str) -> AsyncIterator[MakeProcess]:

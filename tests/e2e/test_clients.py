@@ -1,4 +1,4 @@
-"""Real GraphQL clients and auditors, run by Node.js against a running API."""
+"""Real GraphQL clients, auditors and code generators, of Node.js and Python, against a running API."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ from db.pool import Database
 from graph.settings import Settings
 from tests.conftest import ROOT
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S
 
 CLIENTS = ROOT / "tests" / "clients"
@@ -56,7 +56,7 @@ async def test_all_graphql_over_http_audits_pass(api: Api) -> None:
 
 async def test_each_client_receives_data_nulls_and_error_codes(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
+    await store(db, [row("btc_usd", START_TS + 60 * i, f"6824{i}.5") for i in range(3)])
     latest = await api.data('{ latest(ticker: "btc_usd") { id ts price observedAt source } }')
     found = {one.pop("name"): one for one in await _run("clients.js", f"{api.url}/graphql")}
     assert set(found) == {
@@ -71,7 +71,7 @@ async def test_each_client_receives_data_nulls_and_error_codes(api: Api, db: Dat
         results = {query_name: _without_typenames(response) for query_name, response in responses.items()}
         assert results["latest"] == {"data": latest}, name
         assert results["nothing"] == {"data": {"latest": None}}, name
-        prices = [{"ts": MINUTE + 60 * i, "price": f"6824{i}.5"} for i in range(2)]
+        prices = [{"ts": START_TS + 60 * i, "price": f"6824{i}.5"} for i in range(2)]
         assert results["window"] == {"data": {"range": prices}}, name
         assert results["openEnd"] == {"data": {"range": []}}, name
         assert [error["code"] for error in results["unknown"]["errors"]] == ["UNKNOWN_TICKER"], name
@@ -81,7 +81,7 @@ async def test_each_client_receives_data_nulls_and_error_codes(api: Api, db: Dat
 
 async def test_a_graphql_ws_connection_survives_an_invalid_query(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    await store(db, [row("btc_usd", START_TS, "68241.5")])
     (results,) = await _run("socket.js", f"{api.url.replace('http', 'ws', 1)}/graphql")
     latest = {"data": {"latest": {"price": "68241.5"}}}
     assert (results["first"], results["afterError"], results["closed"]) == (latest, latest, [])
@@ -91,12 +91,12 @@ async def test_a_graphql_ws_connection_survives_an_invalid_query(api: Api, db: D
 
 async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    await store(db, [row("btc_usd", START_TS, "68241.5")])
     transport = AIOHTTPTransport(f"{api.url}/graphql", ssl=False)
     async with gql.Client(transport=transport, fetch_schema_from_transport=True) as session:
         document = "query ($t: String!) { latest(ticker: $t) { price ts } }"
         found = await session.execute(gql.GraphQLRequest(document, variable_values={"t": "btc_usd"}))
-        assert found == {"latest": {"price": "68241.5", "ts": MINUTE}}
+        assert found == {"latest": {"price": "68241.5", "ts": START_TS}}
         with pytest.raises(TransportQueryError) as raised:
             await session.execute(gql.GraphQLRequest(document, variable_values={"t": "nobody_usd"}))
         assert (raised.value.errors or [])[0]["extensions"]["code"] == "UNKNOWN_TICKER"
@@ -106,7 +106,7 @@ async def test_gql_reads_the_schema_and_validates_against_it(api: Api, db: Datab
 
 async def test_each_subscribing_client_receives_every_price_in_order(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3)])
+    await store(db, [row("btc_usd", START_TS + 60 * i, f"{i + 1}") for i in range(3)])
     process = await asyncio.create_subprocess_exec(
         *("node", "live.js", api.url.removeprefix("http://"), "5"),
         cwd=CLIENTS,
@@ -119,7 +119,7 @@ async def test_each_subscribing_client_receives_every_price_in_order(api: Api, d
     for _ in range(5 * 3):
         event = json.loads(await asyncio.wait_for(process.stdout.readline(), WAIT_TIMEOUT_S) or await process.stderr.read())
         results.setdefault(event["name"], []).append(event["price"])
-    await store(db, [row("btc_usd", MINUTE + 60 * i, f"{i + 1}") for i in range(3, 5)])
+    await store(db, [row("btc_usd", START_TS + 60 * i, f"{i + 1}") for i in range(3, 5)])
     out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT_S)
     assert process.returncode == 0, err.decode()
     for event in map(json.loads, out.splitlines()):
@@ -130,20 +130,20 @@ async def test_each_subscribing_client_receives_every_price_in_order(api: Api, d
 
 async def test_gql_subscribes(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "1")])
+    await store(db, [row("btc_usd", START_TS, "1")])
     transport = AIOHTTPWebsocketsTransport(f"{api.url.replace('http', 'ws', 1)}/graphql")
     async with gql.Client(transport=transport) as session:
         events = session.subscribe(gql.gql('subscription { priceAdded(after: "0") { price } }'))
         assert await anext(events) == {"priceAdded": {"price": "1"}}
-        await store(db, [row("btc_usd", MINUTE + 60, "2")])
+        await store(db, [row("btc_usd", START_TS + 60, "2")])
         assert await anext(events) == {"priceAdded": {"price": "2"}}
         await events.aclose()
 
 
-@pytest.mark.skipif(not (PYTHON / ".venv").exists(), reason="the generated client's libraries are not installed")
+@pytest.mark.skipif(not (PYTHON / ".venv").exists(), reason="the clients of Python are not installed")
 async def test_a_typed_python_client_is_generated_and_executes_queries(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.5") for i in range(3)])
+    await store(db, [row("btc_usd", START_TS + 60 * i, f"6824{i}.5") for i in range(3)])
     commands = PYTHON / ".venv" / "bin"
     env = {
         "SCHEMA": f"{api.url}/graphql",
@@ -154,7 +154,7 @@ async def test_a_typed_python_client_is_generated_and_executes_queries(api: Api,
     results = json.loads(await _run_command(commands / "python", "typed.py", f"{api.url}/graphql", folder=PYTHON))
     assert results == {
         "price": "68242.5",
-        "minutes": [MINUTE + 120, MINUTE + 60],
+        "minutes": [START_TS + 120, START_TS + 60],
         "ratio": 1.0,
         "nothing": None,
         "codes": ["UNKNOWN_TICKER"],
@@ -191,7 +191,7 @@ async def _run_command(command: Path, *arguments: str, folder: Path = CLIENTS, *
 
 
 def _without_typenames(value: Any) -> Any:
-    """Removes `__typename`, which some clients request on their own."""
+    """Removes `__typename`, which some clients add to every selection."""
     if isinstance(value, dict):
         return {name: _without_typenames(member) for name, member in value.items() if name != "__typename"}
     return [_without_typenames(member) for member in value] if isinstance(value, list) else value

@@ -38,7 +38,7 @@ README = (ROOT / "README.md").read_text()
 DOCS = {page.stem: page.read_text() for page in (ROOT / "docs").glob("*.md")}
 PAGES = ("getting-started", "graphql", "rest", "subscriptions")
 """The pages whose examples run as written. A block `shell` installs or starts something and is not run."""
-ENDLESS = {"copy_prices.py", "follow_changes.mts"}
+LONG_RUNNING_PROGRAMS = {"copy_prices.py", "follow_changes.mts"}
 CLIENTS = ROOT / "tests" / "clients"
 CLIENT_PYTHON = CLIENTS / "python" / ".venv" / "bin" / "python"
 
@@ -59,7 +59,7 @@ def _program(name: str) -> str:
 
 
 @pytest.fixture
-async def fresh(dsn: str, db: Database) -> AsyncIterator[Api]:
+async def new_installation(dsn: str, db: Database) -> AsyncIterator[Api]:
     """The API of an installation that is five minutes old."""
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", "eth_usd", since=now - 240)
@@ -69,14 +69,14 @@ async def fresh(dsn: str, db: Database) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_the_example_queries_return_data(fresh: Api) -> None:
+async def test_the_example_queries_return_data(new_installation: Api) -> None:
     now = int(time.time())
     queries = [block for page in PAGES for block in _blocks(DOCS[page], "graphql")]
     queries = [query for query in queries if not query.startswith(("subscription", "mutation"))]
     assert len(queries) >= 8
     for query in queries:
         variables = {name: value for name, value in (("from", now - 3600), ("at", now)) if f"${name}" in query}
-        data = await fresh.data(query, **variables)
+        data = await new_installation.data(query, **variables)
         assert all(data.values()), query
 
 
@@ -100,21 +100,21 @@ async def test_the_example_subscriptions_deliver_stored_prices(dsn: str, db: Dat
                 assert all(json.loads((await stream.event())["data"])["data"].values()), query
 
 
-async def test_the_readme_query_returns_the_documented_members(fresh: Api) -> None:
+async def test_the_readme_query_returns_the_documented_members(new_installation: Api) -> None:
     (block,) = [block for block in _blocks(README, "sh") if "/graphql" in block]
     arguments = shlex.split(block.replace("\\\n", " "))
-    data = await fresh.data(json.loads(arguments[arguments.index("-d") + 1])["query"])
-    (shown,) = [json.loads(block) for block in _blocks(README, "json")]
-    assert data["latest"].keys() == shown["data"]["latest"].keys()
+    data = await new_installation.data(json.loads(arguments[arguments.index("-d") + 1])["query"])
+    (documented,) = [json.loads(block) for block in _blocks(README, "json")]
+    assert data["latest"].keys() == documented["data"]["latest"].keys()
 
 
-async def test_the_rest_example_returns_the_documented_members(fresh: Api, tmp_path: Path) -> None:
+async def test_the_rest_example_returns_the_documented_members(new_installation: Api, tmp_path: Path) -> None:
     (block,) = [block for block in _blocks(DOCS["rest"], "sh") if "/prices/filter" in block]
-    status, out, err = await _run(["bash", "-c", block], tmp_path, fresh)
+    status, out, err = await _run(["bash", "-c", block], tmp_path, new_installation)
     assert status == 0, err
-    (found,), (shown,) = json.loads(out), json.loads(_blocks(DOCS["rest"], "json")[0])
-    assert found.keys() == shown.keys()
-    assert (found["ticker"], found["source"]) == (shown["ticker"], shown["source"])
+    (found,), (documented,) = json.loads(out), json.loads(_blocks(DOCS["rest"], "json")[0])
+    assert found.keys() == documented.keys()
+    assert (found["ticker"], found["source"]) == (documented["ticker"], documented["source"])
 
 
 async def _run(command: list[str], folder: Path, api: Api | None, **env: str) -> tuple[int | None, str, str]:
@@ -159,24 +159,24 @@ EXAMPLES = [
     for page in PAGES
     for language in ("sh", "python", "typescript")
     for number, block in enumerate(_blocks(DOCS[page], language), 1)
-    if not any(name in block.partition("\n")[0] for name in ENDLESS)
+    if not any(name in block.partition("\n")[0] for name in LONG_RUNNING_PROGRAMS)
 ]
 
 
 @pytest.mark.parametrize(("language", "block"), EXAMPLES)
-async def test_the_examples_run_as_written(language: str, block: str, fresh: Api, tmp_path: Path) -> None:
-    status, out, err = await _run(await _command(language, block, tmp_path), tmp_path, fresh)
+async def test_the_examples_run_as_written(language: str, block: str, new_installation: Api, tmp_path: Path) -> None:
+    status, out, err = await _run(await _command(language, block, tmp_path), tmp_path, new_installation)
     assert status == 0, err
     assert "5" in out or "-o " in block, f"no data: {out}"
 
 
-async def test_the_copy_of_the_guide_equals_the_export(fresh: Api, db: Database, tmp_path: Path) -> None:
-    """A large import, live prices, and a time without the program."""
+async def test_the_copy_of_the_guide_equals_the_export(new_installation: Api, db: Database, tmp_path: Path) -> None:
+    """Covers a large import, live prices, and an import while the program does not run."""
     command = await _command("python", _program("copy_prices.py"), tmp_path)
     first = int(time.time()) // 86_400 * 86_400 - 10 * 86_400
 
     async def equals_export() -> bool:
-        async with fresh.session.get(f"{fresh.url}/export?ticker=btc_usd") as response:
+        async with new_installation.session.get(f"{new_installation.url}/export?ticker=btc_usd") as response:
             exported = [line.split(",")[1:3] for line in (await response.text()).splitlines()[1:]]
         with sqlite3.connect(tmp_path / "prices.db") as copy:
             try:
@@ -185,13 +185,13 @@ async def test_the_copy_of_the_guide_equals_the_export(fresh: Api, db: Database,
                 return False
         return exported == [[str(ts), price] for ts, price in copied]
 
-    async with _running(command, tmp_path, fresh):
+    async with _run_in_background(command, tmp_path, new_installation):
         await wait_until(equals_export)
         await _import(db, first, 5_000)
         await store(db, [row("btc_usd", first - 86_400)])
         await wait_until(equals_export)
     await _import(db, first - 5 * 86_400, 2_000)
-    async with _running(command, tmp_path, fresh):
+    async with _run_in_background(command, tmp_path, new_installation):
         await wait_until(equals_export)
 
 
@@ -201,7 +201,7 @@ async def _import(db: Database, first: int, count: int) -> None:
 
 
 @asynccontextmanager
-async def _running(command: list[str], folder: Path, api: Api) -> AsyncIterator[None]:
+async def _run_in_background(command: list[str], folder: Path, api: Api) -> AsyncIterator[None]:
     process = await asyncio.create_subprocess_exec(*command, cwd=folder, env=os.environ | {"TICKGRAPH": api.url})
     try:
         yield
@@ -211,7 +211,7 @@ async def _running(command: list[str], folder: Path, api: Api) -> AsyncIterator[
 
 
 class _FailingServer(http.server.BaseHTTPRequestHandler):
-    """Answers every request with the status in its class."""
+    """Responds to every request with the status of its class."""
 
     status: ClassVar[int]
     requests: ClassVar[list[float]]
@@ -231,7 +231,7 @@ class _FailingServer(http.server.BaseHTTPRequestHandler):
 
 @contextmanager
 def _failing_server(status: int) -> Iterator[tuple[str, list[float]]]:
-    """Runs a server that always fails. Yields its address and the times of the requests."""
+    """Runs a server that responds to every request with `status`. Yields its URL and the times of the requests."""
     requests: list[float] = []
     handler = type("_Handler", (_FailingServer,), {"status": status, "requests": requests})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
@@ -242,7 +242,7 @@ def _failing_server(status: int) -> Iterator[tuple[str, list[float]]]:
         thread.join()
 
 
-@pytest.mark.parametrize("name", sorted(ENDLESS))
+@pytest.mark.parametrize("name", sorted(LONG_RUNNING_PROGRAMS))
 async def test_the_programs_of_the_guide_end_at_a_permanent_error(name: str, tmp_path: Path) -> None:
     command = await _command("python" if name.endswith(".py") else "typescript", _program(name), tmp_path)
     with _failing_server(401) as (url, requests):
@@ -250,7 +250,7 @@ async def test_the_programs_of_the_guide_end_at_a_permanent_error(name: str, tmp
     assert (status, len(requests)) == (1, 1), err
 
 
-@pytest.mark.parametrize("name", sorted(ENDLESS))
+@pytest.mark.parametrize("name", sorted(LONG_RUNNING_PROGRAMS))
 async def test_the_programs_of_the_guide_back_off_at_a_temporary_error(name: str, tmp_path: Path) -> None:
     command = await _command("python" if name.endswith(".py") else "typescript", _program(name), tmp_path)
     with _failing_server(503) as (url, requests):

@@ -36,7 +36,7 @@ RECEIVE_TIMEOUT_S = 5.0
 
 @dataclass
 class TcpProxy:
-    """The address of a cluster: a TCP proxy to one server, and later to another."""
+    """A TCP proxy whose target changes at a failover, like the address of a cluster."""
 
     target: int
     port: int = 0
@@ -81,7 +81,7 @@ class TcpProxy:
 
 
 @dataclass
-class Subscriber:
+class MirroringSubscriber:
     """Maintains a copy of the stored prices, by the documented rules for subscribers."""
 
     stand: ApiProcess
@@ -153,7 +153,7 @@ class Reader:
 
 
 async def _write(address: str) -> None:
-    """Stores a minute every 30 ms through the address, each with a different price."""
+    """Stores a minute every 30 ms through the proxy, each with a different price."""
     prices = itertools.count(1)
     async with open_database(address, application_name="drill", max_connections=1, statement_timeout_s=2) as db:
         while True:
@@ -187,7 +187,7 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribe
         async with proxy.serve(), contextlib.AsyncExitStack() as stack:
             address = primary.url.replace(f":{_port(primary.url)}/", f":{proxy.port}/")
             stand = await stack.enter_async_context(run_api_process(address, tmp_path, MAX_SOCKETS_PER_CLIENT="100"))
-            subscribers = [Subscriber(stand) for _ in range(SUBSCRIBER_COUNT)]
+            subscribers = [MirroringSubscriber(stand) for _ in range(SUBSCRIBER_COUNT)]
             window = f'ticker: "{TICKER}", from: {begin}, to: {begin + 86_400}'
             queries = [f'{{ latest(ticker: "{TICKER}") {{ ts price }} }}', f"{{ range({window}) {{ ts price }} }}"]
             paths = [f"/graphql?{urlencode({'query': query})}" for query in queries]
@@ -237,7 +237,7 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribe
 async def _check_results(
     old_rows: dict[int, tuple[int, str]],
     new_rows: dict[int, tuple[int, str]],
-    subscribers: list[Subscriber],
+    subscribers: list[MirroringSubscriber],
     readers: list[Reader],
     failed_at: float,
 ) -> None:
@@ -251,7 +251,7 @@ async def _check_results(
         await reader.read_once()
         await fresh_reader.read_once()
         assert reader.body == fresh_reader.body, "an ETag of the lost history is not accepted"
-    since_count, slowest_s = (
+    new_commit_count, slowest_s = (
         len(new_rows) - len(old_rows) + len(lost),
         max(one.history_changed_at or 0 for one in subscribers) - failed_at,
     )
@@ -259,9 +259,9 @@ async def _check_results(
         sum(one.not_modified_count for one in readers),
         sum(one.unavailable_count for one in readers),
     )
-    print(f"\n{len(old_rows):,} commits, the promoted replica lacks {len(lost):,}; {since_count:,} since")
+    print(f"\n{len(old_rows):,} commits before the failover, {len(lost):,} of them lost; {new_commit_count:,} commits after it")
     print(
-        f"all {SUBSCRIBER_COUNT} subscribers got HISTORY_CHANGED within {slowest_s:.1f} s; each has all {len(new_rows):,} rows"
+        f"all {SUBSCRIBER_COUNT} subscribers had HISTORY_CHANGED within {slowest_s:.1f} s; each has all {len(new_rows):,} rows"
     )
     print(f"of the responses {not_modified_count:,} were 304 and {unavailable_count:,} were 503 or failed; each ETag is valid")
 
@@ -274,7 +274,7 @@ async def _rows(db: Database) -> dict[int, tuple[int, str]]:
     return {one["id"]: (one["ts"], one["price"]) for one in await db.fetch(STORED_PRICES)}
 
 
-def _differences(subscribers: list[Subscriber], new_rows: dict[int, tuple[int, str]]) -> str:
+def _differences(subscribers: list[MirroringSubscriber], new_rows: dict[int, tuple[int, str]]) -> str:
     return str(
         [(len(one.copy), sorted(one.copy.items() ^ new_rows.items())[:6]) for one in subscribers if one.copy != new_rows][:3]
     )

@@ -19,7 +19,7 @@ from db.tables import Reason
 from ingest.outbox import Outbox, Report, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers
-from tests.sample_data import MINUTE, minutes, row, store, track
+from tests.sample_data import START_TS, minutes, row, store, track
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ async def _ingest(env: dict[str, str], *arguments: str) -> tuple[int, str, str]:
 
 async def test_a_second_import_of_a_file_stores_nothing_new(env: dict[str, str], db: Database, tmp_path: Path) -> None:
     file = tmp_path / "history.csv.gz"
-    lines = [f"{MINUTE + 60 * i};{100 + i}.50" for i in range(500)]
+    lines = [f"{START_TS + 60 * i};{100 + i}.50" for i in range(500)]
     file.write_bytes(gzip.compress("\n".join(["time;close", *lines, "soon;1", lines[0]]).encode()))
     status, out, err = await _ingest(env, "import", str(file), "--ticker", "btc_usd", "--rejects", str(tmp_path / "bad.csv"))
     assert status == 1, err
@@ -69,10 +69,10 @@ async def test_a_second_import_of_a_file_stores_nothing_new(env: dict[str, str],
 
 async def test_a_dry_run_shows_the_rows_and_stores_nothing(env: dict[str, str], db: Database, tmp_path: Path) -> None:
     file = tmp_path / "history.jsonl"
-    file.write_text("".join(f'{{"ts": {MINUTE + 60 * i}, "price": 1.5}}\n' for i in range(20)))
+    file.write_text("".join(f'{{"ts": {START_TS + 60 * i}, "price": 1.5}}\n' for i in range(20)))
     status, out, _ = await _ingest(env, "import", str(file), "--ticker", "btc_usd", "--dry-run")
     assert (status, await db.fetchval("SELECT count(*) FROM price")) == (0, 0)
-    assert f"line 1: {MINUTE} 1.5" in out
+    assert f"line 1: {START_TS} 1.5" in out
     assert "20 would be stored" in out
 
 
@@ -93,7 +93,7 @@ async def test_an_invalid_argument_is_reported_in_one_line(env: dict[str, str], 
 
 
 async def test_the_rows_before_the_damage_of_an_archive_are_imported(env: dict[str, str], db: Database, tmp_path: Path) -> None:
-    whole = gzip.compress("".join(f"{MINUTE + 60 * i},{i + 1}\n" for i in range(40_000)).encode())
+    whole = gzip.compress("".join(f"{START_TS + 60 * i},{i + 1}\n" for i in range(40_000)).encode())
     (tmp_path / "half.csv.gz").write_bytes(whole[: len(whole) // 2])
     status, _, err = await _ingest(env, "import", "half.csv.gz", "--ticker", "btc_usd")
     assert status == 1
@@ -111,9 +111,9 @@ async def test_a_table_of_an_older_tracker_is_read_from_its_database(
         "INSERT INTO price_ticks (ticker, ts, price) SELECT $1, $2::bigint + 60 * i, 68241.50 + i FROM generate_series(0, 9) i"
     )
     for ticker in ("btc_usd", "eth_usd"):
-        await old_connection.execute(ticks, ticker, MINUTE)
+        await old_connection.execute(ticks, ticker, START_TS)
     await old_connection.execute(
-        "INSERT INTO price_records VALUES ('btc_usd', 68000.5, to_timestamp($1::bigint + 0.25))", MINUTE + 6000
+        "INSERT INTO price_records VALUES ('btc_usd', 68000.5, to_timestamp($1::bigint + 0.25))", START_TS + 6000
     )
     await old_connection.close()
     status, out, err = await _ingest(env, "import", "--from-dsn", empty_dsn, "--ticker", "btc_usd")
@@ -121,10 +121,10 @@ async def test_a_table_of_an_older_tracker_is_read_from_its_database(
     arguments = ["--table", "price_records", "--ticker", "btc_usd"]
     status, out, err = await _ingest(env, "import", "--from-dsn", empty_dsn, *arguments)
     assert (status, "1 stored" in out) == (0, True), err
-    assert await minutes(db, "btc_usd") == [*range(MINUTE, MINUTE + 600, 60), MINUTE + 6000]
+    assert await minutes(db, "btc_usd") == [*range(START_TS, START_TS + 600, 60), START_TS + 6000]
     newest = await db.fetchrow("SELECT price, observed_at FROM price ORDER BY ts DESC LIMIT 1")
     assert newest is not None
-    assert (str(newest["price"]), newest["observed_at"]) == ("68000.5", (MINUTE + 6000) * 10**6 + 250_000)
+    assert (str(newest["price"]), newest["observed_at"]) == ("68000.5", (START_TS + 6000) * 10**6 + 250_000)
     status, _, err = await _ingest(env, "import", "--from-dsn", empty_dsn, "--table", "nothing", "--ticker", "btc_usd")
     assert (status, err) == (2, "nothing: the table does not exist in that database\n")
 
@@ -148,7 +148,7 @@ async def test_gaps_are_listed_detected_and_filled_manually(env: dict[str, str],
 
 async def test_rejected_prices_are_listed_with_their_reason(env: dict[str, str], db: Database) -> None:
     assert (await _ingest(env, "rejects"))[1] == "no rejected prices\n"
-    await db.execute("INSERT INTO reject (ticker, ts, entry, reason) VALUES ('btc_usd', $1, '{}', 'no price')", MINUTE)
+    await db.execute("INSERT INTO reject (ticker, ts, entry, reason) VALUES ('btc_usd', $1, '{}', 'no price')", START_TS)
     assert "btc_usd 2024-01-15T11:40:00Z: no price\n  {}\n" in (await _ingest(env, "rejects"))[1]
 
 
@@ -160,14 +160,14 @@ async def test_status_reports_tickers_gaps_outbox_and_clock(env: dict[str, str],
         await gaps.open_gaps(connection, {("eth_usd", now - 540): Reason.TIMEOUT, ("eth_usd", now - 480): Reason.TIMEOUT})
         await gaps.mark_unrecoverable(connection, "eth_usd", [now - 480])
     await outbox.put([row("eth_usd", now - 120)])
-    await outbox.write_report(Report(0.0125, {"eth_usd": "2024-01-15T11:40:00Z no answer in time"}))
+    await outbox.write_report(Report(0.0125, {"eth_usd": "2024-01-15T11:40:00Z no response in time"}))
     status, out, _ = await _ingest(env, "status")
     assert status == 1, "eth_usd is stale"
     assert "1 of 500,000 prices queued" in out
     assert "0.013 s ahead of Deribit's" in out or "0.012 s ahead of Deribit's" in out
     ticker_line = next(line for line in out.splitlines() if line.strip().startswith("eth_usd"))
     assert "stale" in ticker_line
-    assert "last error of eth_usd: 2024-01-15T11:40:00Z no answer in time" in out
+    assert "last error of eth_usd: 2024-01-15T11:40:00Z no response in time" in out
     status, out, _ = await _ingest(env, "status", "--json")
     found = json.loads(out)
     assert (found["ok"], found["outbox"], found["workers"]) == (False, 1, 0)

@@ -130,8 +130,8 @@ async def test_compose_collects_a_price_drains_its_services_and_restores_a_dump(
             f"{url}/graphql",
             json={"query": "subscription { priceAdded { id } }"},
             headers={"Accept": "text/event-stream"},
-        ) as listening:
-            assert await listening.content.readline() == b"retry: 1000\n"
+        ) as event_stream:
+            assert await event_stream.content.readline() == b"retry: 1000\n"
             for service in ("api", "worker", "scheduler"):
                 started_at = time.perf_counter()
                 await asyncio.to_thread(docker, "compose", "stop", service, **env)

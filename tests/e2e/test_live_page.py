@@ -29,7 +29,7 @@ __all__ = ["api", "browser"]  # fixtures of other tests
 
 PAGE = ROOT / "tests" / "page"
 AXE = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
-MINUTES = 600
+MINUTE_COUNT = 600
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
@@ -38,7 +38,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chr
 async def now(db: Database) -> int:
     """Stores prices of some hours, with five minutes missing an hour ago, and returns the current minute."""
     now = int(time.time()) // 60 * 60
-    begin = now - 60 * MINUTES
+    begin = now - 60 * MINUTE_COUNT
     await track(db, "btc_usd", "eth_usd", since=begin)
     missing = {now - 60 * n for n in range(60, 65)}
     async with write_lock.write_transaction(db) as connection:
@@ -47,7 +47,7 @@ async def now(db: Database) -> int:
         db,
         [
             row("btc_usd", begin + 60 * n, f"{68_000 + n}", source=Source.BACKFILL if n in (10, 11) else Source.LIVE)
-            for n in range(MINUTES)
+            for n in range(MINUTE_COUNT)
             if begin + 60 * n not in missing
         ],
     )
@@ -119,7 +119,7 @@ async def test_a_gap_is_drawn_with_its_reason(browser: Browser, api: Api, db: Da
         await expect(page.locator(".coverage .words")).to_contain_text("5 missing")
         box = await chart.bounding_box()
         assert box is not None
-        # The bands lie somewhere here, whatever the width of the scale.
+        # The band of the gap is between these percentages, whatever the width of the price scale.
         for part in range(35, 65):
             await page.mouse.move(box["x"] + box["width"] * part / 100, box["y"] + 100)
             if "no prices" in (await page.locator(".legend").text_content() or ""):

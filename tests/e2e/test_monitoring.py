@@ -43,7 +43,7 @@ pytestmark = [
 ]
 
 
-def dashboards() -> dict[str, list[str]]:
+def dashboard_expressions() -> dict[str, list[str]]:
     """Returns the expressions of each dashboard, with a fixed interval instead of Grafana's variable."""
     return {
         path.stem: [
@@ -55,7 +55,7 @@ def dashboards() -> dict[str, list[str]]:
     }
 
 
-def alerts() -> dict[str, str]:
+def alert_expressions() -> dict[str, str]:
     """Returns the expression of each alert."""
     text = (MONITORING / "alerts.yml").read_text()
     found = re.findall(r"- alert: (\w+)\n +expr: (?:\|\n +)?(.+)\n", text)
@@ -78,7 +78,7 @@ class Prometheus:
         found: list[dict[str, Any]] = body["data"]["result"]
         return found
 
-    async def firing(self) -> set[str]:
+    async def active_alerts(self) -> set[str]:
         """Returns the names of the alerts that are firing or pending."""
         async with self.session.get(f"{self.url}/api/v1/alerts") as response:
             return {one["labels"]["alertname"] for one in (await response.json())["data"]["alerts"]}
@@ -148,7 +148,7 @@ async def test_promtool_accepts_the_configuration(tmp_path: Path) -> None:
 
 def test_every_alert_has_a_runbook_section() -> None:
     sections = re.findall(r"^## (\w+)$", RUNBOOK, re.MULTILINE)
-    assert sections == list(alerts())
+    assert sections == list(alert_expressions())
     for name in sections:
         assert f"runbook: docs/runbook.md#{name.lower()}" in (MONITORING / "alerts.yml").read_text()
         section = RUNBOOK.partition(f"## {name}\n")[2].partition("\n## ")[0]
@@ -185,7 +185,7 @@ async def test_every_dashboard_expression_returns_data(dsn: str, redis_url: str,
         subscribe(Api(stand.url, stand.session), "subscription { priceAdded { id } }"),
         _send_queries(Api(stand.url, stand.session)),
     ):
-        for name, expressions in dashboards().items():
+        for name, expressions in dashboard_expressions().items():
             for expression in expressions:
 
                 async def has_data(expression: str = expression) -> bool:
@@ -210,7 +210,7 @@ class MonitoredProduct:
         return Api(self.stand.url, self.stand.session)
 
     def send(self, queue: Queue, actor: Actor) -> None:
-        """Sends what the scheduler sends."""
+        """Enqueues the message of an actor for the current minute, as the scheduler does."""
         kwargs = {"minute": int(time.time()) // 60 * 60}
         self.broker.enqueue(dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs=kwargs, options={}))
 
@@ -219,7 +219,7 @@ class MonitoredProduct:
         pending_alerts = set(names)
 
         async def all_fired() -> bool:
-            pending_alerts.difference_update(await self.prometheus_server.firing())
+            pending_alerts.difference_update(await self.prometheus_server.active_alerts())
             return not pending_alerts
 
         await wait_until(all_fired, describe_state=lambda: f"{pending_alerts} did not fire", timeout_s=60)
@@ -267,7 +267,7 @@ SERVICE_ALERTS = {
 
 
 def test_every_alert_is_covered_by_a_test() -> None:
-    assert set(alerts()) == PRICE_ALERTS | SERVICE_ALERTS
+    assert set(alert_expressions()) == PRICE_ALERTS | SERVICE_ALERTS
 
 
 async def test_price_alerts_fire_by_their_causes(
@@ -278,7 +278,7 @@ async def test_price_alerts_fire_by_their_causes(
     await store(db, [row("btc_usd", now - 600)])
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
-    # Deribit responds with 503 to all calls, and a minute has been missing for two days.
+    # Deribit responds with 503 to every call. One gap has been open for two days.
     simulator.fail("http_503")
     async with _monitored_product(dsn, redis_url, rpc_url, tmp_path) as product:
         await product.wait_for_alerts("ExchangeCallsFailing", "PriceStale", "CollectionStalled", "GapOpenTooLong")

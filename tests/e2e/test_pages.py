@@ -1,4 +1,4 @@
-"""The pages in a real Chromium, without requests to any other host."""
+"""GraphiQL, Swagger UI and ReDoc in a real Chromium, without requests to any other host."""
 
 import shutil
 from collections.abc import AsyncIterator
@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, async_playwright
 
 from db.pool import Database
 from tests.graph.conftest import Api, api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 __all__ = ["api"]  # a fixture of the API's tests
@@ -36,7 +36,7 @@ async def browser() -> AsyncIterator[Browser]:
 @pytest.fixture
 async def prices(db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", MINUTE, "68241.5"), row("eth_usd", MINUTE, "2536.1")])
+    await store(db, [row("btc_usd", START_TS, "68241.5"), row("eth_usd", START_TS, "2536.1")])
 
 
 class Visit:
@@ -84,7 +84,7 @@ async def test_graphiql_subscribes(browser: Browser, api: Api, db: Database) -> 
     visit = await _open_page(browser, api, f"/graphql#{quote(query)}")
     await visit.page.click("button.graphiql-execute-button")
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
-    await store(db, [row("btc_usd", MINUTE + 60, "69999.5")])
+    await store(db, [row("btc_usd", START_TS + 60, "69999.5")])
     await visit.page.locator(".result-window", has_text="69999.5").wait_for()
     visit.require_no_errors()
 

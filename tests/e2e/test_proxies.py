@@ -19,7 +19,7 @@ from tests.conftest import ROOT
 from tests.e2e.conftest import create_certificate, free_port
 from tests.graph.conftest import Api, run_api
 from tests.graph.test_live_events import PRICES, open_event_stream, subscribe
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text()
@@ -97,10 +97,10 @@ async def test_queries_and_subscriptions_work_through_the_documented_proxy(
                 assert await proxied_api.data("{ tickers { name } }") == {"tickers": [{"name": "btc_usd"}]}
                 after = PRICES.replace("priceAdded", 'priceAdded(after: "0")')
                 async with subscribe(proxied_api, after) as listener, open_event_stream(proxied_api, after) as stream:
-                    await store(db, [row("btc_usd", MINUTE)])
+                    await store(db, [row("btc_usd", START_TS)])
                     (event,) = await listener.events(1)
-                    assert event["ts"] == MINUTE
-                    assert json.loads((await stream.event())["data"])["data"]["priceAdded"]["ts"] == MINUTE
+                    assert event["ts"] == START_TS
+                    assert json.loads((await stream.event())["data"])["data"]["priceAdded"]["ts"] == START_TS
 
 
 @pytest.mark.parametrize(("trusted", "status"), [(("127.0.0.1",), 101), ((), 403)])

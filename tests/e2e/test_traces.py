@@ -18,7 +18,7 @@ from db.pool import Database
 from tests.conftest import ROOT
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.slow
@@ -38,13 +38,13 @@ class Span:
 
 @dataclass
 class Collector:
-    """Takes spans by OTLP over HTTP."""
+    """Receives spans by OTLP over HTTP."""
 
     endpoint: str = ""
     spans: list[Span] = field(default_factory=list)
 
     async def receive(self, request: web.Request) -> web.Response:
-        """`POST /v1/traces`."""
+        """Handles `POST /v1/traces`: stores the spans."""
         export_request = ExportTraceServiceRequest.FromString(await request.read())
         for resource_spans in export_request.resource_spans:
             service = {one.key: one.value.string_value for one in resource_spans.resource.attributes}["service.name"]
@@ -78,7 +78,7 @@ class Collector:
 
     @property
     def env(self) -> dict[str, Any]:
-        """The settings with which a process sends its spans here, at the latest when it ends."""
+        """The settings of a process that exports its spans to this collector when it ends."""
         return {"OTEL_EXPORTER_OTLP_ENDPOINT": self.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "600000"}
 
 
@@ -108,7 +108,7 @@ async def _run_ingest(env: dict[str, str], *arguments: str) -> AsyncIterator[Non
 
 async def test_a_request_is_traced_to_its_sql(dsn: str, db: Database, tmp_path: Path, collector: Collector) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     async with run_api_process(dsn, tmp_path, **collector.env) as stand:
         api = Api(stand.url, stand.session)
         await api.data('query Newest { latest(ticker: "btc_usd") { price } tickers { name } }')
@@ -122,7 +122,7 @@ async def test_a_minute_is_traced_from_the_scheduler_to_its_sql(
 ) -> None:
     env = {"DATABASE_URL": dsn, "REDIS_URL": redis_url, "DERIBIT_RPC_URL": rpc_url, "LOG_LEVEL": "ERROR", **collector.env}
     async with _run_ingest(env, "schedule"), _run_ingest(env, "work"):
-        # Not the worker's own first messages, which belong to the minute in which it starts.
+        # Waits for a later minute: in the minute of its start, the worker sends itself the messages.
         started = int(time.time()) // 60 * 60
         await wait_until(lambda: db.fetchval("SELECT count(*) > 0 FROM price WHERE ts > $1", started), timeout_s=100)
     collect_path = ["tickgraph scheduler: send collect", "tickgraph worker: collect"]

@@ -30,7 +30,7 @@ async def _execute(run: MakeProcess, query: str) -> dict[str, Any]:
         return data
 
 
-async def _until_prices(run: MakeProcess) -> None:
+async def _wait_for_prices(run: MakeProcess) -> None:
     def has_prices() -> bool:
         return set(re.findall(r"^  (\w+) +[\d.]+  ....-..-..T..:..:..Z", run.output, re.MULTILINE)) == {"btc_usd", "eth_usd"}
 
@@ -39,7 +39,7 @@ async def _until_prices(run: MakeProcess) -> None:
 
 async def test_up_prints_its_urls_and_serves_the_price_of_the_exchange(run_make: RunMake, simulator: Simulator) -> None:
     async with run_make() as run:
-        await _until_prices(run)
+        await _wait_for_prices(run)
         for line in (
             f"GraphiQL   {run.url}/graphql",
             f"GraphQL    {run.url}/graphql",
@@ -63,7 +63,7 @@ async def test_up_prints_its_urls_and_serves_the_price_of_the_exchange(run_make:
         await run.wait_until_ended()
         assert "Traceback" not in run.output, run.output
     async with run_make() as run:
-        await _until_prices(run)
+        await _wait_for_prices(run)
         assert await _execute(run, OLDEST) == oldest, "data survives a restart"
         run.ctrl_c()
         await run.wait_until_ended()
@@ -73,11 +73,11 @@ async def test_up_prints_its_urls_and_serves_the_price_of_the_exchange(run_make:
 @pytest.mark.slow
 async def test_after_a_kill_no_process_is_left_and_the_next_start_succeeds(run_make: RunMake) -> None:
     async with run_make() as run:
-        await _until_prices(run)
+        await _wait_for_prices(run)
         run.process.send_signal(signal.SIGKILL)
         async with run_make() as second_run:
             await run.wait_until_ended()
-            await _until_prices(second_run)
+            await _wait_for_prices(second_run)
             os.kill(second_run.pid_of("db with-servers"), signal.SIGKILL)
             await second_run.wait_until_ended()
 
@@ -116,7 +116,7 @@ async def test_without_an_exchange_up_reports_it_and_keeps_running(run_make: Run
 
 async def test_the_demo_needs_no_network_uses_its_own_data_and_works_with_api_keys(run_make: RunMake) -> None:
     async with run_make("demo", DERIBIT_RPC_URL="http://127.0.0.1:1", API_KEYS="0" * 64) as run:
-        await _until_prices(run)
+        await _wait_for_prices(run)
         assert "Traceback" not in run.output
         assert "/data/demo\n" in run.output
         run.process.send_signal(signal.SIGTERM)

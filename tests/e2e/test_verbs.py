@@ -1,4 +1,4 @@
-"""The command lines of the product, as a user types them."""
+"""The verbs of `python -m db`, `ingest` and `graph`, as a user runs them."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import run_api
-from tests.sample_data import MINUTE, minutes, row, store, track
+from tests.sample_data import START_TS, minutes, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 
@@ -68,7 +68,7 @@ async def test_an_invalid_minute_is_rejected(tmp_path: Path, dsn: str) -> None:
 
 async def test_latest_lists_the_tracked_tickers_if_a_ticker_is_unknown(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     status, _, err = await run(tmp_path, "graph", "latest", "btc_uds", DATABASE_URL=dsn)
     assert (status, err) == (1, "Unknown ticker: btc_uds. Did you mean btc_usd? Tracked tickers: btc_usd\n")
 
@@ -110,14 +110,14 @@ async def test_health_commands_fail_without_a_running_service(tmp_path: Path, ar
 
 async def test_an_exported_file_can_be_imported(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * number, f"{number + 1}.5") for number in range(100)])
-    arguments = ("db", "export", "btc_usd", "--from", str(MINUTE + 600), "--format", "jsonl")
+    await store(db, [row("btc_usd", START_TS + 60 * number, f"{number + 1}.5") for number in range(100)])
+    arguments = ("db", "export", "btc_usd", "--from", str(START_TS + 600), "--format", "jsonl")
     status, out, err = await run(tmp_path, *arguments, DATABASE_URL=dsn)
     assert (status, len(out.splitlines()), err) == (0, 90, "")
     file = tmp_path / "btc.csv"
     status, out, err = await run(tmp_path, "db", "export", "btc_usd", "--output", str(file), DATABASE_URL=dsn)
     assert (status, out) == (0, "")
-    assert err == f"{file}: 100 minutes from 2024-01-15T11:40:00Z on\n"
+    assert err == f"{file}: minutes from 2024-01-15T11:40:00Z to 2024-01-15T13:20:00Z\n"
     import_arguments = ("ingest", "import", str(file), "--ticker", "btc_usd", "--dry-run")
     assert (await run(tmp_path, *import_arguments, DATABASE_URL=dsn))[0] == 0
 
@@ -132,16 +132,19 @@ async def test_a_failed_export_prints_the_reason(tmp_path: Path, dsn: str, db: D
 
 async def test_candles_are_verified(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     assert await run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
     await db.execute("UPDATE candle SET high = high + 1 WHERE span = 3600")
     status, out, _ = await run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
     assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour candle of 2024-01-15T11:00:00Z differs from its minutes")
+    await db.execute("UPDATE ticker SET horizon = $1", START_TS)
+    expected = "btc_usd: 0 candles differ; checked from 2024-01-16T00:00:00Z on\n"
+    assert await run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, expected, ""), "only full days are compared"
 
 
 async def test_watch_prints_stored_prices_and_reconnects(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "1")])
+    await store(db, [row("btc_usd", START_TS, "1")])
     port = free_port()
     arguments = ("-m", "graph", "watch", "btc_usd", "--json", "--after", "0", "--url", f"http://127.0.0.1:{port}")
     process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
@@ -153,11 +156,11 @@ async def test_watch_prints_stored_prices_and_reconnects(tmp_path: Path, dsn: st
             assert event | {"id": ""} == {
                 "id": "",
                 "ticker": "btc_usd",
-                "ts": MINUTE + 60 * (number - 1),
+                "ts": START_TS + 60 * (number - 1),
                 "price": str(number),
                 "source": "LIVE",
             }
-            await store(db, [row("btc_usd", MINUTE + 60 * number, str(number + 1))])
+            await store(db, [row("btc_usd", START_TS + 60 * number, str(number + 1))])
     finally:
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), WAIT_TIMEOUT_S) == 0
@@ -269,7 +272,7 @@ async def test_the_descriptor_limit_is_raised_or_a_warning_is_printed(tmp_path: 
 
 async def test_views_provide_the_tables_of_older_trackers(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    await store(db, [row("btc_usd", START_TS, "68241.5")])
     for _ in range(2):
         status, out, err = await run(tmp_path, "db", "views", DATABASE_URL=dsn)
         assert (status, out) == (0, "price_ticks and price_records are views of price\n"), err
@@ -277,14 +280,14 @@ async def test_views_provide_the_tables_of_older_trackers(tmp_path: Path, dsn: s
     record = await db.fetchrow("SELECT ticker, price, extract(epoch FROM created_at)::int AS ts FROM price_records")
     assert tick is not None
     assert record is not None
-    assert dict(tick) == dict(record) == {"ticker": "btc_usd", "ts": MINUTE, "price": Decimal("68241.5")}
+    assert dict(tick) == dict(record) == {"ticker": "btc_usd", "ts": START_TS, "price": Decimal("68241.5")}
     assert (await run(tmp_path, "db", "views", "--drop", DATABASE_URL=dsn))[0] == 0
 
 
 @pytest.mark.parametrize("arguments", [("ingest", "gaps", "--ticker", "nope"), ("ingest", "backfill", "--ticker", "nope")])
 async def test_an_unknown_ticker_is_reported(tmp_path: Path, dsn: str, arguments: tuple[str, ...]) -> None:
     status, out, err = await run(tmp_path, *arguments, DATABASE_URL=dsn)
-    assert (status, out, err) == (1, "", "nope is not known: `python -m ingest status` lists those that are\n")
+    assert (status, out, err) == (1, "", "nope is unknown: `python -m ingest status` lists the known tickers\n")
 
 
 @pytest.mark.parametrize(

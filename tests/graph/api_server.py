@@ -19,7 +19,7 @@ from yarl import URL
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 from tests.graph.conftest import Api
-from tests.graph.probes import INIT, Http, Probe, Raw, Socket
+from tests.graph.probes import INIT, HttpProbe, Probe, RawProbe, SocketProbe
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 LATEST = {"query": '{ latest(ticker: "btc_usd") { price } }'}
@@ -34,12 +34,12 @@ class ApiProcess:
     log: Path
     process: psutil.Process
     session: aiohttp.ClientSession
-    memory_mb: float = 0.0
+    peak_memory_mb: float = 0.0
     latencies_s: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     async def watch(self) -> None:
-        """Requests the latest price in a loop, as a well-behaved client, and measures the memory of the process."""
+        """Requests the latest price in a loop, as a normal client does, and records latency, failures and peak memory."""
         while True:
             started_at = time.perf_counter()
             try:
@@ -50,7 +50,7 @@ class ApiProcess:
             except (aiohttp.ClientError, TimeoutError) as error:
                 self.failures.append(repr(error))
             self.latencies_s.append(time.perf_counter() - started_at)
-            self.memory_mb = max(self.memory_mb, self.process.memory_info().rss / 2**20)
+            self.peak_memory_mb = max(self.peak_memory_mb, self.process.memory_info().rss / 2**20)
             await asyncio.sleep(0.01)
 
 
@@ -84,16 +84,16 @@ async def run_api_process(dsn: str, folder: Path, *, port: int | None = None, **
 async def send_probe(stand: ApiProcess, probe: Probe) -> str:
     """Sends a probe. Returns the error's code, `data`, an HTTP status, or `closed CODE`."""
     match probe:
-        case Http():
+        case HttpProbe():
             return await send_http_probe(stand, probe)
-        case Raw():
+        case RawProbe():
             return await _send_raw_probe(stand, probe)
-        case Socket():
+        case SocketProbe():
             return await _send_socket_probe(stand, probe)
 
 
-async def send_http_probe(stand: ApiProcess | Api, probe: Http) -> str:
-    """Returns the outcome of a request; if the response exposes internal details, those details."""
+async def send_http_probe(stand: ApiProcess | Api, probe: HttpProbe) -> str:
+    """Returns the outcome of a request. For status 500 or exposed internal details, returns status, details and body."""
     url = URL(stand.url + probe.path, encoded=True)
     headers = {name: value for name, value in probe.headers.items() if value}
     try:
@@ -126,7 +126,7 @@ def _classify_body(body: str) -> str:
     return "data" if "data" in result else str(result.get("code", ""))
 
 
-async def _send_raw_probe(stand: ApiProcess, probe: Raw) -> str:
+async def _send_raw_probe(stand: ApiProcess, probe: RawProbe) -> str:
     reader, writer = await asyncio.open_connection("127.0.0.1", URL(stand.url).port)
     try:
         for part in probe.parts:
@@ -142,7 +142,7 @@ async def _send_raw_probe(stand: ApiProcess, probe: Raw) -> str:
         writer.close()
 
 
-async def _send_socket_probe(stand: ApiProcess, probe: Socket) -> str:
+async def _send_socket_probe(stand: ApiProcess, probe: SocketProbe) -> str:
     connection = stand.session.ws_connect(
         f"{stand.url}/graphql", protocols=probe.protocols, headers=probe.headers, max_msg_size=0
     )

@@ -85,13 +85,13 @@ class _Server(uvicorn.Server):
         await self.lifespan.shutdown()
 
 
-STATEMENT_TIMEOUT_S = 60.0
-"""Long, so that on a stalled machine no statement times out that a test blocks on purpose."""
+LONG_TIMEOUT_S = 60.0
+"""Timeout of statements and requests that a test blocks on purpose. It is long, so that a stalled machine fails no test."""
 
 
 def run_api(settings: Settings) -> contextlib.AbstractAsyncContextManager[Api]:
-    """Runs the API with the settings on a free port."""
-    return run_app(application(settings, statement_timeout_s=STATEMENT_TIMEOUT_S))
+    """Runs the API on a free port, with a long statement timeout."""
+    return run_app(application(settings, statement_timeout_s=LONG_TIMEOUT_S))
 
 
 @contextlib.asynccontextmanager
@@ -124,7 +124,7 @@ async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
 
 @pytest.fixture
 async def api(dsn: str) -> AsyncIterator[Api]:
-    async with run_api(Settings(database_url=dsn, request_timeout_s=STATEMENT_TIMEOUT_S)) as running_api:
+    async with run_api(Settings(database_url=dsn, request_timeout_s=LONG_TIMEOUT_S)) as running_api:
         yield running_api
 
 

@@ -1,7 +1,6 @@
-"""Values of the scalar UnixTime, which schemathesis cannot derive from the schema.
+"""Hooks of schemathesis: values of the scalar UnixTime, and a check for internal errors.
 
-The times are recent, so that a range up to now is not too long: schemathesis takes an error with an unknown code for a server
-error.
+The times are recent, so that a range up to now is not rejected as too long.
 """
 
 import time
@@ -22,7 +21,7 @@ schemathesis.graphql.scalar(
 
 @schemathesis.check
 def no_internal_error(_context: Any, response: Any, case: Any) -> None:
-    """Replaces the check of schemathesis, which takes an error with an unknown code for a server error."""
+    """Replaces the check not_a_server_error, which reports an unknown error code as a server error."""
     assert response.status_code < 500, response.text
     body = response.json() if case.path == "/graphql" else {}
     for error in body.get("errors", []):

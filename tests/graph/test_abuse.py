@@ -10,8 +10,8 @@ import pytest
 from db.pool import Database
 from tests.graph.api_server import ApiProcess, run_api_process, send_http_probe, send_probe
 from tests.graph.conftest import Api
-from tests.graph.probes import BODIES, DOCUMENTS, PROBES, Http
-from tests.sample_data import MINUTE, row, store, track
+from tests.graph.probes import BODIES, DOCUMENTS, PROBES, HttpProbe
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S
 
 MAX_MEMORY_MB = 200
@@ -20,7 +20,7 @@ MAX_MEMORY_MB = 200
 @pytest.fixture
 async def server(dsn: str, db: Database, tmp_path: Path) -> AsyncIterator[ApiProcess]:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     async with run_api_process(dsn, tmp_path, REQUEST_TIMEOUT_S="2") as process:
         yield process
 
@@ -43,9 +43,9 @@ async def test_every_probe_has_its_expected_outcome_and_affects_no_other_client(
     assert server.log.read_text() == "", "client errors are not logged as errors of the server"
     assert server.failures == []
     assert len(server.latencies_s) > len(PROBES) / 4, "the well-behaved client was slowed down"
-    assert server.memory_mb < MAX_MEMORY_MB
+    assert server.peak_memory_mb < MAX_MEMORY_MB
     print(
-        f"{len(PROBES)} probes, {server.memory_mb:.0f} MB, {len(server.latencies_s)} responses, "
+        f"{len(PROBES)} probes, {server.peak_memory_mb:.0f} MB, {len(server.latencies_s)} responses, "
         f"slowest {max(server.latencies_s):.2f} s"
     )
 
@@ -54,7 +54,7 @@ async def test_rejected_requests_run_no_sql(api: Api, db: Database, work_log: li
     await track(db, "btc_usd")
     codes = set()
     for name, probe in (DOCUMENTS | BODIES).items():
-        assert isinstance(probe, Http)
+        assert isinstance(probe, HttpProbe)
         work_log.clear()
         code = await send_http_probe(api, probe)
         codes.add(code)

@@ -11,8 +11,8 @@ from prometheus_client import REGISTRY
 from db.pool import Database
 from graph.schema.executable import LARGE_RESPONSE_COST, MAX_CONCURRENT_LARGE_RESPONSES
 from graph.settings import Settings
-from tests.graph.conftest import STATEMENT_TIMEOUT_S, Api, run_api
-from tests.sample_data import MINUTE, lock_price_table, row, store, track
+from tests.graph.conftest import LONG_TIMEOUT_S, Api, run_api
+from tests.sample_data import START_TS, lock_price_table, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 LATEST = {"query": '{ latest(ticker: "btc_usd") { price } }'}
@@ -20,19 +20,19 @@ ACTIVE_STATEMENTS = """
 SELECT count(*) FROM pg_stat_activity
  WHERE application_name = 'tickgraph api' AND state = 'active' AND datname = current_database()
 """
-# HistoryWatch also polls, and waits for the lock; its statement belongs to no request.
+# HistoryWatch also polls and may wait for the lock. Its statement belongs to no request.
 ACTIVE_REQUEST_STATEMENTS = f"{ACTIVE_STATEMENTS} AND query NOT LIKE '%database_identity()%'"
 
 
-def blocking_settings(dsn: str, **settings: Any) -> Settings:
-    """Returns settings under which a request waits for a lock as long as the test holds it."""
-    return Settings(database_url=dsn, request_timeout_s=STATEMENT_TIMEOUT_S, **settings)
+def long_timeout_settings(dsn: str, **settings: Any) -> Settings:
+    """Returns settings with a request timeout that is longer than any test holds a lock."""
+    return Settings(database_url=dsn, request_timeout_s=LONG_TIMEOUT_S, **settings)
 
 
 @pytest.fixture
 async def prices(db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
 
 
 async def _request(api: Api, path: str = "/graphql", **headers: str) -> tuple[int, str, str]:
@@ -56,7 +56,7 @@ async def test_a_statement_ends_when_its_client_disconnects(
     dsn: str, db: Database, path: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "graph.access")
-    async with run_api(blocking_settings(dsn)) as api, lock_price_table(dsn):
+    async with run_api(long_timeout_settings(dsn)) as api, lock_price_table(dsn):
         pending = asyncio.create_task(_request(api, path))
 
         async def is_running() -> bool:
@@ -86,7 +86,7 @@ async def test_a_request_ends_with_504_after_its_timeout(dsn: str, path: str) ->
 
 @pytest.mark.usefixtures("prices")
 async def test_requests_over_the_concurrency_limit_are_rejected_immediately(dsn: str, db: Database) -> None:
-    async with run_api(blocking_settings(dsn, answer_cache_mb=0, max_in_flight=3)) as api:
+    async with run_api(long_timeout_settings(dsn, answer_cache_mb=0, max_in_flight=3)) as api:
         async with lock_price_table(dsn):
             pending = [asyncio.create_task(_request(api)) for _ in range(3)]
 
@@ -105,7 +105,7 @@ async def test_requests_over_the_concurrency_limit_are_rejected_immediately(dsn:
 @pytest.mark.usefixtures("prices")
 async def test_one_address_cannot_use_all_slots_and_only_trusted_proxies_may_forward_addresses(dsn: str, db: Database) -> None:
     for trusted, expected_status in (((), 429), (("127.0.0.1",), 200)):
-        settings = blocking_settings(dsn, answer_cache_mb=0, max_in_flight_per_client=2, trusted_proxies=trusted)
+        settings = long_timeout_settings(dsn, answer_cache_mb=0, max_in_flight_per_client=2, trusted_proxies=trusted)
         async with run_api(settings) as api:
             async with lock_price_table(dsn):
                 pending = [asyncio.create_task(_request(api, **{"X-Forwarded-For": "192.0.2.1"})) for _ in range(2)]
@@ -139,7 +139,7 @@ async def test_large_responses_wait_for_each_other_and_small_ones_do_not(dsn: st
         async with api.session.post(f"{api.url}/graphql", json={"query": query}) as response:
             return await response.text()
 
-    async with run_api(blocking_settings(dsn, answer_cache_mb=0)) as api:
+    async with run_api(long_timeout_settings(dsn, answer_cache_mb=0)) as api:
         async with lock_price_table(dsn):
             pending = [asyncio.create_task(request_large(api, number)) for number in range(6)]
 
@@ -164,7 +164,7 @@ def _saturated(limit: str) -> float:
 @pytest.mark.usefixtures("prices")
 async def test_an_exhausted_connection_pool_is_reported_as_busy_and_counted(dsn: str, db: Database) -> None:
     previous = _saturated("database_connections")
-    async with run_api(blocking_settings(dsn, answer_cache_mb=0)) as api:
+    async with run_api(long_timeout_settings(dsn, answer_cache_mb=0)) as api:
         async with lock_price_table(dsn):
             pending = [asyncio.create_task(_request(api, "/prices/last?ticker=btc_usd")) for _ in range(30)]
 
@@ -183,7 +183,7 @@ async def test_an_exhausted_connection_pool_is_reported_as_busy_and_counted(dsn:
 @pytest.mark.usefixtures("prices")
 async def test_per_client_saturation_is_counted_apart_from_server_saturation(dsn: str, db: Database) -> None:
     previous = _saturated("requests_per_client"), _saturated("requests")
-    async with run_api(blocking_settings(dsn, answer_cache_mb=0, max_in_flight_per_client=1)) as api:
+    async with run_api(long_timeout_settings(dsn, answer_cache_mb=0, max_in_flight_per_client=1)) as api:
         async with lock_price_table(dsn):
             pending = asyncio.create_task(_request(api))
 

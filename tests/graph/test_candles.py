@@ -30,7 +30,7 @@ def _rows() -> list[PriceRow]:
 
 
 @pytest.fixture
-async def weeks(db: Database) -> list[PriceRow]:
+async def stored_rows(db: Database) -> list[PriceRow]:
     rows = _rows()
     await track(db, "btc_usd", since=MONDAY)
     for start in range(0, len(rows), 4_000):
@@ -93,7 +93,7 @@ WINDOWS = {
 @pytest.mark.parametrize("empty", [False, True])
 @pytest.mark.parametrize("build_state", ["complete", "missing", "partial"])
 async def test_candles_aggregate_their_minutes(
-    api: Api, db: Database, weeks: list[PriceRow], build_state: str, empty: bool
+    api: Api, db: Database, stored_rows: list[PriceRow], build_state: str, empty: bool
 ) -> None:
     if build_state != "complete":
         async with write_lock.write_transaction(db) as connection:
@@ -106,14 +106,14 @@ async def test_candles_aggregate_their_minutes(
         query = f"""{{ candles(ticker: "btc_usd", interval: {interval.name}, from: {low}, to: {high},
                                 includeEmpty: {str(empty).lower()}) {{ {FIELDS} }} }}"""
         actual = (await api.data(query))["candles"]
-        assert actual == list(_expected(interval, weeks, low, high, 2**40, empty=empty)), interval
+        assert actual == list(_expected(interval, stored_rows, low, high, 2**40, empty=empty)), interval
     assert (
         await candles.find_differences(db, "btc_usd", MONDAY + 36 * DAY if build_state == "missing" else MONDAY + 24 * DAY)
         == []
     )
 
 
-async def test_building_candles_resumes_where_it_stopped_and_reports_its_end(db: Database, weeks: list[PriceRow]) -> None:
+async def test_building_candles_resumes_where_it_stopped_and_reports_its_end(db: Database, stored_rows: list[PriceRow]) -> None:
     await db.execute("DELETE FROM candle")
     await db.execute("UPDATE ticker SET candles_from = $1", MONDAY + 35 * DAY)
     steps = []
@@ -133,7 +133,7 @@ async def test_a_late_price_updates_the_candles_of_its_hour_and_day(db: Database
     assert [int(value) for value in hours[0]] == [110, 150, 110, 150, 3, 390]
 
 
-async def test_wrong_candles_are_found(db: Database, weeks: list[PriceRow]) -> None:
+async def test_wrong_candles_are_found(db: Database, stored_rows: list[PriceRow]) -> None:
     await db.execute("UPDATE candle SET sum = sum + 1 WHERE ts = $1 AND span = 86400", MONDAY)
     await db.execute("DELETE FROM candle WHERE ts = $1 AND span = 3600", MONDAY + DAY)
     assert await candles.find_differences(db, "btc_usd", 0) == [(3_600, MONDAY + DAY), (DAY, MONDAY)]
@@ -168,9 +168,9 @@ async def test_aggregates_of_an_unknown_ticker_fail_with_unknown_ticker(api: Api
         assert (await api.error(f"{{ {query} }}"))[0] == "UNKNOWN_TICKER"
 
 
-async def test_a_series_is_two_columns(api: Api, weeks: list[PriceRow]) -> None:
+async def test_a_series_is_two_columns(api: Api, stored_rows: list[PriceRow]) -> None:
     query = f'{{ series(ticker: "btc_usd", from: {MONDAY}, to: {MONDAY + DAY}) {{ ts price }} }}'
-    window_rows = [r for r in weeks if r.ts < MONDAY + DAY]
+    window_rows = [r for r in stored_rows if r.ts < MONDAY + DAY]
     assert (await api.data(query))["series"] == {
         "ts": [r.ts for r in window_rows],
         "price": [_decimal(r.price) for r in window_rows],
@@ -186,7 +186,7 @@ async def test_a_series_is_two_columns(api: Api, weeks: list[PriceRow]) -> None:
     ("low", "high"), [(0, 35 * DAY), (61, 3_599), (3_000, 9_000), (55 * 60, 3_660), (DAY // 2, 7 * DAY + 7), (420, 480)]
 )
 async def test_a_summary_aggregates_its_minutes(
-    api: Api, db: Database, weeks: list[PriceRow], low: int, high: int, built: bool
+    api: Api, db: Database, stored_rows: list[PriceRow], low: int, high: int, built: bool
 ) -> None:
     if not built:
         async with write_lock.write_transaction(db) as connection:
@@ -195,7 +195,7 @@ async def test_a_summary_aggregates_its_minutes(
     price = "{ ts price }"
     query = f"""{{ summary(ticker: "btc_usd", from: {MONDAY + low}, to: {MONDAY + high})
         {{ first {price} last {price} high {price} low {price} change count twap coverage {{ stored }} }} }}"""
-    window_rows = [r for r in weeks if MONDAY + low <= r.ts < MONDAY + high]
+    window_rows = [r for r in stored_rows if MONDAY + low <= r.ts < MONDAY + high]
     actual = (await api.data(query))["summary"]
 
     def as_point(price_row: PriceRow) -> dict[str, Any]:
@@ -213,11 +213,11 @@ async def test_a_summary_aggregates_its_minutes(
     }
 
 
-async def test_an_empty_window_has_no_summary(api: Api, weeks: list[PriceRow]) -> None:
+async def test_an_empty_window_has_no_summary(api: Api, stored_rows: list[PriceRow]) -> None:
     assert (await api.data('{ summary(ticker: "btc_usd", from: 0, to: 60) { count } }'))["summary"] is None
 
 
-async def test_closed_candles_are_cacheable_and_open_ones_are_not(api: Api, weeks: list[PriceRow]) -> None:
+async def test_closed_candles_are_cacheable_and_open_ones_are_not(api: Api, stored_rows: list[PriceRow]) -> None:
     closed = f'{{ candles(ticker: "btc_usd", interval: ONE_DAY, from: {MONDAY}, to: {MONDAY + 30 * DAY}) {{ ts }} }}'
     for query, has_etag in ((closed, True), (closed.replace(f", to: {MONDAY + 30 * DAY}", ""), False)):
         async with api.session.get(f"{api.url}/graphql", params={"query": query}) as response:

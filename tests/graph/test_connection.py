@@ -12,7 +12,7 @@ from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from graph.schema import arguments as schema_arguments
 from tests.graph.conftest import Api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 QUERY = """
 query ($from: UnixTime, $to: UnixTime, $order: Order!, $first: Int, $after: String, $last: Int, $before: String) {
@@ -23,7 +23,7 @@ query ($from: UnixTime, $to: UnixTime, $order: Order!, $first: Int, $after: Stri
   }
 }
 """
-STORED = [MINUTE + 60 * i for i in (0, 1, 2, 4, 5, 7, 8, 9, 12)]
+STORED = [START_TS + 60 * i for i in (0, 1, 2, 4, 5, 7, 8, 9, 12)]
 
 
 def cursor(ts: int, epoch: int = 1) -> str:
@@ -77,7 +77,7 @@ def _expected(arguments: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-MINUTES = st.integers(-1, 13).map(lambda i: MINUTE + 60 * i)
+MINUTES = st.integers(-1, 13).map(lambda i: START_TS + 60 * i)
 PAGES = st.fixed_dictionaries(
     {"order": st.sampled_from(["NEWEST_FIRST", "OLDEST_FIRST"])}, optional={"after": MINUTES, "before": MINUTES}
 )
@@ -108,7 +108,7 @@ async def test_paging_returns_every_price_once_while_new_prices_arrive(api: Api,
         data = await api.data(QUERY, order="NEWEST_FIRST", first=2, after=after)
         seen += [node["ts"] for node in data["prices"]["nodes"]]
         after = data["prices"]["pageInfo"]["endCursor"]
-        await store(db, [row("btc_usd", MINUTE + 60 * (20 + step))])
+        await store(db, [row("btc_usd", START_TS + 60 * (20 + step))])
         if not data["prices"]["pageInfo"]["hasNextPage"]:
             break
     assert seen == STORED[::-1]
@@ -116,7 +116,7 @@ async def test_paging_returns_every_price_once_while_new_prices_arrive(api: Api,
 
 @pytest.mark.usefixtures("stored_prices")
 async def test_the_default_page_size_is_100(api: Api, db: Database) -> None:
-    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(20, 140)])
+    await store(db, [row("btc_usd", START_TS + 60 * i) for i in range(20, 140)])
     data = await api.data('{ prices(ticker: "btc_usd") { nodes { ts } pageInfo { hasNextPage } } }')
     assert len(data["prices"]["nodes"]) == 100
     assert data["prices"]["pageInfo"]["hasNextPage"] is True

@@ -8,7 +8,7 @@ from db.pool import Database
 from db.queries import gaps, write_lock
 from db.tables import Reason, Source
 from tests.graph.conftest import Api
-from tests.sample_data import MINUTE, row, set_tracked_tickers, store, track
+from tests.sample_data import START_TS, row, set_tracked_tickers, store, track
 from tests.wait import wait_until
 
 COVERAGE = """
@@ -21,50 +21,52 @@ query ($from: UnixTime!, $to: UnixTime) {
 """
 
 
-def _at(minute: int) -> int:
-    return MINUTE + 60 * minute
+def _minute_at(minute: int) -> int:
+    return START_TS + 60 * minute
 
 
 async def _detect_gaps(db: Database, end_minute: int, **reasons: Reason) -> None:
     """Detects the gaps of btc_usd before a minute number; `m5=Reason.TIMEOUT` is the recorded failure of minute 5."""
-    evidence = {("btc_usd", _at(int(name[1:]))): reason for name, reason in reasons.items()}
+    evidence = {("btc_usd", _minute_at(int(name[1:]))): reason for name, reason in reasons.items()}
     async with write_lock.write_transaction(db) as connection:
         low = (await gaps.watermarks(connection))["btc_usd"]
-        await gaps.detect_gaps(connection, {"btc_usd": (low, _at(end_minute))}, evidence)
+        await gaps.detect_gaps(connection, {"btc_usd": (low, _minute_at(end_minute))}, evidence)
 
 
 @pytest.fixture
 async def _history(db: Database) -> None:
     """Ten tracked minutes: six live prices and four gaps, one filled and one unrecoverable. Before them two imported prices."""
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 6, 7, 9)])
+    await store(db, [row("btc_usd", _minute_at(i)) for i in (0, 1, 2, 6, 7, 9)])
     await _detect_gaps(db, 10, m3=Reason.TIMEOUT, m4=Reason.HTTP_5XX, m5=Reason.HTTP_5XX, m8=Reason.TIMEOUT)
-    await store(db, [row("btc_usd", _at(4), source=Source.BACKFILL)])
-    await store(db, [row("btc_usd", _at(i), at_s=None, source=Source.IMPORT) for i in (-2, -1)])
+    await store(db, [row("btc_usd", _minute_at(4), source=Source.BACKFILL)])
+    await store(db, [row("btc_usd", _minute_at(i), at_s=None, source=Source.IMPORT) for i in (-2, -1)])
     async with write_lock.write_transaction(db) as connection:
-        await gaps.mark_unrecoverable(connection, "btc_usd", [_at(8)])
+        await gaps.mark_unrecoverable(connection, "btc_usd", [_minute_at(8)])
 
 
 @pytest.mark.usefixtures("_history")
 async def test_coverage_counts_minutes_and_lists_gaps_with_their_reasons(api: Api) -> None:
-    coverage = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
+    coverage = (await api.data(COVERAGE, **{"from": _minute_at(-5), "to": _minute_at(10)}))["coverage"]
     gap_page = coverage.pop("gaps")
     assert coverage == {
-        "from": _at(-5), "to": _at(10), "expected": 10, "stored": 7, "live": 6, "backfilled": 1, "imported": 0,
+        "from": _minute_at(-5), "to": _minute_at(10), "expected": 10, "stored": 7, "live": 6, "backfilled": 1, "imported": 0,
         "extra": 2, "missing": 3, "ratio": 0.7,
     }  # fmt: skip
     assert [(gap["from"], gap["to"], gap["minutes"], gap["reason"], gap["state"]) for gap in gap_page["nodes"]] == [
-        (_at(3), _at(4), 1, "TIMEOUT", "OPEN"),
-        (_at(4), _at(5), 1, "HTTP_5XX", "FILLED"),
-        (_at(5), _at(6), 1, "HTTP_5XX", "OPEN"),
-        (_at(8), _at(9), 1, "TIMEOUT", "GIVEN_UP"),
+        (_minute_at(3), _minute_at(4), 1, "TIMEOUT", "OPEN"),
+        (_minute_at(4), _minute_at(5), 1, "HTTP_5XX", "FILLED"),
+        (_minute_at(5), _minute_at(6), 1, "HTTP_5XX", "OPEN"),
+        (_minute_at(8), _minute_at(9), 1, "TIMEOUT", "GIVEN_UP"),
     ]
 
 
 @pytest.mark.usefixtures("_history")
 async def test_the_coverage_of_adjacent_windows_adds_up(api: Api) -> None:
-    whole = (await api.data(COVERAGE, **{"from": _at(-5), "to": _at(10)}))["coverage"]
-    parts = [(await api.data(COVERAGE, **{"from": _at(a), "to": _at(b)}))["coverage"] for a, b in ((-5, 4), (4, 10))]
+    whole = (await api.data(COVERAGE, **{"from": _minute_at(-5), "to": _minute_at(10)}))["coverage"]
+    parts = [
+        (await api.data(COVERAGE, **{"from": _minute_at(a), "to": _minute_at(b)}))["coverage"] for a, b in ((-5, 4), (4, 10))
+    ]
     for name in ("expected", "stored", "live", "backfilled", "extra", "missing"):
         assert whole[name] == sum(part[name] for part in parts)
 
@@ -81,18 +83,18 @@ async def test_gaps_are_paged_and_filtered(api: Api) -> None:
         after = page["pageInfo"]["endCursor"]
         if not page["pageInfo"]["hasNextPage"]:
             break
-    assert seen == [(_at(3), "OPEN"), (_at(5), "OPEN"), (_at(8), "GIVEN_UP")]
+    assert seen == [(_minute_at(3), "OPEN"), (_minute_at(5), "OPEN"), (_minute_at(8), "GIVEN_UP")]
 
 
 async def test_a_window_without_expected_minutes_has_no_ratio(db: Database, api: Api) -> None:
-    await track(db, "btc_usd", since=_at(100))
-    coverage = (await api.data(COVERAGE, **{"from": _at(0), "to": _at(10)}))["coverage"]
+    await track(db, "btc_usd", since=_minute_at(100))
+    coverage = (await api.data(COVERAGE, **{"from": _minute_at(0), "to": _minute_at(10)}))["coverage"]
     assert (coverage["expected"], coverage["ratio"], coverage["missing"]) == (0, None, 0)
 
 
 async def test_future_minutes_are_not_expected(db: Database, api: Api) -> None:
     coverage: dict[str, Any]
-    await track(db, "btc_usd", since=_at(0))
+    await track(db, "btc_usd", since=_minute_at(0))
     coverage = (await api.data(COVERAGE, **{"from": 7_000_000_000}))["coverage"]
     assert (coverage["expected"], coverage["from"]) == (0, coverage["to"])
 
@@ -105,26 +107,26 @@ async def test_the_coverage_of_an_unknown_ticker_fails_with_unknown_ticker(db: D
 @pytest.mark.usefixtures("_history")
 async def test_a_price_list_has_the_coverage_of_its_window(api: Api) -> None:
     query = '{ prices(ticker: "btc_usd", from: %d, to: %d, first: 1) { nodes { ts } coverage { stored expected } } }'
-    connection = (await api.data(query % (_at(0), _at(5))))["prices"]
+    connection = (await api.data(query % (_minute_at(0), _minute_at(5))))["prices"]
     assert connection["coverage"] == {"stored": 4, "expected": 5}
 
 
 async def test_a_ticker_has_its_last_gap(db: Database, api: Api) -> None:
     query = "{ tickers { name lastGap { from to reason state } } }"
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", _at(0))])
+    await store(db, [row("btc_usd", _minute_at(0))])
     assert [ticker["lastGap"] for ticker in (await api.data(query))["tickers"]] == [None, None]
     await _detect_gaps(db, 6, m1=Reason.CLOCK, m2=Reason.TIMEOUT, m3=Reason.TIMEOUT, m4=Reason.TIMEOUT)
-    await store(db, [row("btc_usd", _at(5))])
+    await store(db, [row("btc_usd", _minute_at(5))])
 
     async def is_last(gap: dict[str, object]) -> bool:
         return bool((await api.data(query))["tickers"][0]["lastGap"] == gap)
 
-    newest_gap = {"from": _at(5), "to": _at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
+    newest_gap = {"from": _minute_at(5), "to": _minute_at(6), "reason": "NOT_COLLECTED", "state": "FILLED"}
     await wait_until(lambda: is_last(newest_gap))  # the API reads a new commit with a short delay
     async with write_lock.write_transaction(db) as connection:
-        await connection.execute("DELETE FROM gap WHERE ts = $1", _at(5))
-    earlier_gap = {"from": _at(2), "to": _at(5), "reason": "TIMEOUT", "state": "OPEN"}
+        await connection.execute("DELETE FROM gap WHERE ts = $1", _minute_at(5))
+    earlier_gap = {"from": _minute_at(2), "to": _minute_at(5), "reason": "TIMEOUT", "state": "OPEN"}
     await wait_until(lambda: is_last(earlier_gap))
 
 
@@ -132,9 +134,9 @@ async def test_a_ticker_has_its_last_gap(db: Database, api: Api) -> None:
 @pytest.mark.parametrize(
     ("path", "expected_header"),
     [
-        (f"/prices/filter?ticker=btc_usd&date_from={_at(0)}&date_to={_at(9)}", "7/10"),
-        (f"/prices/filter?ticker=btc_usd&date_from={_at(0)}&date_to={_at(9)}&limit=3", "3/3"),
-        (f"/prices/range?ticker=btc_usd&from_ts={_at(3)}&to_ts={_at(4)}", "1/2"),
+        (f"/prices/filter?ticker=btc_usd&date_from={_minute_at(0)}&date_to={_minute_at(9)}", "7/10"),
+        (f"/prices/filter?ticker=btc_usd&date_from={_minute_at(0)}&date_to={_minute_at(9)}&limit=3", "3/3"),
+        (f"/prices/range?ticker=btc_usd&from_ts={_minute_at(3)}&to_ts={_minute_at(4)}", "1/2"),
         ("/prices/by-date?ticker=btc_usd&date=2024-01-14", "0/0"),
     ],
 )
@@ -146,8 +148,8 @@ async def test_rest_lists_send_their_coverage_in_a_header(api: Api, path: str, e
 async def test_the_coverage_of_a_rest_page_is_that_of_its_rows(db: Database, api: Api) -> None:
     await track(db, "btc_usd")
     async with write_lock.write_transaction(db) as connection:
-        await set_tracked_tickers(connection, ["eth_usd"], _at(10))
-    await store(db, [row("btc_usd", _at(i)) for i in (0, 1, 2, 5, 6, 9)])
+        await set_tracked_tickers(connection, ["eth_usd"], _minute_at(10))
+    await store(db, [row("btc_usd", _minute_at(i)) for i in (0, 1, 2, 5, 6, 9)])
     for path, expected_header in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):
         async with api.session.get(f"{api.url}/prices?ticker=btc_usd&{path}") as response:
             assert response.headers["X-Coverage"] == expected_header, path

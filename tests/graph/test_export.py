@@ -1,4 +1,4 @@
-"""Exports of a history: complete, in parts, and imported again."""
+"""`GET /export`: complete histories, windows, cancellation, limits, and the import of an export."""
 
 import asyncio
 import csv
@@ -16,10 +16,10 @@ from graph.settings import Settings
 from ingest.imports import file_reader
 from ingest.imports.rules import parse_row
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
-RUNNING = """
+ACTIVE_EXPORT_STATEMENTS = """
 SELECT count(*) FROM pg_stat_activity
  WHERE state = 'active' AND query LIKE '%string_agg%' AND pid <> pg_backend_pid() AND datname = current_database()
 """
@@ -31,8 +31,8 @@ INSERT INTO price (ticker, ts, price, source) SELECT 'btc_usd', $1 + 60 * m, 1, 
 @pytest.fixture
 async def history(db: Database) -> list[dict[str, Any]]:
     """Stores minutes of five weeks, one of them empty, and returns them as the exported objects."""
-    await track(db, "btc_usd", since=MINUTE)
-    minutes = [MINUTE + 60 * number for number in range(0, 5 * 10_080, 97) if not 10_080 < number < 21_000]
+    await track(db, "btc_usd", since=START_TS)
+    minutes = [START_TS + 60 * number for number in range(0, 5 * 10_080, 97) if not 10_080 < number < 21_000]
     rows = [row("btc_usd", ts, f"{ts % 997 + 1}.5", at_s=None if ts % 180 else 1.25) for ts in minutes]
     await store(db, rows)
     return [
@@ -73,7 +73,7 @@ async def test_an_export_can_be_resumed_from_its_last_minute(api: Api, history: 
     middle = history[len(history) // 2]["ts"]
     parts = [(await _export(api, f"&format=jsonl&{window}"))[1] for window in (f"to={middle}", f"from={middle}")]
     assert [json.loads(line) for line in "".join(parts).splitlines()] == history
-    headers, _ = await _export(api, f"&from={MINUTE}&to={MINUTE + 60}")
+    headers, _ = await _export(api, f"&from={START_TS}&to={START_TS + 60}")
     assert headers["Content-Disposition"] == 'attachment; filename="btc_usd_20240115T114000Z_20240115T114100Z.csv"'
 
 
@@ -100,7 +100,7 @@ async def test_an_invalid_export_request_gets_a_reason(
 
 async def test_export_statements_end_when_the_client_disconnects(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await db.execute(FILL, MINUTE)
+    await db.execute(FILL, START_TS)
     async with api.session.get(f"{api.url}/export?ticker=btc_usd") as response:
         await response.content.read(10)
         response.close()
@@ -108,10 +108,10 @@ async def test_export_statements_end_when_the_client_disconnects(api: Api, db: D
 
 
 async def test_closing_an_export_cancels_its_prefetched_slice(db: Database) -> None:
-    class Slow:
+    class SlowDatabase:
         """A database whose second slice never completes."""
 
-        cancelled: ClassVar[list[int]] = []
+        canceled: ClassVar[list[int]] = []
 
         async def fetchrow(self, _statement: str, /, *_args: Any) -> Any:
             return {"low": 0, "high": 10 * history_export.SLICE_S}
@@ -121,19 +121,19 @@ async def test_closing_an_export_cancels_its_prefetched_slice(db: Database) -> N
                 try:
                     await asyncio.get_running_loop().create_future()
                 except asyncio.CancelledError:
-                    self.cancelled.append(args[1])
+                    self.canceled.append(args[1])
                     raise
             return "x"
 
-    slices = history_export.slices(Slow(), history_export.ExportFormat.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # the export calls nothing else
+    slices = history_export.slices(SlowDatabase(), history_export.ExportFormat.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # the export calls nothing else
     async for _ in slices:
         break
     await slices.aclose()
-    assert Slow.cancelled == [history_export.SLICE_S]
+    assert SlowDatabase.canceled == [history_export.SLICE_S]
 
 
 async def _no_statement_runs(db: Database) -> bool:
-    return not await db.fetchval(RUNNING)
+    return not await db.fetchval(ACTIVE_EXPORT_STATEMENTS)
 
 
 async def test_an_export_can_be_imported(api: Api, history: list[dict[str, Any]], tmp_path: Any) -> None:
@@ -152,7 +152,7 @@ async def test_an_export_can_be_imported(api: Api, history: list[dict[str, Any]]
 async def test_a_slow_download_does_not_block_other_requests(dsn: str, db: Database) -> None:
     """A download counts against the limit of connections, and not against the limit of concurrent requests."""
     await track(db, "btc_usd")
-    await db.execute(FILL, MINUTE)
+    await db.execute(FILL, START_TS)
     settings = Settings(database_url=dsn, max_in_flight=1, max_sockets_per_client=2)
     async with run_api(settings) as api, AsyncExitStack() as downloads:
         for _ in range(2):
@@ -203,7 +203,7 @@ async def test_a_range_of_a_changed_history_is_rejected_or_replaced_by_the_whole
     url = f"{api.url}/export?ticker=btc_usd"
     async with api.session.head(url) as response:
         etag = response.headers["ETag"]
-    await store(db, [row("btc_usd", MINUTE - 60)])
+    await store(db, [row("btc_usd", START_TS - 60)])
     async with api.session.get(url, headers={"Range": "bytes=0-9", "If-Match": etag}) as response:
         assert (response.status, await response.read()) == (412, b"")
     async with api.session.get(url, headers={"Range": "bytes=0-9", "If-Range": etag}) as response:

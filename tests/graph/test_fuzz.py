@@ -1,4 +1,4 @@
-"""Random requests: none causes an internal error, keeps its slot, or leaks memory.
+"""Sends random requests: none causes an internal error, leaks a concurrency slot, or leaks memory.
 
 `make fuzz` runs this test for 15 minutes.
 """
@@ -21,8 +21,8 @@ from hypothesis_graphql.nodes import String
 from db.pool import Database
 from tests.conftest import ROOT
 from tests.graph.api_server import ApiProcess, run_api_process, send_probe
-from tests.graph.probes import INIT, JSON_TYPE, PROBES, Http, Probe, Raw, Socket
-from tests.sample_data import MINUTE, row, store, track
+from tests.graph.probes import INIT, JSON_TYPE, PROBES, HttpProbe, Probe, RawProbe, SocketProbe
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 MINUTES = float(os.environ.get("FUZZ_MINUTES", "0"))
@@ -55,7 +55,7 @@ TOKENS += ["true", "null", "__typename", "fragment", "@skip", "if", "#", "\n"]
 
 def _known_documents() -> Iterator[str]:
     for probe in PROBES.values():
-        if isinstance(probe, Http) and probe.body and probe.body.startswith(b'{"query": "{') and len(probe.body) < 5_000:
+        if isinstance(probe, HttpProbe) and probe.body and probe.body.startswith(b'{"query": "{') and len(probe.body) < 5_000:
             with contextlib.suppress(ValueError):
                 yield str(json.loads(probe.body)["query"])
 
@@ -142,12 +142,12 @@ def _body(draw: st.DrawFn) -> bytes:
 
 
 @st.composite
-def _post(draw: st.DrawFn) -> Http:
-    return Http("", draw(_body()), headers=JSON_TYPE | (draw(HEADERS) if draw(st.booleans()) else {}))
+def _post(draw: st.DrawFn) -> HttpProbe:
+    return HttpProbe("", draw(_body()), headers=JSON_TYPE | (draw(HEADERS) if draw(st.booleans()) else {}))
 
 
 @st.composite
-def _get(draw: st.DrawFn) -> Http:
+def _get(draw: st.DrawFn) -> HttpProbe:
     path = draw(st.sampled_from(PATHS) | st.text(max_size=20).map(lambda text: f"/{_percent_encode(text)}"))
     values = (
         _damaged(DOCUMENTS)
@@ -157,7 +157,7 @@ def _get(draw: st.DrawFn) -> Http:
     )
     parameters = draw(st.lists(st.tuples(st.sampled_from(PARAMETERS), values), max_size=4))
     method = draw(st.sampled_from(["GET", "GET", "GET", "HEAD", "OPTIONS", "DELETE"]))
-    return Http(
+    return HttpProbe(
         "", None, method, f"{path}?" + "&".join(f"{name}={_percent_encode(value)}" for name, value in parameters), draw(HEADERS)
     )
 
@@ -176,7 +176,9 @@ MESSAGES = st.one_of(
 )  # fmt: skip
 PING = '{"type": "ping"}'
 SOCKETS = st.builds(
-    lambda messages, sends_init: Socket("", (*messages, INIT, PING), sends_init), st.lists(MESSAGES, max_size=5), st.booleans()
+    lambda messages, sends_init: SocketProbe("", (*messages, INIT, PING), sends_init),
+    st.lists(MESSAGES, max_size=5),
+    st.booleans(),
 )
 REQUEST_HEADS = [
     b"GET /graphql HTTP/1.1\r\nHost: x\r\nConnection: close\r\n",
@@ -184,7 +186,7 @@ REQUEST_HEADS = [
     b"",
 ]
 RAW_REQUESTS = st.builds(
-    lambda head, rest: Raw("", (head, rest, b"\r\n\r\n"), sends_eof=True),
+    lambda head, rest: RawProbe("", (head, rest, b"\r\n\r\n"), sends_eof=True),
     st.sampled_from(REQUEST_HEADS),
     st.binary(max_size=200),
 )
@@ -194,7 +196,7 @@ REQUESTS: st.SearchStrategy[Probe] = st.one_of(REQUEST_STRATEGIES)
 
 async def test_random_requests_cause_no_internal_error(dsn: str, db: Database, redis_url: str, tmp_path: Path) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(100)])
+    await store(db, [row("btc_usd", START_TS + 60 * i) for i in range(100)])
     loop = asyncio.get_running_loop()
     outcomes: Counter[str] = Counter()
     # With only two slots per client, a slot that is not released makes the next requests fail.

@@ -1,4 +1,4 @@
-"""After a restore or a failover with lost commits, data of the lost history is never taken for current data."""
+"""After a restore or a failover with lost commits, the API never returns data of the lost history as current."""
 
 import asyncio
 import json
@@ -12,12 +12,12 @@ from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from tests.graph.conftest import Api
 from tests.graph.test_live_events import PRICES, subscribe, subscribe_and_wait
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 
 async def _replace_history(db: Database, since: int) -> None:
-    """Simulates a restore: the older rows, another identity, and a sequence that was set back."""
+    """Simulates a restore: deletes the rows after the id, changes the identity, and sets the sequence back."""
     await db.execute("DELETE FROM price WHERE id > $1", since)
     await db.execute("DELETE FROM change WHERE id > $1", since)
     await db.execute("UPDATE epoch SET identity = 'of before the restore'")
@@ -29,11 +29,11 @@ async def _replace_history(db: Database, since: int) -> None:
 async def common_id(api: Api, db: Database) -> int:
     """The id up to which both histories are equal; `_replace_history` deletes the rows after it."""
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "1")])
+    await store(db, [row("btc_usd", START_TS, "1")])
     return await version.current(db)
 
 
-async def _error_of(listener: Any) -> dict[str, Any]:
+async def _error_extensions(listener: Any) -> dict[str, Any]:
     message = await listener.message()
     assert message["type"] == "error", message
     extensions: dict[str, Any] = message["payload"][0]["extensions"]
@@ -44,31 +44,31 @@ async def test_a_subscription_ends_with_the_id_to_resume_from_and_misses_no_even
     api: Api, db: Database, common_id: int
 ) -> None:
     async with subscribe_and_wait(api, PRICES) as listener:
-        await store(db, [row("btc_usd", MINUTE + 60, "2")])
+        await store(db, [row("btc_usd", START_TS + 60, "2")])
         (lost_event,) = await listener.events(1)
         await _replace_history(db, common_id)
-        assert await _error_of(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(common_id)}
-    await store(db, [row("btc_usd", MINUTE + 60, "3"), row("btc_usd", MINUTE + 120, "4")])
+        assert await _error_extensions(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(common_id)}
+    await store(db, [row("btc_usd", START_TS + 60, "3"), row("btc_usd", START_TS + 120, "4")])
     resume = PRICES.replace("priceAdded", f'priceAdded(after: "{common_id}")')
     async with subscribe(api, resume) as listener:
         resumed = await listener.events(2)
-    assert [(one["ts"], one["price"]) for one in resumed] == [(MINUTE + 60, "3"), (MINUTE + 120, "4")]
+    assert [(one["ts"], one["price"]) for one in resumed] == [(START_TS + 60, "3"), (START_TS + 120, "4")]
     assert int(resumed[0]["id"]) > int(lost_event["id"])
     async with subscribe(api, PRICES.replace("priceAdded", f'priceAdded(after: "{lost_event["id"]}")')) as listener:
-        assert await _error_of(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(common_id)}
+        assert await _error_extensions(listener) == {"code": "HISTORY_CHANGED", "resumeFrom": str(common_id)}
 
 
 async def test_an_id_above_the_newest_gets_the_id_to_resume_from(api: Api, db: Database, common_id: int) -> None:
-    """The id is above all ids between a failover and the first commit after it."""
+    """After a failover and before the next commit, an id that a client received can be above every id in the database."""
     async with subscribe(api, PRICES.replace("priceAdded", f'priceAdded(after: "{common_id + 5}")')) as listener:
-        assert (await _error_of(listener))["resumeFrom"] == str(common_id)
+        assert (await _error_extensions(listener))["resumeFrom"] == str(common_id)
 
 
 async def test_server_sent_events_report_a_history_change(api: Api, db: Database, common_id: int) -> None:
     body, headers = {"query": PRICES}, {"Accept": "text/event-stream"}
     async with api.session.post(f"{api.url}/graphql", json=body, headers=headers) as response:
         await wait_until(lambda: api.live is not None and api.live.subscribers == 1)
-        await store(db, [row("btc_usd", MINUTE + 60, "2")])
+        await store(db, [row("btc_usd", START_TS + 60, "2")])
         await wait_until(lambda: api.live is not None and api.live.position > common_id)
         await _replace_history(db, common_id)
         async with asyncio.timeout(WAIT_TIMEOUT_S):
@@ -81,9 +81,9 @@ async def test_server_sent_events_report_a_history_change(api: Api, db: Database
 
 
 async def test_etags_of_a_lost_history_do_not_match(api: Api, db: Database, common_id: int) -> None:
-    window = f'{{range(ticker:"btc_usd",from:{MINUTE},to:{MINUTE + 120}){{price}}}}'
+    window = f'{{range(ticker:"btc_usd",from:{START_TS},to:{START_TS + 120}){{price}}}}'
     latest = '{latest(ticker:"btc_usd"){price}}'
-    await store(db, [row("btc_usd", MINUTE + 60, "2")])
+    await store(db, [row("btc_usd", START_TS + 60, "2")])
 
     async def get(query: str, tag: str = "") -> tuple[int, str, str]:
         headers = {"If-None-Match": tag} if tag else {}
@@ -93,7 +93,7 @@ async def test_etags_of_a_lost_history_do_not_match(api: Api, db: Database, comm
     tags = {query: (await get(query))[1] for query in (window, latest)}
     assert [(await get(query, tag))[0] for query, tag in tags.items()] == [304, 304]
     await _replace_history(db, common_id)
-    await store(db, [row("btc_usd", MINUTE + 60, "3")])
+    await store(db, [row("btc_usd", START_TS + 60, "3")])
 
     async def all_are_new() -> bool:
         responses = [await get(query, tag) for query, tag in tags.items()]
@@ -106,10 +106,10 @@ async def test_a_cursor_of_a_lost_history_is_rejected_with_the_id_to_resume_from
     api: Api, db: Database, common_id: int
 ) -> None:
     query = 'query ($a: String) { prices(ticker: "btc_usd", first: 1, after: $a) { pageInfo { endCursor } } }'
-    await store(db, [row("btc_usd", MINUTE + 60, "2")])
+    await store(db, [row("btc_usd", START_TS + 60, "2")])
     cursor = (await api.data(query))["prices"]["pageInfo"]["endCursor"]
     await _replace_history(db, common_id)
-    await store(db, [row("btc_usd", MINUTE + 60, "3")])
+    await store(db, [row("btc_usd", START_TS + 60, "3")])
 
     async def is_rejected() -> bool:
         result = await api.execute(query, a=cursor)
@@ -127,25 +127,25 @@ async def test_a_version_that_decreases_is_a_history_change_even_with_the_same_i
 ) -> None:
     """A disk snapshot that was restored has the same cluster and the same timeline."""
     async with subscribe_and_wait(api, PRICES) as listener:
-        await store(db, [row("btc_usd", MINUTE + 60, "2")])
+        await store(db, [row("btc_usd", START_TS + 60, "2")])
         await listener.events(1)
         await db.execute("DELETE FROM price WHERE id > $1", common_id)
         await db.execute("SELECT pg_notify('tickgraph', '')")
-        assert (await _error_of(listener))["resumeFrom"] == str(common_id)
+        assert (await _error_extensions(listener))["resumeFrom"] == str(common_id)
 
 
 async def test_the_id_to_resume_from_ignores_events_delivered_from_the_new_history(db: Database) -> None:
     """Events may be read before the history is checked."""
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "1")])
+    await store(db, [row("btc_usd", START_TS, "1")])
     common_id = await version.current(db)
     resume_ids: list[int] = []
     delivered = 0
     watch = HistoryWatch(CommitListener(), resume_ids.append, lambda: delivered)
-    await store(db, [row("btc_usd", MINUTE + 60, "2")])
+    await store(db, [row("btc_usd", START_TS + 60, "2")])
     await watch.check(db)
     await _replace_history(db, common_id)
-    await store(db, [row("btc_usd", MINUTE + 60, "3")])
+    await store(db, [row("btc_usd", START_TS + 60, "3")])
     delivered = await version.current(db)
     await watch.check(db)
     assert resume_ids == [common_id]

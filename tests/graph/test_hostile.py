@@ -11,9 +11,9 @@ from db.pool import Database
 from graph.http.rest.endpoints import ENDPOINTS
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
-HOSTILE = {
+HOSTILE_STRINGS = {
     "NUL": "btc\0usd",
     "a lone surrogate": "\ud800",
     "a right-to-left mark": "\u202ebtc_usd\u202c",
@@ -61,7 +61,7 @@ REST = sorted(
     }
     | {("/export", name) for name in ("ticker", "from", "to", "format")}
 )
-REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(MINUTE), "at": str(MINUTE), "interval": "ONE_DAY"}
+REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(START_TS), "at": str(START_TS), "interval": "ONE_DAY"}
 SELECTIONS = {
     "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected", "summary": "count",
 }  # fmt: skip
@@ -70,7 +70,7 @@ SELECTIONS = {
 @pytest.fixture
 async def prices(db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
 
 
 def _query(field: str, argument: str, kind: str) -> str:
@@ -85,11 +85,11 @@ def _query(field: str, argument: str, kind: str) -> str:
 
 
 @pytest.mark.usefixtures("prices")
-@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.parametrize("case", HOSTILE_STRINGS)
 async def test_no_string_argument_of_graphql_causes_an_internal_error(api: Api, case: str) -> None:
     assert len(GRAPHQL) >= 15
     for field, argument, kind in GRAPHQL:
-        value: Any = [HOSTILE[case]] if "[" in kind else HOSTILE[case]
+        value: Any = [HOSTILE_STRINGS[case]] if "[" in kind else HOSTILE_STRINGS[case]
         body = json.dumps({"query": _query(field, argument, kind), "variables": {"hostile": value}})
         headers = {"Content-Type": "application/json"}
         async with api.session.post(f"{api.url}/graphql", data=body, headers=headers) as response:
@@ -107,11 +107,11 @@ async def test_no_string_argument_of_graphql_causes_an_internal_error(api: Api, 
 
 
 @pytest.mark.usefixtures("prices")
-@pytest.mark.parametrize("case", [case for case in HOSTILE if case not in ("a lone surrogate", "too long", "long")])
+@pytest.mark.parametrize("case", [case for case in HOSTILE_STRINGS if case not in ("a lone surrogate", "too long", "long")])
 async def test_no_parameter_of_rest_causes_an_internal_error(api: Api, case: str) -> None:
     assert len(REST) >= 12
     for path, name in REST:
-        params = {"ticker": "btc_usd", "date": str(MINUTE)} | {name: HOSTILE[case]}
+        params = {"ticker": "btc_usd", "date": str(START_TS)} | {name: HOSTILE_STRINGS[case]}
         async with api.session.get(f"{api.url}{path}", params=params) as response:
             text = await response.text()
             assert response.status < 500, (path, name, text[:300])

@@ -1,4 +1,4 @@
-"""The application around the schema: health, pages, and outages of the database."""
+"""The application: health, database outages, HTML pages, static files, and unexpected errors."""
 
 import asyncio
 import hashlib

@@ -12,9 +12,9 @@ from db.pool import Database
 from db.tables import Source
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
-PRICE = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "__typename"]
+PRICE_FIELDS = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "__typename"]
 ALIASES = st.sampled_from(["", "", "a: ", "b1: ", "_c: ", "price_: "])
 CONDITIONS = st.sampled_from(
     ["", "", "", " @include(if: $yes)", " @skip(if: $yes)", " @include(if: false)", " @skip(if: false)"]
@@ -34,7 +34,7 @@ def _selections(draw: st.DrawFn, depth: int = 2) -> str:
         elif kind == "spread":
             parts.append(f"...Parts{draw(CONDITIONS)}")
         else:
-            name, alias = draw(st.sampled_from(PRICE)), draw(ALIASES)
+            name, alias = draw(st.sampled_from(PRICE_FIELDS)), draw(ALIASES)
             # The API would reject one response name for two fields.
             if response_names.setdefault(alias or name, name) == name and not (alias and depth == 0):
                 parts.append(f"{alias}{name}{draw(CONDITIONS)}")
@@ -44,7 +44,7 @@ def _selections(draw: st.DrawFn, depth: int = 2) -> str:
 @st.composite
 def _documents(draw: st.DrawFn) -> str:
     order = draw(st.sampled_from(["", ", order: NEWEST_FIRST", ", order: OLDEST_FIRST"]))
-    window = f"from: {MINUTE + 60 * draw(st.integers(-2, 4))}, to: {MINUTE + 60 * draw(st.integers(5, 12))}"
+    window = f"from: {START_TS + 60 * draw(st.integers(-2, 4))}, to: {START_TS + 60 * draw(st.integers(5, 12))}"
     first = draw(st.integers(1, 9))
     selection, page = draw(_selections()), "pageInfo { hasNextPage hasPreviousPage startCursor endCursor }"
     field = draw(
@@ -68,8 +68,8 @@ async def uncached_api(dsn: str, db: Database) -> AsyncIterator[Api]:
     """An API without a response cache, with prices of every kind."""
     await track(db, "btc_usd")
     kinds = [("1", 1.0, Source.LIVE), ("0.000001", 59.999999, Source.BACKFILL), ("68241.5", None, Source.IMPORT)]
-    rows = [row("btc_usd", MINUTE + 60 * i, kinds[i % 3][0], at_s=kinds[i % 3][1], source=kinds[i % 3][2]) for i in range(8)]
-    await store(db, [*rows, row("btc_usd", MINUTE + 480, "99999999999999.123456789", at_s=0.000001)])
+    rows = [row("btc_usd", START_TS + 60 * i, kinds[i % 3][0], at_s=kinds[i % 3][1], source=kinds[i % 3][2]) for i in range(8)]
+    await store(db, [*rows, row("btc_usd", START_TS + 480, "99999999999999.123456789", at_s=0.000001)])
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0)) as running:
         yield running
 
@@ -93,7 +93,7 @@ def _no_selection(*_: Any, **__: Any) -> None:
 
 
 async def test_flat_selections_are_encoded_by_postgresql(uncached_api: Api, work_log: list[str]) -> None:
-    window = f'range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 60})'
+    window = f'range(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 60})'
     for query, is_written_by_sql in (
         (f"{{ {window} {{ ts price }} }}", True),
         (f"{{ {window} {{ ...p }} }} fragment p on Price {{ at: time __typename }}", True),

@@ -9,7 +9,7 @@ from pydantic import SecretStr, ValidationError
 from db.pool import Database
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 OLD, NEW = "an-old-key", "a-new-key"
 
@@ -109,7 +109,7 @@ def test_a_token_that_is_not_ascii_is_rejected_at_startup() -> None:
 @pytest.mark.parametrize("path", ["/prices?ticker=btc_usd", "/prices/last?ticker=btc_usd", "/prices/filter?ticker=btc_usd"])
 async def test_responses_that_needed_a_key_are_private(dsn: str, db: Database, path: str) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     for keys, is_private in (((_digest(NEW),), True), ((), False)):
         async with (
             run_api(Settings(database_url=dsn, api_keys=keys)) as api,

@@ -21,7 +21,7 @@ from graph.errors import TooComplexError
 from graph.http import protocol, request
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
-from tests.sample_data import MINUTE
+from tests.sample_data import START_TS
 
 
 def _cost(query: str, **variables: Any) -> int:
@@ -42,7 +42,7 @@ OVERSIZED = {
     "levels of fields, in fragments": "{ ...f0 } "
     + " ".join(f"fragment f{i} on T {{ a {{ ...f{i + 1} }} }}" for i in range(20)),
     "fields": "{ a { " + "b " * 600 + "} }",
-    "fields at its root": "{ " + " ".join(f"tickers{i}" for i in range(30)) + " }",
+    "fields at the root": "{ " + " ".join(f"tickers{i}" for i in range(30)) + " }",
     "aliases": "{ a { " + " ".join(f"b{i}: b" for i in range(60)) + " } }",
     "a long alias": "{ a { " + "b" * 101 + ": c } }",
     "copies of a field": "{ " + "a " * 1_000 + "}",
@@ -89,7 +89,7 @@ def test_introspection_queries_of_tools_are_within_the_limits(options: dict[str,
         ('{ prices(ticker: "a", first: 7) { nodes { ts } } }', {}, 7),
         ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {}, 9),
         ('query ($n: Int = 9) { prices(ticker: "a", last: $n) { nodes { ts } } }', {"n": 2}, 2),
-        (f'{{ range(ticker: "a", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}', {}, 20),
+        (f'{{ range(ticker: "a", from: {START_TS}, to: {START_TS + 600}) {{ ts price }} }}', {}, 20),
         ('{ range(ticker: "a", from: "2024-01-15T11:40", to: "2024-01-15T11:45") { ts } }', {}, 5),
         ('{ range(ticker: "a", from: 0) { ts } }', {}, MAX_RANGE_MINUTES),
         ('{ range(ticker: "a", from: "nonsense") { ts } }', {}, 1),
@@ -120,7 +120,7 @@ async def test_the_error_of_an_expensive_query_names_cost_limit_and_remedy(api: 
     assert message.startswith("The query costs 750000 (rows times fields); the maximum is 500000. Request a shorter window")
 
 
-def test_the_manual_lists_every_limit() -> None:
+def test_the_documentation_lists_every_limit() -> None:
     expected_limits = {
         "request line and headers": (protocol.MAX_HEADER_BYTES, "431"),
         "time to receive the complete request": (int(protocol.REQUEST_TIMEOUT_S), "408"),
@@ -159,20 +159,20 @@ async def test_the_cost_is_returned_on_request(api: Api) -> None:
     assert result["extensions"] == {"cost": {"asked": 200, "most": MAX_COST}}
 
 
-COSTED = {
+LIST_QUERIES = {
     "Query.tickers": "tickers { a }",
     "Query.latestPrices": "latestPrices { a }",
-    "Query.range": f"range(from: {MINUTE}, to: {MINUTE + 600}) {{ a }}",
-    "Query.candles": f"candles(interval: ONE_HOUR, from: {MINUTE}, to: {MINUTE + 36_000}) {{ a }}",
+    "Query.range": f"range(from: {START_TS}, to: {START_TS + 600}) {{ a }}",
+    "Query.candles": f"candles(interval: ONE_HOUR, from: {START_TS}, to: {START_TS + 36_000}) {{ a }}",
     "PriceConnection.nodes": "prices { nodes { a } }",
     "PriceConnection.edges": "prices { edges { a } }",
     "GapConnection.nodes": "gaps { nodes { a } }",
     "GapConnection.edges": "gaps { edges { a } }",
 }
-"""Lists, each with a query; a list costs more than a field that is not a list."""
-COSTED_BY_WINDOW = {"Series": "series", "Coverage": "coverage"}
-"""Types with lists, each with the name of its field, whose cost grows with the minutes of the window."""
-FREE = {"FetchReceipt.tickers"}
+"""Each list field of the schema, with a query whose cost must count its rows."""
+WINDOW_LIST_FIELDS = {"Series": "series", "Coverage": "coverage"}
+"""Types with list fields, each with the root field whose cost grows with the minutes of the window."""
+LISTS_WITHOUT_COST = {"FetchReceipt.tickers"}
 """This list is no longer than the list in the request."""
 
 
@@ -186,8 +186,10 @@ def test_every_list_of_the_schema_has_a_cost() -> None:
         for name, field in named.fields.items()
         if isinstance(get_nullable_type(field.type), GraphQLList)
     }
-    assert {name for name in lists if name.partition(".")[0] not in COSTED_BY_WINDOW} == set(COSTED) | FREE
-    for name, query in COSTED.items():
+    assert {name for name in lists if name.partition(".")[0] not in WINDOW_LIST_FIELDS} == set(
+        LIST_QUERIES
+    ) | LISTS_WITHOUT_COST
+    for name, query in LIST_QUERIES.items():
         assert _cost(f"{{ {query} }}") >= 10, name
-    for name in COSTED_BY_WINDOW.values():
-        assert _cost(f"{{ {name}(from: {MINUTE}, to: {MINUTE + 600}) {{ a }} }}") >= 10, name
+    for name in WINDOW_LIST_FIELDS.values():
+        assert _cost(f"{{ {name}(from: {START_TS}, to: {START_TS + 600}) {{ a }} }}") >= 10, name

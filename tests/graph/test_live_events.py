@@ -25,7 +25,7 @@ from graph.settings import Settings
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api, run_api
 from tests.graph.test_socket import open_socket
-from tests.sample_data import MINUTE, row, set_tracked_tickers, store, track
+from tests.sample_data import START_TS, row, set_tracked_tickers, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 PRICES = "subscription { priceAdded { id ticker ts price } }"
@@ -80,7 +80,7 @@ async def subscribe(api: Api, query: str, **variables: Any) -> AsyncIterator[Sub
 
 @asynccontextmanager
 async def subscribe_and_wait(api: Api, query: str) -> AsyncIterator[Subscriber]:
-    """Does the same, and waits until the subscription has started: it receives every later commit."""
+    """Opens a WebSocket with one subscription, and waits until it receives every later commit."""
     assert api.live is not None
     before = api.live.subscribers
     async with subscribe(api, query) as listener:
@@ -89,7 +89,7 @@ async def subscribe_and_wait(api: Api, query: str) -> AsyncIterator[Subscriber]:
 
 
 def without_ids(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the events without their ids, which must increase."""
+    """Returns the events without their ids. Fails if the ids do not increase."""
     positions = [int(one["id"]) for one in events]
     assert positions == sorted(set(positions))
     return [{name: value for name, value in one.items() if name != "id"} for one in events]
@@ -98,31 +98,31 @@ def without_ids(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 async def test_a_stored_price_is_delivered(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
     async with subscribe_and_wait(api, 'subscription { priceAdded(tickers: ["btc_usd"]) { ticker ts price } }') as listener:
-        await store(db, [row("eth_usd", MINUTE), row("btc_usd", MINUTE, "68241.5")])
-        assert await listener.events(1) == [{"ticker": "btc_usd", "ts": MINUTE, "price": "68241.5"}]
+        await store(db, [row("eth_usd", START_TS), row("btc_usd", START_TS, "68241.5")])
+        assert await listener.events(1) == [{"ticker": "btc_usd", "ts": START_TS, "price": "68241.5"}]
 
 
 async def _make_changes(db: Database) -> None:
     """Makes one change of every kind."""
     async with write_lock.write_transaction(db) as connection:
-        await gaps.open_gaps(connection, {("btc_usd", MINUTE): Reason.TIMEOUT, ("btc_usd", MINUTE + 60): Reason.TIMEOUT})
-    await store(db, [row("btc_usd", MINUTE, "1", source=Source.BACKFILL), row("eth_usd", MINUTE, "2")])
+        await gaps.open_gaps(connection, {("btc_usd", START_TS): Reason.TIMEOUT, ("btc_usd", START_TS + 60): Reason.TIMEOUT})
+    await store(db, [row("btc_usd", START_TS, "1", source=Source.BACKFILL), row("eth_usd", START_TS, "2")])
     async with write_lock.write_transaction(db) as connection:
-        await bulk_import.merge(connection, "btc_usd", [(MINUTE + 60 * n, "3", None, None) for n in range(10, 1_011)])
+        await bulk_import.merge(connection, "btc_usd", [(START_TS + 60 * n, "3", None, None) for n in range(10, 1_011)])
     async with write_lock.write_transaction(db) as connection:
-        await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
+        await gaps.mark_unrecoverable(connection, "btc_usd", [START_TS + 60])
     async with write_lock.write_transaction(db) as connection:
-        await set_tracked_tickers(connection, ["btc_usd"], MINUTE + 120)
+        await set_tracked_tickers(connection, ["btc_usd"], START_TS + 120)
 
 
 EXPECTED_CHANGES = [
-    {"__typename": "GapOpened", "ticker": "btc_usd", "from": MINUTE, "to": MINUTE + 120, "count": 2},
-    {"__typename": "Price", "ticker": "btc_usd", "ts": MINUTE, "price": "1"},
-    {"__typename": "Price", "ticker": "eth_usd", "ts": MINUTE, "price": "2"},
-    {"__typename": "GapClosed", "ticker": "btc_usd", "from": MINUTE, "to": MINUTE + 60, "count": 1, "filled": True},
-    {"__typename": "HistoryChanged", "ticker": "btc_usd", "from": MINUTE + 600, "to": MINUTE + 60_660, "count": 1_001},
-    {"__typename": "GapClosed", "ticker": "btc_usd", "from": MINUTE + 60, "to": MINUTE + 120, "count": 1, "filled": False},
-    {"__typename": "TickerChanged", "ticker": "eth_usd", "from": MINUTE + 120},
+    {"__typename": "GapOpened", "ticker": "btc_usd", "from": START_TS, "to": START_TS + 120, "count": 2},
+    {"__typename": "Price", "ticker": "btc_usd", "ts": START_TS, "price": "1"},
+    {"__typename": "Price", "ticker": "eth_usd", "ts": START_TS, "price": "2"},
+    {"__typename": "GapClosed", "ticker": "btc_usd", "from": START_TS, "to": START_TS + 60, "count": 1, "filled": True},
+    {"__typename": "HistoryChanged", "ticker": "btc_usd", "from": START_TS + 600, "to": START_TS + 60_660, "count": 1_001},
+    {"__typename": "GapClosed", "ticker": "btc_usd", "from": START_TS + 60, "to": START_TS + 120, "count": 1, "filled": False},
+    {"__typename": "TickerChanged", "ticker": "eth_usd", "from": START_TS + 120},
 ]
 
 
@@ -136,37 +136,37 @@ async def test_every_visible_change_is_delivered_live_and_on_resume(api: Api, db
         assert await listener.events(len(EXPECTED_CHANGES)) == live
     async with subscribe(api, CHANGES, after=live[2]["id"]) as listener:  # exclusive
         assert await listener.events(4) == live[3:]
-        await store(db, [row("btc_usd", MINUTE + 180)])
+        await store(db, [row("btc_usd", START_TS + 180)])
         (last_event,) = await listener.events(1)
-        assert (last_event["ts"], int(last_event["id"]) > int(live[-1]["id"])) == (MINUTE + 180, True)
+        assert (last_event["ts"], int(last_event["id"]) > int(live[-1]["id"])) == (START_TS + 180, True)
 
 
 async def test_large_imports_are_delivered_only_as_changes(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
     async with subscribe_and_wait(api, PRICES) as listener:
         await _make_changes(db)
-        await store(db, [row("eth_usd", MINUTE + 60, "9")])
+        await store(db, [row("eth_usd", START_TS + 60, "9")])
         received = [(one["ticker"], one["ts"]) for one in await listener.events(3)]
-    assert received == [("btc_usd", MINUTE), ("eth_usd", MINUTE), ("eth_usd", MINUTE + 60)]
+    assert received == [("btc_usd", START_TS), ("eth_usd", START_TS), ("eth_usd", START_TS + 60)]
 
 
 async def test_a_resumed_subscription_reads_missed_events_in_pages(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
     row_count = 2 * events.PAGE_ROWS + 10
-    await store(db, [row("btc_usd", MINUTE - 60, "1"), *(row("eth_usd", MINUTE + 60 * n) for n in range(row_count))])
-    await store(db, [row("btc_usd", MINUTE, "2")])
+    await store(db, [row("btc_usd", START_TS - 60, "1"), *(row("eth_usd", START_TS + 60 * n) for n in range(row_count))])
+    await store(db, [row("btc_usd", START_TS, "2")])
     async with subscribe(api, 'subscription { priceAdded(tickers: ["btc_usd"], after: "0") { price } }') as listener:
         assert await listener.events(2) == [{"price": "1"}, {"price": "2"}]
-        await store(db, [row("btc_usd", MINUTE + 60, "3")])
+        await store(db, [row("btc_usd", START_TS + 60, "3")])
         assert await listener.events(1) == [{"price": "3"}]
     async with subscribe(api, 'subscription { priceAdded(after: "0") { id ticker ts } }') as listener:
         received = without_ids(await listener.events(row_count + 3))
-    assert [one["ts"] for one in received if one["ticker"] == "eth_usd"] == [MINUTE + 60 * n for n in range(row_count)]
+    assert [one["ts"] for one in received if one["ticker"] == "eth_usd"] == [START_TS + 60 * n for n in range(row_count)]
 
 
 async def test_resuming_from_a_deleted_id_is_an_error(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     await db.execute("UPDATE milestone SET id = 5")
     async with subscribe(api, PRICES.replace("priceAdded", 'priceAdded(after: "4")')) as listener:
         code, message = await listener.error()
@@ -203,7 +203,7 @@ async def test_subscriptions_support_aliases_fragments_and_directives(api: Api, 
     }
     fragment f on Price { kind: __typename ticker }
     """
-    await store(db, [row("btc_usd", MINUTE, "7")])
+    await store(db, [row("btc_usd", START_TS, "7")])
     async with subscribe(api, query, yes=True) as listener:
         message = await listener.message()
     assert json.dumps(message["payload"]) == json.dumps(
@@ -227,10 +227,10 @@ async def test_union_members_without_selected_fields_are_empty(api: Api, db: Dat
     async with subscribe_and_wait(
         api, "subscription { changes { ... on GapOpened { count } ... on Change { __typename } } }"
     ) as listener:
-        await store(db, [row("btc_usd", MINUTE)])
+        await store(db, [row("btc_usd", START_TS)])
         assert await listener.events(1) == [{"__typename": "Price"}]
     async with subscribe_and_wait(api, "subscription { changes { ... on GapOpened { count } } }") as listener:
-        await store(db, [row("btc_usd", MINUTE + 60)])
+        await store(db, [row("btc_usd", START_TS + 60)])
         assert await listener.events(1) == [{}]
 
 
@@ -238,12 +238,12 @@ async def test_no_event_is_lost_when_the_commit_listener_is_disconnected(api: Ap
     await track(db, "btc_usd")
     async with subscribe_and_wait(api, PRICES) as listener:
         for number in range(5):
-            await wait_until(lambda: db.fetchval(END_LISTENERS))
-            await store(db, [row("btc_usd", MINUTE + 60 * number)])
-        assert [one["ts"] for one in await listener.events(5)] == [MINUTE + 60 * number for number in range(5)]
+            await wait_until(lambda: db.fetchval(TERMINATE_COMMIT_LISTENERS))
+            await store(db, [row("btc_usd", START_TS + 60 * number)])
+        assert [one["ts"] for one in await listener.events(5)] == [START_TS + 60 * number for number in range(5)]
 
 
-END_LISTENERS = """
+TERMINATE_COMMIT_LISTENERS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
  WHERE datname = current_database() AND query LIKE 'SELECT pg_notify($1%'
 """
@@ -252,7 +252,7 @@ SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
 async def test_every_subscriber_receives_the_same_events_in_the_same_order(dsn: str, db: Database) -> None:
     names = [f"t{number}_usd" for number in range(5)]
     await track(db, *names)
-    rows = [row(name, MINUTE + 60 * number) for name in names for number in range(40)]
+    rows = [row(name, START_TS + 60 * number) for name in names for number in range(40)]
     rows = rows[::3] + rows[1::3] + rows[2::3]
     async with (
         run_api(Settings(database_url=dsn)) as first_api,
@@ -282,11 +282,11 @@ async def test_a_slow_subscriber_reads_older_events_from_the_database(dsn: str, 
     )
     async with commits.run_in_background(dsn), live.run_in_background(db):
         subscription = await live.subscribe(db, selection, None)
-        await store(db, [row("btc_usd", MINUTE)])
+        await store(db, [row("btc_usd", START_TS)])
         received = [await anext(subscription)]
         for start in range(0, 110, 10):  # more events than the memory holds for a selection
-            await store(db, [row(name, MINUTE + 60 * n) for name in names[start : start + 10] for n in range(100)])
-        await store(db, [row("btc_usd", MINUTE + 60)])
+            await store(db, [row(name, START_TS + 60 * n) for name in names[start : start + 10] for n in range(100)])
+        await store(db, [row("btc_usd", START_TS + 60)])
         async with aclosing(subscription):
             received += [await anext(subscription) for _ in range(11_001)]
     assert [event.position for event in received] == sorted({event.position for event in received})
@@ -368,11 +368,11 @@ async def test_events_are_sent_as_server_sent_events(api: Api, db: Database) -> 
     async with open_event_stream(api, PRICES) as stream:
         assert stream.response.headers["Content-Type"] == "text/event-stream; charset=utf-8"
         assert await stream.response.content.readline() == b"retry: 1000\n"
-        await store(db, [row("btc_usd", MINUTE, "1")])
+        await store(db, [row("btc_usd", START_TS, "1")])
         event = await stream.event()
-    price = {"id": event["id"], "ticker": "btc_usd", "ts": MINUTE, "price": "1"}
+    price = {"id": event["id"], "ticker": "btc_usd", "ts": START_TS, "price": "1"}
     assert (event["event"], json.loads(event["data"])) == ("next", {"data": {"priceAdded": price}})
-    await store(db, [row("btc_usd", MINUTE + 60, "2")])
+    await store(db, [row("btc_usd", START_TS + 60, "2")])
     async with open_event_stream(api, PRICES, **{"Last-Event-ID": event["id"]}) as stream:
         assert json.loads((await stream.event())["data"])["data"]["priceAdded"]["price"] == "2"
 
@@ -413,7 +413,7 @@ async def test_a_client_may_disconnect_during_shutdown(dsn: str) -> None:
             socket = await session.ws_connect(f"{api.url}/graphql", protocols=("graphql-transport-ws",))
             closing = asyncio.create_task(_close_at_shutdown(socket, api))
         await closing
-    await asyncio.sleep(CLOSE_TIMEOUT_S + 0.1)  # until the process would have closed the socket
+    await asyncio.sleep(CLOSE_TIMEOUT_S + 0.1)  # longer than the timeout after which the process closes the socket
 
 
 async def _close_at_shutdown(socket: aiohttp.ClientWebSocketResponse, api: Api) -> None:
@@ -436,7 +436,7 @@ async def test_shutdown_delivers_pending_events_and_closes_with_service_restart(
         api = Api(server.url, server.session)
         query = PRICES.replace("priceAdded", "priceAdded(after: 0)")
         async with subscribe(api, query) as listener, open_event_stream(api, query) as stream:
-            await store(db, [row("btc_usd", MINUTE)])
+            await store(db, [row("btc_usd", START_TS)])
             assert len(await listener.events(1)) == 1
             server.process.terminate()
             message = await listener.socket.receive(timeout=WAIT_TIMEOUT_S)
@@ -469,7 +469,7 @@ async def test_a_failing_topic_does_not_affect_other_topics(db: Database) -> Non
             asyncio.create_task(anext(failing_subscription)),
         )
         await wait_until(lambda: live.subscribers == 2)
-        await store(db, [row("btc_usd", MINUTE)])
+        await store(db, [row("btc_usd", START_TS)])
         commits.invalidate()
         with pytest.raises(UnavailableError, match="Subscribe again"):
             await failing_event

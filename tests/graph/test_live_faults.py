@@ -18,8 +18,8 @@ from db.errors import DatabaseError
 from db.pool import open_database
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
-from tests.graph.test_live_events import END_LISTENERS
-from tests.sample_data import MINUTE, row, store, track
+from tests.graph.test_live_events import TERMINATE_COMMIT_LISTENERS
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.slow
@@ -111,7 +111,7 @@ async def test_every_event_arrives_once_and_in_order_through_failures(tmp_path: 
                 nonlocal stored_minutes
                 while True:
                     with contextlib.suppress(DatabaseError):
-                        await store(db, [row(name, MINUTE + 60 * stored_minutes) for name in names])
+                        await store(db, [row(name, START_TS + 60 * stored_minutes) for name in names])
                         stored_minutes += 1
                     await asyncio.sleep(0.05)
 
@@ -125,14 +125,14 @@ async def test_every_event_arrives_once_and_in_order_through_failures(tmp_path: 
             async with _run_api(server.url, port):
                 await wait_for_events()
                 for _ in range(3):
-                    await wait_until(lambda: db.fetchval(END_LISTENERS))
+                    await wait_until(lambda: db.fetchval(TERMINATE_COMMIT_LISTENERS))
                     await wait_for_events()
             async with _run_api(server.url, port) as api:
                 await wait_for_events()
                 api.send_signal(signal.SIGTERM)
             async with _run_api(server.url, port):
                 await wait_for_events()
-                servers.close()  # PostgreSQL stops, and starts again
+                servers.close()  # stops PostgreSQL
                 restarted = embedded.postgres(tmp_path / "postgres", durable=False, port=database_port)
                 assert servers.enter_context(restarted).url == server.url
                 await wait_for_events()

@@ -11,7 +11,7 @@ from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.graph.conftest import Api
 from tests.graph.test_live_events import subscribe
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 
@@ -29,7 +29,7 @@ def _labels(labels: dict[str, str]) -> str:
 
 async def test_requests_are_counted_over_all_processes(dsn: str, db: Database, tmp_path: Path) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * n) for n in range(3)])
+    await store(db, [row("btc_usd", START_TS + 60 * n) for n in range(3)])
     port = free_port()
     async with run_api_process(dsn, tmp_path, API_METRICS_PORT=str(port), WEB_CONCURRENCY="2", ANSWER_CACHE_MB="0") as server:
         query = 'query Some { range(ticker: "btc_usd", from: 0, to: 60) { ts } prices(ticker: "btc_usd") { edges { cursor } } }'

@@ -15,7 +15,7 @@ from db.pool import Database
 from graph.http.middleware import AccessLogMiddleware
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api, run_app
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 
 async def _fail(_request: Request) -> Response:
@@ -63,7 +63,7 @@ async def test_an_internal_error_is_a_500_with_the_request_id_and_no_details(
 
 async def test_long_responses_are_compressed_on_request(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(100)])
+    await store(db, [row("btc_usd", START_TS + 60 * i) for i in range(100)])
     for accept_encoding, encoding in (("gzip", "gzip"), ("identity", None)):
         async with api.session.get(
             f"{api.url}/prices?ticker=btc_usd", headers={"Accept-Encoding": accept_encoding}

@@ -14,15 +14,15 @@ from graph.http.protocol import MAX_HEADER_BYTES
 from graph.http.socket import SocketEndpoint
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
-TOO_LONG = {
-    "the address": b"GET /graphql?query=" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+OVERSIZED_HEADS = {
+    "the URL": b"GET /graphql?query=" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "one header": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * MAX_HEADER_BYTES + b"\r\n\r\n",
     "many headers": b"GET /health HTTP/1.1\r\nHost: x\r\n" + b"a: bcd\r\n" * MAX_HEADER_BYTES + b"\r\n",
     "a header without end": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 2 * MAX_HEADER_BYTES,
-    "an address without end": b"GET /" + b"a" * 2 * MAX_HEADER_BYTES,
+    "an endless URL": b"GET /" + b"a" * 2 * MAX_HEADER_BYTES,
     "a header of ten megabytes": b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 10_000_000,
 }
 UPGRADE = (
@@ -32,7 +32,7 @@ UPGRADE = (
 
 
 async def _send_raw(api: Api, *parts: bytes) -> bytes:
-    """Sends the parts. Returns the response, until the server closes the connection."""
+    """Sends the parts. Returns everything that the server sends until it closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
     try:
         for part in parts:
@@ -45,13 +45,13 @@ async def _send_raw(api: Api, *parts: bytes) -> bytes:
         writer.close()
 
 
-@pytest.mark.parametrize("case", TOO_LONG)
+@pytest.mark.parametrize("case", OVERSIZED_HEADS)
 async def test_the_size_of_a_request_head_is_limited(api: Api, case: str) -> None:
-    response = (await _send_raw(api, TOO_LONG[case])).split(b"\r\n")[0]
+    response = (await _send_raw(api, OVERSIZED_HEADS[case])).split(b"\r\n")[0]
     expected = {b"HTTP/1.1 431 Request Header Fields Too Large"}
-    if "address" in case:
+    if "URL" in case:
         expected.add(b"HTTP/1.1 400 Bad Request")  # by the parser's own limit
-    if len(TOO_LONG[case]) >= 2 * MAX_HEADER_BYTES:
+    if len(OVERSIZED_HEADS[case]) >= 2 * MAX_HEADER_BYTES:
         expected.add(b"reset")  # the server closes while the client still sends
     assert response in expected
 
@@ -77,12 +77,12 @@ async def test_http_1_0_needs_no_host(api: Api) -> None:
 
 async def test_a_websocket_handshake_without_a_response_times_out(api: Api, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
-    monkeypatch.setattr(SocketEndpoint, "__call__", _forever)
-    async with run_api(Settings(database_url=dsn)) as silent:
-        assert b"101" not in await _send_raw(silent, UPGRADE + b"\r\n")
+    monkeypatch.setattr(SocketEndpoint, "__call__", _wait_forever)
+    async with run_api(Settings(database_url=dsn)) as silent_api:
+        assert b"101" not in await _send_raw(silent_api, UPGRADE + b"\r\n")
 
 
-async def _forever(*_: object) -> None:
+async def _wait_forever(*_: object) -> None:
     await asyncio.get_running_loop().create_future()
 
 
@@ -152,8 +152,8 @@ async def test_a_client_that_does_not_read_its_responses_is_disconnected(
 ) -> None:
     monkeypatch.setattr(protocol, "WRITE_TIMEOUT_S", 0.3)
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i) for i in range(10_000)])
-    window = f"from: {MINUTE}, to: {MINUTE + 600_000}"
+    await store(db, [row("btc_usd", START_TS + 60 * i) for i in range(10_000)])
+    window = f"from: {START_TS}, to: {START_TS + 600_000}"
     body = json.dumps({"query": f'{{ range(ticker: "btc_usd", {window}) {{ id ts price time source observedAt }} }}'})
     with socket.socket() as slow_client:
         slow_client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)

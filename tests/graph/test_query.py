@@ -7,23 +7,23 @@ import pytest
 from db.pool import Database
 from db.tables import Source
 from tests.graph.conftest import Api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 
 @pytest.fixture
-async def five(db: Database) -> None:
+async def five_prices(db: Database) -> None:
     """Five minutes of btc_usd; eth_usd is tracked and has no prices."""
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.50") for i in range(5)])
+    await store(db, [row("btc_usd", START_TS + 60 * i, f"6824{i}.50") for i in range(5)])
 
 
-@pytest.mark.usefixtures("five")
+@pytest.mark.usefixtures("five_prices")
 async def test_latest_returns_every_field_of_the_newest_price(api: Api) -> None:
     data = await api.data('{ latest(ticker: "btc_usd") { id ticker ts time price observedAt source __typename } }')
     assert int(data["latest"].pop("id")) > 0
     assert data["latest"] == {
         "ticker": "btc_usd",
-        "ts": MINUTE + 240,
+        "ts": START_TS + 240,
         "time": "2024-01-15T11:44:00Z",
         "price": "68244.5",
         "observedAt": "2024-01-15T11:44:01Z",
@@ -32,7 +32,7 @@ async def test_latest_returns_every_field_of_the_newest_price(api: Api) -> None:
     }
 
 
-@pytest.mark.usefixtures("five")
+@pytest.mark.usefixtures("five_prices")
 async def test_a_ticker_without_prices_is_null_and_an_unknown_one_is_an_error_with_a_suggestion(api: Api) -> None:
     assert await api.data('{ latest(ticker: "eth_usd") { price } }') == {"latest": None}
     assert await api.data('{ ticker(name: "eth_uds") { name } }') == {"ticker": None}
@@ -40,17 +40,17 @@ async def test_a_ticker_without_prices_is_null_and_an_unknown_one_is_an_error_wi
         '{ latest(ticker: "eth_uds") { price } }',
         '{ latestPrices(tickers: ["btc_usd", "eth_uds"]) { price } }',
         '{ prices(ticker: "eth_uds") { nodes { price } } }',
-        f'{{ range(ticker: "eth_uds", from: {MINUTE}, to: {MINUTE + 60}) {{ price }} }}',
-        f'{{ priceAt(ticker: "eth_uds", at: {MINUTE}) {{ price }} }}',
+        f'{{ range(ticker: "eth_uds", from: {START_TS}, to: {START_TS + 60}) {{ price }} }}',
+        f'{{ priceAt(ticker: "eth_uds", at: {START_TS}) {{ price }} }}',
     ):
         code, message = await api.error(query)
         assert code == "UNKNOWN_TICKER"
         assert message == "Unknown ticker: eth_uds. Did you mean eth_usd? Tracked tickers: btc_usd, eth_usd"
 
 
-@pytest.mark.usefixtures("five")
+@pytest.mark.usefixtures("five_prices")
 async def test_latest_prices_are_in_the_requested_order(api: Api, db: Database) -> None:
-    await store(db, [row("eth_usd", MINUTE)])
+    await store(db, [row("eth_usd", START_TS)])
     data = await api.data('{ latestPrices(tickers: ["eth_usd", "btc_usd", "eth_usd"]) { ticker } }')
     assert [price["ticker"] for price in data["latestPrices"]] == ["eth_usd", "btc_usd"]
     data = await api.data("{ latestPrices { ticker } }")
@@ -70,25 +70,25 @@ async def test_tickers_have_their_age_and_staleness(api: Api, db: Database) -> N
     assert (old["tracked"], old["stale"], old["ageS"] >= 600) == (False, False, True)
 
 
-@pytest.mark.usefixtures("five")
-@pytest.mark.parametrize("low", [str(MINUTE + 60), '"2024-01-15T11:41:00Z"', '"2024-01-15T12:41:00+01:00"'])
+@pytest.mark.usefixtures("five_prices")
+@pytest.mark.parametrize("low", [str(START_TS + 60), '"2024-01-15T11:41:00Z"', '"2024-01-15T12:41:00+01:00"'])
 async def test_range_is_half_open_and_accepts_both_time_formats(api: Api, low: str) -> None:
-    data = await api.data(f'{{ range(ticker: "btc_usd", from: {low}, to: {MINUTE + 180}) {{ ts }} }}')
-    assert [price["ts"] for price in data["range"]] == [MINUTE + 60, MINUTE + 120]
+    data = await api.data(f'{{ range(ticker: "btc_usd", from: {low}, to: {START_TS + 180}) {{ ts }} }}')
+    assert [price["ts"] for price in data["range"]] == [START_TS + 60, START_TS + 120]
 
 
-@pytest.mark.usefixtures("five")
+@pytest.mark.usefixtures("five_prices")
 async def test_adjacent_ranges_join_and_order_reverses_a_range(api: Api) -> None:
     query = """query ($a: UnixTime!, $b: UnixTime!, $c: UnixTime!) {
         left: range(ticker: "btc_usd", from: $a, to: $b) { ts }
         right: range(ticker: "btc_usd", from: $b, to: $c) { ts }
         back: range(ticker: "btc_usd", from: $a, to: $c, order: NEWEST_FIRST) { ts } }"""
-    data = await api.data(query, a=MINUTE, b=MINUTE + 120, c=MINUTE + 300)
+    data = await api.data(query, a=START_TS, b=START_TS + 120, c=START_TS + 300)
     assert data["left"] + data["right"] == data["back"][::-1]
     assert len(data["back"]) == 5
 
 
-@pytest.mark.usefixtures("five")
+@pytest.mark.usefixtures("five_prices")
 async def test_a_range_without_an_end_extends_to_now(api: Api, db: Database) -> None:
     now = int(time.time()) // 60 * 60
     await store(db, [row("eth_usd", now)])
@@ -96,15 +96,15 @@ async def test_a_range_without_an_end_extends_to_now(api: Api, db: Database) -> 
     assert data["range"] == [{"ts": now}]
 
 
-@pytest.mark.usefixtures("five")
+@pytest.mark.usefixtures("five_prices")
 async def test_price_at_returns_the_last_observed_price_and_none_older_than_max_age(api: Api) -> None:
     query = 'query ($at: UnixTime!, $age: Int! = 300) { priceAt(ticker: "btc_usd", at: $at, maxAge: $age) { ts } }'
-    assert await api.data(query, at=MINUTE) == {"priceAt": None}
-    assert await api.data(query, at=MINUTE + 1) == {"priceAt": {"ts": MINUTE}}
-    assert await api.data(query, at=MINUTE + 60) == {"priceAt": {"ts": MINUTE}}
-    assert await api.data(query, at=MINUTE + 541) == {"priceAt": {"ts": MINUTE + 240}}
-    assert await api.data(query, at=MINUTE + 542) == {"priceAt": None}
-    assert await api.data(query, at=MINUTE + 542, age=301) == {"priceAt": {"ts": MINUTE + 240}}
+    assert await api.data(query, at=START_TS) == {"priceAt": None}
+    assert await api.data(query, at=START_TS + 1) == {"priceAt": {"ts": START_TS}}
+    assert await api.data(query, at=START_TS + 60) == {"priceAt": {"ts": START_TS}}
+    assert await api.data(query, at=START_TS + 541) == {"priceAt": {"ts": START_TS + 240}}
+    assert await api.data(query, at=START_TS + 542) == {"priceAt": None}
+    assert await api.data(query, at=START_TS + 542, age=301) == {"priceAt": {"ts": START_TS + 240}}
     assert await api.data(query, at=7_258_118_399, age=2**31 - 1) == {"priceAt": None}
 
 
@@ -113,9 +113,9 @@ async def test_a_price_has_every_digit_and_its_source(api: Api, db: Database) ->
     await store(
         db,
         [
-            row("s_usdc", MINUTE, "0.0000059"),
-            row("s_usdc", MINUTE + 60, "60000", at_s=None, source=Source.IMPORT),
-            row("s_usdc", MINUTE + 120, "81110.428333", at_s=59.999999, source=Source.BACKFILL),
+            row("s_usdc", START_TS, "0.0000059"),
+            row("s_usdc", START_TS + 60, "60000", at_s=None, source=Source.IMPORT),
+            row("s_usdc", START_TS + 120, "81110.428333", at_s=59.999999, source=Source.BACKFILL),
         ],
     )
     data = await api.data('{ prices(ticker: "s_usdc", order: OLDEST_FIRST) { nodes { price observedAt source } } }')

@@ -16,14 +16,14 @@ from graph.http.caller import address_of
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
 from tests.graph.test_socket import open_socket
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S
 
-WINDOW = f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 600}) {{ ts price }} }}'
-"""Costs 20."""
+WINDOW_QUERY = f'{{ range(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 600}) {{ ts price }} }}'
+"""A query with a cost of 20: ten rows of two fields."""
 
 
-async def _post_query(api: Api, query: str = WINDOW, **headers: str) -> tuple[int, CIMultiDictProxy[str], Any]:
+async def _post_query(api: Api, query: str = WINDOW_QUERY, **headers: str) -> tuple[int, CIMultiDictProxy[str], Any]:
     async with api.session.post(f"{api.url}/graphql", json={"query": query}, headers=headers) as response:
         return response.status, response.headers, await response.json()
 
@@ -73,7 +73,7 @@ async def test_websocket_operations_count_against_the_rate_limit(dsn: str) -> No
         assert (await socket.receive_json(timeout=WAIT_TIMEOUT_S))["type"] == "connection_ack"
         messages = []
         for name in ("1", "2"):
-            await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": WINDOW}})
+            await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": WINDOW_QUERY}})
             messages.append(await socket.receive_json(timeout=WAIT_TIMEOUT_S))
             if messages[-1]["type"] == "next":
                 await socket.receive_json(timeout=WAIT_TIMEOUT_S)
@@ -174,9 +174,9 @@ def test_clients_without_an_address_share_one_key() -> None:
 
 
 async def test_missed_events_are_charged_as_rows_for_every_subscription(dsn: str, db: Database) -> None:
-    """A hundred subscriptions from the beginning: the server delivers what the budget allows, and then waits."""
+    """A hundred subscriptions resume from the first event. The server delivers what the budget allows, and then waits."""
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * number) for number in range(200)])
+    await store(db, [row("btc_usd", START_TS + 60 * number) for number in range(200)])
     async with run_api(Settings(database_url=dsn, rate_limit=600)) as api, open_socket(api) as socket:
         started_at = time.monotonic()
         query = 'subscription { priceAdded(after: "0") { ts } }'

@@ -1,4 +1,4 @@
-"""The schema breaks no client: only parts that the last release deprecated are removed or changed.
+"""The schema is backward compatible: only parts that the last release deprecated may be removed or changed.
 
 `released.graphql` is the schema of the last release. Each release copies `graph/schema.graphql` there.
 """

@@ -1,4 +1,4 @@
-"""Reads from a real streaming replica: responses are never too old, never cached when outdated, and never missing."""
+"""Reads from a real streaming replica: no response exceeds the maximum lag, is cached while stale, or fails."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ from graph.settings import Settings
 from tests import replicas
 from tests.graph.conftest import Api, run_api
 from tests.graph.test_live_events import subscribe
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 pytestmark = pytest.mark.slow
@@ -32,7 +32,7 @@ LATEST = '{ latest(ticker: "btc_usd") { ts } }'
 
 
 @dataclass(frozen=True)
-class Pair:
+class ReplicationPair:
     """A primary with a database connection for writes, and its replica."""
 
     primary: Server
@@ -47,17 +47,17 @@ def primary(tmp_path: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-async def pair(primary: Server, tmp_path: Path) -> AsyncIterator[Pair]:
+async def pair(primary: Server, tmp_path: Path) -> AsyncIterator[ReplicationPair]:
     await asyncio.to_thread(migrate.upgrade, primary.url)
     await asyncio.to_thread(replicas.copy_primary, primary, tmp_path)
     with replicas.run_replica(tmp_path) as replica:
         async with open_database(primary.url, application_name="tests") as db:
             await track(db, "btc_usd")
-            await store(db, [row("btc_usd", MINUTE)])
-            yield Pair(primary, replica, db)
+            await store(db, [row("btc_usd", START_TS)])
+            yield ReplicationPair(primary, replica, db)
 
 
-def _run_api_with_replica(pair: Pair, **settings: Any) -> contextlib.AbstractAsyncContextManager[Api]:
+def _run_api_with_replica(pair: ReplicationPair, **settings: Any) -> contextlib.AbstractAsyncContextManager[Api]:
     urls: Any = {"database_url": pair.primary.url, "database_read_url": pair.replica.url}
     return run_api(Settings(**{"replica_behind_most_s": MAX_LAG_S, **urls, **settings}))
 
@@ -88,48 +88,48 @@ async def _reads_only_from(api: Api, server: str) -> bool:
     return [name for name, has_grown in increased.items() if has_grown] == [server]
 
 
-async def _replay(pair: Pair, verb: str) -> None:
+async def _replay(pair: ReplicationPair, verb: str) -> None:
     connection = await asyncpg.connect(pair.replica.url)
     await connection.execute(f"SELECT pg_wal_replay_{verb}()")
     await connection.close()
 
 
-async def test_responses_are_never_older_than_the_maximum_lag_and_cached_only_when_current(pair: Pair) -> None:
+async def test_responses_are_never_older_than_the_maximum_lag_and_cached_only_when_current(pair: ReplicationPair) -> None:
     async with _run_api_with_replica(pair) as api:
         await wait_until(lambda: _reads_only_from(api, "replica"))
-        await wait_until(lambda: _is_latest(api, MINUTE))
+        await wait_until(lambda: _is_latest(api, START_TS))
         await _replay(pair, "pause")
-        await store(pair.db, [row("btc_usd", MINUTE + 60)])
+        await store(pair.db, [row("btc_usd", START_TS + 60)])
         stored_at = time.monotonic()
         stale_count = 0
         for number in itertools.count():
             requested_at = time.monotonic()
-            if await _latest(api, number) == MINUTE + 60:
+            if await _latest(api, number) == START_TS + 60:
                 break
             assert requested_at < stored_at + MAX_LAG_S
             stale_count += 1
         assert stale_count, "no request read from the lagging replica"
         await wait_until(lambda: _reads_only_from(api, "primary"))
         for number in range(6):
-            assert await _latest(api, number) == MINUTE + 60
+            assert await _latest(api, number) == START_TS + 60
         await _replay(pair, "resume")
         await wait_until(lambda: _reads_only_from(api, "replica"))
         for number in range(6):
-            assert await _latest(api, number) == MINUTE + 60
+            assert await _latest(api, number) == START_TS + 60
 
 
 async def _is_latest(api: Api, minute: int) -> bool:
     return await _latest(api, 0) == minute
 
 
-async def test_requests_succeed_when_the_replica_is_killed(pair: Pair) -> None:
+async def test_requests_succeed_when_the_replica_is_killed(pair: ReplicationPair) -> None:
     async with _run_api_with_replica(pair, answer_cache_mb=0) as api:
         await wait_until(lambda: _reads_only_from(api, "replica"))
-        pending = [asyncio.create_task(_request_until(api, MINUTE + 60)) for _ in range(4)]
+        pending = [asyncio.create_task(_request_until(api, START_TS + 60)) for _ in range(4)]
         await asyncio.sleep(0)
         pair.replica.process.kill()
         await wait_until(lambda: _reads_only_from(api, "primary"))
-        await store(pair.db, [row("btc_usd", MINUTE + 60)])
+        await store(pair.db, [row("btc_usd", START_TS + 60)])
         assert await asyncio.gather(*pending)
 
 
@@ -141,7 +141,7 @@ async def _request_until(api: Api, minute: int) -> int:
     raise AssertionError
 
 
-async def test_a_response_of_several_statements_is_complete_when_the_replica_dies(pair: Pair) -> None:
+async def test_a_response_of_several_statements_is_complete_when_the_replica_dies(pair: ReplicationPair) -> None:
     async with _run_api_with_replica(pair) as api:
         await wait_until(lambda: _reads_only_from(api, "replica"))
         writer = await asyncpg.connect(pair.primary.url)
@@ -155,7 +155,7 @@ async def test_a_response_of_several_statements_is_complete_when_the_replica_die
         await writer.close()
 
 
-async def _reads_wait(pair: Pair, count: int) -> bool:
+async def _reads_wait(pair: ReplicationPair, count: int) -> bool:
     """Returns whether `count` statements wait on the replica for the lock that it has replayed."""
     connection = await asyncpg.connect(pair.replica.url)
     lock_query = (
@@ -167,28 +167,28 @@ async def _reads_wait(pair: Pair, count: int) -> bool:
     return found == (1, count)
 
 
-async def test_the_replica_serves_reads_while_the_primary_is_down(pair: Pair, primary: Server) -> None:
+async def test_the_replica_serves_reads_while_the_primary_is_down(pair: ReplicationPair, primary: Server) -> None:
     async with _run_api_with_replica(pair, answer_cache_mb=0, replica_behind_most_s=300) as api:
         await wait_until(lambda: _reads_only_from(api, "replica"))
         primary.process.kill()
         await asyncio.to_thread(primary.process.wait)
         for _ in range(10):
-            assert await _latest(api, 0) == MINUTE
+            assert await _latest(api, 0) == START_TS
             await asyncio.sleep(0.2)  # several checks of the lag
 
 
-async def test_the_primary_serves_reads_until_the_replica_has_replayed_a_deletion(pair: Pair) -> None:
+async def test_the_primary_serves_reads_until_the_replica_has_replayed_a_deletion(pair: ReplicationPair) -> None:
     async with _run_api_with_replica(pair) as api:
         await wait_until(lambda: _reads_only_from(api, "replica"))
-        await store(pair.db, [row("btc_usd", MINUTE + 60)])
-        await wait_until(lambda: _is_latest(api, MINUTE + 60))
+        await store(pair.db, [row("btc_usd", START_TS + 60)])
+        await wait_until(lambda: _is_latest(api, START_TS + 60))
         await _replay(pair, "pause")
         async with write_lock.write_transaction(pair.db) as connection:
-            await connection.execute("DELETE FROM price WHERE ts = $1", MINUTE)
+            await connection.execute("DELETE FROM price WHERE ts = $1", START_TS)
         await wait_until(lambda: _reads_only_from(api, "primary"))
-        assert (await api.data(f'{{ range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 120}) {{ ts }} }}'))["range"] == [
-            {"ts": MINUTE + 60}
-        ]
+        assert (await api.data(f'{{ range(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 120}) {{ ts }} }}'))[
+            "range"
+        ] == [{"ts": START_TS + 60}]
 
 
 async def test_the_primary_is_not_used_as_a_replica(primary: Server, caplog: pytest.LogCaptureFixture) -> None:
@@ -198,14 +198,14 @@ async def test_the_primary_is_not_used_as_a_replica(primary: Server, caplog: pyt
         assert await _reads_only_from(api, "primary")
 
 
-async def test_subscriptions_read_from_the_primary(pair: Pair) -> None:
+async def test_subscriptions_read_from_the_primary(pair: ReplicationPair) -> None:
     async with _run_api_with_replica(pair) as api:
         await wait_until(lambda: _reads_only_from(api, "replica"))
         await _replay(pair, "pause")
         async with subscribe(api, "subscription { priceAdded(after: 0) { ts } }") as subscriber:
-            assert await subscriber.events(1) == [{"ts": MINUTE}]
-            await store(pair.db, [row("btc_usd", MINUTE + 60)])
-            assert await subscriber.events(1) == [{"ts": MINUTE + 60}]
+            assert await subscriber.events(1) == [{"ts": START_TS}]
+            await store(pair.db, [row("btc_usd", START_TS + 60)])
+            assert await subscriber.events(1) == [{"ts": START_TS + 60}]
 
 
 @contextlib.asynccontextmanager
@@ -230,14 +230,16 @@ async def _run_switching_proxy(first_url: str, second_url: str) -> AsyncIterator
         yield first_url.replace(str(urlsplit(first_url).port), str(server.sockets[0].getsockname()[1]))
 
 
-async def test_an_address_of_several_servers_is_not_used_as_a_replica(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_url_that_leads_to_several_servers_is_not_used_as_a_replica(
+    pair: ReplicationPair, caplog: pytest.LogCaptureFixture
+) -> None:
     async with (
         _run_switching_proxy(pair.replica.url, pair.primary.url) as url,
         run_api(Settings(database_url=pair.primary.url, database_read_url=url, answer_cache_mb=0)) as api,
     ):
 
         async def is_logged() -> bool:
-            assert await _latest(api, 0) == MINUTE
+            assert await _latest(api, 0) == START_TS
             return "it leads to more than one server" in caplog.text
 
         await wait_until(is_logged)
@@ -251,11 +253,11 @@ async def test_a_server_with_another_history_is_never_used_as_a_replica(primary:
     ):
         await track(db, "btc_usd")
         await track(other_db, "btc_usd")
-        await store(db, [row("btc_usd", MINUTE)])
-        await store(other_db, [row("btc_usd", MINUTE + 60 * number, "7") for number in range(9)])
+        await store(db, [row("btc_usd", START_TS)])
+        await store(other_db, [row("btc_usd", START_TS + 60 * number, "7") for number in range(9)])
         async with run_api(Settings(database_url=primary.url, database_read_url=dsn)) as api:
             previous = _read_count("replica")
             for number in range(20):
-                assert await _latest(api, number) == MINUTE
+                assert await _latest(api, number) == START_TS
                 await asyncio.sleep(0.05)
             assert _read_count("replica") == previous

@@ -15,7 +15,7 @@ from graph.engine.commit_listener import CommitListener
 from graph.schema.executable import MAX_CONCURRENT_LARGE_RESPONSES
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, lock_price_table, row, store, track
+from tests.sample_data import START_TS, lock_price_table, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 LATEST = '{ latest(ticker: "btc_usd") { ts price } }'
@@ -43,7 +43,7 @@ async def api(dsn: str) -> AsyncIterator[Api]:
 @pytest.fixture
 async def one_price(db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ async def caching_api(api: Api, one_price: None, work_log: list[str]) -> Api:
         ("{ __schema { queryType { name } } }", True),
         ("{ tickers { name latest { ts } } }", True),
         ("{ tickers { ageS } }", False),
-        (f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}', False),
+        (f'{{ coverage(ticker: "btc_usd", from: {START_TS}) {{ expected }} }}', False),
         ('{ latest(ticker: "unknown_usd") { ts } }', False),
         ("{ nothing }", False),
     ],
@@ -76,7 +76,7 @@ async def test_only_responses_that_depend_on_stored_data_alone_are_cached(
     ("path", "cached"),
     [
         ("/prices/last?ticker=btc_usd", True),
-        (f"/v1/prices/range?ticker=btc_usd&from_ts={MINUTE}&to_ts={MINUTE + 60}", True),
+        (f"/v1/prices/range?ticker=btc_usd&from_ts={START_TS}&to_ts={START_TS + 60}", True),
         ("/prices?ticker=btc_usd", False),
         ("/health", False),
     ],
@@ -94,8 +94,8 @@ async def test_rest_responses_are_cached_where_their_coverage_cannot_change(
 
 async def test_a_commit_invalidates_cached_responses(caching_api: Api, db: Database) -> None:
     for number in range(1, 30):
-        await store(db, [row("btc_usd", MINUTE + 60 * number)])
-        await wait_until(functools.partial(_is_newest, caching_api, MINUTE + 60 * number))
+        await store(db, [row("btc_usd", START_TS + 60 * number)])
+        await wait_until(functools.partial(_is_newest, caching_api, START_TS + 60 * number))
 
 
 async def _is_newest(api: Api, minute: int) -> bool:
@@ -137,7 +137,7 @@ async def test_a_joined_request_gets_its_response_although_the_first_client_disc
         await asyncio.sleep(0.1)
         first.cancel()
         await asyncio.wait([first])
-    assert (await second)["data"]["latest"]["ts"] == MINUTE
+    assert (await second)["data"]["latest"]["ts"] == START_TS
 
 
 @pytest.mark.usefixtures("one_price")
@@ -148,23 +148,23 @@ async def test_nothing_is_cached_while_the_commit_listener_is_disconnected(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_notify($1%'"
     )
-    assert (await _post_query(caching_api))["data"]["latest"]["ts"] == MINUTE
-    await store(db, [row("btc_usd", MINUTE + 60)])
-    await wait_until(lambda: _is_newest(caching_api, MINUTE + 60))
+    assert (await _post_query(caching_api))["data"]["latest"]["ts"] == START_TS
+    await store(db, [row("btc_usd", START_TS + 60)])
+    await wait_until(lambda: _is_newest(caching_api, START_TS + 60))
     await wait_until(lambda: _is_cached(caching_api, work_log))
 
 
 @pytest.mark.usefixtures("one_price")
 async def test_readers_never_see_older_data_while_a_writer_commits(dsn: str, db: Database) -> None:
-    """After the last commit, the readers see the newest price."""
-    last_written = MINUTE
+    """No reader receives an older price than before, and after the last commit all receive the newest."""
+    last_written = START_TS
     async with run_api(Settings(database_url=dsn, answer_cache_mb=64)) as api:
 
         async def write() -> None:
             nonlocal last_written
             for number in range(1, 150):
-                await store(db, [row("btc_usd", MINUTE + 60 * number)])
-                last_written = MINUTE + 60 * number
+                await store(db, [row("btc_usd", START_TS + 60 * number)])
+                last_written = START_TS + 60 * number
 
         async def read() -> None:
             newest = 0
@@ -189,9 +189,9 @@ def test_a_commit_listener_without_notifications_has_no_version() -> None:
 
 
 async def test_errors_are_not_cached(caching_api: Api, dsn: str) -> None:
-    path = f"/prices/range?ticker=btc_usd&from_ts={MINUTE}&to_ts={MINUTE}"
+    path = f"/prices/range?ticker=btc_usd&from_ts={START_TS}&to_ts={START_TS}"
     async with run_api(Settings(database_url=dsn, answer_cache_mb=64, request_timeout_s=0.3)) as api:
-        await wait_until(lambda: _rest_is_newest(api, MINUTE))
+        await wait_until(lambda: _rest_is_newest(api, START_TS))
         connection = await asyncpg.connect(dsn)
         async with connection.transaction():
             await connection.execute("LOCK TABLE tracking")
@@ -228,7 +228,7 @@ async def test_repeated_headers_do_not_poison_the_cache(
             headers=[*content_type, *headers],
             skip_auto_headers=["Accept", "Accept-Encoding"],
         ) as response:
-            assert (await response.json(content_type=None))["data"]["latest"]["ts"] == MINUTE
+            assert (await response.json(content_type=None))["data"]["latest"]["ts"] == START_TS
     assert work_log != [], "the second request received the response of the first"
 
 
@@ -242,8 +242,8 @@ async def test_a_request_without_a_content_type_is_rejected_although_its_respons
 
 
 async def test_an_equal_request_does_not_wait_for_a_slow_reader(caching_api: Api, db: Database) -> None:
-    await store(db, [row("btc_usd", MINUTE + 60 * number) for number in range(1, 9_000)])
-    window = f'range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 60 * 9_000})'
+    await store(db, [row("btc_usd", START_TS + 60 * number) for number in range(1, 9_000)])
+    window = f'range(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 60 * 9_000})'
     query = f"{{ {window} {{ id ts time price source observedAt ticker a: id b: time c: time d: time }} }}"
     body = json.dumps({"query": query}).encode()
     head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
@@ -265,16 +265,16 @@ async def test_a_request_whose_body_arrives_after_a_commit_gets_the_data_after_t
     reader, writer = await asyncio.open_connection("127.0.0.1", int(caching_api.url.rpartition(":")[2]))
     writer.write(head % len(body) + body[:5])
     await writer.drain()
-    await store(db, [row("btc_usd", MINUTE + 60)])
-    await wait_until(functools.partial(_is_newest, caching_api, MINUTE + 60))
+    await store(db, [row("btc_usd", START_TS + 60)])
+    await wait_until(functools.partial(_is_newest, caching_api, START_TS + 60))
     writer.write(body[5:])
-    assert str(MINUTE + 60).encode() in await reader.read()
+    assert str(START_TS + 60).encode() in await reader.read()
     writer.close()
     await writer.wait_closed()
 
 
 async def test_queries_that_are_never_cached_run_concurrently(caching_api: Api, dsn: str, work_log: list[str]) -> None:
-    query = f'{{ coverage(ticker: "btc_usd", from: {MINUTE}) {{ expected }} }}'
+    query = f'{{ coverage(ticker: "btc_usd", from: {START_TS}) {{ expected }} }}'
     async with lock_price_table(dsn):
         work_log.clear()
         pending = [asyncio.create_task(_post_query(caching_api, query)) for _ in range(MAX_CONCURRENT_LARGE_RESPONSES)]

@@ -15,16 +15,16 @@ from db.pool import Database
 from db.tables import Source
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 DAY = 1_705_276_800
 
 
 @pytest.fixture
-async def ten(db: Database) -> None:
+async def ten_prices(db: Database) -> None:
     """Ten minutes of btc_usd from MINUTE on; eth_usd is tracked and has no prices."""
     await track(db, "btc_usd", "eth_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * i, f"6824{i}.50") for i in range(10)])
+    await store(db, [row("btc_usd", START_TS + 60 * i, f"6824{i}.50") for i in range(10)])
 
 
 async def _get(api: Api, path: str) -> tuple[int, Any, dict[str, str]]:
@@ -35,19 +35,19 @@ async def _get(api: Api, path: str) -> tuple[int, Any, dict[str, str]]:
 async def _minutes(api: Api, path: str) -> list[int]:
     status, rows, _ = await _get(api, path)
     assert status == 200, rows
-    return [(r["ts"] - MINUTE) // 60 for r in rows]
+    return [(r["ts"] - START_TS) // 60 for r in rows]
 
 
-@pytest.mark.usefixtures("ten")
+@pytest.mark.usefixtures("ten_prices")
 async def test_a_row_has_every_field_that_older_clients_read(api: Api, db: Database) -> None:
-    await store(db, [row("eth_usd", MINUTE, "2536.1", at_s=None, source=Source.IMPORT)])
+    await store(db, [row("eth_usd", START_TS, "2536.1", at_s=None, source=Source.IMPORT)])
     status, body, _ = await _get(api, "/prices/last?ticker=btc_usd")
     assert status == 200
     assert body.pop("id") > 0
     assert body == {
         "ticker": "btc_usd",
         "price": "68249.5",
-        "ts": MINUTE + 540,
+        "ts": START_TS + 540,
         "created_at": "2024-01-15T11:49:00Z",
         "observed_at": "2024-01-15T11:49:01.000000Z",
         "source": "LIVE",
@@ -56,7 +56,7 @@ async def test_a_row_has_every_field_that_older_clients_read(api: Api, db: Datab
     assert (body["observed_at"], body["source"]) == (None, "IMPORT")
 
 
-@pytest.mark.usefixtures("ten")
+@pytest.mark.usefixtures("ten_prices")
 @pytest.mark.parametrize("prefix", ["", "/v1"])
 @pytest.mark.parametrize(
     ("path", "minutes"),
@@ -64,18 +64,18 @@ async def test_a_row_has_every_field_that_older_clients_read(api: Api, db: Datab
         ("/prices?ticker=btc_usd", [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]),
         ("/prices/all?ticker=btc_usd&limit=3", [9, 8, 7]),
         ("/prices?ticker=btc_usd&limit=3&offset=8", [1, 0]),
-        (f"/prices?ticker=btc_usd&start_date={MINUTE + 120}", [2, 1, 0]),
+        (f"/prices?ticker=btc_usd&start_date={START_TS + 120}", [2, 1, 0]),
         ("/prices?ticker=btc_usd&start_date=2024-01-15T11:41:59Z", [1, 0]),
         ("/prices?ticker=eth_usd", []),
-        (f"/prices/filter?ticker=btc_usd&date_from={MINUTE + 60}&date_to={MINUTE + 180}", [1, 2, 3]),
+        (f"/prices/filter?ticker=btc_usd&date_from={START_TS + 60}&date_to={START_TS + 180}", [1, 2, 3]),
         ("/prices/filter?ticker=btc_usd&date_from=2024-01-15T11:48:00Z", [8, 9]),
         ("/prices/filter?ticker=btc_usd&date_to=2024-01-15T12:41:00%2B01:00", [0, 1]),
         ("/prices/filter?ticker=btc_usd&date_to=2024-01-15T12:41:00+01:00", [0, 1]),
         ("/prices/filter?ticker=btc_usd", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ("/prices/filter?ticker=btc_usd&limit=2", [0, 1]),
-        (f"/prices/range?ticker=btc_usd&from_ts={MINUTE + 60}&to_ts={MINUTE + 60}", [1]),
-        (f"/prices/range?ticker=btc_usd&to_ts={MINUTE + 119}", [0, 1]),
-        (f"/prices/range?ticker=eth_usd&from_ts={MINUTE}", []),
+        (f"/prices/range?ticker=btc_usd&from_ts={START_TS + 60}&to_ts={START_TS + 60}", [1]),
+        (f"/prices/range?ticker=btc_usd&to_ts={START_TS + 119}", [0, 1]),
+        (f"/prices/range?ticker=eth_usd&from_ts={START_TS}", []),
         ("/prices/by-date?ticker=btc_usd&date=2024-01-15", [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ("/prices/by-date?ticker=btc_usd&date=2024-01-16", []),
     ],
@@ -84,14 +84,14 @@ async def test_lists_return_the_expected_minutes(api: Api, prefix: str, path: st
     assert await _minutes(api, f"{prefix}{path}") == minutes
 
 
-@pytest.mark.usefixtures("ten")
-@pytest.mark.parametrize("date", [str(MINUTE + 60), str(MINUTE + 119), "2024-01-15T11:41:30Z"])
+@pytest.mark.usefixtures("ten_prices")
+@pytest.mark.parametrize("date", [str(START_TS + 60), str(START_TS + 119), "2024-01-15T11:41:30Z"])
 async def test_a_minute_is_found_by_any_time_in_it(api: Api, date: str) -> None:
     status, body, _ = await _get(api, f"/prices/filtered?ticker=btc_usd&date={date}")
-    assert (status, body["ts"]) == (200, MINUTE + 60)
+    assert (status, body["ts"]) == (200, START_TS + 60)
 
 
-@pytest.mark.usefixtures("ten")
+@pytest.mark.usefixtures("ten_prices")
 @pytest.mark.parametrize(
     ("path", "status", "code", "detail"),
     [
@@ -199,13 +199,13 @@ async def test_an_unavailable_database_is_503_with_retry_after() -> None:
         assert (status, body["code"], headers["Retry-After"]) == (503, "UNAVAILABLE", "2")
 
 
-@pytest.mark.usefixtures("ten")
+@pytest.mark.usefixtures("ten_prices")
 @pytest.mark.parametrize(
     "path",
     [
         "/prices?ticker=btc_usd&limit=3",
         "/prices/filter?ticker=btc_usd&limit=3",
-        f"/v1/prices/range?ticker=btc_usd&limit=4&to_ts={MINUTE + 540}",
+        f"/v1/prices/range?ticker=btc_usd&limit=4&to_ts={START_TS + 540}",
     ],
 )
 async def test_link_headers_page_through_a_list_while_new_prices_arrive(api: Api, db: Database, path: str) -> None:
@@ -216,9 +216,9 @@ async def test_link_headers_page_through_a_list_while_new_prices_arrive(api: Api
         _, rows, headers = await _get(api, next_path)
         seen += [r["ts"] for r in rows]
         if path.startswith("/prices?"):
-            await store(db, [row("btc_usd", MINUTE + 60 * (10 + len(seen)))])
+            await store(db, [row("btc_usd", START_TS + 60 * (10 + len(seen)))])
         next_path = headers["Link"].split(">")[0][1:] if "Link" in headers else None
-    assert sorted(seen) == [MINUTE + 60 * i for i in range(10)]
+    assert sorted(seen) == [START_TS + 60 * i for i in range(10)]
 
 
 async def test_without_a_limit_a_window_of_any_length_is_sent(api: Api, db: Database) -> None:
@@ -247,15 +247,15 @@ async def test_coverage_counts_every_row_of_the_response(api: Api, db: Database)
 
 async def test_a_ticker_may_be_written_in_capitals(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE)])
+    await store(db, [row("btc_usd", START_TS)])
     assert (await _get(api, "/prices/last?ticker=%20BTC_USD"))[1]["ticker"] == "btc_usd"
     assert await api.data('{ latest(ticker: "BTC_USD ") { ticker } }') == {"latest": {"ticker": "btc_usd"}}
 
 
-BOUNDS = st.one_of(st.none(), st.integers(MINUTE - 120, MINUTE + 720))
+BOUNDS = st.one_of(st.none(), st.integers(START_TS - 120, START_TS + 720))
 
 
-@pytest.mark.usefixtures("ten")
+@pytest.mark.usefixtures("ten_prices")
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(low=BOUNDS, high=BOUNDS)
 async def test_rest_and_graphql_agree_on_any_window(api: Api, low: int | None, high: int | None) -> None:
@@ -290,7 +290,7 @@ async def admin_api(dsn: str, redis_url: str) -> AsyncIterator[Api]:
         yield api
 
 
-async def test_the_admin_token_protects_both_ways_to_fetch(admin_api: Api, db: Database) -> None:
+async def test_the_admin_token_protects_the_rest_path_and_the_mutation(admin_api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     mutation = "mutation { fetchPrices { queued } }"
     for headers in ({}, {"Authorization": "bearer guess"}, {"Authorization": "Basic let-me-in"}):

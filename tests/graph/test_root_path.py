@@ -6,13 +6,13 @@ from pydantic import ValidationError
 from db.pool import Database
 from graph.settings import Settings
 from tests.graph.conftest import run_api
-from tests.sample_data import MINUTE, row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 
 @pytest.mark.parametrize("prefix", ["", "/prices-api"])
 async def test_links_start_with_the_root_path(dsn: str, db: Database, prefix: str) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE + 60 * number) for number in range(3)])
+    await store(db, [row("btc_usd", START_TS + 60 * number) for number in range(3)])
     async with run_api(Settings(database_url=dsn, root_path="prices-api/")) as api:
         for page in ("/", "/graphql", "/docs", "/redoc", "/api/docs", "/nothing"):
             async with api.session.get(f"{api.url}{prefix}{page}", headers={"Accept": "text/html"}) as response:

@@ -1,22 +1,22 @@
-"""The GraphQL schema: it is the committed one, and it is fully described."""
+"""graph/schema.graphql equals the schema of the code, describes every part, and has the agreed query fields."""
 
 from graphql import GraphQLEnumType, GraphQLInputObjectType, GraphQLInterfaceType, GraphQLObjectType, build_schema
 
 from graph.schema.executable import Schema
 from tests.conftest import ROOT
 
-COMMITTED = ROOT / "graph" / "schema.graphql"
+SCHEMA_FILE = ROOT / "graph" / "schema.graphql"
 
 
-def test_the_schema_is_the_committed_one() -> None:
-    assert f"{Schema().as_str()}\n" == COMMITTED.read_text(), (
+def test_the_schema_file_is_up_to_date() -> None:
+    assert f"{Schema().as_str()}\n" == SCHEMA_FILE.read_text(), (
         "graph/schema.graphql differs from the code. If the change is intended, run `make schema`"
     )
 
 
 def test_everything_in_the_schema_is_described() -> None:
     missing = []
-    for name, kind in build_schema(COMMITTED.read_text()).type_map.items():
+    for name, kind in build_schema(SCHEMA_FILE.read_text()).type_map.items():
         if name.startswith("__") or name in ("String", "Int", "Boolean", "ID", "Float"):
             continue
         if not kind.description:
@@ -36,7 +36,7 @@ def test_everything_in_the_schema_is_described() -> None:
 
 
 def test_query_fields_have_the_agreed_signatures() -> None:
-    fields = build_schema(COMMITTED.read_text()).type_map["Query"]
+    fields = build_schema(SCHEMA_FILE.read_text()).type_map["Query"]
     assert isinstance(fields, GraphQLObjectType)
     signatures = {
         name: (", ".join(f"{argument}: {definition.type}" for argument, definition in field.args.items()), str(field.type))

@@ -16,7 +16,7 @@ from graph.http.request import MAX_BODY_BYTES
 from graph.http.socket import MAX_OPERATIONS
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import MINUTE, lock_price_table, row, store, track
+from tests.sample_data import START_TS, lock_price_table, row, store, track
 from tests.wait import WAIT_TIMEOUT_S
 
 PROTOCOL = "graphql-transport-ws"
@@ -46,7 +46,7 @@ async def _execute(socket: aiohttp.ClientWebSocketResponse, payload: dict[str, A
 
 async def test_a_query_gets_its_result_and_complete(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    await store(db, [row("btc_usd", MINUTE, "68241.5")])
+    await store(db, [row("btc_usd", START_TS, "68241.5")])
     query = "query a($t: String!) { latest(ticker: $t) { price } }"
     async with open_socket(api) as socket:
         result = await _execute(socket, {"query": query, "variables": {"t": "btc_usd"}, "operationName": "a"})

@@ -1,4 +1,4 @@
-"""Gaps are filled with the first point inside the minute from the finest chart, never with an average over more."""
+"""A gap gets the first point inside its minute from the finest chart, and never an average over more than a minute."""
 
 from decimal import Decimal
 from itertools import pairwise
@@ -16,9 +16,9 @@ from ingest.outbox import Outbox
 from ingest.simulator import market
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint
-from tests.sample_data import MINUTE, minutes, row, track
+from tests.sample_data import START_TS, minutes, row, track
 
-NOW = MINUTE + 2 * 86_400
+NOW = START_TS + 2 * 86_400
 """The exchange's minute in these tests."""
 
 
@@ -29,7 +29,7 @@ def _set_exchange_clock(simulator: Simulator) -> None:
 
 async def _open_gaps(db: Database, *ages: int, ticker: str = "btc_usd") -> list[int]:
     """Opens gaps that many minutes ago and returns their minutes, newest first."""
-    await track(db, "btc_usd", "eth_usd", since=MINUTE - 400 * 86_400)
+    await track(db, "btc_usd", "eth_usd", since=START_TS - 400 * 86_400)
     found = [NOW - 60 * age for age in sorted(ages)]
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {(ticker, ts): Reason.TIMEOUT for ts in found})
@@ -50,7 +50,7 @@ async def test_the_first_point_inside_the_minute_is_stored_as_a_backfilled_price
 ) -> None:
     (ts,) = await _open_gaps(db, 5)
     result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (result.filled, result.given_up, result.remaining) == (1, 0, 0)
+    assert (result.filled, result.unrecoverable, result.remaining) == (1, 0, 0)
     stored = await prices.latest(db, "btc_usd", 0)
     assert stored is not None
     assert (stored["ts"], stored["source"], stored["observed_at"]) == (ts, "BACKFILL", ts * 10**6)
@@ -84,7 +84,7 @@ async def test_gaps_without_a_fine_window_are_unrecoverable_and_the_others_are_f
 ) -> None:
     await _open_gaps(db, 3, 600, 2000, 50_000, 550_000)
     result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (result.filled, result.given_up) == (2, 3)
+    assert (result.filled, result.unrecoverable) == (2, 3)
     assert {age: state for age, (state, _) in (await _gap_states(db)).items()} == {
         3: "filled", 600: "filled", 2000: "given up", 50_000: "given up", 550_000: "given up"
     }  # fmt: skip
@@ -96,9 +96,9 @@ async def test_a_minute_missing_from_a_fine_chart_is_retried_with_growing_interv
     await _open_gaps(db, 5)
     simulator.clear_faults()
     simulator.chart_holes.append((NOW - 600, NOW))
-    for minute_count in range(40):
-        simulator.clock.set(at=NOW + 60 * minute_count + 2)
-        await backfill(NOW + 60 * minute_count, source=deribit, db=db, outbox=outbox)
+    for elapsed_minutes in range(40):
+        simulator.clock.set(at=NOW + 60 * elapsed_minutes + 2)
+        await backfill(NOW + 60 * elapsed_minutes, source=deribit, db=db, outbox=outbox)
     state, attempts = (await _gap_states(db))[5]
     assert state == "open"
     assert attempts == 6 == simulator.calls["get_index_chart_data"], "six attempts for ages 5 to 44, not forty"
@@ -166,7 +166,7 @@ async def test_a_chart_that_does_not_cover_a_minute_changes_no_gap_and_takes_one
     simulator.chart_holes.append((0, NOW - 99 * 60))
     simulator.steps_s["1d"] = 120
     result = await backfill(NOW, source=deribit, db=db, outbox=outbox)
-    assert (result.filled, result.given_up, result.remaining) == (0, 0, 900)
+    assert (result.filled, result.unrecoverable, result.remaining) == (0, 0, 900)
     assert simulator.calls["get_index_chart_data"] == 1
 
 

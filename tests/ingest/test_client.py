@@ -14,7 +14,7 @@ from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator, serve
 
-EXPECTED: dict[str, tuple[type[SourceError], Reason]] = {
+EXPECTED_BY_FAULT: dict[str, tuple[type[SourceError], Reason]] = {
     "too_many_requests": (RetryableError, Reason.RATE_LIMITED),
     "too_many_concurrent_requests": (RetryableError, Reason.RATE_LIMITED),
     "http_429": (RetryableError, Reason.RATE_LIMITED),
@@ -81,7 +81,7 @@ async def test_each_failure_is_mapped_to_an_error_class_and_a_reason(
     deribit: Deribit, simulator: Simulator, fault: str
 ) -> None:
     simulator.fail(fault)
-    kind, reason = EXPECTED[fault]
+    kind, reason = EXPECTED_BY_FAULT[fault]
     with pytest.raises(kind) as raised:
         await deribit.price("btc_usd")
     assert raised.value.reason is reason

@@ -15,7 +15,7 @@ from db.tables import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError, UnknownTickerError
 from ingest.jobs.collect import CollectResult, collect
-from ingest.jobs.message_minutes import MessageMinutes
+from ingest.jobs.message_minutes import MinuteChooser
 from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, open_outbox
@@ -24,7 +24,7 @@ from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint, ExchangeClock, Quote
 from tests.conftest import Servers
-from tests.sample_data import MINUTE, minutes, row, store, track
+from tests.sample_data import START_TS, minutes, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 TICKERS = ("btc_usd", "eth_usd")
@@ -32,14 +32,14 @@ TICKERS = ("btc_usd", "eth_usd")
 
 @pytest.fixture(autouse=True)
 def _set_exchange_clock(simulator: Simulator) -> None:
-    simulator.clock.set(at=MINUTE + 2)
+    simulator.clock.set(at=START_TS + 2)
 
 
 async def _collect(
     db: Database,
     outbox: Outbox,
     deribit: Deribit,
-    minute: int = MINUTE,
+    minute: int = START_TS,
     *,
     tickers: tuple[str, ...] = TICKERS,
     budget_s: float = 2.0,
@@ -55,7 +55,7 @@ async def test_each_ticker_is_stored_exactly_as_the_exchange_sent_it(
     for served in simulator.served:
         stored = await prices.latest(db, served.ticker, 0)
         assert stored is not None
-        assert (stored["ts"], stored["observed_at"], stored["source"]) == (MINUTE, served.us_out, "LIVE")
+        assert (stored["ts"], stored["observed_at"], stored["source"]) == (START_TS, served.us_out, "LIVE")
         assert str(stored["price"]) == served.price
 
 
@@ -63,46 +63,48 @@ async def test_a_second_message_for_the_minute_makes_no_calls(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(TICKERS)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     calls = dict(simulator.calls)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert (collected.stored, simulator.calls) == (0, calls)
 
 
 async def test_two_concurrent_collects_of_a_minute_store_it_once(db: Database, deribit: Deribit, outbox: Outbox) -> None:
     watchlist = Watchlist(TICKERS)
-    both = await asyncio.gather(*(collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox) for _ in range(2)))
+    both = await asyncio.gather(
+        *(collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox) for _ in range(2))
+    )
     assert sum(collected.stored for collected in both) == 2
-    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "btc_usd") == [START_TS]
 
 
 async def test_a_queue_of_old_messages_makes_no_calls(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(TICKERS)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     calls = dict(simulator.calls)
     for age in range(1, 500):
-        await collect(MINUTE - 60 * age, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+        await collect(START_TS - 60 * age, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert simulator.calls == calls
-    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "btc_usd") == [START_TS]
 
 
 async def test_an_old_first_message_stores_the_price_in_the_minute_of_its_instant(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
-    collected = await _collect(db, outbox, deribit, MINUTE - 3600)
+    collected = await _collect(db, outbox, deribit, START_TS - 3600)
     assert collected.failures == {}
-    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "btc_usd") == [START_TS]
 
 
 async def test_a_local_clock_that_runs_ahead_loses_no_minute(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    simulator.clock.set(at=MINUTE + 59.3)
-    collected = await _collect(db, outbox, deribit, MINUTE + 60)
+    simulator.clock.set(at=START_TS + 59.3)
+    collected = await _collect(db, outbox, deribit, START_TS + 60)
     assert collected.failures == {}
-    assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60], "the early response counts for its own minute"
+    assert await minutes(db, "btc_usd") == [START_TS, START_TS + 60], "the early response counts for its own minute"
 
 
 @pytest.mark.parametrize("ahead_s", [180, 60 * 86_400, -60 * 86_400])
@@ -110,7 +112,7 @@ async def test_a_scheduler_whose_clock_is_wrong_stops_no_collection(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, ahead_s: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     simulator.clock.set(offset_s=0)
-    watchlist, message_minutes = Watchlist(("btc_usd",)), MessageMinutes()
+    watchlist, message_minutes = Watchlist(("btc_usd",)), MinuteChooser()
     sent = (int(time.time()) + ahead_s) // 60 * 60
     for _ in range(3):
         collected = await collect(
@@ -187,7 +189,7 @@ async def test_any_failure_of_one_ticker_stops_no_other(
 ) -> None:
     simulator.fail(fault, index="eth_usd")
     collected = await _collect(db, outbox, deribit, budget_s=0.7)
-    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "btc_usd") == [START_TS]
     assert await minutes(db, "eth_usd") == []
     assert {name: failure.reason for name, failure in collected.failures.items()} == {"eth_usd": REASONS[fault]}
 
@@ -199,14 +201,14 @@ async def test_a_temporary_failure_is_retried_within_the_minute(
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=2)
     collected = await _collect(db, outbox, deribit, budget_s=10)
     assert collected.failures == {}
-    assert await minutes(db, "eth_usd") == [MINUTE]
+    assert await minutes(db, "eth_usd") == [START_TS]
 
 
 async def test_a_configured_number_of_retries_is_not_exceeded(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("http_500", method="get_index_price")
-    await collect(MINUTE, watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=outbox, max_retries=1)
+    await collect(START_TS, watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=outbox, max_retries=1)
     assert simulator.calls["get_index_price"] == 2
 
 
@@ -217,7 +219,7 @@ async def test_a_price_is_stored_while_another_ticker_is_still_fetched(
     collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=30))
 
     async def stored() -> bool:
-        return await minutes(db, "btc_usd") == [MINUTE]
+        return await minutes(db, "btc_usd") == [START_TS]
 
     await wait_until(stored)
     assert not collecting.done()
@@ -247,7 +249,7 @@ async def test_an_unknown_ticker_is_skipped_and_logged_with_similar_names(
     db: Database, deribit: Deribit, simulator: Simulator, caplog: pytest.LogCaptureFixture, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(["btc_usd", "eth_uds"])
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert "TICKERS: eth_uds is unknown to the exchange and is not collected; did you mean eth_usd" in caplog.text
     assert simulator.calls["get_index_price"] == 1
     assert await db.fetchval("SELECT count(*) FROM tracking") == 1
@@ -258,19 +260,19 @@ async def test_without_the_list_of_names_all_tickers_are_fetched_and_a_rejected_
 ) -> None:
     simulator.fail("http_500", method="get_supported_index_names")
     watchlist = Watchlist(["btc_usd", "eth_uds"])
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert isinstance(collected.failures["eth_uds"], UnknownTickerError)
-    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "btc_usd") == [START_TS]
     assert await db.fetchval("SELECT array_agg(ticker) FROM tracking") == ["btc_usd"]
     simulator.calls.clear()
-    simulator.clock.set(at=MINUTE + 61)
-    await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    simulator.clock.set(at=START_TS + 61)
+    await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert simulator.calls["get_index_price"] == 1
 
 
 async def test_tracking_begins_in_the_exchanges_minute(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    await _collect(db, outbox, deribit, MINUTE - 600)
-    assert await db.fetchval("SELECT min(since) FROM tracking") == MINUTE
+    await _collect(db, outbox, deribit, START_TS - 600)
+    assert await db.fetchval("SELECT min(since) FROM tracking") == START_TS
 
 
 async def test_prices_are_queued_while_the_database_is_unavailable_and_stored_afterwards(
@@ -282,19 +284,19 @@ async def test_prices_are_queued_while_the_database_is_unavailable_and_stored_af
     try:
         async with open_database(dsn, application_name="tests of outage") as db:
             await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
-            collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+            collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
             assert (collected.stored, collected.failures) == (0, {})
-            assert await outbox.pending_minutes() == {("btc_usd", MINUTE), ("eth_usd", MINUTE)}
+            assert await outbox.pending_minutes() == {("btc_usd", START_TS), ("eth_usd", START_TS)}
             calls = dict(simulator.calls)
-            await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+            await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
             assert simulator.calls == calls, "queued prices are not fetched again"
             await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
-            simulator.clock.set(at=MINUTE + 62)
-            assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 4
-            assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 60]
+            simulator.clock.set(at=START_TS + 62)
+            assert (await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 4
+            assert await minutes(db, "btc_usd") == [START_TS, START_TS + 60]
             assert await outbox.depth() == 0
             since = await db.fetchval("SELECT min(since) FROM tracking")
-            assert since == MINUTE, "tracking began with the first collected minute"
+            assert since == START_TS, "tracking began with the first collected minute"
     finally:
         await admin.close()
 
@@ -328,15 +330,15 @@ async def test_without_redis_prices_are_stored_directly_and_failures_become_gaps
     async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
         collected = await _collect(db, unavailable_outbox, deribit, budget_s=1)
     assert (collected.stored, set(collected.failures)) == (1, {"eth_usd"})
-    assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", MINUTE) == "http_5xx"
+    assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", START_TS) == "http_5xx"
 
 
 async def test_without_redis_a_minute_that_the_exchange_has_not_reached_becomes_no_gap(
     db: Database, deribit: Deribit, simulator: Simulator
 ) -> None:
-    simulator.clock.set(at=MINUTE + 20)
+    simulator.clock.set(at=START_TS + 20)
     async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
-        collected = await _collect(db, unavailable_outbox, deribit, MINUTE + 60, budget_s=1)
+        collected = await _collect(db, unavailable_outbox, deribit, START_TS + 60, budget_s=1)
     assert {failure.reason for failure in collected.failures.values()} == {Reason.CLOCK}
     assert await db.fetchval("SELECT count(*) FROM gap") == 0
 
@@ -354,16 +356,16 @@ async def test_with_both_servers_unavailable_the_reason_is_buffered_until_one_re
         recovered_outbox = Outbox(outbox._client, 10)  # noqa: SLF001  the same outbox after Redis recovered
         recovered_outbox.buffer_failures(unavailable_outbox._buffered_failures)  # noqa: SLF001
         await recovered_outbox.record_failures({})
-    assert await outbox.read_failures() == {("btc_usd", MINUTE): Reason.STORAGE, ("eth_usd", MINUTE): Reason.STORAGE}
+    assert await outbox.read_failures() == {("btc_usd", START_TS): Reason.STORAGE, ("eth_usd", START_TS): Reason.STORAGE}
 
 
 async def test_a_full_outbox_keeps_its_entries_and_prices_are_stored_directly(
     db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
-    await outbox.put([row("btc_usd", MINUTE - 60)])
+    await outbox.put([row("btc_usd", START_TS - 60)])
     outbox.max_prices = 1
     assert (await _collect(db, outbox, deribit)).stored == 2
-    assert await outbox.pending_minutes() == {("btc_usd", MINUTE - 60)}
+    assert await outbox.pending_minutes() == {("btc_usd", START_TS - 60)}
 
 
 async def test_a_failure_is_recorded_in_redis_with_its_reason(
@@ -371,18 +373,18 @@ async def test_a_failure_is_recorded_in_redis_with_its_reason(
 ) -> None:
     simulator.fail("html", index="eth_usd", method="get_index_price")
     await _collect(db, outbox, deribit, budget_s=0.5)
-    assert await outbox.read_failures() == {("eth_usd", MINUTE): Reason.MALFORMED}
+    assert await outbox.read_failures() == {("eth_usd", START_TS): Reason.MALFORMED}
     assert "malformed response" in (await outbox.read_report()).errors["eth_usd"]
 
 
 async def test_a_minute_whose_response_arrived_in_the_next_one_keeps_its_reason(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    simulator.clock.set(at=MINUTE + 59.9)
+    simulator.clock.set(at=START_TS + 59.9)
     simulator.fail("http_502", index="btc_usd", method="get_index_price", times=1)
     collected = await _collect(db, outbox, deribit, tickers=("btc_usd",), budget_s=10)
     assert collected.failures["btc_usd"].reason is Reason.HTTP_5XX
-    assert await minutes(db, "btc_usd") == [MINUTE + 60]
+    assert await minutes(db, "btc_usd") == [START_TS + 60]
 
 
 class TickSource:
@@ -392,7 +394,7 @@ class TickSource:
         self.clock = ExchangeClock()
 
     async def price(self, ticker: str) -> Quote:
-        at = MINUTE * 10**6 + 1
+        at = START_TS * 10**6 + 1
         return Quote(ticker, Decimal("1.10"), at, at, at)
 
     def window(self, age_s: float) -> str:
@@ -405,8 +407,8 @@ class TickSource:
         return frozenset({"tick"})
 
 
-async def test_a_second_source_is_one_class(db: Database, outbox: Outbox) -> None:
-    await collect(MINUTE, watchlist=Watchlist(["tick"]), source=TickSource(), db=db, outbox=outbox)
+async def test_a_second_price_source_needs_only_one_class(db: Database, outbox: Outbox) -> None:
+    await collect(START_TS, watchlist=Watchlist(["tick"]), source=TickSource(), db=db, outbox=outbox)
     stored = await prices.latest(db, "tick", 0)
     assert stored is not None
     assert str(stored["price"]) == "1.1"
@@ -427,10 +429,10 @@ class BrokenSource(TickSource):
 async def test_a_bug_in_the_fetch_of_one_ticker_stops_no_other_and_is_logged(
     db: Database, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    collected = await collect(MINUTE, watchlist=Watchlist(["tock", "tick"]), source=BrokenSource(), db=db, outbox=outbox)
-    assert await minutes(db, "tick") == [MINUTE]
+    collected = await collect(START_TS, watchlist=Watchlist(["tock", "tick"]), source=BrokenSource(), db=db, outbox=outbox)
+    assert await minutes(db, "tick") == [START_TS]
     assert set(collected.failures) == {"tock"}
-    assert await outbox.read_failures() == {("tock", MINUTE): Reason.MALFORMED}
+    assert await outbox.read_failures() == {("tock", START_TS): Reason.MALFORMED}
     assert any(record.exc_info for record in caplog.records)
 
 
@@ -438,7 +440,7 @@ async def test_a_price_stored_before_is_neither_fetched_nor_overwritten(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     await track(db, *TICKERS)
-    await store(db, [row("btc_usd", MINUTE, "1")])
+    await store(db, [row("btc_usd", START_TS, "1")])
     await _collect(db, outbox, deribit)
     stored = await prices.latest(db, "btc_usd", 0)
     assert stored is not None
@@ -447,8 +449,8 @@ async def test_a_price_stored_before_is_neither_fetched_nor_overwritten(
 
 
 def test_the_simulated_price_is_a_pure_function() -> None:
-    assert market.price("btc_usd", MINUTE) == market.price("btc_usd", MINUTE) > 0
-    assert len({market.price("btc_usd", MINUTE + second) for second in range(60)}) > 50
+    assert market.price("btc_usd", START_TS) == market.price("btc_usd", START_TS) > 0
+    assert len({market.price("btc_usd", START_TS + second) for second in range(60)}) > 50
 
 
 async def test_one_wrong_rejection_does_not_drop_a_listed_ticker(
@@ -456,10 +458,10 @@ async def test_one_wrong_rejection_does_not_drop_a_listed_ticker(
 ) -> None:
     watchlist = Watchlist(TICKERS)
     simulator.fail("unknown_index", index="eth_usd", times=1)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert isinstance(collected.failures["eth_usd"], UnknownTickerError)
-    simulator.clock.set(at=MINUTE + 61)
-    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).failures == {}
+    simulator.clock.set(at=START_TS + 61)
+    assert (await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).failures == {}
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
@@ -478,10 +480,10 @@ async def test_tracking_is_written_again_after_the_database_was_emptied(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(TICKERS)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     await db.execute("TRUNCATE price, gap, tracking, import_period, ticker")
-    simulator.clock.set(at=MINUTE + 61)
-    assert (await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 2
+    simulator.clock.set(at=START_TS + 61)
+    assert (await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 2
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2
 
 
@@ -490,7 +492,7 @@ async def test_prices_stay_in_the_outbox_while_another_session_holds_the_lock(
 ) -> None:
     watchlist = Watchlist(TICKERS)
     async with write_lock.write_transaction(db):
-        collecting = collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
+        collecting = collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
         assert (await asyncio.wait_for(collecting, WAIT_TIMEOUT_S)).failures == {}
     assert await outbox.depth() == 2
 
@@ -501,10 +503,10 @@ async def test_a_reconcile_that_waits_for_the_database_blocks_no_collect(
     watchlist = Watchlist(TICKERS)
     async with write_lock.write_transaction(db):
         reconciling = asyncio.create_task(
-            reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=9)
+            reconcile(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=9)
         )
         await wait_until(lambda: deribit.clock.skew_s is not None)
-        collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=8)
+        collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=8)
         assert collected.failures == {}
         assert await outbox.depth() == 2
     with contextlib.suppress(JobsFailedError):  # the lock may have been held for longer than a job may take
@@ -547,8 +549,8 @@ async def test_a_price_with_an_implausible_instant_is_not_stored(
     watchlist = Watchlist(["btc_usd"])
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=instant)
-    deribit.clock.observe(MINUTE * 10**6, 0, 0)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
+    deribit.clock.observe(START_TS * 10**6, 0, 0)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []
 
@@ -556,9 +558,9 @@ async def test_a_price_with_an_implausible_instant_is_not_stored(
 async def test_a_resumed_host_collects_the_minute_of_the_message(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    """The monotonic clock stood still meanwhile, and so did the extrapolated exchange clock."""
-    watchlist, message_minutes = Watchlist(TICKERS), MessageMinutes()
-    for minute in (MINUTE, MINUTE + 7_200):
+    """While the host is suspended, its monotonic clock stops, and so does the extrapolated exchange clock."""
+    watchlist, message_minutes = Watchlist(TICKERS), MinuteChooser()
+    for minute in (START_TS, START_TS + 7_200):
         simulator.clock.set(at=minute + 2)
         await collect(minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, minutes=message_minutes)
-    assert await minutes(db, "btc_usd") == [MINUTE, MINUTE + 7_200]
+    assert await minutes(db, "btc_usd") == [START_TS, START_TS + 7_200]

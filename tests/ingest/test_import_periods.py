@@ -1,4 +1,4 @@
-"""Minutes that an import lacks are gaps, and the import of an export of another Tickgraph keeps its provenance."""
+"""Minutes that an import lacks are gaps. A history exported by another Tickgraph keeps its provenance when imported."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -16,14 +16,14 @@ from db.tables import Source
 from ingest.imports.file_reader import RawRow, open_price_file
 from ingest.jobs.import_history import import_prices
 from tests.conftest import Databases, Servers
-from tests.sample_data import MINUTE, row, set_tracked_tickers, store
+from tests.sample_data import START_TS, row, set_tracked_tickers, store
 
-NOW = MINUTE + 86_400
+NOW = START_TS + 86_400
 STATES = ("OPEN", "GIVEN_UP", "FILLED")
 
 
 def _minute_at(number: int) -> int:
-    return MINUTE + 60 * number
+    return START_TS + 60 * number
 
 
 async def _import(db: Database, minutes: Sequence[int], price: str = "1") -> None:
@@ -37,7 +37,7 @@ async def _coverage(db: Database, low: int, high: int) -> tuple[int, int, int, l
     """Returns expected, stored and extra minutes of a window, and its gaps as (begin, end, reason), in numbers of minutes."""
     counts = await coverage.count(db, "btc_usd", _minute_at(low), _minute_at(high), NOW)
     found = await gaps.periods(db, "btc_usd", _minute_at(low), _minute_at(high), STATES, 1_000)
-    numbers = [((one["low"] - MINUTE) // 60, (one["high"] - MINUTE) // 60, one["reason"]) for one in found]
+    numbers = [((one["low"] - START_TS) // 60, (one["high"] - START_TS) // 60, one["reason"]) for one in found]
     return counts.expected, counts.stored, counts.extra, numbers
 
 
@@ -94,18 +94,18 @@ async def test_every_expected_minute_is_stored_or_a_gap(
 
     low, high = min(window), max(window)
     borders = [*tracked, 27] if len(tracked) % 2 else tracked
-    follows = {n for begin, end in zip(borders[::2], borders[1::2], strict=True) for n in range(begin, end)}
-    imported = {n for span in _merged(imports) for n in span}
-    expected = {n for n in follows | imported if low <= n < high and (horizon is None or n >= horizon)}
-    stored = {(ts - MINUTE) // 60 for (ts,) in await db.fetch("SELECT ts FROM price")}
+    tracked_minutes = {n for begin, end in zip(borders[::2], borders[1::2], strict=True) for n in range(begin, end)}
+    imported = {n for span in _import_spans(imports) for n in span}
+    expected = {n for n in tracked_minutes | imported if low <= n < high and (horizon is None or n >= horizon)}
+    stored = {(ts - START_TS) // 60 for (ts,) in await db.fetch("SELECT ts FROM price")}
     found = await _coverage(db, low, high)
     assert found[:2] == (len(expected), len(expected & stored))
     missing = {n: reason for begin, end, reason in found[3] for n in range(begin, end)}
     assert set(missing) == expected - stored
-    assert all((reason == "not_imported") == (n not in follows) for n, reason in missing.items())
+    assert all((reason == "not_imported") == (n not in tracked_minutes) for n, reason in missing.items())
 
 
-def _merged(imports: list[set[int]]) -> list[range]:
+def _import_spans(imports: list[set[int]]) -> list[range]:
     return [range(min(minutes), max(minutes) + 1) for minutes in imports]
 
 
@@ -124,10 +124,10 @@ ARCHIVE = st.dictionaries(
 @pytest.fixture
 async def other_db(servers: Servers, databases: Databases) -> AsyncIterator[Database]:
     """The database of a second Tickgraph."""
-    name = await databases.take()
+    name = await databases.acquire()
     async with open_database(servers.dsn_of(name), application_name="tests") as database:
         yield database
-    await databases.recycle(name)
+    await databases.release(name)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -152,11 +152,11 @@ async def test_an_export_can_be_imported_elsewhere_without_loss(
         "the target stores each row as imported"
     )
 
-    exported = "SELECT ticker, ts, price, observed_at, source, original_source FROM price ORDER BY ts"
-    first_copy = await other_db.fetch(exported)
+    export_query = "SELECT ticker, ts, price, observed_at, source, original_source FROM price ORDER BY ts"
+    first_copy = await other_db.fetch(export_query)
     await db.execute("TRUNCATE price, import_period CASCADE")
     assert await _copy(other_db, db, export_format, tmp_path / f"copy.{export_format}") != written
-    assert await db.fetch(exported) == first_copy, "provenance is that of the first archive, however often it is copied"
+    assert await db.fetch(export_query) == first_copy, "a copy of a copy has the provenance of the first archive"
 
 
 async def _copy(source: Database, target: Database, export_format: ExportFormat, file: Path) -> bytes:

@@ -23,9 +23,9 @@ from db.tables import PriceRow, Reason, Source
 from ingest.imports.file_reader import DamagedFileError, FileFormatError, RawRow, ReadOptions, open_price_file
 from ingest.imports.rules import parse_row
 from ingest.jobs.import_history import ImportResult, RowDeduplicator, import_prices
-from tests.sample_data import MINUTE, minutes, row, store, track
+from tests.sample_data import START_TS, minutes, row, store, track
 
-NOW = MINUTE + 10 * 366 * 86_400
+NOW = START_TS + 10 * 366 * 86_400
 
 
 def _rows(file: Path, ticker: str = "btc_usd", **options: str) -> tuple[str, list[RawRow]]:
@@ -123,8 +123,8 @@ def _is_valid(raw: RawRow) -> bool:
 
 TIMES = st.one_of(
     st.integers(-10, times.END + 10).map(str),
-    st.integers(MINUTE, MINUTE + 10_000).map(str),
-    st.decimals(MINUTE, MINUTE + 10_000, places=6).map(str),
+    st.integers(START_TS, START_TS + 10_000).map(str),
+    st.decimals(START_TS, START_TS + 10_000, places=6).map(str),
     st.datetimes().map(lambda instant: instant.isoformat()),
     st.text(max_size=12),
 )
@@ -178,12 +178,12 @@ def _parse_by_model(time: str, price: str) -> Row | None:
 @pytest.mark.parametrize(
     ("time", "minute", "observed_at"),
     [
-        ("1705318800", MINUTE, None),
-        ("1705318801", MINUTE, (MINUTE + 1) * 10**6),
-        ("1705318859", MINUTE, (MINUTE + 59) * 10**6),
-        ("1705318800.25", MINUTE, MINUTE * 10**6 + 250_000),
-        ("2024-01-15T11:40:00Z", MINUTE, None),
-        ("2024-01-15 12:40:30.5+01:00", MINUTE, MINUTE * 10**6 + 30_500_000),
+        ("1705318800", START_TS, None),
+        ("1705318801", START_TS, (START_TS + 1) * 10**6),
+        ("1705318859", START_TS, (START_TS + 59) * 10**6),
+        ("1705318800.25", START_TS, START_TS * 10**6 + 250_000),
+        ("2024-01-15T11:40:00Z", START_TS, None),
+        ("2024-01-15 12:40:30.5+01:00", START_TS, START_TS * 10**6 + 30_500_000),
     ],
 )
 def test_a_time_is_rounded_down_to_its_minute_and_its_instant_is_stored(
@@ -215,7 +215,7 @@ def test_a_price_keeps_its_value_in_plain_notation(text: str, expected: str) -> 
     assert parse_row("1705318800", text)[1] == expected
 
 
-async def _import(db: Database | None, *batches: Sequence[tuple[str, str]]) -> tuple[ImportResult, list[str]]:
+async def _import(db: Database, *batches: Sequence[tuple[str, str]], dry_run: bool = False) -> tuple[ImportResult, list[str]]:
     rejected: list[str] = []
 
     def numbered_rows() -> Iterator[Sequence[RawRow]]:
@@ -232,59 +232,88 @@ async def _import(db: Database | None, *batches: Sequence[tuple[str, str]]) -> t
         rejected.append(f"{raw.line}: {reason}")
 
     return await import_prices(
-        generate_batches(), "btc_usd", db, now=NOW, on_reject=on_reject, progress=lambda _: None
+        generate_batches(), "btc_usd", db, now=NOW, on_reject=on_reject, progress=lambda _: None, dry_run=dry_run
     ), rejected
 
 
 async def test_rows_are_stored_and_counted_and_none_is_overwritten(db: Database) -> None:
-    await track(db, "btc_usd", since=MINUTE)
-    await store(db, [row("btc_usd", MINUTE + 60, "7")])
+    await track(db, "btc_usd", since=START_TS)
+    await store(db, [row("btc_usd", START_TS + 60, "7")])
     first = [
-        (str(MINUTE), "1.50"),
-        (str(MINUTE + 60), "2"),
+        (str(START_TS), "1.50"),
+        (str(START_TS + 60), "2"),
         ("rubbish", "3"),
-        (str(MINUTE + 120), "4"),
-        (str(MINUTE + 150), "5"),
+        (str(START_TS + 120), "4"),
+        (str(START_TS + 150), "5"),
     ]
-    second = [(str(MINUTE + 30), "6"), (str(MINUTE + 180), "7")]
+    second = [(str(START_TS + 30), "6"), (str(START_TS + 180), "7")]
     result, rejected = await _import(db, first, second)
     assert (result.stored, result.existing, result.duplicate, result.rejected) == (3, 1, 2, 1)
     assert rejected == ["3: 'rubbish' is not a valid time. Use UNIX seconds (1705318800) or ISO 8601 (2024-01-15T11:40:00Z)"]
     found = await prices.window(db, "btc_usd", 0, 2**40, newest_first=False)
     assert [(r["ts"], str(r["price"]), r["observed_at"], r["source"]) for r in found] == [
-        (MINUTE, "1.5", None, "IMPORT"),
-        (MINUTE + 60, "7", (MINUTE + 61) * 10**6, "LIVE"),
-        (MINUTE + 120, "4", None, "IMPORT"),
-        (MINUTE + 180, "7", None, "IMPORT"),
+        (START_TS, "1.5", None, "IMPORT"),
+        (START_TS + 60, "7", (START_TS + 61) * 10**6, "LIVE"),
+        (START_TS + 120, "4", None, "IMPORT"),
+        (START_TS + 180, "7", None, "IMPORT"),
     ]
     second_result, _ = await _import(db, first, second)
     assert (second_result.stored, second_result.existing, second_result.duplicate) == (0, 4, 2), "resumed by running it again"
 
 
-async def test_without_a_database_rows_are_validated_and_not_stored(db: Database) -> None:
-    result, _ = await _import(None, [(str(MINUTE), "1"), ("rubbish", "2")])
-    assert (result.stored, result.rejected) == (1, 1)
+async def test_a_dry_run_counts_what_an_import_would_do_and_stores_nothing(db: Database) -> None:
+    rows = [(str(START_TS + 60 * number), "1") for number in range(5)]
+    result, _ = await _import(db, [*rows, ("rubbish", "2")], dry_run=True)
+    assert (result.stored, result.rejected) == (5, 1)
     assert await db.fetchval("SELECT count(*) FROM ticker") == 0
+    await _import(db, rows[:3])
+    await db.execute("UPDATE ticker SET horizon = $1", START_TS + 60)
+    await db.execute("DELETE FROM price WHERE ts < $1", START_TS + 60)
+    dry, _ = await _import(db, rows, dry_run=True)
+    assert (dry.stored, dry.existing, dry.expired) == (2, 2, 1)
+    result, _ = await _import(db, rows)
+    assert (result.stored, result.existing, result.expired) == (2, 2, 1)
+
+
+async def test_prices_far_from_others_of_their_minute_are_reported(db: Database) -> None:
+    result, _ = await _import(
+        db, [(str(START_TS + 30), "2"), (str(START_TS + 60), "3"), (str(START_TS + 120), "4")], [(str(START_TS + 5), "1")]
+    )
+    assert (result.stored, result.duplicate, result.scattered) == (3, 1, 1)
+
+
+@pytest.mark.parametrize("kind", ["zip", "gz", "bz2", "xz"])
+def test_a_truncated_archive_is_a_damaged_file(tmp_path: Path, kind: str) -> None:
+    file = tmp_path / f"history.{kind}"
+    content = f"ts,price\n{FIRST_TS},1\n".encode()
+    if kind == "zip":
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("history.csv", content)
+    else:
+        file.write_bytes({"gz": gzip, "bz2": bz2, "xz": lzma}[kind].compress(content))
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(DamagedFileError), open_price_file(file, "btc_usd") as found:
+        list(found.rows)
 
 
 async def test_an_import_closes_the_gaps_it_fills_and_moves_no_period(db: Database) -> None:
-    await track(db, "btc_usd", since=MINUTE)
+    await track(db, "btc_usd", since=START_TS)
     async with write_lock.write_transaction(db) as connection:
-        await gaps.open_gaps(connection, {("btc_usd", MINUTE + 60): Reason.TIMEOUT})
-        await gaps.mark_unrecoverable(connection, "btc_usd", [MINUTE + 60])
-    await _import(db, [(str(MINUTE - 60 * i), "1") for i in range(-2, 3)])
+        await gaps.open_gaps(connection, {("btc_usd", START_TS + 60): Reason.TIMEOUT})
+        await gaps.mark_unrecoverable(connection, "btc_usd", [START_TS + 60])
+    await _import(db, [(str(START_TS - 60 * i), "1") for i in range(-2, 3)])
     (period,) = await gaps.periods(db, "btc_usd", 0, 2**40, ["OPEN", "FILLED", "GIVEN_UP"], 9)
-    assert (period["low"], period["state"]) == (MINUTE + 60, "FILLED")
-    assert await db.fetchval("SELECT since FROM tracking") == MINUTE
+    assert (period["low"], period["state"]) == (START_TS + 60, "FILLED")
+    assert await db.fetchval("SELECT since FROM tracking") == START_TS
 
 
 async def test_a_large_import_is_recorded_as_one_change(db: Database) -> None:
     await _import(
-        db, [(str(MINUTE + 60 * i), "1") for i in range(1002)], [(str(MINUTE + 60 * i), "1") for i in range(2000, 2010)]
+        db, [(str(START_TS + 60 * i), "1") for i in range(1002)], [(str(START_TS + 60 * i), "1") for i in range(2000, 2010)]
     )
     (change,) = await db.fetch("SELECT * FROM change WHERE kind = 'history'")
-    assert (change["from_ts"], change["to_ts"], change["count"]) == (MINUTE, MINUTE + 60 * 1001, 1001)
-    ids = await db.fetchrow("SELECT min(id) AS low, max(id) AS high FROM price WHERE ts < $1", MINUTE + 60 * 1001)
+    assert (change["from_ts"], change["to_ts"], change["count"]) == (START_TS, START_TS + 60 * 1001, 1001)
+    ids = await db.fetchrow("SELECT min(id) AS low, max(id) AS high FROM price WHERE ts < $1", START_TS + 60 * 1001)
     assert ids is not None
     assert (change["first_id"], change["last_id"]) == (ids["low"], ids["high"])
 
@@ -338,36 +367,36 @@ def test_a_time_has_ascii_digits_only(time: str) -> None:
 
 async def test_rows_before_the_horizon_are_counted_as_expired(db: Database) -> None:
     await track(db, "btc_usd")
-    await db.execute("UPDATE ticker SET horizon = $1", MINUTE + 120)
-    result, _ = await _import(db, [(str(MINUTE + 60 * number), "1") for number in range(4)])
+    await db.execute("UPDATE ticker SET horizon = $1", START_TS + 120)
+    result, _ = await _import(db, [(str(START_TS + 60 * number), "1") for number in range(4)])
     assert (result.stored, result.expired) == (2, 2)
 
 
 OHLCVT = "1736935200,101.5,106.5,96.5,102.5,1.2,3\n1736935260,102.5,107.5,97.5,103.5,1.2,3\n"
 KLINES = "{0},101.5,106.5,96.5,102.5,1.2,{1},9,3,1,1,0\n{2},102.5,107.5,97.5,103.5,1.2,{3},9,3,1,1,0\n"
-CDD = (
+CRYPTO_DATA_DOWNLOAD = (
     "unix,date,symbol,open,high,low,close,Volume BTC,Volume USD\n"
     "1736935260,2025-01-15 10:01:00,BTC/USD,102.5,107.5,97.5,103.5,1,2\n"
     "1736935200,2025-01-15 10:00:00,BTC/USD,101.5,106.5,96.5,102.5,1,2\n"
 )
-FIRST = 1_736_935_200
+FIRST_TS = 1_736_935_200
 
 
 def _klines(unit: int) -> str:
-    begins = (FIRST * unit, (FIRST + 60) * unit)
+    begins = (FIRST_TS * unit, (FIRST_TS + 60) * unit)
     return KLINES.format(begins[0], begins[1] - 1, begins[1], begins[1] + 60 * unit - 1)
 
 
 PUBLISHED_ARCHIVES = {
     "Binance, milliseconds": _klines(1_000),
     "Binance, microseconds": _klines(1_000_000),
-    "CryptoDataDownload": "https://www.CryptoDataDownload.com\n" + CDD,
-    "a comment first": "# exported by hand\n" + CDD,
-    "ccxt": f"[[{FIRST}000,101.5,106.5,96.5,102.5,1.2],[{FIRST + 60}000,102.5,107.5,97.5,103.5,1.2]]",
-    "records": f'\n [{{"time": {FIRST}, "close": 102.5}}, {{"time": {FIRST + 60}, "close": "103.5"}}]',
-    "tabs": CDD.replace(",", "\t"),
-    "nanoseconds": f"ts,price\n{FIRST}000000000,102.5\n{FIRST + 60}000000000,103.5\n",
-    "seconds, then milliseconds": f"ts,price\n{FIRST},102.5\n{FIRST + 60}000,103.5\n",
+    "CryptoDataDownload": "https://www.CryptoDataDownload.com\n" + CRYPTO_DATA_DOWNLOAD,
+    "a comment first": "# exported by hand\n" + CRYPTO_DATA_DOWNLOAD,
+    "ccxt": f"[[{FIRST_TS}000,101.5,106.5,96.5,102.5,1.2],[{FIRST_TS + 60}000,102.5,107.5,97.5,103.5,1.2]]",
+    "records": f'\n [{{"time": {FIRST_TS}, "close": 102.5}}, {{"time": {FIRST_TS + 60}, "close": "103.5"}}]',
+    "tabs": CRYPTO_DATA_DOWNLOAD.replace(",", "\t"),
+    "nanoseconds": f"ts,price\n{FIRST_TS}000000000,102.5\n{FIRST_TS + 60}000000000,103.5\n",
+    "seconds, then milliseconds": f"ts,price\n{FIRST_TS},102.5\n{FIRST_TS + 60}000,103.5\n",
     "dates": "date,close\n2025-01-15 10:00:00,102.5\n2025-01-15T10:01:00Z,103.5\n",
 }
 
@@ -395,7 +424,7 @@ def test_archives_are_read_as_they_are_published(tmp_path: Path, published: str,
     file = tmp_path / "history"
     _write_packed(form, file, PUBLISHED_ARCHIVES[published].encode())
     _, rows = _rows(file)
-    assert sorted(parse_row(raw.time, raw.price)[:2] for raw in rows) == [(FIRST, "102.5"), (FIRST + 60, "103.5")]
+    assert sorted(parse_row(raw.time, raw.price)[:2] for raw in rows) == [(FIRST_TS, "102.5"), (FIRST_TS + 60, "103.5")]
 
 
 def test_the_time_unit_is_shown_and_can_be_set(tmp_path: Path) -> None:
@@ -453,7 +482,7 @@ def test_the_error_names_an_archive_of_several_files_or_a_workbook(tmp_path: Pat
 @pytest.mark.parametrize("spelled", ["BTC_USD", "btc/usd", "BTCUSD", "BTC-USD", " btc_usd "])
 def test_the_ticker_is_recognized_in_any_spelling(tmp_path: Path, spelled: str) -> None:
     file = tmp_path / "history.csv"
-    file.write_text(f"symbol,ts,price\n{spelled},{FIRST},1\nETH/USD,{FIRST},2\n")
+    file.write_text(f"symbol,ts,price\n{spelled},{FIRST_TS},1\nETH/USD,{FIRST_TS},2\n")
     assert [raw.price for raw in _rows(file)[1]] == ["1"]
     assert [raw.price for raw in _rows(file, ticker_value="ETH/USD")[1]] == ["2"]
     assert [raw.price for raw in _rows(file, ticker_column="none")[1]] == ["1", "2"]
@@ -461,10 +490,10 @@ def test_the_ticker_is_recognized_in_any_spelling(tmp_path: Path, spelled: str) 
 
 def test_a_decimal_comma_is_read_if_it_is_set(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
-    file.write_text(f"ts;price\n{FIRST};68241,5\n")
+    file.write_text(f"ts;price\n{FIRST_TS};68241,5\n")
     (raw,) = _rows(file, decimal=",")[1]
     assert parse_row(raw.time, raw.price)[1] == "68241.5"
-    file.write_text(f'ts,price\n{FIRST},"68241,5"\n')
+    file.write_text(f'ts,price\n{FIRST_TS},"68241,5"\n')
     (raw,) = _rows(file, decimal=",")[1]
     assert parse_row(raw.time, raw.price)[1] == "68241.5"
 
@@ -473,27 +502,27 @@ def test_the_instant_of_an_export_of_tickgraph_is_imported(tmp_path: Path) -> No
     file = tmp_path / "history.csv"
     file.write_text(
         "ticker,ts,price,observed_at,source\n"
-        f"btc_usd,{FIRST},1,2025-01-15T10:00:01.250000Z,LIVE\nbtc_usd,{FIRST + 60},2,,BACKFILL\n"
+        f"btc_usd,{FIRST_TS},1,2025-01-15T10:00:01.250000Z,LIVE\nbtc_usd,{FIRST_TS + 60},2,,BACKFILL\n"
     )
     found = [parse_row(raw.time, raw.price, source=raw.source) for raw in _rows(file)[1]]
-    assert found == [(FIRST, "1", FIRST * 10**6 + 1_250_000, "LIVE"), (FIRST + 60, "2", None, "BACKFILL")]
+    assert found == [(FIRST_TS, "1", FIRST_TS * 10**6 + 1_250_000, "LIVE"), (FIRST_TS + 60, "2", None, "BACKFILL")]
 
 
 @given(st.integers(1, 12))
 def test_the_first_instant_of_a_minute_is_stored_in_either_row_order(size: int) -> None:
     for ticks in (range(12), range(11, -1, -1)):
-        rows = [(str(FIRST + 15 * tick), str(tick + 1)) for tick in ticks]
+        rows = [(str(FIRST_TS + 15 * tick), str(tick + 1)) for tick in ticks]
         batches = [rows[start : start + size] for start in range(0, 12, size)]
         chosen: list[Row] = []
         deduplicator = RowDeduplicator(ImportResult(), NOW, lambda *_: None, None)
         for batch in batches:
             chosen += deduplicator.deduplicate([RawRow(0, *one) for one in batch])
         chosen += deduplicator.flush()
-        assert sorted(row[:2] for row in chosen) == [(FIRST, "1"), (FIRST + 60, "5"), (FIRST + 120, "9")]
+        assert sorted(row[:2] for row in chosen) == [(FIRST_TS, "1"), (FIRST_TS + 60, "5"), (FIRST_TS + 120, "9")]
 
 
 def test_a_damaged_file_yields_the_rows_before_the_damage(tmp_path: Path) -> None:
-    lines = "".join(f"{FIRST + 60 * number},{number + 1}.{number * 7_919 % 9_973}\n" for number in range(100_000))
+    lines = "".join(f"{FIRST_TS + 60 * number},{number + 1}.{number * 7_919 % 9_973}\n" for number in range(100_000))
     for form, pack in (("gz", gzip.compress), ("bz2", bz2.compress), ("xz", lzma.compress)):
         file = tmp_path / f"history.{form}"
         packed = bytearray(pack(lines.encode()))
@@ -507,12 +536,12 @@ def test_a_damaged_file_yields_the_rows_before_the_damage(tmp_path: Path) -> Non
 
 def test_an_instant_of_another_minute_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
-    file.write_text(f"ts,price,observed_at\n{FIRST},1,{FIRST + 61}\n{FIRST + 60},2,{FIRST + 61}\n")
+    file.write_text(f"ts,price,observed_at\n{FIRST_TS},1,{FIRST_TS + 61}\n{FIRST_TS + 60},2,{FIRST_TS + 61}\n")
     found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
-    assert found == [(FIRST, "1", None, None), (FIRST + 60, "2", (FIRST + 61) * 10**6, None)]
+    assert found == [(FIRST_TS, "1", None, None), (FIRST_TS + 60, "2", (FIRST_TS + 61) * 10**6, None)]
 
 
 def test_a_named_column_takes_precedence_over_a_known_archive_format(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(_klines(1_000))
-    assert [raw.time for raw in _rows(file, time="7")[1]] == [f"{FIRST + 59}999", f"{FIRST + 119}999"]
+    assert [raw.time for raw in _rows(file, time="7")[1]] == [f"{FIRST_TS + 59}999", f"{FIRST_TS + 119}999"]

@@ -12,11 +12,11 @@ from db.tables import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
 from ingest.jobs.collect import collect
-from ingest.jobs.reconcile import BUDGETS_S, reconcile
+from ingest.jobs.reconcile import JOB_TIMEOUTS_S, reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.simulator.server import Simulator
-from tests.sample_data import MINUTE, minutes, row, store, track
+from tests.sample_data import START_TS, minutes, row, store, track
 
 TICKERS = ("btc_usd", "eth_usd")
 NUMBERS = st.one_of(
@@ -38,14 +38,14 @@ def _price_body(price: object, us_out: object) -> bytes:
 
 
 def _chart_body(instant: object, price: object) -> bytes:
-    return f'{{"jsonrpc":"2.0","result":[[{instant},{price}],[{instant},{price}]],"usOut":{(MINUTE + 2) * 10**6}}}'.encode()
+    return f'{{"jsonrpc":"2.0","result":[[{instant},{price}],[{instant},{price}]],"usOut":{(START_TS + 2) * 10**6}}}'.encode()
 
 
 BODIES = st.one_of(
     st.binary(max_size=200),
     VALUES.map(lambda value: json.dumps(value).encode()),
     st.builds(lambda **parts: json.dumps(parts).encode(), result=VALUES, error=VALUES, usOut=VALUES, testnet=VALUES),
-    st.builds(_price_body, NUMBERS, st.one_of(st.just((MINUTE + 2) * 10**6), NUMBERS)),
+    st.builds(_price_body, NUMBERS, st.one_of(st.just((START_TS + 2) * 10**6), NUMBERS)),
     st.builds(_chart_body, NUMBERS, NUMBERS),
     st.integers(1, 3_000).map(lambda depth: b'{"error":{"code":1,"data":' + b"[" * depth + b"]" * depth + b"}}"),
 )
@@ -59,8 +59,8 @@ BODIES = st.one_of(
 )
 @given(body=BODIES)
 @example(_price_body("1", 1))
-@example(_price_body("1e9999999999999999999", (MINUTE + 2) * 10**6))
-@example(_chart_body((MINUTE - 60) * 1000, "1e9999999999999999999"))
+@example(_price_body("1e9999999999999999999", (START_TS + 2) * 10**6))
+@example(_chart_body((START_TS - 60) * 1000, "1e9999999999999999999"))
 @example(b'{"error":{"code":10040,"message":"\\ud800"}}')
 @example(b'{"error":{"code":1,"data":' + b"[" * 900 + b"]" * 900 + b"}}")
 async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
@@ -69,62 +69,62 @@ async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
     await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change")
     if pending := await outbox.fields():
         await outbox.remove((await outbox.read(pending)).entries)
-    simulator.clock.set(at=MINUTE + 2)
-    await track(db, *TICKERS, since=MINUTE - 60)
+    simulator.clock.set(at=START_TS + 2)
+    await track(db, *TICKERS, since=START_TS - 60)
     simulator.raw = {"eth_usd": body}
     watchlist = Watchlist(TICKERS)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.2, max_retries=0)
-    assert MINUTE in await minutes(db, "btc_usd")
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.2, max_retries=0)
+    assert START_TS in await minutes(db, "btc_usd")
     assert set(collected.prices) | set(collected.failures) | set(collected.later_tickers) == set(TICKERS)
     if "eth_usd" in collected.failures:
-        assert ("eth_usd", MINUTE) in await outbox.read_failures(), "the reason is recorded as evidence"
-    await reconcile(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+        assert ("eth_usd", START_TS) in await outbox.read_failures(), "the reason is recorded as evidence"
+    await reconcile(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     for name in TICKERS:
         stored, gaps = await minutes(db, name), await db.fetch("SELECT ts FROM gap WHERE ticker = $1", name)
-        assert {MINUTE - 60} <= {*stored, *(record["ts"] for record in gaps)}, "each minute is stored or a gap"
+        assert {START_TS - 60} <= {*stored, *(record["ts"] for record in gaps)}, "each minute is stored or a gap"
     for record in await db.fetch("SELECT ts FROM price"):
-        assert record["ts"] <= MINUTE + 86_400, "no price of another time is stored"
+        assert record["ts"] <= START_TS + 86_400, "no price is stored for a minute more than a day ahead"
 
 
 async def test_a_failed_job_is_reported_and_the_others_run(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     """No candle can be written. All other jobs run, and `status` shows since when the job has failed."""
-    simulator.clock.set(at=MINUTE + 2)
-    await track(db, *TICKERS, since=MINUTE - 120)
-    await store(db, [row("btc_usd", MINUTE - 120)])
-    await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", MINUTE // 86_400 * 86_400 + 86_400)
+    simulator.clock.set(at=START_TS + 2)
+    await track(db, *TICKERS, since=START_TS - 120)
+    await store(db, [row("btc_usd", START_TS - 120)])
+    await db.execute("UPDATE ticker SET candles_from = $1 WHERE name = 'btc_usd'", START_TS // 86_400 * 86_400 + 86_400)
     await db.execute("ALTER TABLE candle ADD CONSTRAINT none CHECK (false) NOT VALID")
     await db.execute("ALTER TABLE price DISABLE TRIGGER price_keeps_candles")
-    await outbox.put([row("eth_usd", MINUTE - 60)])
+    await outbox.put([row("eth_usd", START_TS - 60)])
     with pytest.raises(JobsFailedError, match="failed: candles"):
-        await reconcile(MINUTE, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
-    assert await minutes(db, "eth_usd") == [MINUTE - 120, MINUTE - 60]
+        await reconcile(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
+    assert await minutes(db, "eth_usd") == [START_TS - 120, START_TS - 60]
     assert await db.fetchval("SELECT count(*) FROM gap") == 2
     assert await db.fetchval("SELECT count(*) FROM gap WHERE filled_at IS NOT NULL") == 2
     (name,) = (jobs := (await outbox.read_report()).jobs)
     assert name == "candles"
-    assert jobs[name][0] == MINUTE
+    assert jobs[name][0] == START_TS
     await db.execute("ALTER TABLE candle DROP CONSTRAINT none")
-    simulator.clock.set(at=MINUTE + 62)
+    simulator.clock.set(at=START_TS + 62)
     await deribit.names()
-    await reconcile(MINUTE + 60, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
+    await reconcile(START_TS + 60, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
     assert (await outbox.read_report()).jobs == {}
 
 
 def test_every_job_of_a_minute_has_a_time_budget() -> None:
-    assert set(BUDGETS_S) >= {"outbox", "gaps", "backfill", "candles", "changes", "retention", "metrics", "tracking"}
+    assert set(JOB_TIMEOUTS_S) >= {"outbox", "gaps", "backfill", "candles", "changes", "retention", "metrics", "tracking"}
 
 
 async def test_a_response_after_the_minute_is_not_stored_for_that_minute(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Simulates a worker that was paused: by its last response from the exchange, the minute had not ended."""
-    simulator.clock.set(at=MINUTE + 2)
+    """Simulates a paused worker: its last response from the exchange is from before the end of the minute."""
+    simulator.clock.set(at=START_TS + 2)
     watchlist = Watchlist(TICKERS)
     await watchlist.tickers(source=deribit)
-    simulator.clock.set(at=MINUTE + 3_600)
-    collected = await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    simulator.clock.set(at=START_TS + 3_600)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert (collected.prices, collected.failures, set(collected.later_tickers)) == ({}, {}, set(TICKERS))
     assert "was over when Deribit responded for 2 tickers" in caplog.text
     assert Reason.CLOCK not in (await outbox.read_failures()).values()

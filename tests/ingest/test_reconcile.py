@@ -19,15 +19,15 @@ from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from ingest.source import ExchangeClock
-from tests.sample_data import MINUTE, minutes, row, set_tracked_tickers, store, track
+from tests.sample_data import START_TS, minutes, row, set_tracked_tickers, store, track
 
-LEDGER = (
+GAP_ROWS_QUERY = (
     "SELECT ticker, ts, reason, filled_at IS NOT NULL AS filled, given_up_at IS NOT NULL AS given_up FROM gap ORDER BY 1, 2"
 )
 
 
 def _minute_at(number: int) -> int:
-    return MINUTE + 60 * number
+    return START_TS + 60 * number
 
 
 def _clock(minute: int) -> ExchangeClock:
@@ -48,8 +48,8 @@ async def _empty_outbox(outbox: Outbox) -> None:
 async def _open_gaps(db: Database, ticker: str = "btc_usd") -> dict[int, str]:
     """Returns the reason of each unfilled gap, by the number of its minute."""
     return {
-        (record["ts"] - MINUTE) // 60: record["reason"]
-        for record in await db.fetch(LEDGER)
+        (record["ts"] - START_TS) // 60: record["reason"]
+        for record in await db.fetch(GAP_ROWS_QUERY)
         if record["ticker"] == ticker and not record["filled"]
     }
 
@@ -124,7 +124,7 @@ async def test_a_minute_that_the_exchange_has_not_passed_has_not_ended(db: Datab
     await detect_gaps(_minute_at(9), clock=_clock(_minute_at(3)), db=db, outbox=outbox)
     assert set(await _open_gaps(db)) == {0, 1, 2}
     assert (await detect_gaps(_minute_at(4), clock=_clock(_minute_at(9)), db=db, outbox=outbox)).until == _minute_at(4), (
-        "nor has a minute that the message has not passed"
+        "a minute has not ended before the minute of the message"
     )
 
 
@@ -177,7 +177,7 @@ async def test_a_late_price_fills_its_gap_and_the_gap_row_remains(db: Database, 
     await _detect_gaps(db, outbox, 2)
     await store(db, [row("btc_usd", _minute_at(1))])
     assert await _open_gaps(db) == {0: "not_collected"}
-    assert [(record["ts"], record["filled"]) for record in await db.fetch(LEDGER)] == [
+    assert [(record["ts"], record["filled"]) for record in await db.fetch(GAP_ROWS_QUERY)] == [
         (_minute_at(0), False),
         (_minute_at(1), True),
     ]
@@ -234,8 +234,8 @@ async def test_after_an_outage_every_minute_is_stored_or_a_gap(
     assert simulator.calls["get_index_chart_data"] <= 5
     missing = await _open_gaps(db)
     assert len(await minutes(db, "btc_usd")) + len(missing) == outage
-    assert reconciled.backfilled.given_up + reconciled.backfilled.remaining == len(missing)
-    assert reconciled.backfilled.remaining <= 1, "at most the minute at the edge of a window, which a later run decides"
+    assert reconciled.backfilled.unrecoverable + reconciled.backfilled.remaining == len(missing)
+    assert reconciled.backfilled.remaining <= 1, "at most the minute at the edge of a chart window; a later run closes it"
 
 
 async def test_a_backlog_of_old_messages_makes_few_calls_and_delays_no_gap(
@@ -289,14 +289,12 @@ async def test_gap_detection_probes_for_prices_and_never_scans_the_table(dsn: st
     assert not [line[0] for line in plan if "Seq Scan on price" in line[0]]
 
 
-# For any set of stored, queued and tracked minutes, the result equals the model, however often the job runs.
-
 NUMBERS = st.sets(st.integers(0, 25), max_size=20)
 PERIODS = st.lists(st.integers(0, 25), min_size=1, max_size=5, unique=True).map(sorted)
 
 
 @pytest.fixture
-async def empty_servers(db: Database, redis_url: str) -> AsyncIterator[Any]:
+async def clear_servers(db: Database, redis_url: str) -> AsyncIterator[Any]:
     client = redis.asyncio.Redis.from_url(redis_url)
 
     async def empty() -> None:
@@ -319,7 +317,7 @@ async def empty_servers(db: Database, redis_url: str) -> AsyncIterator[Any]:
 async def test_for_any_minutes_no_gap_is_invented_and_none_is_missed(
     db: Database,
     outbox: Outbox,
-    empty_servers: Any,
+    clear_servers: Any,
     stored: set[int],
     queued: set[int],
     failed: dict[int, Reason],
@@ -327,7 +325,7 @@ async def test_for_any_minutes_no_gap_is_invented_and_none_is_missed(
     horizon: int | None,
     end_minutes: list[int],
 ) -> None:
-    await empty_servers()
+    await clear_servers()
     for index, border in enumerate(borders):  # tracked from the first to the second, from the third to the fourth, …
         async with write_lock.write_transaction(db) as connection:
             await set_tracked_tickers(connection, [] if index % 2 else ["btc_usd"], _minute_at(border))

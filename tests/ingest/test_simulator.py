@@ -10,31 +10,31 @@ import pytest
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
-from tests.sample_data import MINUTE
+from tests.sample_data import START_TS
 
 
 @pytest.mark.parametrize("window", list(market.STEPS_S))
 def test_a_chart_is_averages_at_its_steps_and_ends_now(window: str) -> None:
-    points = market.chart("btc_usd", window, MINUTE + 7)
+    points = market.chart("btc_usd", window, START_TS + 7)
     step_ms = market.STEPS_S[window] * 1000
     assert {b[0] - a[0] for a, b in pairwise(points)} == {step_ms}
-    assert points[-1][0] + step_ms <= (MINUTE + 7) * 1000 < points[-1][0] + 2 * step_ms
-    assert points[0][0] >= (MINUTE + 7 - market.REACH_S[window]) * 1000
+    assert points[-1][0] + step_ms <= (START_TS + 7) * 1000 < points[-1][0] + 2 * step_ms
+    assert points[0][0] >= (START_TS + 7 - market.REACH_S[window]) * 1000
 
 
 async def test_the_simulator_is_controlled_over_http(rpc_url: str, simulator: Simulator) -> None:
     root = rpc_url.removesuffix("/api/v2")
     async with aiohttp.ClientSession() as session:
-        await session.put(f"{root}/control/clock", json={"at": MINUTE, "stands": True})
+        await session.put(f"{root}/control/clock", json={"at": START_TS, "stands": True})
         await session.post(f"{root}/control/faults", json={"name": "http_503", "index": "btc_usd", "times": 1})
         async with session.get(f"{rpc_url}/public/get_index_price?index_name=btc_usd") as response:
             assert response.status == 503
         async with session.get(f"{rpc_url}/public/get_index_price?index_name=btc_usd") as response:
             payload = await response.json()
-        assert payload["usOut"] == MINUTE * 10**6
-        assert str(payload["result"]["index_price"]) == str(market.price("btc_usd", MINUTE))
+        assert payload["usOut"] == START_TS * 10**6
+        assert str(payload["result"]["index_price"]) == str(market.price("btc_usd", START_TS))
         async with session.get(f"{root}/control/served") as response:
-            assert [one["us_out"] for one in await response.json()] == [MINUTE * 10**6]
+            assert [one["us_out"] for one in await response.json()] == [START_TS * 10**6]
         async with session.post(f"{root}/control/faults", json={"name": "earthquake"}) as response:
             assert response.status == 400
             assert "use one of" in await response.text()
@@ -45,7 +45,7 @@ async def test_the_simulator_is_controlled_over_http(rpc_url: str, simulator: Si
 @pytest.mark.parametrize(
     ("call", "check"),
     [
-        ("get_time", lambda result: result == MINUTE * 1000),
+        ("get_time", lambda result: result == START_TS * 1000),
         ("status", lambda result: result == {"locked": "false"}),
         ("get_index_price_names", lambda result: "btc_usd" in result),
         ("get_supported_index_names", lambda result: "btc_usd" in result),
@@ -56,7 +56,7 @@ async def test_the_simulator_is_controlled_over_http(rpc_url: str, simulator: Si
 async def test_each_method_responds_with_the_real_envelope(
     rpc_url: str, simulator: Simulator, call: str, check: Callable[[Any], bool]
 ) -> None:
-    simulator.clock.set(at=MINUTE, stands=True)
+    simulator.clock.set(at=START_TS, stands=True)
     async with aiohttp.ClientSession() as session, session.get(f"{rpc_url}/public/{call}") as response:
         payload = await response.json()
     assert {"jsonrpc", "result", "usIn", "usOut", "usDiff", "testnet"} == set(payload)

@@ -12,7 +12,7 @@ from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import HEARTBEATS, Outbox
 from ingest.simulator.server import Simulator
-from tests.sample_data import MINUTE, minutes
+from tests.sample_data import START_TS, minutes
 
 TICKERS = ("btc_usd", "eth_usd")
 
@@ -39,7 +39,7 @@ async def _tracked(db: Database) -> set[str]:
 
 @pytest.fixture(autouse=True)
 def _set_exchange_clock(simulator: Simulator) -> None:
-    simulator.clock.set(at=MINUTE + 2)
+    simulator.clock.set(at=START_TS + 2)
 
 
 async def test_workers_with_different_tickers_collect_all_of_them_and_log_the_difference(
@@ -47,7 +47,7 @@ async def test_workers_with_different_tickers_collect_all_of_them_and_log_the_di
 ) -> None:
     _send_heartbeat(redis_url, "a:1", "btc_usd", "eth_usd")
     _send_heartbeat(redis_url, "b:2", "btc_usd", "sol_usd")
-    collected = await collect(MINUTE, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
     assert set(collected.prices) == {"btc_usd", "eth_usd", "sol_usd"}
     assert await _tracked(db) == {"btc_usd", "eth_usd", "sol_usd"}
     assert (
@@ -59,21 +59,21 @@ async def test_workers_with_different_tickers_collect_all_of_them_and_log_the_di
 async def test_a_period_ends_when_no_running_worker_wants_its_ticker(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, redis_url: str
 ) -> None:
-    """Not at once: a Redis that lost its data knows no other worker until the next heartbeats."""
+    """Not at the first minute: after Redis lost its data, the other workers are unknown until their next heartbeats."""
     passed_s = 0.0
     watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
     _send_heartbeat(redis_url, "a:1", *TICKERS)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert await _tracked(db) == set(TICKERS)
     _delete_heartbeat(redis_url, "a:1")
     for minute, expected_tickers in ((60, set(TICKERS)), (120, {"btc_usd"})):
         passed_s = float(minute)
-        await _advance_to(MINUTE + minute, simulator, deribit)
-        await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
-        await reconcile(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+        await _advance_to(START_TS + minute, simulator, deribit)
+        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+        await reconcile(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
         assert await _tracked(db) == expected_tickers, minute
     until = await db.fetchval("SELECT until FROM tracking WHERE ticker = 'eth_usd'")
-    assert until == MINUTE + 60, "the period ends with the first minute in which no worker wanted the ticker"
+    assert until == START_TS + 60, "the period ends with the first minute in which no worker wanted the ticker"
     assert await db.fetchval("SELECT count(*) FROM gap") == 0
 
 
@@ -83,27 +83,27 @@ async def test_a_redis_that_lost_its_data_ends_no_period_and_misses_no_minute(
     passed_s = 0.0
     watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
     _send_heartbeat(redis_url, "a:1", *TICKERS)
-    await collect(MINUTE, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     passed_s = 55.0
-    await _advance_to(MINUTE + 60, simulator, deribit)
-    collected = await collect(MINUTE + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await _advance_to(START_TS + 60, simulator, deribit)
+    collected = await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert set(collected.prices) == set(TICKERS)
     assert await _tracked(db) == set(TICKERS)
 
 
 async def test_no_period_ends_while_the_running_workers_are_unknown(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    await collect(MINUTE, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
-    await collect(MINUTE, watchlist=Watchlist(("btc_usd",)), source=deribit, db=db, outbox=None, budget_s=2)
+    await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=Watchlist(("btc_usd",)), source=deribit, db=db, outbox=None, budget_s=2)
     assert await _tracked(db) == set(TICKERS)
 
 
 async def test_a_manual_collect_changes_no_tracking(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    await collect(MINUTE, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
     manual_watchlist = Watchlist(("sol_usd",), updates_tracking=False)
-    await collect(MINUTE, watchlist=manual_watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
-    assert await minutes(db, "sol_usd") == [MINUTE]
+    await collect(START_TS, watchlist=manual_watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    assert await minutes(db, "sol_usd") == [START_TS]
     assert await _tracked(db) == set(TICKERS)
     assert await db.fetchval("SELECT count(*) FROM tracking") == 2
 
@@ -118,10 +118,10 @@ async def test_a_ticker_that_is_wanted_again_starts_a_new_period_at_that_minute(
         if others:
             _send_heartbeat(redis_url, "b:2", *others)
         passed_s = float(minute)
-        await _advance_to(MINUTE + minute, simulator, deribit)
-        await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+        await _advance_to(START_TS + minute, simulator, deribit)
+        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     periods = await db.fetch("SELECT since, until FROM tracking WHERE ticker = 'eth_usd' ORDER BY since")
-    assert [tuple(one) for one in periods] == [(MINUTE, MINUTE + 120), (MINUTE + 9 * 86_400, None)]
+    assert [tuple(one) for one in periods] == [(START_TS, START_TS + 120), (START_TS + 9 * 86_400, None)]
 
 
 async def test_all_tracks_every_listed_ticker_and_follows_the_list_daily(
@@ -134,8 +134,8 @@ async def test_all_tracks_every_listed_ticker_and_follows_the_list_daily(
     async def collect_and_read_tracked(minute: int) -> set[str]:
         nonlocal passed_s
         passed_s = float(minute)
-        simulator.clock.set(at=MINUTE + minute + 2)
-        await collect(MINUTE + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=5)
+        simulator.clock.set(at=START_TS + minute + 2)
+        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=5)
         return await _tracked(db)
 
     assert len(listed) > 5

@@ -25,11 +25,11 @@ from ingest.queue import UNDECODABLE
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
 from tests.e2e.test_verbs import run
-from tests.sample_data import MINUTE, minutes, row, track
+from tests.sample_data import START_TS, minutes, row, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 
-class Worker:
+class LoggedProcess:
     """A `dramatiq` process and its log."""
 
     def __init__(self, process: asyncio.subprocess.Process, log: Path) -> None:
@@ -46,7 +46,7 @@ class Worker:
 
 
 @contextlib.asynccontextmanager
-async def _run_process(env: dict[str, str], log: Path, *arguments: str) -> AsyncIterator[Worker]:
+async def _run_process(env: dict[str, str], log: Path, *arguments: str) -> AsyncIterator[LoggedProcess]:
     with log.open("ab") as output:
         process = await asyncio.create_subprocess_exec(
             *(str(Path(sys.executable).parent / arguments[0]), *arguments[1:]),
@@ -56,7 +56,7 @@ async def _run_process(env: dict[str, str], log: Path, *arguments: str) -> Async
             stderr=output,
             start_new_session=True,
         )
-    worker = Worker(process, log)
+    worker = LoggedProcess(process, log)
     try:
         yield worker
     finally:
@@ -85,7 +85,7 @@ def _publish(publisher: RedisBroker, minute: int) -> None:
     )
 
 
-async def _until_stored(db: Database, ticker: str, minute: int, worker: Worker) -> None:
+async def _wait_until_stored(db: Database, ticker: str, minute: int, worker: LoggedProcess) -> None:
     async def stored() -> bool:
         return minute in await minutes(db, ticker)
 
@@ -95,16 +95,16 @@ async def _until_stored(db: Database, ticker: str, minute: int, worker: Worker) 
 async def test_virtual_minutes_sent_through_redis_are_each_stored_once(
     env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
-    simulator.clock.set(at=MINUTE, stands=True)
+    simulator.clock.set(at=START_TS, stands=True)
     async with _run_process(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
-        for minute in range(MINUTE, MINUTE + 20 * 60, 60):
+        for minute in range(START_TS, START_TS + 20 * 60, 60):
             simulator.clock.set(at=minute + 1.5, stands=True)
             for _ in range(2):  # a second scheduler sends everything twice
                 _publish(publisher, minute)
-            await _until_stored(db, "btc_usd", minute, worker)
-            await _until_stored(db, "eth_usd", minute, worker)
+            await _wait_until_stored(db, "btc_usd", minute, worker)
+            await _wait_until_stored(db, "eth_usd", minute, worker)
     for ticker in ("btc_usd", "eth_usd"):
-        assert await minutes(db, ticker) == list(range(MINUTE, MINUTE + 20 * 60, 60))
+        assert await minutes(db, ticker) == list(range(START_TS, START_TS + 20 * 60, 60))
     served = {(one.ticker, one.us_out // 60_000_000 * 60): one.price for one in simulator.served}
     rows = await db.fetch("SELECT ticker, ts, price FROM price")
     assert {(r["ticker"], r["ts"]): str(r["price"]) for r in rows} == served
@@ -113,19 +113,19 @@ async def test_virtual_minutes_sent_through_redis_are_each_stored_once(
 async def test_after_a_worker_is_killed_during_a_fetch_the_next_one_completes_the_minute(
     env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
-    simulator.clock.set(at=MINUTE + 1, stands=True)
+    simulator.clock.set(at=START_TS + 1, stands=True)
     simulator.fail("hang", index="eth_usd", method="get_index_price")
     async with _run_process(env, tmp_path / "first.log", *DRAMATIQ) as worker:
-        _publish(publisher, MINUTE)
-        await _until_stored(db, "btc_usd", MINUTE, worker)
+        _publish(publisher, START_TS)
+        await _wait_until_stored(db, "btc_usd", START_TS, worker)
         worker.kill()
         await worker.process.wait()
     simulator.clear_faults()
     async with _run_process(env, tmp_path / "second.log", *DRAMATIQ) as worker:
-        _publish(publisher, MINUTE)
-        await _until_stored(db, "eth_usd", MINUTE, worker)
-    assert await minutes(db, "btc_usd") == [MINUTE]
-    assert await minutes(db, "eth_usd") == [MINUTE]
+        _publish(publisher, START_TS)
+        await _wait_until_stored(db, "eth_usd", START_TS, worker)
+    assert await minutes(db, "btc_usd") == [START_TS]
+    assert await minutes(db, "eth_usd") == [START_TS]
 
 
 @contextlib.asynccontextmanager
@@ -144,17 +144,17 @@ async def _block_worker_transaction(
 async def test_a_worker_killed_inside_its_transaction_stores_nothing_and_holds_no_lock(
     env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
-    simulator.clock.set(at=MINUTE + 1, stands=True)
+    simulator.clock.set(at=START_TS + 1, stands=True)
     async with _run_process(env, tmp_path / "zero.log", *DRAMATIQ) as worker:
-        _publish(publisher, MINUTE)
-        await _until_stored(db, "eth_usd", MINUTE, worker)
-        async with _block_worker_transaction(MINUTE + 60, publisher, simulator, db):
+        _publish(publisher, START_TS)
+        await _wait_until_stored(db, "eth_usd", START_TS, worker)
+        async with _block_worker_transaction(START_TS + 60, publisher, simulator, db):
             worker.kill()
             await worker.process.wait()
-    assert await minutes(db, "btc_usd") == [MINUTE]
+    assert await minutes(db, "btc_usd") == [START_TS]
     async with _run_process(env, tmp_path / "next.log", *DRAMATIQ) as worker:
-        _publish(publisher, MINUTE + 60)
-        await _until_stored(db, "btc_usd", MINUTE + 60, worker)
+        _publish(publisher, START_TS + 60)
+        await _wait_until_stored(db, "btc_usd", START_TS + 60, worker)
 
 
 async def test_a_worker_collects_on_start_and_scheduled_messages_carry_their_minute(
@@ -215,11 +215,11 @@ async def test_a_second_sigterm_ends_a_worker_at_once(env: dict[str, str], simul
 async def test_a_fetch_request_of_the_api_is_collected_by_a_worker(
     env: dict[str, str], redis_url: str, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
-    simulator.clock.set(at=MINUTE + 1, stands=True)
+    simulator.clock.set(at=START_TS + 1, stands=True)
     async with _run_process(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
         fetch_requests = FetchRequests(redis_url)
-        assert (await fetch_requests.send(MINUTE, ["eth_usd"])).queued
-        await _until_stored(db, "eth_usd", MINUTE, worker)
+        assert (await fetch_requests.send(START_TS, ["eth_usd"])).queued
+        await _wait_until_stored(db, "eth_usd", START_TS, worker)
         fetch_requests.close()
     assert await minutes(db, "btc_usd") == []
 
@@ -234,7 +234,7 @@ async def test_only_a_running_worker_is_reported_as_healthy(env: dict[str, str],
         return await process.wait()
 
     fetch_requests = FetchRequests(redis_url)
-    await fetch_requests.send(MINUTE, [])
+    await fetch_requests.send(START_TS, [])
     fetch_requests.close()
     assert await status() == 1, "a queued message does not count as a worker"
     async with _run_process(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
@@ -275,14 +275,14 @@ def own_redis(tmp_path: Path) -> Iterator[str]:
 async def test_an_undecodable_message_is_moved_with_one_log_line_and_the_next_is_processed(
     env: dict[str, str], publisher: RedisBroker, redis_url: str, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
-    simulator.clock.set(at=MINUTE + 1, stands=True)
+    simulator.clock.set(at=START_TS + 1, stands=True)
     with redis.Redis.from_url(redis_url) as client:
         for number, data in enumerate((b"no JSON", b"\xff\xfe", b"[1]", b"{}", b'{"queue_name": 1}')):
             client.hset(f"dramatiq:{Queue.COLLECT}.msgs", f"bad{number}", data)
             client.rpush(f"dramatiq:{Queue.COLLECT}", f"bad{number}")
         async with _run_process(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
-            _publish(publisher, MINUTE)
-            await _until_stored(db, "btc_usd", MINUTE, worker)
+            _publish(publisher, START_TS)
+            await _wait_until_stored(db, "btc_usd", START_TS, worker)
             await wait_until(lambda: client.llen(UNDECODABLE) == 5, describe_state=lambda: worker.output)
             output = worker.output
         assert client.lrange(UNDECODABLE, 0, -1)[-1] == b"no JSON"
@@ -317,7 +317,7 @@ async def test_a_redis_that_rejects_writes_is_logged_once_and_used_again_after_r
     env["REDIS_URL"] = own_redis
     password = str(urlsplit(own_redis).password)
 
-    def lines(worker: Worker, scheduler: Worker) -> list[str]:
+    def lines(worker: LoggedProcess, scheduler: LoggedProcess) -> list[str]:
         return [line for output in (worker.output, scheduler.output) for line in output.splitlines() if line.strip()]
 
     async with (
@@ -328,7 +328,7 @@ async def test_a_redis_that_rejects_writes_is_logged_once_and_used_again_after_r
         await wait_until(lambda: "Scheduling" in scheduler.output, describe_state=lambda: scheduler.output)
         with redis.Redis.from_url(own_redis) as client:
             misconfigure(client)
-            lines_before = len(lines(worker, scheduler))
+            line_count_before = len(lines(worker, scheduler))
             await wait_until(lambda: "Redis (REDIS_URL) fails" in worker.output, describe_state=lambda: worker.output)
             status, _, output = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
             assert status == 1
@@ -337,7 +337,7 @@ async def test_a_redis_that_rejects_writes_is_logged_once_and_used_again_after_r
             await asyncio.sleep(5)  # without the limit there would be hundreds of lines
             lines_during = lines(worker, scheduler)
             assert scheduler.process.returncode is None, "the scheduler keeps running"
-            assert len(lines_during) - lines_before < 40, "\n".join(lines_during[lines_before:])
+            assert len(lines_during) - line_count_before < 40, "\n".join(lines_during[line_count_before:])
             assert "Traceback" not in "\n".join(lines_during)
             _restore(client, password)
         await wait_until(lambda: "Redis (REDIS_URL) works again" in worker.output, describe_state=lambda: worker.output)
@@ -373,21 +373,21 @@ async def test_a_worker_frozen_inside_its_transaction_blocks_no_other_and_contin
     env: dict[str, str], publisher: RedisBroker, simulator: Simulator, db: Database, tmp_path: Path
 ) -> None:
     """SIGSTOP while the worker holds the write lock simulates a lost host: its session ends, and another worker writes."""
-    simulator.clock.set(at=MINUTE + 1, stands=True)
+    simulator.clock.set(at=START_TS + 1, stands=True)
     async with _run_process(env, tmp_path / "frozen.log", *DRAMATIQ) as frozen_worker:
-        _publish(publisher, MINUTE)
-        await _until_stored(db, "eth_usd", MINUTE, frozen_worker)
-        async with _block_worker_transaction(MINUTE + 60, publisher, simulator, db):
+        _publish(publisher, START_TS)
+        await _wait_until_stored(db, "eth_usd", START_TS, frozen_worker)
+        async with _block_worker_transaction(START_TS + 60, publisher, simulator, db):
             os.killpg(frozen_worker.process.pid, signal.SIGSTOP)
         holder = await write_lock.lock_holder(db)
         assert holder is not None
         assert holder["application"] == "tickgraph worker"
         try:
             async with _run_process(env, tmp_path / "other.log", *DRAMATIQ) as second_worker:
-                _publish(publisher, MINUTE + 60)
-                await _until_stored(db, "btc_usd", MINUTE + 60, second_worker)
+                _publish(publisher, START_TS + 60)
+                await _wait_until_stored(db, "btc_usd", START_TS + 60, second_worker)
         finally:
             os.killpg(frozen_worker.process.pid, signal.SIGCONT)
-        simulator.clock.set(at=MINUTE + 121, stands=True)
-        _publish(publisher, MINUTE + 120)
-        await _until_stored(db, "btc_usd", MINUTE + 120, frozen_worker)
+        simulator.clock.set(at=START_TS + 121, stands=True)
+        _publish(publisher, START_TS + 120)
+        await _wait_until_stored(db, "btc_usd", START_TS + 120, frozen_worker)

@@ -1,4 +1,4 @@
-"""A single wrong clock deletes no prices, starts no tracking and creates no gaps."""
+"""While a single clock is wrong, no price is deleted, no tracking period begins at a wrong minute, and no gap is created."""
 
 import contextlib
 import time
@@ -221,7 +221,7 @@ async def test_manually_collected_prices_before_a_period_do_not_move_its_beginni
     await store(db, [row("btc_usd", NOW - 600 - 60 * number) for number in (2, 7, 30)])
     async with write_lock.write_transaction(db) as connection:
         (moved,) = await tracking.repair(connection, NOW)
-    assert (moved["before"], moved["since"]) == (NOW - 600, NOW - 600 - 1_800), "minutes that adjoin the period move it"
+    assert (moved["previous_since"], moved["since"]) == (NOW - 600, NOW - 600 - 1_800), "minutes that adjoin the period move it"
 
 
 async def test_with_an_unknown_clock_nothing_is_deleted_and_no_clock_is_reported_as_wrong(
