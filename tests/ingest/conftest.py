@@ -11,8 +11,8 @@ from ingest.settings import Settings
 
 @pytest.fixture
 async def deribit(rpc_url: str) -> AsyncIterator[Deribit]:
-    """A client whose calls time out after half a second."""
-    settings = Settings(deribit_rpc_url=rpc_url, http_timeout_seconds=0.5)
+    """A client whose calls time out after one second."""
+    settings = Settings(deribit_rpc_url=rpc_url, http_timeout_seconds=1)
     async with open_deribit(settings) as client:
         yield client
 
