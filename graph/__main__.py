@@ -31,7 +31,7 @@ EXAMPLES = """examples:
   python -m graph serve                          # run the API alone
   python -m graph latest btc_usd eth_usd         # print the newest prices from the database
   python -m graph watch btc_usd eth_usd          # show each price when the API stores it
-  python -m graph watch --json --after 0         # the same as JSON lines, from the first event
+  python -m graph watch --json --after 42        # the same as JSON lines, after the price with id 42
   python -m graph schema > graph/schema.graphql  # what `make schema` does
 """
 
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("check", help="validate the settings; report a port that is in use")
-    verbs.add_parser("serve", help="serve the API on HOST and PORT, like `uvicorn graph.app:app`")
+    verbs.add_parser("serve", help="serve the API on HOST and PORT, with limits that `uvicorn graph.app:app` lacks")
     verbs.add_parser("schema", help="print the schema")
     verbs.add_parser("key", help="generate an API key; print it with its digest for API_KEYS")
     verbs.add_parser("healthy", help="exit with 0 if GET /health on this machine returns 200; for container health checks")
@@ -54,17 +54,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     watch_parser.add_argument("--url", help="URL of the API; default: this machine, PORT")
     watch_parser.add_argument("--key", help="API key, if the API requires one")
     watch_parser.add_argument("--json", action="store_true", help="print one JSON line for each price, for pipes")
-    watch_parser.add_argument("--after", metavar="ID", help="start after the price with this id; requires --json")
+    watch_parser.add_argument("--after", metavar="ID", help="start after the price with this id; the terminal table ignores it")
     options = parser.parse_args(argv)
     match options.verb:
         case "watch":
             return _watch(options)
         case "healthy":
-            return _healthy(Settings.read())
+            return _check_health(Settings.read())
         case "latest":
-            return asyncio.run(_latest(Settings.read(), options.tickers))
+            return asyncio.run(_print_latest(Settings.read(), options.tickers))
         case "check":
-            return _check(Settings.read())
+            return _check_settings(Settings.read())
         case "serve":
             return _serve(Settings.read())
         case "key":
@@ -91,30 +91,30 @@ def _serve(settings: Settings) -> int:
         http=BoundedHttp,
         ws=BoundedWebSocket,
         ws_per_message_deflate=False,  # messages are too short to gain from compression
-        ws_max_size=4 * MAX_BODY_BYTES,  # bytes; graph.http.socket closes shorter oversized messages with a reason
+        ws_max_size=4 * MAX_BODY_BYTES,  # bytes; graph.http.socket enforces the lower limit and gives a reason
         proxy_headers=False,  # ForwardedHeadersMiddleware handles them, for TRUSTED_PROXIES
         timeout_graceful_shutdown=3,
     )
     return 0
 
 
-def _healthy(settings: Settings) -> int:
+def _check_health(settings: Settings) -> int:
     connection = http.client.HTTPConnection(settings.reachable_host, settings.port, timeout=2.5)
     try:
         connection.request("GET", "/health")
         return 0 if connection.getresponse().status == http.HTTPStatus.OK else 1
     except OSError as error:
-        sys.stderr.write(f"PORT={settings.port}: {error}\n")
+        sys.stderr.write(f"GET /health on PORT={settings.port} failed: {error}. Is the API running?\n")
         return 1
     finally:
         connection.close()
 
 
-async def _latest(settings: Settings, names: Sequence[str]) -> int:
+async def _print_latest(settings: Settings, names: Sequence[str]) -> int:
     async with open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph latest") as db:
         try:
-            names_to_show = arguments.tickers(names) or await tickers.list_tracked(db)
-            # Without tracked tickers, prices may still exist: imported or collected by hand.
+            names_to_show = arguments.parse_tickers(names) or await tickers.list_tracked(db)
+            # Without tracked tickers, prices may still exist: imported or collected manually.
             names_to_show = names_to_show or [record["name"] for record in await tickers.list_tickers(db, time.time())]
             records = await prices.latest_of_each(db, names_to_show, time.time())
             await require_known_tickers(db, set(names_to_show) - {record["ticker"] for record in records})
@@ -134,7 +134,7 @@ def _watch(options: argparse.Namespace) -> int:
         return 0
 
 
-def _check(settings: Settings) -> int:
+def _check_settings(settings: Settings) -> int:
     listeners = [("PORT", settings.port, "HOST", settings.host)]
     if settings.api_metrics_port:
         listeners.append(("API_METRICS_PORT", settings.api_metrics_port, "METRICS_HOST", settings.metrics_host))

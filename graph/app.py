@@ -1,4 +1,4 @@
-"""Entry point of the API process: `uvicorn graph.app:app`. Reads the settings; opens no connection."""
+"""ASGI entry point, `graph.app:app`, which `python -m graph serve` runs. Reads the settings; opens no connection."""
 
 import gc
 import logging

@@ -17,7 +17,7 @@ ApiError
 ├── UnavailableError      UNAVAILABLE       503
 │   └── BusyError
 ├── InternalError         INTERNAL_SERVER_ERROR 500
-├── PersistedQueryNotFoundError  PERSISTED_QUERY_NOT_FOUND
+├── PersistedQueryNotFoundError  PERSISTED_QUERY_NOT_FOUND 400
 └── RequestError          HTTP errors, raised before an operation runs
     ├── BadRequestError           BAD_REQUEST             400
     ├── MethodNotAllowedError     METHOD_NOT_ALLOWED      405
@@ -54,7 +54,7 @@ class BadInputError(ApiError):
 
 
 class RangeTooLargeError(ApiError):
-    """Raised when a window contains more minutes than one response may return."""
+    """Raised when a window contains more minutes or candles than one response may return."""
 
     code = "RANGE_TOO_LARGE"
     status = 422
@@ -129,14 +129,14 @@ class UnauthenticatedError(ApiError):
 
 
 class ForbiddenError(ApiError):
-    """Raised when a request requires the ADMIN_TOKEN and does not send it."""
+    """Raised when a fetch request does not send the required ADMIN_TOKEN, or comes from another site without a token."""
 
     code = "FORBIDDEN"
     status = 403
 
 
 class RateLimitedError(ApiError):
-    """Raised when a client exceeds its rate limit. The client may retry after `retry_after_s` seconds."""
+    """Raised when a client exceeds its rate limit or another limit per client. It may retry after `retry_after_s` seconds."""
 
     code = "RATE_LIMITED"
     status = 429
@@ -146,7 +146,7 @@ class RateLimitedError(ApiError):
 
 
 class TimedOutError(ApiError):
-    """Raised when a request exceeds its timeout."""
+    """Raised when a request, or one of its SQL statements, exceeds its timeout."""
 
     code = "TIMEOUT"
     status = 504

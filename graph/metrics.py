@@ -58,7 +58,7 @@ replica_lag = Gauge(
     "Replication lag of the replica in seconds; 0 without a replica.",
     multiprocess_mode="livemax",
 )
-connections = Gauge("tickgraph_database_connections", "Connections to PostgreSQL in use.", multiprocess_mode="livesum")
+database_connections = Gauge("tickgraph_database_connections", "Connections to PostgreSQL in use.", multiprocess_mode="livesum")
 
 
 class OperationNames:

@@ -11,7 +11,7 @@ from db.settings import PostgresUrl
 
 
 def _split_commas(value: object) -> object:
-    return [origin.strip() for origin in value.split(",") if origin.strip()] if isinstance(value, str) else value
+    return [item.strip() for item in value.split(",") if item.strip()] if isinstance(value, str) else value
 
 
 def _normalize_root_path(value: object) -> object:
@@ -92,8 +92,8 @@ class Settings(settings.Settings):
 
     root_path: Annotated[str, BeforeValidator(_normalize_root_path)] = Field(
         "",
-        description="path under which a proxy serves the API, such as `/prices-api`; links and the OpenAPI document start "
-        "with it",
+        description="path under which a proxy serves the API, such as `/prices-api`; links and the server URLs of the OpenAPI "
+        "document start with it",
     )
 
     @property

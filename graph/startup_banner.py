@@ -19,7 +19,7 @@ from db.settings import mask_password
 from graph.settings import Settings
 
 STARTUP_TIMEOUT_S = 20.0
-FAST_POLL_TIMEOUT_S = 5.0
+FAST_POLL_DURATION_S = 5.0
 FAST_POLL_INTERVAL_S = 0.2
 SLOW_POLL_INTERVAL_S = 1.0
 
@@ -65,7 +65,7 @@ async def print_startup_banner(settings: Settings) -> int:
                     print(f"  {ticker['name']:<15}{ticker['price']:>15f}  {times.iso(ticker['ts'])}", flush=True)
             if ticker_records and printed >= {ticker["name"] for ticker in ticker_records if ticker["tracked"]}:
                 return 0
-            is_fast_poll = time.monotonic() < deadline - STARTUP_TIMEOUT_S + FAST_POLL_TIMEOUT_S
+            is_fast_poll = time.monotonic() < deadline - STARTUP_TIMEOUT_S + FAST_POLL_DURATION_S
             await asyncio.sleep(FAST_POLL_INTERVAL_S if is_fast_poll else SLOW_POLL_INTERVAL_S)
     print(f"  No prices for some tickers within {STARTUP_TIMEOUT_S:.0f} s. See the worker log above.", flush=True)
     return 0

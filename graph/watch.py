@@ -56,7 +56,7 @@ class TickerRow:
 
     ts: int | None = None
     price: str = ""
-    day_before: float | None = None
+    day_start_price: float | None = None
     missing: int | None = None  # minutes of the last 24 hours
     sparkline_prices: deque[float] = field(default_factory=lambda: deque(maxlen=SPARKLINE_WIDTH))
 
@@ -95,7 +95,7 @@ class WatchClient:
         return result["data"]
 
     async def events(self, tickers: Sequence[str] | None, after: str | None) -> AsyncIterator[dict[str, Any]]:
-        """Yields each stored price. Reconnects after a lost connection and resumes there. Raises WatchError."""
+        """Yields each stored price. After a lost connection, reconnects and resumes after the last price. Raises WatchError."""
         attempt = 0
         while True:
             try:
@@ -112,7 +112,7 @@ class WatchClient:
     async def _stream_events(self, tickers: Sequence[str] | None, after: str | None) -> AsyncGenerator[dict[str, Any], None]:
         body = {"query": PRICE_SUBSCRIPTION, "variables": {"tickers": tickers, "after": after}}
         headers = self._headers | {"Accept": "text/event-stream"}
-        timeout = aiohttp.ClientTimeout(total=None, sock_read=30)  # the API sends a keepalive every 12 s
+        timeout = aiohttp.ClientTimeout(total=None, sock_read=30)  # the API sends a keepalive within 12 s
         async with self._session.post(self._url, json=body, headers=headers, timeout=timeout) as response:
             if response.status >= 500:  # noqa: PLR2004  a server error may be temporary
                 raise aiohttp.ClientError(f"HTTP {response.status}")
@@ -127,33 +127,33 @@ class WatchClient:
                     yield result["data"]["priceAdded"]
 
 
-async def print_json_lines(watch: WatchClient, tickers: Sequence[str], after: str | None) -> None:
+async def print_json_lines(client: WatchClient, tickers: Sequence[str], after: str | None) -> None:
     """Prints each price as a JSON line."""
     if sys.stdout.isatty():
         sys.stderr.write("waiting for the next price\n")
-    async for event in watch.events(tickers or None, after):
+    async for event in client.events(tickers or None, after):
         sys.stdout.write(orjson.dumps(event).decode() + "\n")
         sys.stdout.flush()
 
 
-async def print_text_lines(watch: WatchClient, tickers: Sequence[str], after: str | None) -> None:
+async def print_text_lines(client: WatchClient, tickers: Sequence[str], after: str | None) -> None:
     """Prints each price as a line of text, for output that is not a terminal."""
-    async for event in watch.events(tickers or None, after):
+    async for event in client.events(tickers or None, after):
         sys.stdout.write(f"{times.iso(event['ts'])}  {event['ticker']:<20}{event['price']:>16}\n")
         sys.stdout.flush()
 
 
-async def show_table(watch: WatchClient, tickers: Sequence[str]) -> None:
+async def show_table(client: WatchClient, tickers: Sequence[str]) -> None:
     """Shows a table and updates it with each price."""
-    tickers_read = (await watch.execute(TICKERS_QUERY))["tickers"]
+    all_tickers = (await client.execute(TICKERS_QUERY))["tickers"]
     selected = (
-        [ticker for ticker in tickers_read if ticker["name"] in tickers]
+        [ticker for ticker in all_tickers if ticker["name"] in tickers]
         if tickers
-        else [ticker for ticker in tickers_read if ticker["tracked"]]
+        else [ticker for ticker in all_tickers if ticker["tracked"]]
     )
     ticker_rows = {name: TickerRow() for name in tickers or [ticker["name"] for ticker in selected]}
     for name, ticker_row in ticker_rows.items():
-        await _load(watch, name, ticker_row)
+        await _load_last_day(client, name, ticker_row)
     for ticker in selected:
         if ticker["latest"] is not None:
             ticker_rows[ticker["name"]].ts, ticker_rows[ticker["name"]].price = (
@@ -161,32 +161,32 @@ async def show_table(watch: WatchClient, tickers: Sequence[str]) -> None:
                 ticker["latest"]["price"],
             )
     after = max((int(ticker["latest"]["id"]) for ticker in selected if ticker["latest"]), default=None)
-    with Live(_table(ticker_rows, watch.state), console=Console(), refresh_per_second=4) as live:
+    with Live(_table(ticker_rows, client.state), console=Console(), refresh_per_second=4) as live:
 
         async def refresh_table() -> None:
             read_at = time.monotonic()
             while True:
-                live.update(_table(ticker_rows, watch.state))
+                live.update(_table(ticker_rows, client.state))
                 await asyncio.sleep(0.5)
                 if time.monotonic() - read_at > REFRESH_INTERVAL_S:
                     read_at = time.monotonic()
                     with contextlib.suppress(aiohttp.ClientError, TimeoutError, WatchError):
                         for name, ticker_row in ticker_rows.items():
-                            await _load(watch, name, ticker_row)
+                            await _load_last_day(client, name, ticker_row)
 
-        refreshing = asyncio.create_task(refresh_table())
+        refresh_task = asyncio.create_task(refresh_table())
         try:
-            async for event in watch.events(tickers or None, None if after is None else str(after)):
+            async for event in client.events(tickers or None, None if after is None else str(after)):
                 ticker_rows.setdefault(event["ticker"], TickerRow()).add(event["ts"], event["price"])
         finally:
-            refreshing.cancel()
+            refresh_task.cancel()
 
 
-async def _load(watch: WatchClient, name: str, ticker_row: TickerRow) -> None:
-    data = await watch.execute(TICKER_QUERY, ticker=name, day=int(time.time()) - 86_400)
+async def _load_last_day(client: WatchClient, name: str, ticker_row: TickerRow) -> None:
+    data = await client.execute(TICKER_QUERY, ticker=name, day=int(time.time()) - 86_400)
     ticker_row.sparkline_prices.clear()
     ticker_row.sparkline_prices.extend(float(node["price"]) for node in data["prices"]["nodes"][::-1])
-    ticker_row.day_before = next((float(node["price"]) for node in data["before"]["nodes"]), None)
+    ticker_row.day_start_price = next((float(node["price"]) for node in data["before"]["nodes"]), None)
     ticker_row.missing = data["coverage"]["missing"]
 
 
@@ -201,8 +201,8 @@ def _table(ticker_rows: dict[str, TickerRow], state: str) -> Table:
     for name, ticker_row in ticker_rows.items():
         age = None if ticker_row.ts is None else int(time.time()) - ticker_row.ts
         change = Text("")
-        if ticker_row.day_before and ticker_row.price:
-            percent = 100 * (float(ticker_row.price) / ticker_row.day_before - 1)
+        if ticker_row.day_start_price and ticker_row.price:
+            percent = 100 * (float(ticker_row.price) / ticker_row.day_start_price - 1)
             change = Text(f"{percent:+.2f} %", style="green" if percent > 0 else "red" if percent < 0 else "")
         table.add_row(
             name,

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
-from graphql import FieldNode, OperationDefinitionNode, OperationType
+from graphql import OperationDefinitionNode, OperationType
 
 from db import times
 from db.pool import Executor
@@ -12,9 +12,6 @@ from db.queries import prices
 from db.queries.candles import Interval
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.selection import Selections, arguments_of, variables_of
-
-CLOCK_DEPENDENT_FIELDS: Final = frozenset({"ageS", "stale", "coverage"})
-"""Fields whose values change with the clock, without a commit."""
 
 
 @dataclass(frozen=True)
@@ -33,22 +30,22 @@ def depends_only_on_stored_data(
 
     A window without an end qualifies, because no future minute is stored. A candle qualifies only once it is closed.
     """
-    if (
-        operation.operation is not OperationType.QUERY
-        or CLOCK_DEPENDENT_FIELDS & selections.size(operation.selection_set).names
-    ):
+    if operation.operation is not OperationType.QUERY:
         return False
     variables = variables_of(operation, raw_variables)
-    candle_fields = [field for field in selections.fields(operation.selection_set) if field.name.value == "candles"]
-    return all(_are_candles_closed(arguments_of(field, variables), now) for field in candle_fields)
+    return not any(
+        rules.changes_with_clock is not None and rules.changes_with_clock(arguments_of(field, variables), now)
+        for field, rules in selections.clock_fields(operation)
+    )
 
 
-def _are_candles_closed(arguments: Mapping[str, Any], now: float) -> bool:
+def has_open_candles(arguments: Mapping[str, Any], now: float) -> bool:
+    """Returns whether one of the candles from `from` to `to` is not closed yet."""
     interval = Interval.__members__.get(str(arguments.get("interval")))
     try:
-        return interval is not None and times.parse(arguments.get("to")) + interval.value.seconds <= times.minute_of(now)
+        return interval is None or times.parse(arguments.get("to")) + interval.value.seconds > times.minute_of(now)
     except ValueError:
-        return False
+        return True
 
 
 def past_windows(
@@ -56,7 +53,11 @@ def past_windows(
 ) -> list[TickerWindow]:
     """Returns the windows of the operation if it selects only prices and all windows are over; otherwise an empty list."""
     variables = variables_of(operation, raw_variables)
-    found = [_parse_window(field, arguments_of(field, variables)) for field in selections.fields(operation.selection_set)]
+    root = selections.rules.root_type(operation.operation)
+    found = [
+        _parse_window(arguments_of(field, variables)) if selections.rules.find(root, field.name.value)[0].reads_window else None
+        for field in selections.fields(operation.selection_set)
+    ]
     windows = [window for window in found if window is not None and window.high <= times.minute_of(now)]
     return windows if len(windows) == len(found) else []
 
@@ -74,8 +75,8 @@ async def are_fully_stored(db: Executor, windows: list[TickerWindow]) -> bool:
     return True
 
 
-def _parse_window(field: FieldNode, arguments: Mapping[str, Any]) -> TickerWindow | None:
-    if field.name.value not in ("range", "prices") or not isinstance(arguments.get("ticker"), str):
+def _parse_window(arguments: Mapping[str, Any]) -> TickerWindow | None:
+    if not isinstance(arguments.get("ticker"), str):
         return None
     try:
         low, high = (-(-times.parse(arguments.get(end)) // times.MINUTE) * times.MINUTE for end in ("from", "to"))

@@ -10,7 +10,10 @@ log = logging.getLogger(__name__)
 
 
 def to_client_error(error: BaseException | None) -> ApiError | None:
-    """Returns the error to send to a client; None for an internal error, whose details a client must not see."""
+    """Returns the error to send to a client; None for an internal error, whose details a client must not see.
+
+    Logs the reason if the database cannot be used.
+    """
     match error:
         case ApiError():
             return error

@@ -22,8 +22,8 @@ class CommitListener:
 
     def __init__(self) -> None:
         self._count = 0
-        self._last_beat_at = -HEARTBEAT_TIMEOUT_S
-        self._waiting: list[asyncio.Future[None]] = []
+        self._last_heartbeat_at = -HEARTBEAT_TIMEOUT_S
+        self._waiters: list[asyncio.Future[None]] = []
         self._is_disconnected = False
 
     @property
@@ -33,18 +33,18 @@ class CommitListener:
 
     def version(self) -> int | None:
         """Returns a number that changes with each commit; None while notifications may be missing."""
-        return self._count if time.monotonic() - self._last_beat_at < HEARTBEAT_TIMEOUT_S else None
+        return self._count if time.monotonic() - self._last_heartbeat_at < HEARTBEAT_TIMEOUT_S else None
 
     async def wait_for_commit_after(self, count: int) -> int:
         """Waits until the number of commits exceeds `count`, and returns it. A new connection counts as a commit."""
         while self._count <= count:
-            waiting = asyncio.get_running_loop().create_future()
-            self._waiting.append(waiting)
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
             try:
-                await waiting
+                await waiter
             except asyncio.CancelledError:
-                if waiting in self._waiting:
-                    self._waiting.remove(waiting)
+                if waiter in self._waiters:
+                    self._waiters.remove(waiter)
                 raise
         return self._count
 
@@ -57,7 +57,9 @@ class CommitListener:
     async def _listen(self, dsn: str) -> None:
         while True:
             try:
-                await notifications.listen(dsn, on_commit=self._on_commit, on_heartbeat=self._on_beat, on_loss=self._on_loss)
+                await notifications.listen(
+                    dsn, on_commit=self._on_commit, on_heartbeat=self._on_heartbeat, on_loss=self._on_loss
+                )
             except DatabaseError as error:
                 self._log_disconnect(str(error))
             except Exception:
@@ -69,24 +71,24 @@ class CommitListener:
         """Counts as a commit, so that nothing derived from the database before is used again."""
         self._on_commit()
 
-    def _log_disconnect(self, why: str) -> None:
+    def _log_disconnect(self, reason: str) -> None:
         """Logs once that the connection is lost."""
         if not self._is_disconnected:
-            log.warning("listening for commits failed, so nothing is cached and events are delayed: %s; retrying", why)
+            log.warning("listening for commits failed, so nothing is cached and events are delayed: %s; retrying", reason)
         self._is_disconnected = True
 
     def _on_commit(self) -> None:
         self._count += 1
-        waiting, self._waiting = self._waiting, []
-        for waiter in waiting:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     def _on_loss(self) -> None:
-        self._last_beat_at = -HEARTBEAT_TIMEOUT_S
+        self._last_heartbeat_at = -HEARTBEAT_TIMEOUT_S
 
-    def _on_beat(self) -> None:
-        self._last_beat_at = time.monotonic()
+    def _on_heartbeat(self) -> None:
+        self._last_heartbeat_at = time.monotonic()
         if self._is_disconnected:
             self._is_disconnected = False
             log.info("listening for commits works again")

@@ -7,6 +7,7 @@ from typing import Final
 from cachetools import LRUCache
 from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, parse
 
+from graph.engine.field_rules import SchemaRules
 from graph.engine.limits import check_document_size
 from graph.engine.selection import Selections
 from graph.errors import TooComplexError
@@ -74,13 +75,13 @@ def parse_cost(text: str) -> int:
 class Document:
     """A parsed document within the size limits."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, rules: SchemaRules) -> None:
         """Raises GraphQLError if the text is not a document, TooComplexError if it exceeds a size limit."""
         self.text = text
         check_length(text)
         try:
             self.node: DocumentNode = parse(text, max_tokens=MAX_TOKENS)
-            self.selections = Selections(self.node)
+            self.selections = Selections(self.node, rules)
             pairs = check_document_size(self.node, self.selections)
         except RecursionError:
             raise TooComplexError("The document is nested too deeply. Split it into several requests.") from None

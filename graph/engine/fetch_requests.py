@@ -57,7 +57,7 @@ class FetchRequests:
 
     def _send(self, minute: int, tickers: list[str]) -> bool:
         broker = self._get_broker()
-        # The key expires soon until the message is sent, so that a later request can retry a failed send.
+        # Until the message is sent, the key has a short TTL, so that a later request can retry a failed send.
         deduplication_key = f"tickgraph:fetch:{minute}:{','.join(tickers)}"
         if not broker.client.set(deduplication_key, 1, nx=True, ex=PENDING_TTL_S):
             return False

@@ -20,12 +20,12 @@ log = logging.getLogger(__name__)
 
 
 class HistoryWatch:
-    """Detects a replaced history: another identity of the database, or a data version that decreased."""
+    """Detects a replaced history: an epoch that lost ids, another database identity, or a data version that decreased."""
 
     def __init__(
-        self, commits: CommitListener, on_change: Callable[[int], None], last_delivered_id: Callable[[], int] = int
+        self, commits: CommitListener, on_change: Callable[[int], None], last_delivered_id: Callable[[], int] = lambda: 0
     ) -> None:
-        """Stores the callbacks.
+        """Takes two callbacks.
 
         `on_change` receives the last id that both histories share. `last_delivered_id` returns the last id that a subscriber
         received.
@@ -53,7 +53,8 @@ class HistoryWatch:
 
     async def check(self, db: Database) -> None:
         """Reads the history once, and calls `on_change` if it was replaced. Raises DatabaseError."""
-        delivered_id = self._last_delivered_id()  # read first: a commit in between is not another history
+        # Read before the query: after it, the id may exceed `current.version` without a restore.
+        delivered_id = self._last_delivered_id()
         current, previous = await version.history(db), self._history
         if previous is None:
             self._history = current

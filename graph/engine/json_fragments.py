@@ -48,8 +48,9 @@ def row_selection(
 ) -> Shape | None:
     """Returns the selected columns of each row of a field; None if other fields are selected, so that rows must become objects.
 
-    With `child_field`, the rows are those of that child field; None also if another child field (`edges`) reads the rows. The
-    document must be valid. Of a union, only the selections on `typename` count.
+    With `child_field`, the rows are those of that child field. Then returns None also if `edges` reads the rows, or if the
+    child field is selected under no or several response keys. The document must be valid. Of a union, only the selections
+    on `typename` count.
     """
     nodes, types = list(info.field_nodes), {typename, get_named_type(info.return_type).name}
     if child_field:
@@ -114,11 +115,11 @@ def _is_included(directives: tuple[DirectiveNode, ...], variables: Mapping[str, 
     for directive in directives:
         condition = directive.arguments[0].value if directive.arguments else None
         if isinstance(condition, VariableNode):
-            met = variables.get(condition.name.value)
-            if met is None:
+            condition_value = variables.get(condition.name.value)
+            if condition_value is None:
                 raise BadInputError(f"${condition.name.value}: @{directive.name.value} needs true or false, not null")
         else:
-            met = isinstance(condition, BooleanValueNode) and condition.value
-        if met == (directive.name.value == "skip"):
+            condition_value = isinstance(condition, BooleanValueNode) and condition.value
+        if condition_value == (directive.name.value == "skip"):
             return False
     return True

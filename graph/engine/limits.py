@@ -8,6 +8,7 @@ from graphql import DocumentNode, ExecutableDefinitionNode, OperationDefinitionN
 
 from db import times
 from db.queries.candles import Interval
+from graph.engine.field_rules import Arguments
 from graph.engine.selection import Selections, arguments_of, count_directives, variables_of
 from graph.errors import TooComplexError
 
@@ -57,7 +58,7 @@ def check_document_size(document: DocumentNode, selections: Selections) -> int:
             )
     # Counted after the checks above, which bound the number of fields to compare.
     pairs = sum(
-        selections.pairs([definition.selection_set])
+        selections.count_pairs([definition.selection_set])
         for definition in document.definitions
         if isinstance(definition, ExecutableDefinitionNode)
     )
@@ -68,49 +69,67 @@ def check_document_size(document: DocumentNode, selections: Selections) -> int:
 def _check_selection_size(selection: SelectionSetNode, selections: Selections, *, is_operation: bool) -> None:
     roots = selections.fields(selection)
     size = selections.size(selection)
-    introspects = not is_operation or all(field.name.value.startswith("__") for field in roots)
+    # A fragment gets the larger limits, because introspection uses fragments. Its fields also count in its operation.
+    may_be_introspection = not is_operation or all(field.name.value.startswith("__") for field in roots)
     if is_operation:
         _check_limit("root fields", len(roots), MAX_ROOT_FIELDS)
-    _check_limit("levels of fields", size.depth, MAX_INTROSPECTION_DEPTH if introspects else MAX_DEPTH)
-    _check_limit("fields", size.fields, MAX_INTROSPECTION_FIELDS if introspects else MAX_FIELDS)
+    _check_limit("levels of fields", size.depth, MAX_INTROSPECTION_DEPTH if may_be_introspection else MAX_DEPTH)
+    _check_limit("fields", size.fields, MAX_INTROSPECTION_FIELDS if may_be_introspection else MAX_FIELDS)
     _check_limit("aliases", size.aliases, MAX_ALIASES)
     _check_limit("characters in an alias", size.longest_alias, MAX_ALIAS_LENGTH)
 
 
 def estimate_cost(selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> int:
     """Estimates the cost of an operation: requested rows times selected fields. Invalid arguments cost little."""
-    return _estimate_selection_cost(selections, operation.selection_set, variables_of(operation, raw_variables), 1)
+    root = selections.rules.root_type(operation.operation)
+    return _estimate_selection_cost(selections, operation.selection_set, root, variables_of(operation, raw_variables), 1)
 
 
 def _estimate_selection_cost(
-    selections: Selections, selection_set: SelectionSetNode | None, variables: Mapping[str, Any], page_size: int
+    selections: Selections, selection_set: SelectionSetNode, type_name: str, variables: Mapping[str, Any], page_size: int
 ) -> int:
-    """Estimates the cost of a selection. `page_size` is the number of rows of the enclosing list."""
     cost = 0
     for field in selections.fields(selection_set):
+        rules, child_type = selections.rules.find(type_name, field.name.value)
         arguments = arguments_of(field, variables)
         size = _first_integer(arguments.get("first"), arguments.get("last"))
-        row_cost = _estimate_selection_cost(selections, field.selection_set, variables, size) if field.selection_set else 1
-        match field.name.value:
-            case "range" | "series":
-                cost += _count_minutes(arguments) * row_cost
-            case "candles":
-                count, minutes = _count_candles(arguments)
-                cost += count * row_cost + minutes
-            case "summary":
-                cost += SUMMARY_COST + row_cost
-            case "tickers":
-                cost += ASSUMED_TICKER_COUNT * row_cost
-            case "latestPrices":
-                names = arguments.get("tickers")
-                cost += (len(names) if isinstance(names, list) else ASSUMED_TICKER_COUNT) * row_cost
-            case "nodes" | "edges":
-                cost += page_size * row_cost
-            case "coverage":
-                cost += COVERAGE_COST + row_cost
-            case _:
-                cost += row_cost
+        row_cost = (
+            _estimate_selection_cost(selections, field.selection_set, child_type, variables, size) if field.selection_set else 1
+        )
+        cost += rules.cost(arguments, row_cost, page_size)
     return cost
+
+
+def cost_of_minutes(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of a list of the minutes from `from` to `to`."""
+    return _count_minutes(arguments) * row_cost
+
+
+def cost_of_candles(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of the candles of an `interval` from `from` to `to`, and of the minutes that are read for them."""
+    count, minutes = _count_candles(arguments)
+    return count * row_cost + minutes
+
+
+def cost_of_tickers(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of a list of the `tickers`, or of all tickers."""
+    names = arguments.get("tickers")
+    return (len(names) if isinstance(names, list) else ASSUMED_TICKER_COUNT) * row_cost
+
+
+def cost_of_page(_arguments: Arguments, row_cost: int, page_size: int) -> int:
+    """Returns the cost of the list of a connection. The arguments `first` and `last` belong to the enclosing field."""
+    return page_size * row_cost
+
+
+def cost_of_summary(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of aggregates of a window."""
+    return SUMMARY_COST + row_cost
+
+
+def cost_of_coverage(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of the coverage of a window."""
+    return COVERAGE_COST + row_cost
 
 
 def check_cost(cost: int) -> None:
@@ -124,9 +143,9 @@ def check_cost(cost: int) -> None:
         )
 
 
-def _check_limit(what: str, count: int, maximum: int) -> None:
+def _check_limit(subject: str, count: int, maximum: int) -> None:
     if count > maximum:
-        raise TooComplexError(f"The document has {count} {what}; the maximum is {maximum}. Split it into several requests.")
+        raise TooComplexError(f"The document has {count} {subject}; the maximum is {maximum}. Split it into several requests.")
 
 
 def _count_candles(arguments: Mapping[str, Any]) -> tuple[int, int]:
@@ -152,5 +171,5 @@ def _count_minutes(arguments: Mapping[str, Any], maximum: int = MAX_RANGE_MINUTE
 
 
 def _first_integer(*numbers: Any) -> int:
-    """Returns the first integer, at least 1, or the default page size. `10.0` is an integer, as in GraphQL."""
+    """Returns the first integer, raised to at least 1, or else the default page size. As in GraphQL, `10.0` is an integer."""
     return next((max(1, int(one)) for one in numbers if isinstance(one, int | float) and one == one // 1), DEFAULT_PAGE_SIZE)

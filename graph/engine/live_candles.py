@@ -21,6 +21,7 @@ from graph.errors import HistoryChangedError, UnavailableError
 log = logging.getLogger(__name__)
 
 NO_COLUMNS: Final = Shape(())
+"""An event only triggers a read of the candle, so its own JSON is empty."""
 MAX_CANDLES_CHECKED: Final = 100
 """Maximum number of candles to read after a long outage of the database."""
 
@@ -35,7 +36,7 @@ class CandleSelection:
 
 
 class _CandleTopic(Topic):
-    """The events of one candle subscription."""
+    """The events of one candle selection, for all its subscribers."""
 
     def __init__(self) -> None:
         super().__init__(0)
@@ -113,6 +114,7 @@ class LiveCandles:
         except ShuttingDownError:
             topic.close()
         except HistoryChangedError as error:
+            # not a lambda: Python deletes `error` at the end of this block
             topic.close(functools.partial(_identity, error), immediately=True)
         except Exception:
             log.exception("a candle could not be read: its subscriptions end")
@@ -131,11 +133,11 @@ class LiveCandles:
             while True:
                 now = int(time.time())
                 starts = _starts_to_check(interval, interval.floor(start - 1), now)
-                found = {at: await _read_candle(db, selection, at, now) for at in starts}
+                found = {begin: await _read_candle(db, selection, begin, now) for begin in starts}
                 start = starts[-1]
-                for at, text in found.items():
-                    if text and text != published.get(at) and (published or at == start):
-                        topic.add_event(text, is_open=at == start)
+                for begin, text in found.items():
+                    if text and text != published.get(begin) and (published or begin == start):
+                        topic.add_event(text, is_open=begin == start)
                 if not found[start]:
                     topic.open_event = None
                 published = found

@@ -28,7 +28,7 @@ from graph.errors import HistoryChangedError, ResumeTooOldError, UnavailableErro
 MAX_CONCURRENT_CATCH_UPS: Final = 3
 """Pages read at the same time for subscribers that catch up."""
 CATCH_UP_PAGE_SIZE: Final = 250
-"""Events that memory holds for one such subscriber, which may read them slowly."""
+"""Maximum number of events read at once for one subscriber. They stay in memory until the subscriber has read them."""
 
 log = logging.getLogger(__name__)
 
@@ -101,9 +101,9 @@ class LiveEvents:
     ) -> AsyncGenerator[Event, None]:
         """Returns the events from now on, or those after the id `after`.
 
-        Events that are read from the database for this subscriber alone are charged to `budget` as rows. They wait while the
-        budget is empty. Raises HistoryChangedError or ResumeTooOldError if `after` is not a valid id to resume from, or
-        DatabaseError. The generator raises these too, and ShuttingDownError.
+        Events that are read from the database for this subscriber alone are charged to `budget` as rows. The subscriber waits
+        while the budget is empty. Raises HistoryChangedError or ResumeTooOldError if `after` is not a valid id to resume
+        from, or DatabaseError. The generator raises these, any other ApiError, and ShuttingDownError.
         """
         position = await self.start_position(db)
         if after is not None:
@@ -120,7 +120,7 @@ class LiveEvents:
     async def _stream_events(
         self, db: Database, selection: EventSelection, position: int, budget: CallerBudget | None
     ) -> AsyncGenerator[Event, None]:
-        await read_with_retry(lambda: self.start_position(db))
+        await read_with_retry(lambda: self.start_position(db))  # the process reads all later events from here on
         with self.join_topic(selection) as topic:
             while True:
                 topic.require_open()
@@ -213,16 +213,16 @@ class LiveEvents:
         """Returns a page of events after the position, and the position up to which the page is complete."""
         tickers = None if selection.tickers is None else sorted(selection.tickers)
         max_events = CATCH_UP_PAGE_SIZE if budget is None else await budget.reserve(CATCH_UP_PAGE_SIZE)
-        read = 0
+        read_count = 0
         try:
             async with self._catch_up_slots:
                 page = await read_with_retry(
                     functools.partial(events.read_events_after, db, position, until, tickers, max_events=max_events)
                 )
-            read = len(page.events)
+            read_count = len(page.events)
         finally:
             if budget is not None:
-                budget.refund(max_events - read)
+                budget.refund(max_events - read_count)
         _require_retained(position, page.oldest_resumable_id)
         return list(selection.render(page.events)), page.end_position
 
@@ -239,7 +239,7 @@ async def read_with_retry(read: Callable[[], Awaitable[T]]) -> T:
         except (DatabaseUnavailableError, PoolExhaustedError) as error:
             metrics.event_read_failures.inc()
             if not failed:
-                log.warning("events wait for the database: %s; retrying", error)
+                log.warning("reading for subscriptions failed: %s; retrying", error)
             failed = True
             await asyncio.sleep(RETRY_INTERVAL_S)
 

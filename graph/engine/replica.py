@@ -78,7 +78,7 @@ class Replica:
             PRIMARY_READS.inc()
             return primary, True
         REPLICA_READS.inc()
-        return _Reader(self._database, primary), self._caught_up_commit_count == self._commits.count
+        return _ReplicaReader(self._database, primary), self._caught_up_commit_count == self._commits.count
 
     @asynccontextmanager
     async def run_in_background(self, primary: Database, statement_timeout_s: float) -> AsyncIterator[None]:
@@ -107,59 +107,59 @@ class Replica:
     async def _follow_server(self, primary: Database, statement_timeout_s: float) -> None:
         """Measures one server until its connection ends. Raises DatabaseError then, or NotAReplicaError."""
         connection = await connect(self._dsn)
-        ended: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
+        end_reason: asyncio.Future[Exception] = asyncio.get_running_loop().create_future()
         connection.add_termination_listener(
-            lambda _: self._stop_using(ended, DatabaseUnavailableError("its connection closed"))
+            lambda _: self._stop_using(end_reason, DatabaseUnavailableError("its connection closed"))
         )
         try:
             server = await _with_timeout(SERVER_TIMEOUT_S, version.read_server_start(connection))
 
-            async def accept(other: Executor) -> None:
+            async def require_same_server(connection_to_check: Executor) -> None:
                 try:
-                    found = await _with_timeout(SERVER_TIMEOUT_S, version.read_server_start(other))
+                    found = await _with_timeout(SERVER_TIMEOUT_S, version.read_server_start(connection_to_check))
                 except DatabaseError as error:
-                    self._stop_using(ended, error)
+                    self._stop_using(end_reason, error)
                     raise
                 if found != server:
                     self._stop_using(
-                        ended, NotAReplicaError("it leads to more than one server; set the address of one of them")
+                        end_reason, NotAReplicaError("it leads to more than one server; set the address of one of them")
                     )
                     raise DatabaseUnavailableError("the address leads to another server")
 
             name = "tickgraph api"
             opened = open_database(
-                self._dsn, application_name=name, statement_timeout_s=statement_timeout_s, check_connection=accept
+                self._dsn, application_name=name, statement_timeout_s=statement_timeout_s, check_connection=require_same_server
             )
             async with opened as database:
-                polling = asyncio.create_task(self._poll_lag(primary, connection, database, ended))
-                futures: list[asyncio.Future[Any]] = [polling, ended]
+                polling = asyncio.create_task(self._poll_lag(primary, connection, database, end_reason))
+                futures: list[asyncio.Future[Any]] = [polling, end_reason]
                 try:
                     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     self._database = None
                     polling.cancel()
                     database.terminate()  # waiting requests continue with the primary
-                    (failed,) = await asyncio.gather(polling, return_exceptions=True)
-            raise ended.result() if ended.done() else failed
+                    (polling_error,) = await asyncio.gather(polling, return_exceptions=True)
+            raise end_reason.result() if end_reason.done() else polling_error
         finally:
             connection.terminate()
 
-    def _stop_using(self, ended: "asyncio.Future[Exception]", error: Exception) -> None:
+    def _stop_using(self, end_reason: "asyncio.Future[Exception]", error: Exception) -> None:
         self._database = None
-        if not ended.done():
-            ended.set_result(error)
+        if not end_reason.done():
+            end_reason.set_result(error)
 
     async def _poll_lag(
-        self, primary: Database, connection: asyncpg.Connection, database: Database, ended: "asyncio.Future[Exception]"
+        self, primary: Database, connection: asyncpg.Connection, database: Database, end_reason: "asyncio.Future[Exception]"
     ) -> NoReturn:
         """Measures the lag repeatedly. Raises DatabaseError if the replica is unavailable, or NotAReplicaError."""
         snapshots: deque[_PrimarySnapshot] = deque()
         while True:
             if not snapshots or time.monotonic() - snapshots[-1].taken_at > CHECK_INTERVAL_S:
-                with suppress(DatabaseError):  # of the primary: the measured lag grows meanwhile
+                with suppress(DatabaseError):  # the primary is unavailable: the measured lag grows meanwhile
                     taken_at, commit_count = time.monotonic(), self._commits.count
                     snapshots.append(_PrimarySnapshot(await version.read_last_commit(primary), taken_at, commit_count))
-            if snapshots and await _has_caught_up(connection, snapshots[0].newest) and not ended.done():
+            if snapshots and await _has_caught_up(connection, snapshots[0].newest) and not end_reason.done():
                 self._caught_up_at, self._caught_up_commit_count = snapshots[0].taken_at, snapshots[0].commit_count
                 self._database = database
                 snapshots.popleft()
@@ -195,8 +195,8 @@ async def _with_timeout(seconds: float, awaitable: Awaitable[T]) -> T:
             return await awaitable
 
 
-class _Reader:
-    """Reads one response from the replica, and after an error the rest of it from the primary.
+class _ReplicaReader:
+    """Executes the statements of one response on the replica, and after an error the remaining ones on the primary.
 
     It never changes from the primary to the replica, which may be older.
     """

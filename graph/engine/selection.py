@@ -1,7 +1,7 @@
 """The selections of a document with expanded fragments, so that a short document cannot hide a large query."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from graphql import (
@@ -22,6 +22,8 @@ from graphql import (
     VariableNode,
 )
 
+from graph.engine.field_rules import FieldRules, SchemaRules
+
 
 @dataclass(frozen=True)
 class Size:
@@ -32,60 +34,74 @@ class Size:
     depth: int = 0
     longest_alias: int = 0
     """Characters of the longest alias."""
-    names: frozenset[str] = field(default_factory=frozenset)
-    """Names of all fields at all levels."""
 
 
 class Selections:
     """The selections of a document, which need not be valid. A fragment that spreads itself counts once."""
 
-    def __init__(self, document: DocumentNode) -> None:
+    def __init__(self, document: DocumentNode, rules: SchemaRules) -> None:
+        self.rules = rules
         self._fragments = {node.name.value: node for node in document.definitions if isinstance(node, FragmentDefinitionNode)}
-        self._sizes: dict[str, Size] = {}
+        self._fragment_sizes: dict[str, Size] = {}
         # Cached by the id() of AST nodes, which live as long as this object, because every request of the document needs them.
         self._size_of: dict[int, Size] = {}
         self._fields_of: dict[int, tuple[FieldNode, ...]] = {}
+        self._clock_fields_of: dict[int, tuple[tuple[FieldNode, FieldRules], ...]] = {}
 
-    def size(self, selections: SelectionSetNode | None) -> Size:
+    def size(self, selection_set: SelectionSetNode | None) -> Size:
         """Returns the size of the selection."""
-        cached = self._size_of.get(id(selections))
+        cached = self._size_of.get(id(selection_set))
         if cached is None:
-            cached = self._size_of[id(selections)] = self._size(selections)
+            cached = self._size_of[id(selection_set)] = self._size(selection_set)
         return cached
 
-    def fields(self, selections: SelectionSetNode | None) -> tuple[FieldNode, ...]:
+    def fields(self, selection_set: SelectionSetNode | None) -> tuple[FieldNode, ...]:
         """Returns the direct fields of the selection. As in execution, a fragment counts once, however often it is spread."""
-        cached = self._fields_of.get(id(selections))
+        cached = self._fields_of.get(id(selection_set))
         if cached is None:
-            cached = self._fields_of[id(selections)] = tuple(self._fields(selections))
+            cached = self._fields_of[id(selection_set)] = tuple(self._fields(selection_set))
         return cached
 
-    def pairs(self, selection_sets: Sequence[SelectionSetNode]) -> int:
+    def clock_fields(self, operation: OperationDefinitionNode) -> tuple[tuple[FieldNode, FieldRules], ...]:
+        """Returns the fields of an operation, at all levels, whose values may change with the clock."""
+        key = id(operation)
+        if key not in self._clock_fields_of:
+            root = self.rules.root_type(operation.operation)
+            self._clock_fields_of[key] = tuple(self._find_clock_fields(operation.selection_set, root))
+        return self._clock_fields_of[key]
+
+    def _find_clock_fields(self, selections: SelectionSetNode, type_name: str) -> Iterator[tuple[FieldNode, FieldRules]]:
+        for node in self.fields(selections):
+            rules, child_type = self.rules.find(type_name, node.name.value)
+            if rules.changes_with_clock is not None:
+                yield node, rules
+            if node.selection_set is not None:
+                yield from self._find_clock_fields(node.selection_set, child_type)
+
+    def count_pairs(self, selection_sets: Sequence[SelectionSetNode]) -> int:
         """Counts the pairs of fields with the same response key, in the selections and below such fields.
 
         The selections are merged into one, as in validation.
         """
         by_key: dict[str, list[FieldNode]] = {}
-        for selections in selection_sets:
-            for node in self.fields(selections):
+        for selection_set in selection_sets:
+            for node in self.fields(selection_set):
                 by_key.setdefault((node.alias or node.name).value, []).append(node)
         found = 0
         for merged_fields in by_key.values():
             found += len(merged_fields) * (len(merged_fields) - 1) // 2
             child_sets = [node.selection_set for node in merged_fields if node.selection_set is not None]
-            found += self.pairs(child_sets) if child_sets else 0
+            found += self.count_pairs(child_sets) if child_sets else 0
         return found
 
-    def _size(self, selections: SelectionSetNode | None) -> Size:
+    def _size(self, selection_set: SelectionSetNode | None) -> Size:
         fields = aliases = depth = longest_alias = 0
-        names: set[str] = set()
-        for node in selections.selections if selections else ():
+        for node in selection_set.selections if selection_set else ():
             if isinstance(node, FieldNode):
                 child_size = self.size(node.selection_set)
                 fields, depth = fields + 1, max(depth, child_size.depth + 1)
                 if node.alias is not None:
                     aliases, longest_alias = aliases + 1, max(longest_alias, len(node.alias.value))
-                names.add(node.name.value)
             else:
                 child_size = (
                     self.size(node.selection_set) if isinstance(node, InlineFragmentNode) else self._fragment_size(node)
@@ -96,12 +112,11 @@ class Selections:
                 aliases + child_size.aliases,
                 max(longest_alias, child_size.longest_alias),
             )
-            names |= child_size.names
-        return Size(fields, aliases, depth, longest_alias, frozenset(names))
+        return Size(fields, aliases, depth, longest_alias)
 
-    def _fields(self, selections: SelectionSetNode | None) -> list[FieldNode]:
+    def _fields(self, selection_set: SelectionSetNode | None) -> list[FieldNode]:
         found: list[FieldNode] = []
-        waiting = [*selections.selections][::-1] if selections else []
+        waiting = [*selection_set.selections][::-1] if selection_set else []
         spread: set[str] = set()
         while waiting:
             node = waiting.pop()
@@ -117,11 +132,11 @@ class Selections:
 
     def _fragment_size(self, node: Node) -> Size:
         name = node.name.value if isinstance(node, FragmentSpreadNode) else ""
-        if name not in self._sizes:
-            self._sizes[name] = Size()  # stops the recursion if the fragment spreads itself
+        if name not in self._fragment_sizes:
+            self._fragment_sizes[name] = Size()  # stops the recursion if the fragment spreads itself
             fragment = self._fragments.get(name)
-            self._sizes[name] = self.size(fragment.selection_set if fragment else None)
-        return self._sizes[name]
+            self._fragment_sizes[name] = self.size(fragment.selection_set if fragment else None)
+        return self._fragment_sizes[name]
 
 
 def variables_of(operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> dict[str, Any]:
@@ -148,8 +163,8 @@ def count_directives(node: Node) -> int:
     while waiting:
         current = waiting.pop()
         found += len(getattr(current, "directives", None) or ())
-        selections = getattr(current, "selection_set", None)
-        waiting += selections.selections if selections else ()
+        selection_set = getattr(current, "selection_set", None)
+        waiting += selection_set.selections if selection_set else ()
     return found
 
 

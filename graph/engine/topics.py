@@ -37,8 +37,8 @@ class Topic:
         """All events after this position are in memory."""
         self.subscribers = 0
         self._events: deque[tuple[float, Event]] = deque()
-        self._waiting: dict[asyncio.Future[None], None] = {}
-        self._closing_error: Callable[[], Exception] | None = None
+        self._waiters: dict[asyncio.Future[None], None] = {}
+        self._create_closing_error: Callable[[], Exception] | None = None
         self._closes_immediately = False
 
     def events_after(self, position: int) -> list[Event]:
@@ -52,45 +52,45 @@ class Topic:
 
     def require_open(self) -> None:
         """Raises the error of `close` if the topic was closed immediately."""
-        if self._closing_error is not None and self._closes_immediately:
-            raise self._closing_error()
+        if self._create_closing_error is not None and self._closes_immediately:
+            raise self._create_closing_error()
 
     async def wait_for_events_after(self, position: int) -> list[Event]:
         """Waits for events after the position and returns them. Raises the error of `close` if there are none left."""
         while not (found := self.events_after(position)):
-            if self._closing_error is not None:
-                raise self._closing_error()
-            waiting = asyncio.get_running_loop().create_future()
-            self._waiting[waiting] = None
+            if self._create_closing_error is not None:
+                raise self._create_closing_error()
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters[waiter] = None
             try:
-                await waiting
+                await waiter
             finally:
-                self._waiting.pop(waiting, None)
+                self._waiters.pop(waiter, None)
         return found
 
-    def put(self, new: Iterable[Event]) -> None:
+    def put(self, new_events: Iterable[Event]) -> None:
         """Adds events and drops old ones. Call `wake` afterwards."""
         now = time.monotonic()
-        self._events.extend((now, event) for event in new)
+        self._events.extend((now, event) for event in new_events)
         while len(self._events) > 1 and (self._events[0][0] < now - EVENT_RETENTION_S or len(self._events) > MAX_EVENTS):
             self.base_position = self._events.popleft()[1].position
 
     async def wake(self) -> None:
         """Wakes the waiting subscribers in batches, so that other requests can run in between."""
-        for number, waiter in enumerate(list(self._waiting), 1):
+        for number, waiter in enumerate(list(self._waiters), 1):
             if not waiter.done():
                 waiter.set_result(None)
             if number % BATCH_SIZE == 0:
                 await asyncio.sleep(0)
 
-    def close(self, error: Callable[[], Exception] = ShuttingDownError, *, immediately: bool = False) -> None:
-        """Closes the topic with an error. Only the first call has an effect.
+    def close(self, create_error: Callable[[], Exception] = ShuttingDownError, *, immediately: bool = False) -> None:
+        """Closes the topic. `create_error` returns the error for a subscriber. Only the first call has an effect.
 
-        A subscriber receives the error after the events in memory, or `immediately`, even if it is still catching up.
+        A subscriber receives its error after the events in memory, or `immediately`, even if it is still catching up.
         """
-        if self._closing_error is None:
-            self._closing_error = error
+        if self._create_closing_error is None:
+            self._create_closing_error = create_error
             self._closes_immediately = immediately
-            for waiter in self._waiting:
+            for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)

@@ -58,7 +58,7 @@ class RateLimitMiddleware:
 
     def __init__(self, app: ASGIApp, cost_budget: CostBudget) -> None:
         self.app = app
-        self._allowance = cost_budget
+        self._cost_budget = cost_budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,13 +70,13 @@ class RateLimitMiddleware:
         async def send_with_rate(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                headers["RateLimit-Policy"] = f'"cost";q={self._allowance.per_minute};w={WINDOW_S}'
-                reset_s = round(self._allowance.reset_after_s(caller))
-                headers["RateLimit"] = f'"cost";r={self._allowance.remaining(caller)};t={reset_s}'
+                headers["RateLimit-Policy"] = f'"cost";q={self._cost_budget.per_minute};w={WINDOW_S}'
+                reset_s = round(self._cost_budget.reset_after_s(caller))
+                headers["RateLimit"] = f'"cost";r={self._cost_budget.remaining(caller)};t={reset_s}'
             await send(message)
 
         try:
-            self._allowance.charge(caller, 1)
+            self._cost_budget.charge(caller, 1)
         except ApiError as error:
             await error_response(scope, error)(scope, receive, send_with_rate)
         else:
@@ -186,8 +186,9 @@ class _RequestMonitor:
         self._receive = receive
         self._send = send
         self._remaining_s = max(0.0, request_timeout_s - WATCH_DELAY_S)
-        self._has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
-        self._is_body_complete = not self._has_body
+        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+        self._is_body_complete = not has_body
+        self._must_send_empty_body = not has_body
         self._is_slow = False
         self.response_started = False
         self.is_disconnected = False
@@ -198,8 +199,8 @@ class _RequestMonitor:
 
     async def receive(self) -> Message:
         """Returns the next message of the body. After the body it never returns: the watcher receives the rest."""
-        if not self._has_body:
-            self._has_body = True
+        if self._must_send_empty_body:
+            self._must_send_empty_body = False
             return {"type": "http.request", "body": b"", "more_body": False}
         if self._is_body_complete:
             await asyncio.get_running_loop().create_future()

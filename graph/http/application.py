@@ -97,14 +97,14 @@ async def _sample_gauges(
     while True:
         api_metrics.subscribers.set(live.subscribers + live_candles.subscribers)
         api_metrics.response_cache_bytes.set(response_cache.size)
-        api_metrics.connections.set(db.in_use)
+        api_metrics.database_connections.set(db.in_use)
         if replica is not None:
             api_metrics.replica_lag.set(replica.lag_s)
         await asyncio.sleep(SAMPLE_INTERVAL_S)
 
 
-def require_descriptors(settings: Settings) -> None:
-    """Raises the limit of open files to what MAX_SOCKETS requires. Logs a warning if the hard limit is lower."""
+def increase_descriptor_limit(settings: Settings) -> None:
+    """Increases the limit of open files to what MAX_SOCKETS and MAX_IN_FLIGHT require. Logs a warning if that is impossible."""
     soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = settings.max_sockets + settings.max_in_flight + RESERVED_DESCRIPTOR_COUNT
     if soft_limit != resource.RLIM_INFINITY and soft_limit < needed:
@@ -128,7 +128,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             settings.required_dsn(), application_name="tickgraph api", statement_timeout_s=statement_timeout_s
         )
         fetch_requests = FetchRequests(settings.broker)
-        require_descriptors(settings)
+        increase_descriptor_limit(settings)
         metrics.serve(settings.metrics_host, settings.api_metrics_port)
         async with (
             database as db,
@@ -162,7 +162,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
     live_candles = LiveCandles(live)
     history = HistoryWatch(commits, live.handle_history_change, lambda: live.position)
     response_cache = ResponseCache(commits, settings.answer_cache_mb << 20, CACHED_PATHS)
-    is_public = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
+    has_fast_path = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes(connections)
     schema = Schema(introspection=settings.introspection)
     subscriptions = ConcurrencyLimiter(
@@ -197,7 +197,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
         middleware=[
             *_tracing_middleware(),
             *([Middleware(RootPathMiddleware, root_path=settings.root_path)] if settings.root_path else ()),
-            *([Middleware(CacheFastPath, response_cache=response_cache)] if settings.answer_cache_mb and is_public else ()),
+            *([Middleware(CacheFastPath, response_cache=response_cache)] if settings.answer_cache_mb and has_fast_path else ()),
             *(
                 [Middleware(ForwardedHeadersMiddleware, trusted_hosts=list(settings.trusted_proxies))]
                 if settings.trusted_proxies

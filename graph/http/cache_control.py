@@ -13,7 +13,7 @@ from graph.schema.context import Context
 from graph.schema.executable import PreparedOperation
 
 COMPLETE_MAX_AGE_S: Final = 86_400
-"""For past windows without missing minutes, which never change."""
+"""Maximum age of responses over past windows without missing minutes, which never change."""
 DEFAULT_MAX_AGE_S: Final = 5
 
 

@@ -91,6 +91,6 @@ def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Cont
         caller.name,
         may_read=caller.may_read,
         may_fetch=caller.may_fetch,
-        needs_token_to_fetch=caller.needs_admin_token,
+        needs_admin_token=caller.needs_admin_token,
         last_event_id=connection.headers.get("Last-Event-ID"),
     )

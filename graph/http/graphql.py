@@ -59,7 +59,7 @@ def _read_html(name: str, root_path: str) -> str:
 
 
 class GraphQLEndpoint:
-    """Executes queries by GET and POST and mutations by POST. The Accept header selects the media type of the response.
+    """Executes queries and subscriptions by GET and POST, and mutations by POST. The Accept header selects the media type.
 
     `requires_key`: clients need an API key, so shared caches must not store responses.
     """
@@ -110,12 +110,12 @@ class GraphQLEndpoint:
             return await self._respond_to_get(
                 request, context, prepared, graphql_request, media_type, is_cacheable=is_cacheable
             )
-        except RequestRejectedError as refused:
+        except RequestRejectedError as rejection:
             response_cache.set_cacheable(request.scope, cacheable=False)
-            errors = refused.errors
+            errors = rejection.errors
         except (PersistedQueryNotFoundError, TooComplexError) as error:
             errors = RequestRejectedError(error).errors
-        if media_type == EVENT_STREAM:  # EventSource does not reconnect after a status other than 200
+        if media_type == EVENT_STREAM:  # a status other than 200 keeps EventSource from repeating the request
             media_type = GRAPHQL
         # application/json has status 200: older clients read the body only with 200.
         status = HTTPStatus.BAD_REQUEST if media_type == GRAPHQL else HTTPStatus.OK
@@ -130,12 +130,12 @@ class GraphQLEndpoint:
             raise RequestRejectedError(GraphQLError(SUBSCRIPTION_TRANSPORT_MESSAGE))
         context.charge(prepared.cost)
         try:
-            subscribed = await self._schema.start_subscription(prepared, context)
-        except RequestRejectedError as refused:
-            if refused.code != UnavailableError.code:
+            stream = await self._schema.start_subscription(prepared, context)
+        except RequestRejectedError as rejection:
+            if rejection.code != UnavailableError.code:
                 raise
-            return sse.retry_response(refused.errors[0].message)
-        return sse.EventStreamResponse(subscribed, self._connections)
+            return sse.retry_response(rejection.errors[0].message)
+        return sse.EventStreamResponse(stream, self._connections)
 
     async def _respond_to_get(
         self,

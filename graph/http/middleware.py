@@ -99,8 +99,8 @@ STREAM_KIND = "stream"
 
 def record_request(scope: Scope, request_id: str, status: int, size: int, started_at: float) -> None:
     """Counts a request and writes its access log line. `started_at` is a reading of `time.perf_counter`."""
-    first, _, rest = scope["path"][1:].partition("/")
-    kind = scope.get("kind") or KIND_BY_PATH.get(rest.partition("/")[0] if first == "v1" else first, "page")
+    first, _, remainder = scope["path"][1:].partition("/")
+    kind = scope.get("kind") or KIND_BY_PATH.get(remainder.partition("/")[0] if first == "v1" else first, "page")
     metrics.requests.labels(kind, status).inc()
     if kind != STREAM_KIND:  # the client determines the duration of a stream
         metrics.request_seconds.labels(kind).observe(time.perf_counter() - started_at)

@@ -33,9 +33,9 @@ class MediaRange:
 
 @lru_cache(512)
 def response_media_type(header: str) -> str | None:
-    """Returns the media type of a GraphQL response; None if the client accepts neither.
+    """Returns the media type of a GraphQL response; None if the client accepts neither GRAPHQL nor JSON.
 
-    GRAPHQL if the client names it and prefers nothing else; JSON if the client accepts anything, like older clients.
+    GRAPHQL if the client names it and does not prefer JSON. JSON also without a header and for `*/*`, like older clients.
     """
     ranges = _parse_accept(header)
     if not ranges:

@@ -25,7 +25,7 @@ class PersistedQueries:
     def get_document(self, request: GraphQLRequest) -> str:
         """Returns the document of a request.
 
-        Raises PersistedQueryNotFoundError for an unknown digest, BadRequestError without document and digest.
+        Raises PersistedQueryNotFoundError for an unknown digest, BadRequestError if both are missing or the digest is invalid.
         """
         digest = _get_digest(request)
         if request.query:

@@ -21,7 +21,7 @@ GRAPHQL_PATH: Final = "/graphql"
 
 
 def error_response(scope: Scope, error: ApiError) -> Response:
-    """Returns the error in the format of the requested path."""
+    """Returns the error in the format of the requested path, and counts it."""
     metrics.rejected_requests.labels(error.code).inc()
     if scope["path"] != GRAPHQL_PATH:
         return _problem(error.status, str(error), error.code, error.headers)

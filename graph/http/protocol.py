@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES: Final = 64 * 1024
 """Limit for the request line and the headers together."""
-REQUEST_TIMEOUT_S: Final = 15.0
+RECEIVE_TIMEOUT_S: Final = 15.0
 """Seconds to receive a complete request, from its first byte or from the start of the connection."""
 WRITE_TIMEOUT_S: Final = 30.0
 """Seconds without any read by the client after which its connection is aborted."""
@@ -89,7 +89,7 @@ class BoundedWebSocket(WriteTimeoutProtocol, WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._request_timer = self.loop.call_later(REQUEST_TIMEOUT_S, self._on_request_timeout)
+        self._request_timer = self.loop.call_later(RECEIVE_TIMEOUT_S, self._on_request_timeout)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._request_timer is not None:
@@ -126,7 +126,7 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._in_head = self._in_request = False
-        self._is_request_complete = False
+        self._completed_request_in_chunk = False
         self._head_size = 0
         self._is_head_too_long = False
         self._head_error = ""
@@ -161,11 +161,11 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._in_request = False
-        self._is_request_complete = True
+        self._completed_request_in_chunk = True
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        self._is_request_complete = False
+        self._completed_request_in_chunk = False
         if self._in_head or not self._in_request:
             self._head_size += len(data)
         super().data_received(data)
@@ -174,7 +174,7 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
         if self._in_head and self._head_size > MAX_HEADER_BYTES:
             self._is_head_too_long = True
             self.send_400_response("")
-        elif (self._is_request_complete and not self._in_request) or self.transport.get_protocol() is not self:
+        elif (self._completed_request_in_chunk and not self._in_request) or self.transport.get_protocol() is not self:
             self._cancel_request_timer()
         else:
             self._start_request_timer()
@@ -202,7 +202,7 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
 
     def _start_request_timer(self) -> None:
         if self._request_timer is None:
-            self._request_timer = self.loop.call_later(REQUEST_TIMEOUT_S, self._on_request_timeout)
+            self._request_timer = self.loop.call_later(RECEIVE_TIMEOUT_S, self._on_request_timeout)
 
     def _cancel_request_timer(self) -> None:
         if self._request_timer is not None:

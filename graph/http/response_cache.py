@@ -104,7 +104,7 @@ class ResponseCache:
         """Whether the response of this request may be cached, by its method and path."""
         return scope["type"] == "http" and scope["method"] in ("GET", "POST") and scope["path"].startswith(self._prefixes)
 
-    def version(self) -> int | None:
+    def check_version(self) -> int | None:
         """Returns the current data version, None if it is unknown. Clears the cache when the version changes."""
         version = self._commits.version()
         if version != self._version:
@@ -119,7 +119,7 @@ class ResponseCache:
         return int(self._responses.currsize)
 
     def get(self, key: CacheKey) -> CachedResponse | None:
-        """Returns the cached response. Call `version()` first."""
+        """Returns the cached response. Call `check_version()` first."""
         return self._responses.get(key)
 
     def put(self, key: CacheKey, cached: CachedResponse, version: int) -> None:
@@ -139,7 +139,7 @@ class CacheFastPath:
         if self._response_cache.may_be_cached(scope):
             started_at = time.perf_counter()
             key, receive = await _read_key(scope, receive)
-            cached = None if key is None or self._response_cache.version() is None else self._response_cache.get(key)
+            cached = None if key is None or self._response_cache.check_version() is None else self._response_cache.get(key)
             if cached is not None and len(cached.body) <= CHUNK_BYTES:  # a larger body needs a request slot while it is sent
                 request_id = get_request_id(scope)
                 HITS.inc()
@@ -152,7 +152,7 @@ class CacheFastPath:
 class ResponseCacheMiddleware:
     """Serves a cached response to an identical request until the next commit.
 
-    The feed reports commits within milliseconds. Without a connection to PostgreSQL, the cache neither stores nor serves.
+    CommitListener reports commits within milliseconds. Without a connection to PostgreSQL, the cache neither stores nor serves.
     Identical concurrent requests are executed once.
     """
 
@@ -164,7 +164,7 @@ class ResponseCacheMiddleware:
         key = None
         if self._response_cache.may_be_cached(scope):
             key, receive = await _read_key(scope, receive)
-        version = self._response_cache.version()
+        version = self._response_cache.check_version()
         if version is None or key is None:
             await self.app(scope, receive, send)
             return

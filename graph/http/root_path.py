@@ -4,7 +4,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 class RootPathMiddleware:
-    """Removes ROOT_PATH from the path of a request, unless the proxy already removed it. Links start with `root_path_of`."""
+    """Removes ROOT_PATH from the path of a request, unless the proxy already removed it. Links start with it."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         """`root_path` starts with a slash and does not end with one."""
@@ -21,6 +21,6 @@ class RootPathMiddleware:
 
 
 def root_path_of(scope: Scope) -> str:
-    """Returns the path before all paths of the API, without a slash at its end; empty by default."""
+    """Returns ROOT_PATH without a trailing slash; empty if it is not set."""
     path: str = scope.get("app_root_path", "")
     return path

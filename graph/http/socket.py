@@ -48,7 +48,7 @@ log = logging.getLogger(__name__)
 logging.getLogger("strawberry.ws").setLevel(logging.ERROR)  # this module logs a rejected origin with the setting to change
 
 
-class Adapter(ASGIWebSocketAdapter):
+class SocketAdapter(ASGIWebSocketAdapter):
     """Reads text messages up to the size limit of an HTTP body."""
 
     async def iter_json(self, *, ignore_parsing_errors: bool = False) -> AsyncGenerator[object, None]:
@@ -57,7 +57,7 @@ class Adapter(ASGIWebSocketAdapter):
                 text = await self.ws.receive_text()
             except WebSocketDisconnect:
                 return
-            except KeyError as error:  # bytes
+            except KeyError as error:  # the message is binary
                 raise NonTextMessageReceived from error
             if len(text) > MAX_BODY_BYTES:
                 await self.ws.close(1009, f"Message exceeds the limit of {MAX_BODY_BYTES} characters")
@@ -75,7 +75,7 @@ class Adapter(ASGIWebSocketAdapter):
         await super().close(code, reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore"))
 
 
-class Handler(BaseGraphQLTransportWSHandler[Context, None]):
+class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
     """Handles one connection. A failed operation gets an error message; the connection stays open."""
 
     _active_subscriptions = 0
@@ -90,7 +90,7 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
         """Reads the API key from the payload, because browsers cannot set headers. The headers of the upgrade also count."""
         payload = message.get("payload")
         if not self.connection_init_received and isinstance(payload, dict):
-            self.context = self._endpoint.context_of(self._socket, payload)
+            self.context = self._endpoint.build_context(self._socket, payload)
         await super().handle_connection_init(message)
 
     async def handle_subscribe(self, message: SubscribeMessage) -> None:
@@ -109,15 +109,15 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
     async def run_operation(self, operation: Operation[Context, None]) -> None:
         """Executes one operation, or sends the events of a subscription until the client or the server ends it."""
         try:
-            subscribed = await self._execute(operation)
-            if subscribed is not None:
+            stream = await self._execute(operation)
+            if stream is not None:
                 with self._endpoint.subscriptions.acquire(address_of(self._socket.scope)):
-                    await self._send_events(operation, subscribed)
+                    await self._send_events(operation, stream)
         except ShuttingDownError:
             if not self._active_subscriptions:  # the last subscription of the connection closes it
                 await self.websocket.close(SERVICE_RESTART, "Service restart: reconnect")
-        except RequestRejectedError as refused:
-            await operation.send_initial_errors(refused.errors)
+        except RequestRejectedError as rejection:
+            await operation.send_initial_errors(rejection.errors)
         except ApiError as error:
             await operation.send_initial_errors(RequestRejectedError(error).errors)
         except TimeoutError:
@@ -145,8 +145,8 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
                     )
                     self.context.charge(prepared.cost)
                     if prepared.is_subscription:
-                        subscribed: SubscriptionStream = await schema.start_subscription(prepared, self.context)
-                        return subscribed
+                        stream: SubscriptionStream = await schema.start_subscription(prepared, self.context)
+                        return stream
                     result = await schema.execute_operation(prepared, self.context.for_next_operation())
                     await operation.send_next(result)
                     await operation.send_operation_message({"id": operation.id, "type": "complete"})
@@ -156,16 +156,16 @@ class Handler(BaseGraphQLTransportWSHandler[Context, None]):
                 raise
             raise timeout_error(self._endpoint.request_timeout_s) from None
 
-    async def _send_events(self, operation: Operation[Context, None], subscribed: SubscriptionStream) -> None:
+    async def _send_events(self, operation: Operation[Context, None], stream: SubscriptionStream) -> None:
         """Sends each event of a subscription. Builds the text around the events only once."""
-        response_prefix = f'{{"id":{orjson.dumps(operation.id).decode()},"type":"next","payload":{subscribed.response_prefix}'
-        end = f"{RESPONSE_SUFFIX}}}"
+        response_prefix = f'{{"id":{orjson.dumps(operation.id).decode()},"type":"next","payload":{stream.response_prefix}'
+        response_suffix = f"{RESPONSE_SUFFIX}}}"
         send = self._socket.send
         self._active_subscriptions += 1
         try:
-            async with aclosing(subscribed.events) as events:
+            async with aclosing(stream.events) as events:
                 async for event in events:
-                    await send({"type": "websocket.send", "text": f"{response_prefix}{event.text}{end}"})
+                    await send({"type": "websocket.send", "text": f"{response_prefix}{event.text}{response_suffix}"})
         except WebSocketDisconnect as error:
             raise WebSocketDisconnected from error
         finally:
@@ -189,8 +189,8 @@ class SocketEndpoint(GraphQL[Context, None]):
     operation must finish within `request_timeout_s`.
     """
 
-    websocket_adapter_class = Adapter
-    graphql_transport_ws_handler_class = Handler
+    websocket_adapter_class = SocketAdapter
+    graphql_transport_ws_handler_class = SocketHandler
 
     def __init__(
         self,
@@ -246,7 +246,7 @@ class SocketEndpoint(GraphQL[Context, None]):
             raise ConnectionRejectionError
         return UNSET
 
-    def context_of(self, socket: WebSocket, payload: dict[str, object]) -> Context:
+    def build_context(self, socket: WebSocket, payload: dict[str, object]) -> Context:
         """Returns the context of a connection, with the key from the payload of its first message if it has one."""
         headers = {name.lower(): value for name, value in payload.items() if isinstance(value, str)}
         has_key = "authorization" in headers or "x-api-key" in headers

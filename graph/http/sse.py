@@ -19,8 +19,8 @@ from graph.http.middleware import STREAM_KIND
 from graph.http.negotiation import EVENT_STREAM
 from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, SubscriptionStream
 
-KEEPALIVE_TIMEOUT_S: Final = 12.0
-"""Seconds without an event after which a comment is sent, so that proxies do not close the connection."""
+MAX_SILENCE_S: Final = 12.0
+"""Maximum seconds without data. After at least half of it a comment is sent, so that proxies keep the connection open."""
 RETRY_DELAY_MS: Final = 1_000
 HEADERS: Final = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no"}
 COMPLETE: Final = "event: complete\ndata:\n\n"
@@ -41,11 +41,11 @@ class EventStreamResponse(Response):
 
     media_type = EVENT_STREAM
 
-    def __init__(self, subscribed: SubscriptionStream, connections: ConcurrencyLimiter) -> None:
+    def __init__(self, stream: SubscriptionStream, connections: ConcurrencyLimiter) -> None:
         self.status_code = HTTPStatus.OK
         self.background = None
         self.init_headers(HEADERS)
-        self._subscription = subscribed
+        self._subscription = stream
         self._connections = connections
         self._is_quiet = False
 
@@ -77,7 +77,7 @@ class EventStreamResponse(Response):
     async def _send_keepalives(self, send: Send) -> None:
         while True:
             self._is_quiet = True
-            await asyncio.sleep(KEEPALIVE_TIMEOUT_S / 2)
+            await asyncio.sleep(MAX_SILENCE_S / 2)
             if self._is_quiet:
                 await self._send(send, ":\n\n")
 

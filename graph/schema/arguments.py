@@ -44,7 +44,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a window: at most `size` prices, from the end of the list if `backwards`."""
+    """A page of a list: at most `size` rows, from its end if `backwards`. `after` and `before` are the minutes of cursors."""
 
     size: int
     backwards: bool
@@ -57,7 +57,7 @@ def unset_to_none(value: T | None) -> T | None:
     return None if value is UNSET else value
 
 
-def ticker(name: str) -> str:
+def parse_ticker(name: str) -> str:
     """Returns the name as the exchange spells it. Raises BadInputError if it cannot be an index name."""
     canonical = name.strip().lower()
     if not re.fullmatch(NAME_PATTERN, canonical):
@@ -65,14 +65,14 @@ def ticker(name: str) -> str:
     return canonical
 
 
-def tickers(names: Sequence[str]) -> list[str]:
+def parse_tickers(names: Sequence[str]) -> list[str]:
     """Returns the distinct names in their order. Raises BadInputError for an invalid name or too many names."""
     if len(names) > MAX_TICKERS:
         raise BadInputError(f"tickers: {len(names)} names exceed the maximum of {MAX_TICKERS}")
-    return list(dict.fromkeys(ticker(name) for name in names))
+    return list(dict.fromkeys(parse_ticker(name) for name in names))
 
 
-def window(low: int | None, high: int | None) -> Window:
+def parse_window(low: int | None, high: int | None) -> Window:
     """Returns the window of `from` and `to`, each of which may be missing.
 
     Nothing is stored after now, so a missing `to` needs no clock.
@@ -84,9 +84,9 @@ def window(low: int | None, high: int | None) -> Window:
     return found
 
 
-def short_window(low: int, high: int | None, now: float) -> Window:
+def parse_short_window(low: int, high: int | None, now: float) -> Window:
     """Returns a window of at most MAX_RANGE_MINUTES minutes. A missing `to` means now."""
-    requested = window(low, high)
+    requested = parse_window(low, high)
     is_open = unset_to_none(high) is None
     end = max(low, int(now) + 1) if is_open else requested.high
     minutes = -(-end // times.MINUTE) - -(-requested.low // times.MINUTE)  # minutes that start in the window
@@ -104,9 +104,9 @@ def short_window(low: int, high: int | None, now: float) -> Window:
     )
 
 
-def window_of_candles(low: int, high: int | None, interval: Interval, now: float) -> Window:
+def parse_candle_window(low: int, high: int | None, interval: Interval, now: float) -> Window:
     """Returns a window in which at most MAX_CANDLES candles start, none of them after now."""
-    requested = window(low, high)
+    requested = parse_window(low, high)
     end = max(requested.low, min(requested.high, int(now) + 1))
     count = interval.count(requested.low, end)
     if count > MAX_CANDLES:
@@ -119,7 +119,7 @@ def window_of_candles(low: int, high: int | None, interval: Interval, now: float
     return Window(requested.low, end)
 
 
-def page(
+def parse_page(
     first: int | None, after: str | None, last: int | None, before: str | None, history: HistoryWatch | None = None
 ) -> Page:
     """Returns the page of Relay's arguments, by default the first DEFAULT_PAGE_SIZE. Cursors must belong to the `history`."""
@@ -137,14 +137,14 @@ def page(
     )
 
 
-def max_age(seconds: int) -> int:
+def parse_max_age(seconds: int) -> int:
     """Returns the seconds. Raises BadInputError if they are negative."""
     if seconds < 0:
         raise BadInputError(f"maxAge ({seconds}) must be 0 or more seconds")
     return seconds
 
 
-def cursor(ts: int, history: HistoryWatch) -> str:
+def encode_cursor(ts: int, history: HistoryWatch) -> str:
     """Returns the cursor of a minute in a list. It is opaque to clients.
 
     Prices that are added to the list do not change it. It belongs to one history only.
@@ -152,7 +152,7 @@ def cursor(ts: int, history: HistoryWatch) -> str:
     return base64.urlsafe_b64encode(f"{_CURSOR_PREFIX}{ts}:{history.epoch:x}".encode()).decode()
 
 
-def event_id(text: str | None) -> int | None:
+def parse_event_id(text: str | None) -> int | None:
     """Returns the id of the event to resume after; None if it is missing."""
     if unset_to_none(text) is None:
         return None
@@ -169,6 +169,7 @@ def _decode_cursor(name: str, text: str | None, history: HistoryWatch | None) ->
         minute, epoch = _parse_cursor(plain)
     except (binascii.Error, ValueError):
         raise BadInputError(f"{name}: {_quoted(text)} is not a valid cursor; use one of an earlier page") from None
+    # An epoch of 0 is unknown: the history was not read yet, now or when the cursor was issued.
     if history is not None and epoch not in (None, 0, history.epoch) and history.epoch:
         raise HistoryChangedError(f"{name}: {_quoted(text)}", history.forked_at, "Request the first page again")
     return minute

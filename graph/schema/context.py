@@ -26,7 +26,7 @@ class Resources:
     replica: Replica | None
     fetch_requests: FetchRequests
     stale_after_s: int
-    live: LiveEvents
+    live_events: LiveEvents
     live_candles: LiveCandles
     cost_budget: CostBudget | None
     """The budget of all callers; None without a rate limit."""
@@ -43,7 +43,7 @@ class Context:
         *,
         may_read: bool,
         may_fetch: bool,
-        needs_token_to_fetch: bool = False,
+        needs_admin_token: bool = False,
         last_event_id: str | None = None,
     ) -> None:
         """`last_event_id`: the last id that a reconnecting client received from an event stream."""
@@ -51,7 +51,7 @@ class Context:
         self.caller = caller
         self.may_read = may_read
         self.may_fetch = may_fetch
-        self.needs_token_to_fetch = needs_token_to_fetch
+        self.needs_admin_token = needs_admin_token
         self.last_event_id = last_event_id
 
     @property
@@ -76,7 +76,7 @@ class Context:
             self.caller,
             may_read=self.may_read,
             may_fetch=self.may_fetch,
-            needs_token_to_fetch=self.needs_token_to_fetch,
+            needs_admin_token=self.needs_admin_token,
             last_event_id=self.last_event_id,
         )
 

@@ -11,6 +11,8 @@ from db import times
 from db.pool import Record
 from db.queries import coverage, gaps
 from db.queries.coverage import CoverageCounts
+from graph.engine import limits
+from graph.engine.field_rules import FieldRules, declare
 from graph.schema import arguments
 from graph.schema.arguments import Window
 from graph.schema.context import Info
@@ -31,7 +33,7 @@ class GapReason(Enum):
     MAINTENANCE = strawberry.enum_value("MAINTENANCE", description="Deribit was under maintenance.")
     CLOCK = strawberry.enum_value("CLOCK", description="The minute of the response could not be determined.")
     STORAGE = strawberry.enum_value("STORAGE", description="The price was received but could not be stored.")
-    NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="The collector was not running.")
+    NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="No worker was running.")
     NOT_IMPORTED = strawberry.enum_value(
         "NOT_IMPORTED", description="The ticker was not tracked, and the import that covers the minute has no price of it."
     )
@@ -42,7 +44,7 @@ class GapState(Enum):
     """State of a gap."""
 
     OPEN = strawberry.enum_value("OPEN", description="Missing; a backfill from Deribit's chart is pending.")
-    FILLED = strawberry.enum_value("FILLED", description="Filled later; see `Price.source`.")
+    FILLED = strawberry.enum_value("FILLED", description="The prices were stored later; see `Price.source`.")
     GIVEN_UP = strawberry.enum_value(
         "GIVEN_UP", description="Missing, and Deribit's charts are too coarse for it by now; an import can still fill it."
     )
@@ -84,11 +86,15 @@ class GapEdge:
 class GapConnection:
     """A page of gaps."""
 
-    nodes: list[Gap] = strawberry.field(description="The gaps of the page.")
+    nodes: list[Gap] = strawberry.field(
+        description="The gaps of the page.", metadata=declare(FieldRules(cost=limits.cost_of_page))
+    )
     has_more: strawberry.Private[bool]
     has_previous: strawberry.Private[bool]
 
-    @strawberry.field(description="The gaps of the page, each with its cursor.")
+    @strawberry.field(
+        description="The gaps of the page, each with its cursor.", metadata=declare(FieldRules(cost=limits.cost_of_page))
+    )
     def edges(self, info: Info) -> list[GapEdge]:
         return [GapEdge(cursor=_cursor(info, node), node=node) for node in self.nodes]
 
@@ -102,7 +108,7 @@ class GapConnection:
         )
 
 
-@strawberry.type(description="Consecutive minutes that were not stored in their own minute, all from the same source.")
+@strawberry.type(description="Consecutive minutes whose prices have the same source, which is not `LIVE`.")
 class Part:
     """Consecutive minutes from one source."""
 
@@ -137,7 +143,7 @@ class Coverage:
     def stored(self) -> int:
         return self.counts.stored
 
-    @strawberry.field(description="Expected minutes that were stored in their own minute.")
+    @strawberry.field(description="Expected minutes that were fetched in their own minute.")
     def live(self) -> int:
         return self.counts.live
 
@@ -172,7 +178,7 @@ class Coverage:
         first: Annotated[int, strawberry.argument(description="Page size, 1 to 1,000.")] = 100,
         after: Annotated[str | None, strawberry.argument(description="The page starts after this cursor.")] = UNSET,
     ) -> GapConnection:
-        page = arguments.page(first, after, None, None, info.context.resources.history)
+        page = arguments.parse_page(first, after, None, None, info.context.resources.history)
         state_names = [state.name for state in arguments.unset_to_none(states) or GapState]
         # A cursor contains the end of a gap, where the next gap may start.
         low = self.counts.low if page.after is None else max(self.counts.low, page.after)
@@ -187,7 +193,7 @@ class Coverage:
     async def parts(
         self, info: Info, first: Annotated[int, strawberry.argument(description="Maximum number of parts, 1 to 1,000.")] = 1_000
     ) -> list[Part]:
-        size = arguments.page(first, None, None, None).size
+        size = arguments.parse_page(first, None, None, None).size
         found = await coverage.non_live_periods(info.context.db, self.ticker, self.counts.low, self.counts.high, size)
         return [Part(from_=UnixTime(one["low"]), to=UnixTime(one["high"]), source=Source[one["source"]]) for one in found]
 
@@ -199,4 +205,4 @@ class Coverage:
 
 
 def _cursor(info: Info, gap: Gap) -> str:
-    return arguments.cursor(gap.to, info.context.resources.history)
+    return arguments.encode_cursor(gap.to, info.context.resources.history)

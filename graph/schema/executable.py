@@ -36,6 +36,7 @@ from graph.engine import documents, limits
 from graph.engine.client_errors import to_client_error
 from graph.engine.documents import Document, DocumentCache, InvalidDocumentError
 from graph.engine.fair_lock import FairLock
+from graph.engine.field_rules import SchemaRules
 from graph.engine.json_fragments import JsonFragmentExecutionContext
 from graph.engine.topics import Event
 from graph.errors import ApiError, InternalError, TooComplexError
@@ -91,7 +92,7 @@ RESPONSE_SUFFIX: Final = "}}"
 
 
 class RequestRejectedError(Exception):
-    """Raised when a request is rejected before its execution starts."""
+    """Raised when a request is rejected before its execution starts. Its constructor counts the errors in the metrics."""
 
     def __init__(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> None:
         """`code` is the code of errors that have none."""
@@ -107,7 +108,7 @@ class Schema(strawberry.Schema):
     """The API schema. Its errors have an `extensions.code`. Unexpected errors reveal no internal details."""
 
     def __init__(self, *, introspection: bool = True) -> None:
-        """Without `introspection`, error messages suggest no names of the schema."""
+        """Without `introspection`, introspection queries are rejected and error messages suggest no names of the schema."""
         super().__init__(
             query=Query,
             mutation=Mutation,
@@ -115,6 +116,7 @@ class Schema(strawberry.Schema):
             config=StrawberryConfig(scalar_map=SCALARS),
         )
         self._allows_introspection = introspection
+        self.field_rules = SchemaRules(self._schema)
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self._operation_names = metrics.OperationNames()
         self._middleware = MiddlewareManager(_trace_field) if tracing.is_enabled() else None
@@ -126,20 +128,20 @@ class Schema(strawberry.Schema):
     async def prepare(
         self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context
     ) -> PreparedOperation:
-        """Returns the operation of a request and its cost. Raises RequestRejectedError if it must not be executed.
+        """Returns the operation of a request and its cost. Raises RequestRejectedError or RateLimitedError if it must not run.
 
         A document that is not cached waits for the parser. Its parsing and its validation are charged before they start.
         """
-        with self._reject_errors():
+        with self._translate_errors():
             document = self.documents.get(text)
             if document is not None:
                 prepared = self._build_operation(document, variables, operation_name)
             else:
-                prepared = await self._parse(text, variables, operation_name, context)
+                prepared = await self._parse_and_validate(text, variables, operation_name, context)
         metrics.cost.observe(prepared.cost)
         return prepared
 
-    async def _parse(
+    async def _parse_and_validate(
         self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context
     ) -> PreparedOperation:
         documents.check_length(text)
@@ -148,20 +150,20 @@ class Schema(strawberry.Schema):
             document = self.documents.get(text)  # another request may have cached it meanwhile
             if document is not None:
                 return self._build_operation(document, variables, operation_name)
-            document = Document(text)
+            document = Document(text, self.field_rules)
             prepared = self._build_operation(document, variables, operation_name)
             context.charge(document.cost, already_charged=0)
             self.documents.validate_and_cache(document)
             return prepared
 
     @contextmanager
-    def _reject_errors(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (GraphQLError, TooComplexError) as error:
-            raise self._rejection(error) from error
+            raise self._build_rejection(error) from error
         except InvalidDocumentError as invalid:
-            raise self._rejection(*invalid.errors) from invalid
+            raise self._build_rejection(*invalid.errors) from invalid
 
     def _build_operation(self, document: Document, variables: dict[str, Any], operation_name: str | None) -> PreparedOperation:
         operation = document.operation(operation_name)
@@ -180,7 +182,7 @@ class Schema(strawberry.Schema):
             return await self._run_operation(prepared, context)
 
     async def start_subscription(self, prepared: PreparedOperation, context: Context) -> SubscriptionStream:
-        """Starts a subscription. Its events raise ApiError or ShuttingDownError.
+        """Starts a subscription. The event generator raises ApiError or ShuttingDownError.
 
         Raises RequestRejectedError if the subscription cannot start.
         """
@@ -192,7 +194,7 @@ class Schema(strawberry.Schema):
             operation_name=prepared.operation_name,
         )
         if isinstance(executor, list):
-            raise self._rejection(*executor, code="BAD_USER_INPUT")  # invalid variables
+            raise self._build_rejection(*executor, code="BAD_USER_INPUT")  # invalid variables
         pending: Any = create_source_event_stream(executor)
         stream = await pending if isawaitable(pending) else pending
         outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
@@ -217,20 +219,20 @@ class Schema(strawberry.Schema):
         result = await execution if isawaitable(execution) else execution
         if result.errors:
             if result.data is None and not any(error.path for error in result.errors):
-                raise self._rejection(*result.errors, code="BAD_USER_INPUT")  # invalid variables
+                raise self._build_rejection(*result.errors, code="BAD_USER_INPUT")  # invalid variables
             result.errors = [with_error_code(error) for error in result.errors]
             _count_errors(result.errors)
         metrics.operations.labels(name, "error" if result.errors else "ok").inc()
         metrics.operation_seconds.labels(name).observe(time.perf_counter() - started_at)
         return result
 
-    def _rejection(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> RequestRejectedError:
+    def _build_rejection(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> RequestRejectedError:
         for error in errors:
             if isinstance(error, GraphQLError):
-                error.message = self._add_enum_values(error.message)
+                error.message = self._edit_suggestions(error.message)
         return RequestRejectedError(*errors, code=code)
 
-    def _add_enum_values(self, message: str) -> str:
+    def _edit_suggestions(self, message: str) -> str:
         """Adds the valid values to an error about an enum. Without introspection, removes suggested names instead."""
         if not self._allows_introspection:
             return re.sub(r" Did you mean .*", "", message, flags=re.DOTALL)
@@ -245,11 +247,11 @@ def _trace_field(resolve: Callable[..., Any], source: Any, info: GraphQLResolveI
     if not isawaitable(result):
         return result
 
-    async def resolved() -> Any:
+    async def resolve_in_span() -> Any:
         with tracing.span(f"{info.parent_type.name}.{info.field_name}"):
             return await result
 
-    return resolved()
+    return resolve_in_span()
 
 
 def _to_graphql_error(error: ApiError) -> GraphQLError:

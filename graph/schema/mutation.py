@@ -19,7 +19,9 @@ class FetchReceipt:
     """Result of a fetch request."""
 
     ts: UnixTime = strawberry.field(description="The minute to fetch.")
-    queued: bool = strawberry.field(description="Whether a message was sent; false for a repeated request in one minute.")
+    queued: bool = strawberry.field(
+        description="Whether a message was sent; false if the same request was already sent in this minute."
+    )
     tickers: list[str] = strawberry.field(description="The requested tickers; empty for all tracked tickers.")
 
     @classmethod
@@ -44,7 +46,7 @@ class Mutation:
         ] = UNSET,
     ) -> FetchReceipt:
         info.context.require_admin_token()
-        names = arguments.tickers(arguments.unset_to_none(tickers) or [])
+        names = arguments.parse_tickers(arguments.unset_to_none(tickers) or [])
         await require_tracked_tickers(info.context.resources.primary, names)
         # The workers also compare their clocks with the database's, and skip a minute that is over.
         minute = times.minute_of(await clock.now(info.context.resources.primary))

@@ -7,6 +7,9 @@ from strawberry import UNSET
 
 from db import times
 from db.queries import candles, prices, tickers
+from graph.engine import limits
+from graph.engine.cacheability import has_open_candles
+from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.json_fragments import json_fragment
 from graph.engine.tickers import require_known_tickers
 from graph.schema import arguments
@@ -37,19 +40,21 @@ WindowOrder = Annotated[Order, _argument("Order of the list by time.")]
 class Query:
     """Queries."""
 
-    @strawberry.field(description="All known tickers, sorted by name.")
+    @strawberry.field(
+        description="All known tickers, sorted by name.", metadata=declare(FieldRules(cost=limits.cost_of_tickers))
+    )
     async def tickers(self, info: Info) -> list[Ticker]:
         now, stale_after_s = info.context.now(), info.context.resources.stale_after_s
         return [Ticker.from_record(record, now, stale_after_s) for record in await tickers.list_tickers(info.context.db, now)]
 
-    @strawberry.field(description="One ticker; null if the name is unknown.")
+    @strawberry.field(description="One ticker; null if the name is unknown.", metadata=declare(FieldRules()))
     async def ticker(self, info: Info, name: TickerName) -> Ticker | None:
-        record = await tickers.get_ticker(info.context.db, arguments.ticker(name), info.context.now())
+        record = await tickers.get_ticker(info.context.db, arguments.parse_ticker(name), info.context.now())
         return None if record is None else Ticker.from_record(record, info.context.now(), info.context.resources.stale_after_s)
 
-    @strawberry.field(description="The newest price of a ticker; null if it has none yet.")
+    @strawberry.field(description="The newest price of a ticker; null if it has none yet.", metadata=declare(FieldRules()))
     async def latest(self, info: Info, ticker: TickerName) -> Price | None:
-        name = arguments.ticker(ticker)
+        name = arguments.parse_ticker(ticker)
         shape = Price.shape(info)
         if shape is not None:
             text = await prices.latest_json(info.context.db, shape, name, info.context.now())
@@ -61,19 +66,24 @@ class Query:
             await require_known_tickers(info.context.db, [name])
         return found
 
-    @strawberry.field(description="The newest price of each requested ticker that has one, in the requested order.")
+    @strawberry.field(
+        description="The newest price of each requested ticker that has one, in the requested order.",
+        metadata=declare(FieldRules(cost=limits.cost_of_tickers)),
+    )
     async def latest_prices(
         self,
         info: Info,
         tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tracked tickers.")] = UNSET,
     ) -> list[Price]:
         requested = arguments.unset_to_none(tickers)
-        names = await _tracked_tickers(info) if requested is None else arguments.tickers(requested)
+        names = await _tracked_tickers(info) if requested is None else arguments.parse_tickers(requested)
         records = await prices.latest_of_each(info.context.db, names, info.context.now())
         await require_known_tickers(info.context.db, set(names) - {record["ticker"] for record in records})
         return [Price.from_record(record) for record in records]
 
-    @strawberry.field(description="Prices of a window, in pages. Default: the first 100.")
+    @strawberry.field(
+        description="Prices of a window, in pages. Default: the first 100.", metadata=declare(FieldRules(reads_window=True))
+    )
     async def prices(
         self,
         info: Info,
@@ -86,9 +96,9 @@ class Query:
         last: Annotated[int | None, _argument("Page size from the end of the list, 1 to 1,000.")] = UNSET,
         before: Annotated[str | None, _argument("The page ends before this cursor.")] = UNSET,
     ) -> PriceConnection:
-        name = arguments.ticker(ticker)
-        window = arguments.window(from_, to)
-        page = arguments.page(first, after, last, before, info.context.resources.history)
+        name = arguments.parse_ticker(ticker)
+        window = arguments.parse_window(from_, to)
+        page = arguments.parse_page(first, after, last, before, info.context.resources.history)
         part = _page_window(window, order, page.after, page.before)
         shape = None if page.backwards else Price.shape(info, child_field="nodes")
         if shape is not None:
@@ -110,12 +120,15 @@ class Query:
             await require_known_tickers(info.context.db, [name])
         return found
 
-    @strawberry.field(description="All prices of a window of at most 50,000 minutes.")
+    @strawberry.field(
+        description="All prices of a window of at most 50,000 minutes.",
+        metadata=declare(FieldRules(cost=limits.cost_of_minutes, reads_window=True)),
+    )
     async def range(
         self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, order: WindowOrder = Order.OLDEST_FIRST
     ) -> list[Price]:
-        name = arguments.ticker(ticker)
-        window = arguments.short_window(from_, to, info.context.now())
+        name = arguments.parse_ticker(ticker)
+        window = arguments.parse_short_window(from_, to, info.context.now())
         newest_first = order is Order.NEWEST_FIRST
         shape = Price.shape(info)
         found: list[Price]
@@ -131,7 +144,8 @@ class Query:
 
     @strawberry.field(
         description="The last price observed at or before an instant; null if it is older than `maxAge`. If only the minute of "
-        "a price is known, the price counts as observed at the end of the minute."
+        "a price is known, the price counts as observed at the end of the minute.",
+        metadata=declare(FieldRules()),
     )
     async def price_at(
         self,
@@ -140,22 +154,26 @@ class Query:
         at: Annotated[UnixTime, _argument("The instant.")],
         max_age: Annotated[int, _argument("Maximum age of the price at the instant, in seconds.")] = 300,
     ) -> Price | None:
-        name = arguments.ticker(ticker)
-        record = await prices.last_observed(info.context.db, name, at, arguments.max_age(max_age))
+        name = arguments.parse_ticker(ticker)
+        record = await prices.last_observed(info.context.db, name, at, arguments.parse_max_age(max_age))
         if record is None:
             await require_known_tickers(info.context.db, [name])
             return None
         return Price.from_record(record)
 
-    @strawberry.field(description="Completeness of a window: expected and stored minutes, and gaps with their reasons.")
+    @strawberry.field(
+        description="Completeness of a window: expected and stored minutes, and gaps with their reasons.",
+        metadata=declare(FieldRules(cost=limits.cost_of_coverage, changes_with_clock=always)),
+    )
     async def coverage(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Coverage:
-        name = arguments.ticker(ticker)
+        name = arguments.parse_ticker(ticker)
         await require_known_tickers(info.context.db, [name])
-        return await Coverage.read(info, name, arguments.window(from_, to))
+        return await Coverage.read(info, name, arguments.parse_window(from_, to))
 
     @strawberry.field(
         description="The candles that start in a window, oldest first; at most 10,000. Candles of one hour or longer are "
-        "precomputed, so a year of days costs as little as a few hours of minutes."
+        "precomputed, so a year of days costs as little as a few hours of minutes.",
+        metadata=declare(FieldRules(cost=limits.cost_of_candles, changes_with_clock=has_open_candles)),
     )
     async def candles(
         self,
@@ -167,8 +185,8 @@ class Query:
         include_open: WithOpen = False,
         include_empty: WithEmpty = False,
     ) -> list[Candle]:
-        name, now = arguments.ticker(ticker), info.context.now()
-        window = arguments.window_of_candles(from_, to, interval.db_interval, now)
+        name, now = arguments.parse_ticker(ticker), info.context.now()
+        window = arguments.parse_candle_window(from_, to, interval.db_interval, now)
         text = await candles.fetch_json(
             info.context.db,
             interval.db_interval,
@@ -185,18 +203,24 @@ class Query:
         found: list[Candle] = json_fragment(text)
         return found
 
-    @strawberry.field(description="Aggregates of a window; null if none of its minutes is stored.")
+    @strawberry.field(
+        description="Aggregates of a window; null if none of its minutes is stored.",
+        metadata=declare(FieldRules(cost=limits.cost_of_summary)),
+    )
     async def summary(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Summary | None:
-        name = arguments.ticker(ticker)
-        found = await Summary.read(info, name, arguments.window(from_, to))
+        name = arguments.parse_ticker(ticker)
+        found = await Summary.read(info, name, arguments.parse_window(from_, to))
         if found is None:
             await require_known_tickers(info.context.db, [name])
         return found
 
-    @strawberry.field(description="All prices of a window of at most 50,000 minutes, in columnar form.")
+    @strawberry.field(
+        description="All prices of a window of at most 50,000 minutes, in columnar form.",
+        metadata=declare(FieldRules(cost=limits.cost_of_minutes)),
+    )
     async def series(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Series:
-        name = arguments.ticker(ticker)
-        window = arguments.short_window(from_, to, info.context.now())
+        name = arguments.parse_ticker(ticker)
+        window = arguments.parse_short_window(from_, to, info.context.now())
         found = await Series.read(info, name, window)
         if found.is_empty:
             await require_known_tickers(info.context.db, [name])

@@ -10,10 +10,10 @@ from db import times
 
 UnixTime = NewType("UnixTime", int)
 DateTime = NewType("DateTime", int)
-"""Microseconds in Python, text in JSON."""
+"""UNIX microseconds in Python, text in JSON."""
 
 
-def _date_time(microsecond: int) -> str:
+def _format_date_time(microsecond: int) -> str:
     return times.iso(microsecond // 10**6) if microsecond % 10**6 == 0 else times.iso_us(microsecond)
 
 
@@ -21,7 +21,7 @@ def _parse_date_time(value: object) -> int:
     return times.parse(value) * 10**6
 
 
-def _decimal(price: PythonDecimal) -> str:
+def _format_decimal(price: PythonDecimal) -> str:
     return f"{price:f}"
 
 
@@ -38,14 +38,14 @@ SCALARS: dict[object, ScalarDefinition] = {
         description="An instant as ISO 8601 in UTC with `Z`, in seconds or microseconds: "
         "`2024-01-15T11:40:00Z`, `2024-01-15T11:40:00.123456Z`.",
         specified_by_url="https://scalars.graphql.org/andimarek/date-time",
-        serialize=_date_time,
+        serialize=_format_date_time,
         parse_value=_parse_date_time,
     ),
     PythonDecimal: strawberry.scalar(
         name="Decimal",
         description="A number as a string in plain notation: no exponent, no trailing zeros, every digit as "
         "received. `68241.5`.",
-        serialize=_decimal,
+        serialize=_format_decimal,
         parse_value=PythonDecimal,
     ),
 }

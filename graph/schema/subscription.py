@@ -122,7 +122,7 @@ class Subscription:
         ticker: Annotated[str, strawberry.argument(description=_TICKER)],
         interval: Annotated[Interval, strawberry.argument(description="Length of the candle.")],
     ) -> AsyncGenerator[Candle, None]:
-        name = arguments.ticker(ticker)
+        name = arguments.parse_ticker(ticker)
         resources = info.context.resources
         await require_known_tickers(resources.primary, [name])
         selection = CandleSelection(name, interval.db_interval, Candle.shape(info, with_empty=False))
@@ -133,10 +133,10 @@ async def _subscribe(
     info: Info, tickers: list[str] | None, after: str | None, kinds: tuple[str, ...]
 ) -> AsyncGenerator[Any, None]:
     resources, requested = info.context.resources, arguments.unset_to_none(tickers)
-    names = None if requested is None else arguments.tickers(requested)
+    names = None if requested is None else arguments.parse_tickers(requested)
     await require_known_tickers(resources.primary, names or ())
     raw = info._raw_info  # noqa: SLF001  graphql-core's info
     shapes = tuple((kind, require_row_selection(raw, *_KINDS[kind])) for kind in kinds)
     selection = EventSelection(None if names is None else frozenset(names), shapes)
-    position = arguments.event_id(info.context.last_event_id or after)
-    return await resources.live.subscribe(resources.primary, selection, position, info.context.budget)
+    position = arguments.parse_event_id(info.context.last_event_id or after)
+    return await resources.live_events.subscribe(resources.primary, selection, position, info.context.budget)

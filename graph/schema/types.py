@@ -1,4 +1,4 @@
-"""The types of the schema, built from database records."""
+"""The types Price, Ticker and PriceConnection, built from database records."""
 
 from collections.abc import Sequence
 from decimal import Decimal
@@ -12,6 +12,8 @@ from db.queries import prices, tickers
 from db.queries.prices import PricePage
 from db.queries.shapes import Shape
 from graph import metrics
+from graph.engine import limits
+from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.json_fragments import json_fragment, row_selection
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page, Window
@@ -89,10 +91,12 @@ class Ticker:
     tracked: bool = strawberry.field(description="Whether it is tracked now.")
     latest: Price | None = strawberry.field(description="Its newest price; null if it has none yet.")
     age_s: int | None = strawberry.field(
-        description="Seconds from the newest price's minute (its first second) to now; null if it has none yet."
+        description="Seconds since the start of its newest minute; null if it has no price yet.",
+        metadata=declare(FieldRules(changes_with_clock=always)),
     )
     stale: bool = strawberry.field(
-        description="Whether it is tracked and its newest minute is older than `STALE_AFTER_S` (180 seconds by default)."
+        description="Whether it is tracked and its newest minute is older than `STALE_AFTER_S` (180 seconds by default).",
+        metadata=declare(FieldRules(changes_with_clock=always)),
     )
 
     @strawberry.field(description="Its newest gap, filled or not; null if it never had one.")
@@ -129,7 +133,9 @@ class PriceEdge:
 class PriceConnection:
     """A page of prices."""
 
-    nodes: list[Price] = strawberry.field(description="The prices of the page.")
+    nodes: list[Price] = strawberry.field(
+        description="The prices of the page.", metadata=declare(FieldRules(cost=limits.cost_of_page))
+    )
     low: strawberry.Private[int | None]
     high: strawberry.Private[int | None]
     ticker: strawberry.Private[str]
@@ -138,18 +144,20 @@ class PriceConnection:
     page: strawberry.Private[Page]
     has_more: strawberry.Private[bool]
 
-    @strawberry.field(description="The prices of the page, each with its cursor.")
+    @strawberry.field(
+        description="The prices of the page, each with its cursor.", metadata=declare(FieldRules(cost=limits.cost_of_page))
+    )
     def edges(self, info: Info) -> list[PriceEdge]:
         history = info.context.resources.history
-        return [PriceEdge(cursor=arguments.cursor(node.ts, history), node=node) for node in self.nodes]
+        return [PriceEdge(cursor=arguments.encode_cursor(node.ts, history), node=node) for node in self.nodes]
 
-    @strawberry.field(description="Position of the page in the list. Both flags reflect the stored prices.")
+    @strawberry.field(description="Position of the page in the list. Both flags are exact in both directions.")
     async def page_info(self, info: Info) -> PageInfo:
         reading_end, reading_start = self.page.before, self.page.after
         if self.page.backwards:
             reading_end, reading_start = reading_start, reading_end
-        has_more_at_end = self.has_more or await self._has_prices_beyond(info, reading_end, after=self.page.backwards)
-        has_more_at_start = await self._has_prices_beyond(info, reading_start, after=not self.page.backwards)
+        has_more_at_end = self.has_more or await self._has_prices_beyond(info, reading_end, is_after=self.page.backwards)
+        has_more_at_start = await self._has_prices_beyond(info, reading_start, is_after=not self.page.backwards)
         return PageInfo(
             has_next_page=has_more_at_start if self.page.backwards else has_more_at_end,
             has_previous_page=has_more_at_end if self.page.backwards else has_more_at_start,
@@ -157,15 +165,18 @@ class PriceConnection:
             end_cursor=_cursor(info, self.low if self.order is Order.NEWEST_FIRST else self.high),
         )
 
-    @strawberry.field(description="Completeness of the whole window of the list.")
+    @strawberry.field(
+        description="Completeness of the whole window of the list.",
+        metadata=declare(FieldRules(cost=limits.cost_of_coverage, changes_with_clock=always)),
+    )
     async def coverage(self, info: Info) -> Coverage:
         return await Coverage.read(info, self.ticker, self.window)
 
-    async def _has_prices_beyond(self, info: Info, position: int | None, *, after: bool) -> bool:
-        """Returns whether the window has a price at or beyond a cursor that bounds the page."""
+    async def _has_prices_beyond(self, info: Info, position: int | None, *, is_after: bool) -> bool:
+        """Returns whether the window has a price at or beyond the cursor `after` (if `is_after`) or `before` of the page."""
         if position is None:
             return False
-        older = (self.order is Order.OLDEST_FIRST) == after
+        older = (self.order is Order.OLDEST_FIRST) == is_after
         low, high = (self.window.low, position + 1) if older else (position, self.window.high)
         return await prices.has_any(info.context.db, self.ticker, max(low, self.window.low), min(high, self.window.high))
 
@@ -201,4 +212,4 @@ class PriceConnection:
 
 
 def _cursor(info: Info, ts: int | None) -> str | None:
-    return None if ts is None else arguments.cursor(ts, info.context.resources.history)
+    return None if ts is None else arguments.encode_cursor(ts, info.context.resources.history)

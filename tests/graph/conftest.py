@@ -116,7 +116,7 @@ async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
     try:
         async with aiohttp.ClientSession() as session:
             resources: Resources | None = getattr(getattr(app, "state", None), "resources", None)
-            yield Api(f"http://127.0.0.1:{port}", session, resources.live if resources is not None else None)
+            yield Api(f"http://127.0.0.1:{port}", session, resources.live_events if resources is not None else None)
     finally:
         server.stop()
         await server_task

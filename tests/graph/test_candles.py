@@ -13,7 +13,7 @@ from db.pool import Database
 from db.queries import candles, prices, write_lock
 from db.queries.candles import Interval
 from db.tables import PriceRow
-from graph.schema.scalars import _decimal
+from graph.schema.scalars import _format_decimal
 from tests.graph.conftest import Api
 from tests.sample_data import row, store, track
 
@@ -65,15 +65,15 @@ def _expected(
             yield {
                 "ts": begin,
                 "end": end,
-                "open": _decimal(values[0]) if values else None,
-                "high": _decimal(max(values)) if values else None,
-                "low": _decimal(min(values)) if values else None,
-                "close": _decimal(values[-1]) if values else None,
+                "open": _format_decimal(values[0]) if values else None,
+                "high": _format_decimal(max(values)) if values else None,
+                "low": _format_decimal(min(values)) if values else None,
+                "close": _format_decimal(values[-1]) if values else None,
                 "count": len(values),
                 "expected": (end - begin) // 60,
                 "closed": True,
                 "complete": len(values) == (end - begin) // 60,
-                "twap": None if mean is None else _decimal(mean),
+                "twap": None if mean is None else _format_decimal(mean),
             }
         begin = end
 
@@ -173,7 +173,7 @@ async def test_a_series_is_two_columns(api: Api, stored_rows: list[PriceRow]) ->
     window_rows = [r for r in stored_rows if r.ts < MONDAY + DAY]
     assert (await api.data(query))["series"] == {
         "ts": [r.ts for r in window_rows],
-        "price": [_decimal(r.price) for r in window_rows],
+        "price": [_format_decimal(r.price) for r in window_rows],
     }
     assert (await api.data(query.replace(str(MONDAY), "0", 1).replace(str(MONDAY + DAY), "60")))["series"] == {
         "ts": [],
@@ -199,16 +199,16 @@ async def test_a_summary_aggregates_its_minutes(
     actual = (await api.data(query))["summary"]
 
     def as_point(price_row: PriceRow) -> dict[str, Any]:
-        return {"ts": price_row.ts, "price": _decimal(price_row.price)}
+        return {"ts": price_row.ts, "price": _format_decimal(price_row.price)}
 
     assert actual == {
         "first": as_point(window_rows[0]),
         "last": as_point(window_rows[-1]),
         "high": as_point(max(window_rows, key=lambda r: (r.price, -r.ts))),
         "low": as_point(min(window_rows, key=lambda r: (r.price, r.ts))),
-        "change": _decimal((window_rows[-1].price - window_rows[0].price).normalize()),
+        "change": _format_decimal((window_rows[-1].price - window_rows[0].price).normalize()),
         "count": len(window_rows),
-        "twap": _decimal(_mean([r.price for r in window_rows])),
+        "twap": _format_decimal(_mean([r.price for r in window_rows])),
         "coverage": {"stored": len(window_rows)},
     }
 

@@ -30,7 +30,7 @@ def cursor(ts: int, epoch: int = 1) -> str:
     """Returns the cursor that the API returns in this epoch; a new database is in epoch 1."""
     history = HistoryWatch(CommitListener(), lambda _: None)
     history._history = History("", 0, epoch, 0)  # noqa: SLF001  as read from the database
-    return schema_arguments.cursor(ts, history)
+    return schema_arguments.encode_cursor(ts, history)
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from tests.graph.conftest import Api, run_api
 from tests.sample_data import track
 from tests.wait import WAIT_TIMEOUT_S
 
+RULES = Schema().field_rules
 FRAGMENTS = " ".join(f"fragment F{i} on Price {{ price ts time source id }}" for i in range(48))
 HOSTILE_DOCUMENTS = {
     "introspection": get_introspection_query(),
@@ -45,7 +46,7 @@ def _cpu_s(schema: Schema, text: str) -> float:
     durations_s = []
     for _ in range(5):
         started_at = time.thread_time()
-        validate(schema._schema, Document(text).node, max_errors=MAX_VALIDATION_ERRORS)  # noqa: SLF001  as `prepare` does
+        validate(schema._schema, Document(text, RULES).node, max_errors=MAX_VALIDATION_ERRORS)  # noqa: SLF001  as `prepare` does
         durations_s.append(time.thread_time() - started_at)
     return statistics.median(durations_s)
 
@@ -54,7 +55,7 @@ def test_cost_is_proportional_to_cpu_time_for_hostile_documents() -> None:
     schema = Schema()
     per_cost = {}
     for name, text in HOSTILE_DOCUMENTS.items():
-        cost = Document(text).cost + parse_cost(text)
+        cost = Document(text, RULES).cost + parse_cost(text)
         assert cost > 0, name
         per_cost[name] = _cpu_s(schema, text) * 1_000 / cost
     report = ", ".join(f"{name} {ms:.2f}" for name, ms in sorted(per_cost.items(), key=lambda one: one[1]))
@@ -65,7 +66,7 @@ def test_cost_is_proportional_to_cpu_time_for_hostile_documents() -> None:
 async def test_parsing_a_new_document_is_charged_once(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     text = HOSTILE_DOCUMENTS["copies of a field"].replace('"b"', '"btc_usd"')
-    document_cost, execution_cost = Document(text).cost + parse_cost(text), 140
+    document_cost, execution_cost = Document(text, RULES).cost + parse_cost(text), 140
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=600)) as api:
         first, second = [await _remaining(api, text) for _ in range(2)]
     # The budget refills during the requests, so the exact cost cannot be compared.

@@ -76,7 +76,7 @@ async def test_http_1_0_needs_no_host(api: Api) -> None:
 
 
 async def test_a_websocket_handshake_without_a_response_times_out(api: Api, dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT_S", 0.2)
     monkeypatch.setattr(SocketEndpoint, "__call__", _wait_forever)
     async with run_api(Settings(database_url=dsn)) as silent_api:
         assert b"101" not in await _send_raw(silent_api, UPGRADE + b"\r\n")
@@ -101,7 +101,7 @@ async def test_a_request_head_just_below_the_limit_is_accepted(api: Api) -> None
     ],
 )
 async def test_an_incomplete_request_times_out(api: Api, monkeypatch: pytest.MonkeyPatch, partial_request: bytes) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT_S", 0.2)
     assert (await _send_raw(api, partial_request)).split(b"\r\n")[0] in (b"", b"HTTP/1.1 408 Request Timeout")
 
 
@@ -121,7 +121,7 @@ async def test_bytes_that_are_not_http_get_400(api: Api) -> None:
 
 
 async def test_endless_trailers_time_out(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT_S", 0.3)
     head = b"POST /graphql HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with run_api(Settings(database_url=dsn, request_timeout_s=0.3)) as api:
         reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
@@ -138,7 +138,7 @@ async def test_endless_trailers_time_out(dsn: str, monkeypatch: pytest.MonkeyPat
 
 
 async def test_an_empty_line_does_not_keep_a_connection_open(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(protocol, "REQUEST_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(protocol, "RECEIVE_TIMEOUT_S", 0.3)
     reader, writer = await asyncio.open_connection("127.0.0.1", int(api.url.rpartition(":")[2]))
     writer.write(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 404")

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bands, toChartCandle, line, mergeCandles, spark, overlapping } from "../../graph/static/live/buckets.mjs";
+import { bands, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/buckets.mjs";
 
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
@@ -12,7 +12,7 @@ test("a missing candle is an empty slot, not zero", () => {
 });
 
 test("a line does not bridge a gap", () => {
-  assert.deepEqual(line(three), [{ time: 0, value: 1, color: "transparent" }, { time: 60 }, { time: 120, value: 3 }]);
+  assert.deepEqual(toChartLine(three), [{ time: 0, value: 1, color: "transparent" }, { time: 60 }, { time: 120, value: 3 }]);
 });
 
 test("a period marks the candles that it overlaps", () => {

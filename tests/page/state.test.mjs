@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { read, write } from "../../graph/static/live/state.mjs";
+import { parseView, buildViewUrl } from "../../graph/static/live/state.mjs";
 import { retryDelay, resumeVariables } from "../../graph/static/live/socket.mjs";
 
 test("a URL and its view convert into each other", () => {
@@ -11,15 +11,15 @@ test("a URL and its view convert into each other", () => {
     "/?ticker=drbfix-btc_usdc&interval=ONE_DAY",
     "/?ticker=btc_usd&interval=ONE_MINUTE&from=1705318800&to=1705319800",
   ]) {
-    const url = new URL(write(read(address.slice(1))), "http://localhost/");
+    const url = new URL(buildViewUrl(parseView(address.slice(1))), "http://localhost/");
     assert.equal(url.pathname + url.search, address);
   }
 });
 
 test("an invalid URL shows the default view", () => {
   const nothing = { ticker: null, interval: "FIVE_MINUTES", from: null, to: null };
-  assert.deepEqual(read("?ticker=<script>&interval=toString&from=x&to=1"), nothing);
-  assert.deepEqual(read("?from=20&to=10"), nothing);
+  assert.deepEqual(parseView("?ticker=<script>&interval=toString&from=x&to=1"), nothing);
+  assert.deepEqual(parseView("?from=20&to=10"), nothing);
 });
 
 test("clients reconnect after growing, random delays", () => {

@@ -1,4 +1,4 @@
-"""The REST endpoints. They use the same functions of `db.queries` as GraphQL. Windows are inclusive at both ends."""
+"""The REST endpoints. They use the same functions of `db.queries` as GraphQL. Their windows include both ends."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import asdict, dataclass, field
@@ -24,7 +24,7 @@ from graph.http.caller import caching_headers, context_of
 from graph.http.health import health
 from graph.http.rest import models
 from graph.http.rest.export import DownloadResponse, export
-from graph.http.rest.models import SHAPE, Query, parse_query
+from graph.http.rest.models import ROW_SHAPE, Query, parse_query
 from graph.http.root_path import root_path_of
 from graph.schema.context import Context
 
@@ -35,7 +35,7 @@ Handler = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
 @dataclass(frozen=True)
 class Rows:
-    """The prices of the minutes in [low, high) as a JSON list. `next_params` are the parameters of the next page, if any."""
+    """Prices as a JSON list, and the window [low, high) of their coverage. `next_params` are those of the next page, if any."""
 
     ticker: str
     low: int
@@ -58,10 +58,11 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
     high = times.END if query.start_date is None else query.start_date + 1
     context.charge(query.limit * FIELD_COUNT)
     price_page = await prices.fetch_page(
-        context.db, SHAPE, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit, offset=query.offset
+        context.db, ROW_SHAPE, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit, offset=query.offset
     )
     if price_page.low is None or price_page.high is None:
         await require_known_tickers(context.db, [query.ticker])
+        # A page after the last row covers no minutes.
         return Rows(query.ticker, times.FIRST, times.FIRST if query.offset else high, price_page.text)
     if query.offset:
         high = price_page.high + times.MINUTE
@@ -75,7 +76,7 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
 
 async def latest(context: Context, query: models.TickerQuery) -> Body:
     """Returns the newest price."""
-    text = await prices.latest_json(context.db, SHAPE, query.ticker, context.now())
+    text = await prices.latest_json(context.db, ROW_SHAPE, query.ticker, context.now())
     if text is None:
         await require_known_tickers(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price yet. Retry in a minute.")
@@ -92,10 +93,10 @@ async def range_window(context: Context, query: models.RangeQuery) -> Rows:
     return await _window(context, query.ticker, ("from_ts", query.from_ts), ("to_ts", query.to_ts), query.limit)
 
 
-async def minute(context: Context, query: models.MomentQuery) -> Body:
+async def minute(context: Context, query: models.MinuteQuery) -> Body:
     """Returns the price of a minute."""
     ts = times.minute_of(query.date)
-    price_page = await prices.fetch_page(context.db, SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False)
+    price_page = await prices.fetch_page(context.db, ROW_SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False)
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price for the minute {times.iso(ts)}")
@@ -106,7 +107,7 @@ async def day(context: Context, query: models.DayQuery) -> Rows:
     """Returns the prices of a day (UTC), oldest first."""
     start = times.parse(query.date.isoformat())
     context.charge(DAY // times.MINUTE * FIELD_COUNT)
-    price_page = await prices.fetch_page(context.db, SHAPE, query.ticker, start, start + DAY, newest_first=False)
+    price_page = await prices.fetch_page(context.db, ROW_SHAPE, query.ticker, start, start + DAY, newest_first=False)
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
     return Rows(query.ticker, start, start + DAY, price_page.text)
@@ -129,16 +130,17 @@ async def _read_newest_ts(context: Context, ticker: str) -> int:
 async def _window(
     context: Context, ticker: str, start: tuple[str, int | None], end: tuple[str, int | None], limit: int | None
 ) -> Rows:
+    """Returns the prices of a window. `start` and `end` are each the name and the value of a parameter."""
     low = times.FIRST if start[1] is None else start[1]
     high = times.END if end[1] is None else end[1] + 1
     if low >= high:
         raise BadInputError(f"{start[0]} ({times.iso(low)}) must not be after {end[0]} ({times.iso(high - 1)})")
     max_rows = limit or MAX_RANGE_MINUTES
     context.charge(min(max_rows, (high - low) // times.MINUTE + 1) * FIELD_COUNT)
-    begin, until = await history_export.extent(context.db, ticker, low, high) or (low, low) if limit is None else (low, low)
-    if until - begin > MAX_RANGE_MINUTES * times.MINUTE:
+    extent = await history_export.extent(context.db, ticker, low, high) if limit is None else None
+    if extent is not None and extent[1] - extent[0] > MAX_RANGE_MINUTES * times.MINUTE:
         return Rows(ticker, low, high, None)
-    price_page = await prices.fetch_page(context.db, SHAPE, ticker, low, high, newest_first=False, limit=max_rows)
+    price_page = await prices.fetch_page(context.db, ROW_SHAPE, ticker, low, high, newest_first=False, limit=max_rows)
     if price_page.high is None:
         await require_known_tickers(context.db, [ticker])
     if price_page.high is None or not price_page.has_more or limit is None:
@@ -156,8 +158,8 @@ class Endpoint:
     handler: Handler
     model: type[BaseModel]
     is_list: bool = False
-    statuses: tuple[int, ...] = (401, 404, 422, 429, 500, 503, 504)
-    success: int = 200
+    error_statuses: tuple[int, ...] = (401, 404, 422, 429, 500, 503, 504)
+    success_status: int = 200
 
     @property
     def summary(self) -> str:
@@ -167,7 +169,7 @@ class Endpoint:
     @property
     def has_side_effects(self) -> bool:
         """Whether a request has side effects, so that HEAD is not supported."""
-        return self.success == HTTPStatus.ACCEPTED
+        return self.success_status == HTTPStatus.ACCEPTED
 
     def route(self, path: str, connections: ConcurrencyLimiter) -> Route:
         """Returns the route for one of the paths. `connections` limits the open streams."""
@@ -215,15 +217,15 @@ ENDPOINTS = (
     Endpoint(("/prices/last", "/prices/latest"), models.TickerQuery, latest, models.Row),
     Endpoint(("/prices/filter",), models.FilterQuery, filtered_window, models.Row, is_list=True),
     Endpoint(("/prices/range",), models.RangeQuery, range_window, models.Row, is_list=True),
-    Endpoint(("/prices/filtered",), models.MomentQuery, minute, models.Row),
+    Endpoint(("/prices/filtered",), models.MinuteQuery, minute, models.Row),
     Endpoint(("/prices/by-date",), models.DayQuery, day, models.Row, is_list=True),
     Endpoint(
         ("/fetch-prices",),
         models.FetchQuery,
         fetch,
         models.Receipt,
-        statuses=(401, 403, 404, 422, 429, 500, 503, 504),
-        success=202,
+        error_statuses=(401, 403, 404, 422, 429, 500, 503, 504),
+        success_status=202,
     ),
 )
 
@@ -238,13 +240,13 @@ def routes(connections: ConcurrencyLimiter) -> list[Route]:
 async def _stream_rows(context: Context, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
     """Yields a JSON list of all rows, two weeks per statement, so that no statement waits for a slow client."""
     begin, end = await history_export.extent(context.db, ticker, low, high) or (high, high)
-    separator, charged_rows = b"[", MAX_RANGE_MINUTES
+    separator, prepaid_rows = b"[", MAX_RANGE_MINUTES
     for start in range(begin, end, history_export.SLICE_S):
         until = min(end, start + history_export.SLICE_S)
-        text = await prices.window_json(context.db, SHAPE, ticker, start, until, newest_first=False)
+        text = await prices.window_json(context.db, ROW_SHAPE, ticker, start, until, newest_first=False)
         rows = text.count(b"{")
-        await context.charge_gradually(max(0, rows - charged_rows) * FIELD_COUNT)  # `charged_rows` are paid already
-        charged_rows = max(0, charged_rows - rows)
+        await context.charge_gradually(max(0, rows - prepaid_rows) * FIELD_COUNT)
+        prepaid_rows = max(0, prepaid_rows - rows)
         if rows:
             yield separator + text[1:-1]
             separator = b","
@@ -266,5 +268,5 @@ def _json(content: dict[str, Any] | str, status: int, headers: dict[str, str]) -
 def _reject_cross_site(request: Request, context: Context) -> None:
     """Rejects cross-site requests without a token: a page of another site can make browsers send a GET request."""
     site = request.headers.get("Sec-Fetch-Site", "none")
-    if not context.needs_token_to_fetch and site not in ("same-origin", "none"):
+    if not context.needs_admin_token and site not in ("same-origin", "none"):
         raise ForbiddenError("Fetch requests from other sites are forbidden: set ADMIN_TOKEN and send it")

@@ -23,7 +23,7 @@ from graph.http.rest.models import Instant, TickerQuery, parse_query
 from graph.schema.context import Context
 
 MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl; charset=utf-8"}
-SIZES_COST: Final = 10_000
+LENGTH_COST: Final = 10_000
 """Cost of computing the length of an export, which reads all its rows but sends none."""
 
 
@@ -37,7 +37,7 @@ class ExportQuery(TickerQuery):
         examples=[1705318800],
     )
     end: Instant | None = Field(
-        None, alias="to", description="end of the range, exclusive; default: the newest price", examples=[1705322400]
+        None, alias="to", description="end of the range, exclusive; default: after the newest price", examples=[1705322400]
     )
     format: Literal["csv", "jsonl"] = Field(
         "csv", description="`csv` with a header, or `jsonl` with one object per line", examples=["csv"]
@@ -51,27 +51,27 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     high = times.END if query.end is None else query.end
     if low >= high:
         raise BadInputError(f"from ({times.iso(low)}) must be before to ({times.iso(high)})")
-    form = ExportFormat(query.format)
+    export_format = ExportFormat(query.format)
     context = context_of(request)
-    is_partial = request.method == "HEAD" or "range" in request.headers
-    context.charge(SIZES_COST if is_partial else MAX_RANGE_MINUTES)
+    needs_length = request.method == "HEAD" or "range" in request.headers
+    context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
     await require_known_tickers(context.db, [query.ticker])
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{history_export.file_name(query.ticker, form, low, high)}"',
+        "Content-Disposition": f'attachment; filename="{history_export.file_name(query.ticker, export_format, low, high)}"',
         **caching_headers(request),
         "Cache-Control": "no-store",
     }
-    if is_partial:
-        return await _partial_response(request, context, form, query.ticker, low, high, headers, connections)
-    lines = _stream_slices(context, form, query.ticker, low, high)
-    return DownloadResponse(lines, connections, media_type=MEDIA_TYPES[form], headers=headers)
+    if needs_length:
+        return await _respond_with_length(request, context, export_format, query.ticker, low, high, headers, connections)
+    lines = _stream_slices(context, export_format, query.ticker, low, high)
+    return DownloadResponse(lines, connections, media_type=MEDIA_TYPES[export_format], headers=headers)
 
 
-async def _partial_response(
+async def _respond_with_length(
     request: Request,
     context: Context,
-    form: ExportFormat,
+    export_format: ExportFormat,
     ticker: str,
     low: int,
     high: int,
@@ -80,10 +80,10 @@ async def _partial_response(
 ) -> Response:
     """Responds to HEAD with the length, and to a range request (RFC 9110, section 14) with that part."""
     etag = f'"{await version.current(context.db)}"'
-    slices = await history_export.slice_sizes(context.db, form, ticker, low, high)
-    size = history_export.total_size(form, slices)
+    slices = await history_export.slice_sizes(context.db, export_format, ticker, low, high)
+    size = history_export.total_size(export_format, slices)
     headers = {**headers, "ETag": etag}
-    media_type = MEDIA_TYPES[form]
+    media_type = MEDIA_TYPES[export_format]
     if request.method == "HEAD":
         return Response(media_type=media_type, headers={**headers, "Content-Length": str(size)})
     if request.headers.get("If-Match", etag) not in (etag, "*"):
@@ -98,7 +98,7 @@ async def _partial_response(
         headers["Content-Range"] = f"bytes */{size}"
         return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
     headers["Content-Length"] = str(last - first + 1)
-    lines = _stream_bytes(context, form, ticker, slices, first, last)
+    lines = _stream_bytes(context, export_format, ticker, slices, first, last)
     return DownloadResponse(lines, connections, status_code=status, media_type=media_type, headers=headers)
 
 
@@ -115,9 +115,9 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
 
 
 async def _stream_bytes(
-    context: Context, form: ExportFormat, ticker: str, slices: Sequence[Slice], first: int, last: int
+    context: Context, export_format: ExportFormat, ticker: str, slices: Sequence[Slice], first: int, last: int
 ) -> AsyncGenerator[bytes, None]:
-    async with aclosing(history_export.byte_range(context.db, form, ticker, slices, first, last)) as parts:
+    async with aclosing(history_export.byte_range(context.db, export_format, ticker, slices, first, last)) as parts:
         async for part in parts:
             await context.charge_gradually(part.count(b"\n"))
             yield part
@@ -132,17 +132,19 @@ class DownloadResponse(StreamingResponse):
         self._connections = connections
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        # A client that disconnects leaves the generator open, and the garbage collector would close its parts in any order.
+        # After a disconnect, closes the nested generators from the outside in. The garbage collector has no order.
         async with aclosing(self._lines):
             with hold_connection(scope, self._connections):
                 await super().__call__(scope, receive, send)
 
 
-async def _stream_slices(context: Context, form: ExportFormat, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
-    async with aclosing(history_export.slices(context.db, form, ticker, low, high)) as slices:
-        charged_rows = MAX_RANGE_MINUTES
+async def _stream_slices(
+    context: Context, export_format: ExportFormat, ticker: str, low: int, high: int
+) -> AsyncGenerator[bytes, None]:
+    async with aclosing(history_export.slices(context.db, export_format, ticker, low, high)) as slices:
+        prepaid_rows = MAX_RANGE_MINUTES
         async for _, written in slices:
             rows = written.count(b"\n")
-            await context.charge_gradually(max(0, rows - charged_rows))
-            charged_rows = max(0, charged_rows - rows)
+            await context.charge_gradually(max(0, rows - prepaid_rows))
+            prepaid_rows = max(0, prepaid_rows - rows)
             yield written

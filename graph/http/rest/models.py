@@ -27,6 +27,7 @@ def _parse_instant(value: object) -> object:
     if isinstance(value, str):
         # A plus sign that was not percent-encoded arrives as a space.
         value = re.sub(r"(T\S*) (\d\d:?\d\d)$", r"\1+\2", value)
+        # `times.parse` reads a text of digits as UNIX seconds only if it has nine or more, because eight are a date.
         if re.fullmatch(r"-?\d{1,7}", value):
             value = int(value)
     return times.parse(value)
@@ -51,7 +52,7 @@ def _normalize_name(value: object) -> object:
     return value.strip().lower() if isinstance(value, str) else value
 
 
-Name = Annotated[
+TickerName = Annotated[
     str,
     BeforeValidator(_normalize_name),
     Field(pattern=NAME_PATTERN),
@@ -71,7 +72,7 @@ Q = TypeVar("Q", bound=Query)
 class TickerQuery(Query):
     """Selects one ticker."""
 
-    ticker: Name = Field(description="Deribit index name", examples=["btc_usd"])
+    ticker: TickerName = Field(description="Deribit index name", examples=["btc_usd"])
 
 
 class PageQuery(TickerQuery):
@@ -116,7 +117,7 @@ class RangeQuery(TickerQuery):
     )
 
 
-class MomentQuery(TickerQuery):
+class MinuteQuery(TickerQuery):
     """Selects a minute."""
 
     date: Instant = Field(description="any time within the minute, UNIX seconds or ISO 8601", examples=[1705318800])
@@ -144,7 +145,7 @@ class DayQuery(TickerQuery):
 class FetchQuery(Query):
     """Parameters of a fetch request."""
 
-    ticker: list[Name] = Field(
+    ticker: list[TickerName] = Field(
         default_factory=list, max_length=MAX_TICKERS, description="tracked index names; none: all", examples=[["btc_usd"]]
     )
 
@@ -205,7 +206,7 @@ class Problem(BaseModel):
     code: str = Field(description="the error code, the same as `extensions.code` in GraphQL", examples=["BAD_USER_INPUT"])
 
 
-SHAPE = Shape(
+ROW_SHAPE = Shape(
     (
         ("id", dataclasses.replace(JSON_COLUMNS["id"], quote="")),
         ("ticker", JSON_COLUMNS["ticker"]),

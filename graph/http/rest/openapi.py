@@ -29,19 +29,20 @@ KEY_SCHEME = "apiKey"
 
 COVERAGE = Header(
     description="Completeness of the response: stored minutes / expected minutes, for the completed minutes that it covers. "
-    "A minute is expected if the ticker was tracked. GraphQL's `coverage` lists the gaps and their reasons.",
+    "A minute is expected if the ticker was tracked or an import covers it. "
+    "GraphQL's `coverage` lists the gaps and their reasons.",
     param_schema=Schema(type="string", pattern=r"^\d+/\d+$"),
     example="1438/1440",
 )
 
 STATUS_DESCRIPTIONS = {
     401: "API_KEYS is set and the request has no valid key.",
-    429: "The client has exceeded its RATE_LIMIT. Retry after `Retry-After` seconds.",
-    403: "ADMIN_TOKEN is set and the request does not send it.",
+    429: "The client has exceeded its RATE_LIMIT or its concurrent requests. Retry after `Retry-After` seconds.",
+    403: "The request does not send the ADMIN_TOKEN, or comes from another site.",
     404: "The ticker is unknown or has no matching price.",
     422: "A parameter is missing or invalid. `detail` has its name, its value and what is expected.",
     500: "Internal server error. `detail` has the request id.",
-    503: "The database, or the queue if it is needed, is unavailable. Retry after `Retry-After` seconds.",
+    503: "The server is busy, or the database or the queue is unavailable. Retry after `Retry-After` seconds.",
     504: "The request exceeded its timeout.",
 }
 
@@ -92,7 +93,8 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
         tags=["manual fetch" if endpoint.has_side_effects else "prices"],
         summary=endpoint.summary,
         parameters=_parameters(endpoint.query),
-        responses={str(endpoint.success): success_response} | {str(status): _problem(status) for status in endpoint.statuses},
+        responses={str(endpoint.success_status): success_response}
+        | {str(status): _problem(status) for status in endpoint.error_statuses},
         security=[{}, {KEY_SCHEME: []}, *([{ADMIN_SCHEME: []}] if endpoint.has_side_effects else ())],
     )
 

@@ -32,7 +32,7 @@ export async function execute(query, variables = {}) {
     body: JSON.stringify({ query, variables }),
     signal: AbortSignal.timeout(20_000),
   });
-  const answer = await response.json();
-  if (answer.errors) throw Object.assign(new Error(answer.errors[0].message), { code: answer.errors[0].extensions?.code });
-  return answer.data;
+  const result = await response.json();
+  if (result.errors) throw Object.assign(new Error(result.errors[0].message), { code: result.errors[0].extensions?.code });
+  return result.data;
 }

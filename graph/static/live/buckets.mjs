@@ -8,7 +8,7 @@ export function toChartCandle(candle) {
 }
 
 /** Returns the points of a line with breaks at candles without prices. A point's color applies to the segment after it. */
-export function line(candles) {
+export function toChartLine(candles) {
   return candles.map((candle, index) => {
     if (candle.close === null) return { time: candle.ts };
     const isLast = candles[index + 1]?.close === null;
@@ -22,11 +22,11 @@ export function overlapping(periods, candle) {
 }
 
 /** Returns a band for each candle that overlaps a period. */
-export function bands(candles, periods, colour) {
+export function bands(candles, periods, colorOf) {
   const found = [];
   for (const candle of candles) {
-    const one = overlapping(periods, candle)[0];
-    if (one) found.push({ time: candle.ts, value: 1, color: colour(one) });
+    const period = overlapping(periods, candle)[0];
+    if (period) found.push({ time: candle.ts, value: 1, color: colorOf(period) });
   }
   return found;
 }

@@ -1,10 +1,10 @@
 // The candle chart. It draws candles and periods and does not call the API.
 
 import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
-import { bands, toChartCandle, line } from "./buckets.mjs";
+import { bands, toChartCandle, toChartLine } from "./buckets.mjs";
 import { price } from "./format.mjs";
 
-const COLOURS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
+const COLORS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
 const PRELOAD_MARGIN = 40;
 
 export class Chart {
@@ -15,10 +15,10 @@ export class Chart {
   #parts;
   #times = [];
   #candleData = [];
-  #moving = null;
+  #reportTimer = null;
   #scheme = matchMedia("(prefers-color-scheme: dark)");
   #periods = [[], [], []];
-  #colours = {};
+  #colors = {};
   #events;
   #isSettled = false;
   #asLine = false;
@@ -49,11 +49,11 @@ export class Chart {
     this.#scheme.addEventListener("change", this.#paint);
     this.#chart.subscribeCrosshairMove((at) => events.onHover(at.time ?? null));
     this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => this.#onRangeChange(range));
-    element.addEventListener("keydown", (event) => this.#key(event));
+    element.addEventListener("keydown", (event) => this.#onKey(event));
   }
 
   remove() {
-    clearTimeout(this.#moving);
+    clearTimeout(this.#reportTimer);
     this.#scheme.removeEventListener("change", this.#paint);
     this.#chart.remove();
   }
@@ -82,22 +82,23 @@ export class Chart {
   put(candles) {
     const scale = this.#chart.timeScale();
     const range = this.#isSettled ? scale.getVisibleLogicalRange() : null;
-    const before = this.#times;
+    const previousTimes = this.#times;
     this.#times = candles.map((candle) => candle.ts);
     this.#candleData = candles;
-    const number = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
-    this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(number)))));
+    const samplePrice = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
+    this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(samplePrice)))));
     for (const series of [this.#candles, this.#line]) {
       series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
     }
     this.#candles.setData(this.#asLine ? [] : candles.map(toChartCandle));
-    this.#line.setData(this.#asLine ? line(candles) : []);
+    this.#line.setData(this.#asLine ? toChartLine(candles) : []);
     this.#element.dataset.candles = String(candles.length);
-    if (range && before.length) {
+    if (range && previousTimes.length) {
       // Aligns by a visible candle, because candles may have been added or removed on both sides.
-      const at = Math.max(0, Math.min(before.length - 1, Math.round((range.from + range.to) / 2)));
-      const now = this.#times.indexOf(before[at]);
-      if (now >= 0 && now !== at) scale.setVisibleLogicalRange({ from: range.from + now - at, to: range.to + now - at });
+      const oldIndex = Math.max(0, Math.min(previousTimes.length - 1, Math.round((range.from + range.to) / 2)));
+      const newIndex = this.#times.indexOf(previousTimes[oldIndex]);
+      const shift = newIndex - oldIndex;
+      if (newIndex >= 0 && shift !== 0) scale.setVisibleLogicalRange({ from: range.from + shift, to: range.to + shift });
     }
   }
 
@@ -117,7 +118,7 @@ export class Chart {
   /** Draws missing periods as bands, backfilled and imported periods along the lower edge. */
   mark(candles, missing, parts) {
     this.#periods = [candles, missing, parts];
-    const { missing: gap, backfilled, imported } = this.#colours;
+    const { missing: gap, backfilled, imported } = this.#colors;
     const found = bands(candles, missing, () => `${gap}55`);
     this.#missing.setData(found);
     this.#parts.setData(bands(candles, parts, (one) => (one.source === "IMPORT" ? imported : backfilled)));
@@ -126,14 +127,14 @@ export class Chart {
 
   #paint = () => {
     const style = getComputedStyle(document.documentElement);
-    this.#colours = Object.fromEntries(COLOURS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-    const { panel, muted, line, up, down } = this.#colours;
+    this.#colors = Object.fromEntries(COLORS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
+    const { panel, muted, line, up, down } = this.#colors;
     this.#chart.applyOptions({
       layout: { background: { color: panel }, textColor: muted },
       grid: { vertLines: { color: line }, horzLines: { color: line } },
       timeScale: { borderColor: line },
     });
-    this.#line.applyOptions({ color: this.#colours.accent });
+    this.#line.applyOptions({ color: this.#colors.accent });
     this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
     this.mark(...this.#periods);
   };
@@ -142,8 +143,8 @@ export class Chart {
     if (!range || !this.#isSettled) return;
     if (range.from < PRELOAD_MARGIN) this.#events.onOlder();
     if (range.to > this.#times.length - PRELOAD_MARGIN) this.#events.onNewer();
-    clearTimeout(this.#moving);
-    this.#moving = setTimeout(() => this.#reportWindow(range), 250);
+    clearTimeout(this.#reportTimer);
+    this.#reportTimer = setTimeout(() => this.#reportWindow(range), 250);
   }
 
   #reportWindow(range) {
@@ -152,15 +153,15 @@ export class Chart {
     if (range && last > 0) this.#events.onWindow(at(range.from).ts, at(range.to).end, range.to >= last);
   }
 
-  #key(event) {
+  #onKey(event) {
     if (event.ctrlKey || event.altKey || event.metaKey) return; // shortcuts of the browser
-    if (event.shiftKey && event.key.startsWith("Arrow")) return this.#point(event);
+    if (event.shiftKey && event.key.startsWith("Arrow")) return this.#moveCrosshair(event);
     const scale = this.#chart.timeScale();
     const range = this.#requestedRange ?? scale.getVisibleLogicalRange(); // the chart updates its range only once per frame
     if (!range) return;
     const width = range.to - range.from;
     const step = Math.max(1, width / 10);
-    const to = {
+    const moveRange = {
       ArrowLeft: () => ({ from: range.from - step, to: range.to - step }),
       ArrowRight: () => ({ from: range.from + step, to: range.to + step }),
       "+": () => ({ from: range.from + width / 4, to: range.to }),
@@ -169,15 +170,15 @@ export class Chart {
       End: () => ({ from: this.#times.length + 3 - width, to: this.#times.length + 3 }),
       Home: () => ({ from: 0, to: width }),
     }[event.key];
-    if (!to) return;
+    if (!moveRange) return;
     event.preventDefault();
-    this.#requestedRange = to();
+    this.#requestedRange = moveRange();
     scale.setVisibleLogicalRange(this.#requestedRange);
     requestAnimationFrame(() => (this.#requestedRange = null));
   }
 
   /** Moves the crosshair to the previous or next candle. */
-  #point(event) {
+  #moveCrosshair(event) {
     event.preventDefault();
     const last = this.#times.length - 1;
     const step = event.key === "ArrowLeft" ? -1 : event.key === "ArrowRight" ? 1 : 0;

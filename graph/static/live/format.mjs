@@ -70,15 +70,15 @@ const REASONS = {
   NOT_IMPORTED: "not part of the import",
 };
 
-const STATES = { OPEN: "backfill pending", FILLED: "backfilled", GIVEN_UP: "unrecoverable" };
+const STATES = { OPEN: "backfill pending", FILLED: "filled later", GIVEN_UP: "unrecoverable" };
 
-/** Formats a gap: `21 Nov 2026 09:12 to 09:24, 12 minutes: Deribit did not respond in time, backfilled`. */
+/** Formats a gap: `21 Nov 2026 09:12 to 09:24, 12 minutes: Deribit did not respond in time, filled later`. */
 export function gap(one) {
   const window = `${instant(one.from)} to ${instantAfter(one.to, one.from)}`;
   return `${window}, ${minutes((one.to - one.from) / MINUTE)}: ${REASONS[one.reason] ?? one.reason}, ${STATES[one.state]}`;
 }
 
-/** Describes the coverage of a window in one or two sentences. */
+/** Describes the coverage of a window in one to three sentences. */
 export function coverage(found) {
   if (!found.expected) return found.extra ? `${minutes(found.extra)} stored. Completeness is not tracked for this period.` : "This ticker was not tracked in this period.";
   const parts = [];
@@ -92,8 +92,8 @@ export function coverage(found) {
   const others = [
     found.backfilled && `${minutes(found.backfilled)} backfilled from Deribit's chart`,
     found.imported && `${minutes(found.imported)} imported`,
-    found.extra && `${minutes(found.extra)} in untracked periods`,
   ].filter(Boolean);
   if (others.length) parts.push(`Not collected live: ${others.join(", ")}.`);
+  if (found.extra) parts.push(`Also stored: ${minutes(found.extra)} in untracked periods.`);
   return parts.join(" ");
 }

@@ -2,17 +2,17 @@
 
 import { headers, setKey } from "./api.mjs";
 import { make, setText } from "./dom.mjs";
-import { overview } from "./overview.mjs";
+import { showOverview } from "./overview.mjs";
 import { Socket } from "./socket.mjs";
-import { read, write } from "./state.mjs";
-import { ticker } from "./ticker.mjs";
+import { parseView, buildViewUrl } from "./state.mjs";
+import { showTicker } from "./ticker.mjs";
 
-const STATE_LABELS = { connecting: "Connecting", live: "Live", refused: "Subscription failed, retrying", offline: "Offline, reconnecting" };
+const STATE_LABELS = { connecting: "Connecting", live: "Live", failing: "Subscription failed, retrying", offline: "Offline, reconnecting" };
 
 const main = document.getElementById("main");
 const status = document.getElementById("status");
-let leave = () => {};
-let shown = 0;
+let closeView = () => {};
+let viewNumber = 0;
 let retryTimer = null;
 
 function onState(state) {
@@ -32,17 +32,19 @@ function go(event) {
 }
 
 async function show() {
-  const mine = ++shown;
-  const isCurrent = () => mine === shown;
-  const onMove = (one) => isCurrent() && history.replaceState(null, "", write(one)); // the URL always shows the view
+  const number = ++viewNumber;
+  const isCurrent = () => number === viewNumber;
+  const onMove = (moved) => isCurrent() && history.replaceState(null, "", buildViewUrl(moved)); // the URL always shows the view
   clearTimeout(retryTimer);
-  const view = read(location.search);
-  leave();
-  leave = () => {};
+  const view = parseView(location.search);
+  closeView();
+  closeView = () => {};
   try {
-    const left = view.ticker ? await ticker(main, view, { socket, go, onMove, isCurrent }) : await overview(main, { socket, go, isCurrent });
-    if (isCurrent()) leave = left;
-    else left();
+    const close = view.ticker
+      ? await showTicker(main, view, { socket, go, onMove, isCurrent })
+      : await showOverview(main, { socket, go, isCurrent });
+    if (isCurrent()) closeView = close;
+    else close();
   } catch (error) {
     if (isCurrent()) showError(error);
   }
@@ -62,12 +64,12 @@ function showError(error) {
 
 function askForKey() {
   const input = make("input", { type: "password", autocomplete: "current-password", id: "key", required: true });
-  const use = (event) => {
+  const saveKey = (event) => {
     event.preventDefault();
     setKey(input.value.trim());
     location.reload();
   };
-  return make("form", { class: "empty", onsubmit: use },
+  return make("form", { class: "empty", onsubmit: saveKey },
     make("h1", { text: "Enter your API key" }), make("label", { for: "key", text: "Key" }), input, make("button", { text: "Continue" }));
 }
 

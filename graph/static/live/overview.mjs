@@ -4,7 +4,7 @@ import { execute } from "./api.mjs";
 import { spark } from "./buckets.mjs";
 import { make, setText } from "./dom.mjs";
 import { change, direction, duration, price } from "./format.mjs";
-import { write } from "./state.mjs";
+import { buildViewUrl } from "./state.mjs";
 
 const TICKERS = "{ tickers { name tracked stale latest { price ts id } } }";
 const ADDED = "subscription ($after: ID) { priceAdded(after: $after) { id ticker ts price } }";
@@ -13,8 +13,8 @@ const BATCH_SIZE = 10; // two root fields per ticker; a document may have 20
 const WIDTH = 120;
 const HEIGHT = 32;
 
-/** Shows the overview in `main`. Returns a function that ends it. */
-export async function overview(main, { socket, go, isCurrent }) {
+/** Shows the overview in `main`. Returns a function that stops its updates. */
+export async function showOverview(main, { socket, go, isCurrent }) {
   const { tickers } = await execute(TICKERS);
   if (!isCurrent()) return () => {};
   const rows = new Map();
@@ -46,12 +46,12 @@ export async function overview(main, { socket, go, isCurrent }) {
       batch.forEach((name, n) => rows.get(name)?.showDay(data[`t${n}`], data[`p${n}`].nodes[0]));
     }
   };
-  // If the last 24 hours of a ticker fail to load, its price stays.
+  // If the last 24 hours of a ticker fail to load, its price remains visible.
   const loadAll = () => load([...rows.keys()]).catch((error) => console.warn(error.message));
   loadAll();
 
   const last = tickers.reduce((most, ticker) => (BigInt(ticker.latest?.id ?? 0) > most ? BigInt(ticker.latest.id) : most), 0n);
-  const leaveSocket = socket.subscribe(ADDED, { after: last ? String(last) : null }, {
+  const unsubscribe = socket.subscribe(ADDED, { after: last ? String(last) : null }, {
     onData: (event) => {
       if (!rows.has(event.ticker)) {
         if (!list.isConnected) main.querySelector(".empty")?.replaceWith(list);
@@ -61,12 +61,12 @@ export async function overview(main, { socket, go, isCurrent }) {
     },
     onReconnect: () => reloadPrices(rows).catch((error) => console.warn(error.message)),
   });
-  const ages = setInterval(() => rows.forEach((row) => row.age()), 1_000);
-  const days = setInterval(loadAll, 300_000);
+  const ageTimer = setInterval(() => rows.forEach((row) => row.updateAge()), 1_000);
+  const dayTimer = setInterval(loadAll, 300_000);
   return () => {
-    leaveSocket();
-    clearInterval(ages);
-    clearInterval(days);
+    unsubscribe();
+    clearInterval(ageTimer);
+    clearInterval(dayTimer);
   };
 }
 
@@ -86,12 +86,12 @@ class Row {
 
   constructor(ticker, go) {
     this.#isTracked = ticker.tracked;
-    const address = write({ ticker: ticker.name, interval: "FIVE_MINUTES", from: null, to: null });
+    const address = buildViewUrl({ ticker: ticker.name, interval: "FIVE_MINUTES", from: null, to: null });
     const line = make("svg", { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.#path);
     const link = make("a", { href: address, onclick: go }, make("span", { class: "name", text: ticker.name }), line, this.#price, this.#change, this.#age);
     this.element = make("li", {}, link);
     if (ticker.latest) this.show(ticker.latest);
-    else this.age();
+    else this.updateAge();
   }
 
   show(latest) {
@@ -99,7 +99,7 @@ class Row {
     this.#latest = latest;
     setText(this.#price, price(latest.price));
     this.#showChange();
-    this.age();
+    this.updateAge();
   }
 
   showDay(candles, first) {
@@ -108,7 +108,7 @@ class Row {
     this.#showChange();
   }
 
-  age() {
+  updateAge() {
     if (!this.#latest) return setText(this.#age, "no price yet");
     const seconds = Date.now() / 1000 - this.#latest.ts;
     setText(this.#age, this.#isTracked ? `${duration(seconds)} ago` : `last price ${duration(seconds)} ago, no longer tracked`);

@@ -23,13 +23,13 @@ export class Socket {
   #onState;
   #socket = null;
   #attempt = 0;
-  #timer = null;
+  #reconnectTimer = null;
   #lastMessageAt = 0;
   #subscriptions = new Map();
-  #next = 1;
+  #nextId = 1;
   #isOpen = false;
 
-  /** Calls `onState` with "connecting", "live", "refused" or "offline". `payload` returns the connection_init payload. */
+  /** Calls `onState` with "connecting", "live", "failing" or "offline". `payload` returns the connection_init payload. */
   constructor(url, { onState, payload = () => ({}) }) {
     this.#url = url;
     this.#payload = payload;
@@ -43,7 +43,7 @@ export class Socket {
 
   /** Subscribes. Returns a function that unsubscribes. Calls `onReconnect` if the subscription cannot resume without a gap. */
   subscribe(query, variables, { onData, onError = () => {}, onReconnect = () => {} }) {
-    const id = String(this.#next++);
+    const id = String(this.#nextId++);
     this.#subscriptions.set(id, { query, variables, onData, onError, onReconnect, last: null, hasBegun: false, failures: 0 });
     if (this.#isOpen) this.#begin(id);
     return () => {
@@ -54,7 +54,7 @@ export class Socket {
 
   #connect() {
     if (this.#socket && this.#socket.readyState <= WebSocket.OPEN) return;
-    clearTimeout(this.#timer);
+    clearTimeout(this.#reconnectTimer);
     const socket = (this.#socket = new WebSocket(this.#url, PROTOCOL));
     socket.onopen = () => this.#send({ type: "connection_init", payload: this.#payload() });
     setTimeout(() => socket === this.#socket && !this.#isOpen && this.#onClose(), CONNECTION_INIT_TIMEOUT_MS);
@@ -68,8 +68,8 @@ export class Socket {
     this.#isOpen = false;
     socket?.close();
     this.#onState("offline");
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.#connect(), retryDelay(this.#attempt++));
+    clearTimeout(this.#reconnectTimer);
+    this.#reconnectTimer = setTimeout(() => this.#connect(), retryDelay(this.#attempt++));
   }
 
   /** Pings the server if it was silent: after standby, a dead connection can still seem open. */
@@ -132,12 +132,12 @@ export class Socket {
       return;
     }
     if (code === "HISTORY_CHANGED") {
-      subscription.last = error.extensions.resumeFrom; // the events after it were lost and are sent again
+      subscription.last = error.extensions.resumeFrom; // the server no longer has the events after it
     } else if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
       subscription.last = null; // the view reloads the missed data
       subscription.variables = { ...subscription.variables, after: null };
     }
-    this.#onState("refused");
+    this.#onState("failing");
     const socket = this.#socket;
     setTimeout(() => {
       if (socket !== this.#socket || !this.#subscriptions.has(id)) return;

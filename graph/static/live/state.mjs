@@ -22,28 +22,28 @@ export const RANGES = {
   "All": { seconds: Infinity, interval: "ONE_DAY", name: "all prices" },
 };
 
-const DEFAULT = "FIVE_MINUTES";
+const DEFAULT_INTERVAL = "FIVE_MINUTES";
 
 /** Parses the query string of a URL to a view. A view without a window follows the newest prices. */
-export function read(search) {
+export function parseView(search) {
   const params = new URLSearchParams(search);
   const ticker = params.get("ticker");
-  const whole = (name) => (/^\d{1,10}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
-  let [from, to] = [whole("from"), whole("to")];
+  const parseSeconds = (name) => (/^\d{1,10}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
+  let [from, to] = [parseSeconds("from"), parseSeconds("to")];
   if (from === null || to === null || from >= to) [from, to] = [null, null];
   return {
     ticker: /^[a-z0-9][a-z0-9_-]{0,63}$/.test(ticker ?? "") ? ticker : null,
-    interval: Object.hasOwn(INTERVALS, params.get("interval") ?? "") ? params.get("interval") : DEFAULT,
+    interval: Object.hasOwn(INTERVALS, params.get("interval") ?? "") ? params.get("interval") : DEFAULT_INTERVAL,
     from,
     to,
   };
 }
 
 /** Returns the URL of a view, relative to the page. */
-export function write(view) {
+export function buildViewUrl(view) {
   if (!view.ticker) return "./";
   const params = new URLSearchParams({ ticker: view.ticker });
-  if (view.interval !== DEFAULT) params.set("interval", view.interval);
+  if (view.interval !== DEFAULT_INTERVAL) params.set("interval", view.interval);
   if (view.from !== null) {
     params.set("from", view.from);
     params.set("to", view.to);

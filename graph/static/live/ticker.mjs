@@ -41,12 +41,12 @@ const CHANGES = `subscription ($ticker: String!, $after: ID) {
 const DAY = 86_400;
 const now = () => Math.floor(Date.now() / 1000);
 
-/** Shows a ticker in `main`. Returns a function that ends it. */
-export async function ticker(main, view, { socket, go, onMove, isCurrent }) {
+/** Shows a ticker in `main`. Returns a function that stops its updates. */
+export async function showTicker(main, view, { socket, go, onMove, isCurrent }) {
   const found = await execute(TICKER, { ticker: view.ticker, day: now() - DAY });
   if (!isCurrent()) return () => {};
   if (!found.ticker) throw Object.assign(new Error(`Unknown ticker: ${view.ticker}.`), { code: "UNKNOWN_TICKER" });
-  const page = new Ticker(main, view, found, { socket, go, onMove, isCurrent });
+  const page = new TickerView(main, view, found, { socket, go, onMove, isCurrent });
   try {
     await page.begin();
   } catch (error) {
@@ -56,7 +56,7 @@ export async function ticker(main, view, { socket, go, onMove, isCurrent }) {
   return () => page.leave();
 }
 
-class Ticker {
+class TickerView {
   #view;
   #onMove;
   #socket;
@@ -88,50 +88,50 @@ class Ticker {
   }
 
   #build(main, go) {
-    const at = this.#elements;
-    at.price = make("p", { class: "price big" });
-    at.change = make("p", { class: "change" });
-    at.age = make("p", { class: "age" });
-    at.range = make("p", { class: "dayrange" });
-    at.chart = make("div", { class: "chart", tabindex: "0", role: "group", "aria-label": `Candles of ${this.#view.ticker}`, "aria-describedby": "keys" });
-    at.legend = make("p", { class: "legend", role: "status", "aria-live": "off" });
-    at.words = make("p", { class: "words", text: "…" });
-    at.list = make("ul", { class: "gaps" });
-    at.intervals = this.#choice("Interval", INTERVALS, (name) => this.#setInterval(name));
-    at.ranges = this.#choice("Range", RANGES, (name) => this.#setRange(name), { isSelectable: false });
-    const clearError = () => at.to.setCustomValidity("");
-    at.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC", oninput: clearError });
-    at.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC", oninput: clearError });
-    at.graphiql = make("a", { text: "GraphQL" });
-    at.csv = make("a", { text: "CSV", download: "", onclick: (event) => hasKey() && this.#download(event) });
-    at.curl = make("code", {});
-    at.copied = make("span", { class: "copied", role: "status" });
-    const window = make("form", { class: "window", onsubmit: (event) => this.#setWindow(event) }, at.from, make("span", { text: "to", "aria-hidden": "true" }), at.to, make("button", { text: "Show" }));
+    const elements = this.#elements;
+    elements.price = make("p", { class: "price big" });
+    elements.change = make("p", { class: "change" });
+    elements.age = make("p", { class: "age" });
+    elements.range = make("p", { class: "dayrange" });
+    elements.chart = make("div", { class: "chart", tabindex: "0", role: "group", "aria-label": `Candles of ${this.#view.ticker}`, "aria-describedby": "keys" });
+    elements.legend = make("p", { class: "legend", role: "status", "aria-live": "off" });
+    elements.words = make("p", { class: "words", text: "…" });
+    elements.list = make("ul", { class: "gaps" });
+    elements.intervals = this.#createChoice("Interval", INTERVALS, (name) => this.#setInterval(name));
+    elements.ranges = this.#createChoice("Range", RANGES, (name) => this.#setRange(name), { isSelectable: false });
+    const clearError = () => elements.to.setCustomValidity("");
+    elements.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC", oninput: clearError });
+    elements.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC", oninput: clearError });
+    elements.graphiql = make("a", { text: "GraphQL" });
+    elements.csv = make("a", { text: "CSV", download: "", onclick: (event) => hasKey() && this.#download(event) });
+    elements.curl = make("code", {});
+    elements.copied = make("span", { class: "copied", role: "status" });
+    const windowForm = make("form", { class: "window", onsubmit: (event) => this.#setWindow(event) }, elements.from, make("span", { text: "to", "aria-hidden": "true" }), elements.to, make("button", { text: "Show" }));
     main.replaceChildren(
       make("nav", { class: "back", "aria-label": "Back" }, make("a", { href: "./", text: "← All tickers", onclick: go })),
       make("section", { class: "head", "aria-labelledby": "name" },
         make("h1", { id: "name", text: this.#view.ticker }),
-        make("div", { class: "now" }, at.price, at.change, at.age, at.range)),
-      make("div", { class: "controls" }, at.intervals.element, at.ranges.element, window),
+        make("div", { class: "now" }, elements.price, elements.change, elements.age, elements.range)),
+      make("div", { class: "controls" }, elements.intervals.element, elements.ranges.element, windowForm),
       make("section", { class: "panel", "aria-label": "Chart" },
-        at.legend,
-        at.chart,
+        elements.legend,
+        elements.chart,
         make("p", { class: "keys", id: "keys", text: "Arrow keys scroll, + and − zoom, End shows the newest candle. Shift and an arrow key select a candle." }),
         make("ul", { class: "key" },
           make("li", { class: "missing", text: "missing" }), make("li", { class: "backfilled", text: "backfilled" }), make("li", { class: "imported", text: "imported" }))),
       make("section", { class: "panel coverage", "aria-labelledby": "coverage" },
-        make("h2", { id: "coverage", text: "Data completeness" }), at.words, at.list),
+        make("h2", { id: "coverage", text: "Data completeness" }), elements.words, elements.list),
       make("section", { class: "panel same", "aria-labelledby": "same" },
         make("h2", { id: "same", text: "Get this data" }),
-        make("p", {}, at.graphiql, " in GraphiQL, ", at.csv, " with all minutes, or with curl:"),
-        make("div", { class: "curl" }, at.curl, make("button", { type: "button", text: "Copy", onclick: () => this.#copy() }), at.copied)),
+        make("p", {}, elements.graphiql, " in GraphiQL, ", elements.csv, " with all minutes, or with curl:"),
+        make("div", { class: "curl" }, elements.curl, make("button", { type: "button", text: "Copy", onclick: () => this.#copy() }), elements.copied)),
     );
   }
 
   /** Creates a group of buttons. The selected one is marked as pressed, unless `isSelectable` is false. */
-  #choice(name, values, chosen, { isSelectable = true } = {}) {
+  #createChoice(name, values, onSelect, { isSelectable = true } = {}) {
     const buttons = Object.entries(values).map(([key, one]) =>
-      make("button", { type: "button", "aria-pressed": isSelectable && "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => chosen(key) }));
+      make("button", { type: "button", "aria-pressed": isSelectable && "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => onSelect(key) }));
     const element = make("div", { class: "choice", role: "group", "aria-label": name }, ...buttons);
     return { element, show: (key) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.key === key))) };
   }
@@ -150,9 +150,9 @@ class Ticker {
     await this.#show();
     if (!this.#isCurrent()) return;
     this.#cleanups.push(this.#listen());
-    const ages = setInterval(() => this.#showPrice(), 1_000);
-    const days = setInterval(() => this.#reload(), 300_000);
-    this.#cleanups.push(() => clearInterval(ages), () => clearInterval(days), () => clearTimeout(this.#refreshing));
+    const priceTimer = setInterval(() => this.#showPrice(), 1_000);
+    const dayTimer = setInterval(() => this.#reload(), 300_000);
+    this.#cleanups.push(() => clearInterval(priceTimer), () => clearInterval(dayTimer), () => clearTimeout(this.#refreshing));
   }
 
   leave() {
@@ -321,43 +321,43 @@ class Ticker {
   }
 
   #showPrice() {
-    const at = this.#elements;
+    const elements = this.#elements;
     if (!this.#latest) {
-      setText(at.price, "no price yet");
+      setText(elements.price, "no price yet");
       return;
     }
-    setText(at.price, price(this.#latest.price));
+    setText(elements.price, price(this.#latest.price));
     const seconds = Date.now() / 1000 - this.#latest.ts;
-    setText(at.age, `${instant(this.#latest.ts)} UTC, ${duration(seconds)} ago${this.#isTracked ? "" : "; no longer tracked"}`);
-    at.age.classList.toggle("stale", this.#isTracked && seconds > 180);
+    setText(elements.age, `${instant(this.#latest.ts)} UTC, ${duration(seconds)} ago${this.#isTracked ? "" : "; no longer tracked"}`);
+    elements.age.classList.toggle("stale", this.#isTracked && seconds > 180);
     if (this.#dayStartPrice === null) return;
-    setText(at.change, `${change(this.#dayStartPrice, this.#latest.price)} in 24 h`);
-    at.change.dataset.direction = direction(this.#dayStartPrice, this.#latest.price);
+    setText(elements.change, `${change(this.#dayStartPrice, this.#latest.price)} in 24 h`);
+    elements.change.dataset.direction = direction(this.#dayStartPrice, this.#latest.price);
   }
 
   #showLegend(time) {
     const candle = time === null ? this.#candles.at(-1) : this.#candles.find((one) => one.ts === time);
     if (!candle) return setText(this.#elements.legend, "");
     const gaps = overlapping(this.#gaps, candle);
-    const parts = [instant(candle.ts)];
+    const texts = [instant(candle.ts)];
     if (candle.open !== null) {
-      parts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
-      if (!candle.closed) parts.push("in progress");
-      else if (!candle.complete) parts.push(`${candle.count} of ${minutes(candle.expected)}`);
+      texts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
+      if (!candle.closed) texts.push("in progress");
+      else if (!candle.complete) texts.push(`${candle.count} of ${minutes(candle.expected)}`);
     } else {
-      parts.push("no prices");
+      texts.push("no prices");
     }
-    parts.push(...gaps.slice(0, 2).map(gap));
+    texts.push(...gaps.slice(0, 2).map(gap));
     const sources = overlapping(this.#parts, candle).map((one) => one.source.toLowerCase());
-    if (sources.length) parts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported" })[one]).join(", "));
-    setText(this.#elements.legend, parts.join("  ·  "));
+    if (sources.length) texts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported" })[one]).join(", "));
+    setText(this.#elements.legend, texts.join("  ·  "));
     this.#elements.legend.classList.toggle("gap", gaps.some((one) => one.state !== "FILLED"));
   }
 
   #showLinks(from, to) {
     const { ticker, interval } = this.#view;
-    const window = `from: ${from}${to === null ? "" : `, to: ${to}`}`;
-    const query = `{\n  candles(ticker: "${ticker}", interval: ${interval}, ${window}) {\n    ts open high low close count complete\n  }\n}`;
+    const windowArguments = `from: ${from}${to === null ? "" : `, to: ${to}`}`;
+    const query = `{\n  candles(ticker: "${ticker}", interval: ${interval}, ${windowArguments}) {\n    ts open high low close count complete\n  }\n}`;
     this.#elements.graphiql.href = `graphql#${encodeURIComponent(query)}`;
     const csv = `export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=csv`;
     this.#elements.csv.href = csv;
