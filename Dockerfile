@@ -42,7 +42,7 @@ USER tickgraph
 ENV HOST=0.0.0.0 PORT=8000 DATA_DIR=/data
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-m", "graph", "healthy"]
-CMD ["python", "-m", "db", "with-servers", "--", "supervisord", "-c", "db/supervisord.conf"]
+CMD ["python", "-m", "db", "with-servers", "--", "supervisord", "-c", "db/runtime/supervisord.conf"]
 
 FROM code AS app
 COPY --from=packages /venv /venv

@@ -8,7 +8,7 @@ COMPOSE := docker compose
 INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL$$POSTGRES_HOST" ] && ! grep -qsE '^(DATABASE_URL|POSTGRES_HOST)=.' .env; \
 	then while IFS= read -r line; do case "$$line" in REDIS_URL=*) [ -z "$$REDIS_URL" ] || continue;; esac; export "$$line"; done <.infra.env; fi
 # --user has no effect here, but without it supervisord logs a warning when run as root.
-SUPERVISORD = supervisord -c db/supervisord.conf --user $$(id -u)
+SUPERVISORD = supervisord -c db/runtime/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
 .PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \

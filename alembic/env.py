@@ -9,8 +9,9 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from db import embedded_lookup, log, pool, tables
+from db import pool, tables
 from db.errors import DatabaseError
+from db.runtime import embedded_lookup, log
 from db.settings import Settings
 
 MIGRATION_LOCK_ID = 7235422

@@ -18,10 +18,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import backup, cli, connection_url, embedded, embedded_lookup, log, migrate, pool, processes, times
+from db import connection_url, migrate, pool, times
 from db.errors import CommandLineError, DatabaseError, DatabaseUnavailableError
 from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
 from db.queries.history_export import ExportFormat
+from db.runtime import backup, cli, embedded, embedded_lookup, log, processes
 from db.settings import Settings, mask_password
 
 STOP_TIMEOUT_S = 15.0

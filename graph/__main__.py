@@ -14,9 +14,10 @@ from collections.abc import Sequence
 
 import uvicorn
 
-from db import cli, embedded_lookup, log, metrics, times
+from db import times
 from db.pool import open_database
 from db.queries import prices, tickers
+from db.runtime import cli, embedded_lookup, log, metrics
 from graph.engine.tickers import require_known_tickers
 from graph.errors import ApiError
 from graph.http.protocol import BoundedHttp, BoundedWebSocket

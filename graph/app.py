@@ -3,7 +3,7 @@
 import gc
 import logging
 
-from db import log, tracing
+from db.runtime import log, tracing
 from graph.http.application import application
 from graph.settings import Settings
 

@@ -9,7 +9,7 @@ from typing import Final
 
 from prometheus_client import Counter, Gauge, Histogram
 
-from db.metrics import MULTIPROCESS_DIR
+from db.runtime.metrics import MULTIPROCESS_DIR
 
 MAX_OPERATION_NAMES: Final = 100
 """Maximum number of operation names with a label of their own, because clients can send any name."""

@@ -11,10 +11,11 @@ import time
 
 import aiohttp
 
-from db import embedded_lookup, times
+from db import times
 from db.errors import DatabaseError
 from db.pool import Database, Record, open_database
 from db.queries import tickers
+from db.runtime import embedded_lookup
 from db.settings import mask_password
 from graph.settings import Settings
 

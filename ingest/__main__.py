@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from db import cli
+from db.runtime import cli
 from ingest.commands import collect, import_history, ledger, simulate, status, work
 
 EXAMPLES = """examples:

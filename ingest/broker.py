@@ -5,8 +5,8 @@ import logging
 from dramatiq.middleware import AgeLimit, Callbacks, Retries, ShutdownNotifications, TimeLimit
 from periodiq import PeriodiqMiddleware
 
-from db import log, tracing
 from db.queues import Actor, Queue
+from db.runtime import log, tracing
 from ingest.middleware import (
     EnqueueOnBoot,
     EventLoop,

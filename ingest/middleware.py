@@ -23,8 +23,9 @@ from dramatiq.asyncio import EventLoopThread, get_event_loop_thread, set_event_l
 from dramatiq.broker import MessageProxy
 from dramatiq.middleware import AsyncIO
 
-from db import metrics, times, tracing
+from db import times
 from db.pool import WRITER_TIMEOUT_S, Database, open_database
+from db.runtime import metrics, tracing
 from ingest import redis_state
 from ingest.deribit.client import open_deribit
 from ingest.jobs.message_minutes import MinuteChooser

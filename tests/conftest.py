@@ -13,8 +13,9 @@ import asyncpg
 import pytest
 import redis
 
-from db import embedded, migrate, settings
+from db import migrate, settings
 from db.pool import Database, open_database
+from db.runtime import embedded
 from graph.settings import Settings as GraphSettings
 from ingest.settings import Settings as IngestSettings
 from ingest.simulator.server import Simulator, serve

@@ -20,9 +20,10 @@ from typing import Final, Literal, get_args
 
 from playwright.async_api import Browser, async_playwright
 
-from db import embedded, migrate
+from db import migrate
 from db.pool import Database, open_database
 from db.queries import bulk_import, gaps, prices, write_lock
+from db.runtime import embedded
 from db.tables import PriceRow, Reason, Source
 from graph.settings import Settings
 from tests.graph.conftest import run_api

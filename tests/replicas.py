@@ -6,8 +6,8 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from db import embedded
-from db.embedded import Server
+from db.runtime import embedded
+from db.runtime.embedded import Server
 
 
 def copy_primary(primary: Server, folder: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from db import tracing
+from db.runtime import tracing
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from dramatiq.brokers.redis import RedisBroker
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from db import tracing
 from db.queues import Actor, Queue
+from db.runtime import tracing
 from graph.errors import UnavailableError
 
 REDIS_TIMEOUT_S = 1.0

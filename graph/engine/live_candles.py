@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
-from db import tracing
 from db.pool import Database
 from db.queries import candles
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
+from db.runtime import tracing
 from graph.engine.live_events import EventSelection, LiveEvents, read_with_retry
 from graph.engine.topics import Event, ShuttingDownError, Topic
 from graph.errors import HistoryChangedError, UnavailableError

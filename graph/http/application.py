@@ -15,9 +15,9 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from db import metrics, tracing
 from db.errors import DatabaseError
 from db.pool import Database, open_database
+from db.runtime import metrics, tracing
 from graph import metrics as api_metrics
 from graph.engine.background import background_task
 from graph.engine.commit_listener import CommitListener

@@ -30,7 +30,7 @@ from graphql import (
 from strawberry.schema.config import StrawberryConfig
 from structlog.contextvars import get_contextvars
 
-from db import tracing
+from db.runtime import tracing
 from graph import metrics
 from graph.engine import documents, limits
 from graph.engine.client_errors import to_client_error

@@ -7,7 +7,8 @@ from typing import Final
 
 from rich.console import Console
 
-from db import embedded_lookup, times
+from db import times
+from db.runtime import embedded_lookup
 from ingest.settings import Settings, parse_index_name
 
 PIPE_WIDTH: Final = 1_000

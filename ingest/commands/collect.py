@@ -5,8 +5,9 @@ import asyncio
 import time
 from contextlib import AsyncExitStack
 
-from db import embedded_lookup, log, times
+from db import times
 from db.pool import open_database
+from db.runtime import embedded_lookup, log
 from ingest.commands.arguments import Verbs, add_verb, minute, use_demo_exchange
 from ingest.deribit.client import open_deribit
 from ingest.jobs.collect import CollectResult, collect

@@ -16,10 +16,11 @@ from typing import IO
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from db import embedded_lookup, times
+from db import times
 from db.errors import DatabaseError
 from db.pool import connect, open_database
 from db.queries import foreign_table
+from db.runtime import embedded_lookup
 from ingest.commands.arguments import Verbs, add_verb, ticker
 from ingest.imports import file_reader
 from ingest.imports.file_reader import FileFormatError, RawRow, ReadOptions

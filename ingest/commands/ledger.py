@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 
 from rich.table import Table
 
-from db import embedded_lookup, times
+from db import times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
+from db.runtime import embedded_lookup
 from ingest.commands.arguments import Verbs, add_verb, console, parse_instant, ticker, use_demo_exchange
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError

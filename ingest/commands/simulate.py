@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from db import embedded_lookup, processes
+from db.runtime import embedded_lookup, processes
 from ingest.commands.arguments import Verbs, add_verb
 from ingest.simulator.server import Simulator, serve
 

@@ -13,10 +13,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from db import embedded_lookup, times
+from db import times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import clock, gaps, rejects, retention, tickers, write_lock
+from db.runtime import embedded_lookup
 from db.settings import mask_password
 from ingest import redis_state
 from ingest.commands.arguments import Verbs, add_verb, console

@@ -8,7 +8,7 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db import cli, embedded_lookup, log, metrics, tracing
+from db.runtime import cli, embedded_lookup, log, metrics, tracing
 from ingest import redis_state
 from ingest.commands.arguments import Verbs, add_verb
 from ingest.middleware import HEARTBEAT_TTL_S, has_local_heartbeat

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import asyncpg
 
-from db import embedded, migrate
+from db import migrate
+from db.runtime import embedded
 from ingest.simulator import market
 from tests.conftest import ROOT
 from tests.sample_data import START_TS

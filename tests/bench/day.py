@@ -23,10 +23,11 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from db import embedded, migrate
+from db import migrate
 from db.pool import open_database
 from db.queries import candles, coverage
 from db.queues import Actor, Queue
+from db.runtime import embedded
 from ingest.simulator.server import Simulator, serve
 from tests.bench.throughput import run_server
 from tests.conftest import ROOT

@@ -17,11 +17,12 @@ import asyncpg
 from rich.console import Console
 from rich.table import Table
 
-from db import embedded, migrate
+from db import migrate
 from db.pool import Database, open_database
 from db.queries import candles, prices
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
+from db.runtime import embedded
 from tests.bench import storage
 
 SMALL_ROW_COUNT = 1_000_000

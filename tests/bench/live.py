@@ -29,7 +29,8 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from db import embedded, migrate
+from db import migrate
+from db.runtime import embedded
 from tests.bench.load import BenchRequest, get, graphql, load
 from tests.bench.throughput import run_server
 from tests.e2e.conftest import free_port

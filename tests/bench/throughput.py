@@ -26,7 +26,8 @@ import psutil
 from rich.console import Console, Group
 from rich.table import Table
 
-from db import embedded, migrate
+from db import migrate
+from db.runtime import embedded
 from tests.bench import storage
 from tests.bench.load import BenchRequest, get, graphql, load
 from tests.conftest import ROOT

@@ -19,11 +19,12 @@ import redis
 import redis.asyncio
 from dramatiq.brokers.redis import RedisBroker
 
-from db import embedded, migrate, processes
-from db.embedded import Server
+from db import migrate
 from db.errors import CommandLineError, DatabaseError
 from db.pool import translate_errors
 from db.queues import Actor, Queue
+from db.runtime import embedded, processes
+from db.runtime.embedded import Server
 from ingest.outbox import FAILURES, HEARTBEATS, PRICES
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT

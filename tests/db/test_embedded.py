@@ -11,8 +11,8 @@ import asyncpg
 import pytest
 import redis
 
-from db import embedded
 from db.errors import CommandLineError
+from db.runtime import embedded
 from tests.conftest import ROOT, Servers
 
 
@@ -155,7 +155,7 @@ async def test_an_unknown_revision_is_reported_in_one_line(tmp_path: Path, serve
 
 ORPHAN_PROGRAM = """
 import ctypes, signal, sys
-from db import processes
+from db.runtime import processes
 
 ctypes.CDLL(None).prctl(36, 1)  # PR_SET_CHILD_SUBREAPER: this process adopts orphans, as PID 1 does
 command = "sh -c 'sleep 0.1 & echo $!' > orphan; while [ -d /proc/$(cat orphan) ]; do sleep 0.05; done"

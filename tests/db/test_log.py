@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 PROGRAM = """
 import logging
-from db import log
+from db.runtime import log
 from db.settings import Settings
 
 settings = Settings.read()
@@ -75,7 +75,7 @@ def test_control_characters_sent_by_clients_are_escaped() -> None:
 
 EXCEPTION_PROGRAM = """
 import logging, sys
-from db import log
+from db.runtime import log
 from db.settings import Settings
 
 log.configure(Settings.read(), "test")
@@ -97,7 +97,7 @@ def test_a_traceback_contains_no_password_and_no_control_characters(log_format: 
 
 ROTATION_PROGRAM = """
 import logging, sys
-from db import log
+from db.runtime import log
 from db.settings import Settings
 
 log.MAX_FILE_BYTES, log.MAX_ROTATED_FILES = 40_000, 50

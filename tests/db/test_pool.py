@@ -9,10 +9,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import pytest
 
-from db import embedded
 from db.errors import DatabaseError, DatabaseUnavailableError, PoolExhaustedError, StatementTimeoutError
 from db.pool import Database, open_database
 from db.queries import tickers, write_lock
+from db.runtime import embedded
 from tests.conftest import Servers
 from tests.wait import WAIT_TIMEOUT_S
 

@@ -15,9 +15,10 @@ import aiohttp
 import asyncpg
 import pytest
 
-from db import embedded, migrate
+from db import migrate
 from db.errors import DatabaseError
 from db.pool import Database, open_database
+from db.runtime import embedded
 from tests import replicas
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.sample_data import row, store, track

@@ -15,8 +15,9 @@ import asyncpg
 import psutil
 import pytest
 
-from db import embedded, migrate
+from db import migrate
 from db.pool import Database, open_database
+from db.runtime import embedded
 from tests import replicas
 from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process

@@ -9,10 +9,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from db import backup, embedded, migrate
+from db import migrate
 from db.errors import CommandLineError
 from db.pool import Database, open_database
 from db.queries import candles, coverage, version
+from db.runtime import backup, embedded
 from ingest.deribit.client import open_deribit
 from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist

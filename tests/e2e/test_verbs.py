@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from db import embedded, migrate, times
+from db import migrate, times
 from db.pool import Database
+from db.runtime import embedded
 from graph.settings import Settings
 from graph.watch import parse_base_url, sparkline
 from tests.conftest import ROOT, Servers

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from db import embedded, migrate
+from db import migrate
 from db.pool import Database, open_database
+from db.runtime import embedded
 from graph.http.graphql import STATIC_DIR
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api

@@ -13,9 +13,10 @@ import aiohttp
 import psutil
 import pytest
 
-from db import embedded, migrate
+from db import migrate
 from db.errors import DatabaseError
 from db.pool import open_database
+from db.runtime import embedded
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port
 from tests.graph.test_live_events import TERMINATE_COMMIT_LISTENERS

@@ -14,10 +14,11 @@ import asyncpg
 import pytest
 from prometheus_client import REGISTRY
 
-from db import embedded, migrate
-from db.embedded import Server
+from db import migrate
 from db.pool import Database, open_database
 from db.queries import write_lock
+from db.runtime import embedded
+from db.runtime.embedded import Server
 from graph.settings import Settings
 from tests import replicas
 from tests.graph.conftest import Api, run_api

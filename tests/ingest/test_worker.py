@@ -15,10 +15,11 @@ import pytest
 import redis
 from dramatiq.brokers.redis import RedisBroker
 
-from db import embedded, times
+from db import times
 from db.pool import Database
 from db.queries import write_lock
 from db.queues import Actor, Queue
+from db.runtime import embedded
 from graph.engine.fetch_requests import FetchRequests
 from ingest.outbox import open_outbox
 from ingest.queue import UNDECODABLE

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import redis
 
-from db import processes
 from db.errors import CommandLineError
+from db.runtime import processes
 
 START_TIMEOUT_S = 30.0
 DEMO_FOLDER = "demo"

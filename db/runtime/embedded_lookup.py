@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from db import embedded
 from db.errors import CommandLineError
+from db.runtime import embedded
 from db.settings import Settings
 
 EXCHANGE_URL_FILE = "exchange"

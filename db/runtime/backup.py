@@ -14,9 +14,10 @@ from alembic.util.exc import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import connection_url, embedded, migrate, tables
+from db import connection_url, migrate, tables
 from db.errors import CommandLineError
 from db.pool import connect
+from db.runtime import embedded
 from db.settings import mask_password
 
 _MAJOR: Final = re.compile(r"(\d+)(?:\.\d+|\w+)")

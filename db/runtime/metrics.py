@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 def version() -> str:
     """Returns the version of this release from `pyproject.toml`."""
-    project = Path(__file__).parent.parent / "pyproject.toml"
+    project = Path(__file__).parent.parent.parent / "pyproject.toml"
     return str(tomllib.loads(project.read_text(encoding="utf-8"))["project"]["version"])
 
 
