@@ -208,3 +208,8 @@ def _escape_option(value: str) -> str:
 def _require_allowed(supported: Mapping[str, str], name: str, values: tuple[str, ...]) -> None:
     if supported.get(name, values[0]) not in values:
         raise ValueError(f"{name} should be one of {', '.join(values)}, not {supported[name]!r}")
+
+
+def mask_password(url: str) -> str:
+    """Returns the text with the passwords in its URLs masked."""
+    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url))

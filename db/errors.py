@@ -39,3 +39,7 @@ class RowRejectedError(DatabaseError):
 
 class CommandLineError(Exception):
     """Raised when a command-line verb cannot continue. The message says what is wrong and what to do."""
+
+
+class UsageError(CommandLineError):
+    """Raised when the arguments of a verb do not fit together. The exit status is 2, as for an unknown argument."""

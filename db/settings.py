@@ -2,7 +2,7 @@
 
 import difflib
 import os
-import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import quote
@@ -202,10 +202,19 @@ class Settings(BaseSettings):
                 found.append(f"{name} is not a setting. Did you mean {similar[0]}?")
         for name, field in fields.items():
             if given.get(name.upper()) == "" and field.default is not None and field.default != ():
-                found.append(f"{name.upper()} is empty, so its default applies")
+                found.append(f"{name.upper()} is empty, so it is ignored")
         if self.dsn:
             found += [f"{self.dsn_setting}: {note}" for note in connection_url.parse(self.dsn).notes()]
         return found
+
+    def report(self) -> int:
+        """Writes notes and problems to standard error, or that the settings are valid. Returns 1 if there is a problem."""
+        problems = self.problems()
+        for line in self.notes() + problems:
+            sys.stderr.write(f"{line}\n")
+        if not problems:
+            sys.stderr.write("The settings are valid.\n")
+        return 1 if problems else 0
 
     def problems(self) -> list[str]:
         """Returns one sentence for each setting that cannot work."""
@@ -220,8 +229,3 @@ def bracket_ipv6(host: str) -> str:
 def _format_error(location: tuple[int | str, ...], message: str) -> str:
     name = str(location[0]).upper() if location else "settings"
     return f"{name}: {message.removeprefix('Value error, ')}"
-
-
-def mask_password(url: str) -> str:
-    """Returns the text with the passwords in its URLs masked."""
-    return re.sub(r"(password=)[^&\s]+", r"\1***", re.sub(r"(://[^:/@\s]*):\S*@", r"\1:***@", url))

@@ -12,11 +12,11 @@ import time
 import aiohttp
 
 from db import times
+from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, Record, open_database
 from db.queries import tickers
 from db.runtime import embedded_lookup
-from db.settings import mask_password
 from graph.settings import Settings
 
 STARTUP_TIMEOUT_S = 20.0
@@ -35,6 +35,11 @@ def format_addresses(settings: Settings) -> str:
         "PostgreSQL": f"psql {_psql_address(settings)}",
         "data": str(settings.data_dir.absolute()),
     }
+    exchange_file = settings.data_dir / embedded_lookup.EXCHANGE_URL_FILE
+    if exchange_file.exists():
+        lines["simulator"] = f"{exchange_file.read_text().strip()}  (`python -m ingest simulate --help` shows its faults)"
+    if settings.api_metrics_port:
+        lines["metrics"] = f"http://{settings.metrics_host}:{settings.api_metrics_port}/metrics"
     return "\n".join(
         ["", "Tickgraph is up. Ctrl-C stops it.", *(f"  {name:<11}{address}" for name, address in lines.items()), ""]
     )
@@ -54,6 +59,7 @@ async def print_startup_banner(settings: Settings) -> int:
     if not await _wait_for_api(settings, deadline):
         print(f"The API does not respond at {settings.url}. See the API log above.", flush=True)
         return 1
+    (settings.data_dir / embedded_lookup.API_URL_FILE).write_text(f"{settings.url}\n")
     print(format_addresses(settings), flush=True)
     printed: set[str] = set()
     # Reads from the database, like `python -m graph latest`: the API may require a key.
@@ -68,7 +74,11 @@ async def print_startup_banner(settings: Settings) -> int:
                 return 0
             is_fast_poll = time.monotonic() < deadline - STARTUP_TIMEOUT_S + FAST_POLL_DURATION_S
             await asyncio.sleep(FAST_POLL_INTERVAL_S if is_fast_poll else SLOW_POLL_INTERVAL_S)
-    print(f"  No prices for some tickers within {STARTUP_TIMEOUT_S:.0f} s. See the worker log above.", flush=True)
+    print(
+        f"  No prices for some tickers within {STARTUP_TIMEOUT_S:.0f} s. See the worker log above. "
+        "Without internet, use `make demo`.",
+        flush=True,
+    )
     return 0
 
 

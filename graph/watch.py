@@ -1,5 +1,6 @@
 """Shows each price in the terminal when it is stored, over the public subscription: `python -m graph watch`."""
 
+import argparse
 import asyncio
 import contextlib
 import sys
@@ -18,6 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from db import times
+from db.runtime import embedded_lookup
+from graph.settings import Settings
 
 PRICE_SUBSCRIPTION: Final = """
 subscription ($tickers: [String!], $after: ID) {
@@ -89,7 +92,9 @@ class WatchClient:
         """
         body = {"query": query, "variables": variables}
         async with self._session.post(self._url, json=body, headers=self._headers) as response:
-            result = await response.json()
+            result = await response.json(content_type=None)
+        if not isinstance(result, dict) or not {"data", "errors"} & result.keys():
+            raise WatchError(f"{self._url} is not a Tickgraph API (HTTP {response.status}). Check --url")
         if "errors" in result:
             raise WatchError(result["errors"][0]["message"])
         return result["data"]
@@ -117,7 +122,10 @@ class WatchClient:
             if response.status >= 500:  # noqa: PLR2004  a server error may be temporary
                 raise aiohttp.ClientError(f"HTTP {response.status}")
             if response.content_type != "text/event-stream":
-                raise WatchError((await response.json(content_type=None))["errors"][0]["message"])
+                result = await response.json(content_type=None)
+                if not isinstance(result, dict) or "errors" not in result:
+                    raise WatchError(f"{self._url} is not a Tickgraph API (HTTP {response.status}). Check --url")
+                raise WatchError(result["errors"][0]["message"])
             self.state = "live"
             async for line in response.content:
                 if line.startswith(b"data: "):
@@ -215,6 +223,16 @@ def _table(ticker_rows: dict[str, TickerRow], state: str) -> Table:
     return table
 
 
+def run(options: argparse.Namespace) -> int:
+    """`watch`."""
+    settings = Settings.read()
+    url = options.url or embedded_lookup.api_url(settings) or settings.url
+    try:
+        return asyncio.run(watch(url, options.tickers, key=options.key, as_json=options.json, after=options.after))
+    except KeyboardInterrupt:
+        return 0
+
+
 async def watch(url: str, tickers: Sequence[str], *, key: str | None, as_json: bool, after: str | None) -> int:
     """Shows prices until it is interrupted or the API returns an error. Returns an exit status."""
     async with aiohttp.ClientSession() as session:
@@ -222,7 +240,7 @@ async def watch(url: str, tickers: Sequence[str], *, key: str | None, as_json: b
         try:
             if as_json:
                 await print_json_lines(client, tickers, after)
-            elif sys.stdout.isatty():
+            elif sys.stdout.isatty() and after is None:
                 await show_table(client, tickers)
             else:
                 await client.execute(TICKERS_QUERY)  # fails at once without an API; print_text_lines would retry

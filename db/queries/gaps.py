@@ -144,7 +144,7 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, reason, state
  WHERE state = ANY ($4::text[])
  GROUP BY period, reason, state
  UNION ALL
-SELECT low, high, 'not_imported', 'GIVEN_UP' FROM hole WHERE low < high AND 'GIVEN_UP' = ANY ($4::text[])
+SELECT low, high, 'not_imported', 'GIVEN_UP' FROM hole WHERE low < high AND 'GIVEN_UP' = ANY ($4::text[]) AND $6::boolean
  ORDER BY low
  LIMIT $5
 """  # noqa: S608  inserts constants
@@ -225,12 +225,15 @@ async def mark_unrecoverable(db: Executor, ticker: str, minutes: Sequence[int]) 
     await db.execute(MARK_UNRECOVERABLE, ticker, list(minutes))
 
 
-async def periods(db: Executor, ticker: str, low: int, high: int, states: Sequence[str], limit: int) -> list[Record]:
+async def periods(
+    db: Executor, ticker: str, low: int, high: int, states: Sequence[str], limit: int, *, with_imports: bool = True
+) -> list[Record]:
     """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP).
 
-    The reason is a `db.tables.Reason`, or `not_imported` for minutes that only an import covers and that it lacks.
+    The reason is a `db.tables.Reason`, or `not_imported` for minutes that only an import covers and
+    that it lacks, which are returned `with_imports`.
     """
-    return await db.fetch(PERIODS, ticker, low, high, list(states), limit)
+    return await db.fetch(PERIODS, ticker, low, high, list(states), limit, with_imports)
 
 
 async def last_period_of_each(db: Executor, tickers: Sequence[str]) -> dict[str, Record]:

@@ -15,10 +15,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from db import connection_url, migrate, tables
+from db.connection_url import mask_password
 from db.errors import CommandLineError
 from db.pool import connect
 from db.runtime import embedded
-from db.settings import mask_password
 
 _MAJOR: Final = re.compile(r"(\d+)(?:\.\d+|\w+)")
 _DUMPED_FROM: Final = re.compile(r"^;\s+Dumped from database version: (\d+)", re.MULTILINE)

@@ -6,6 +6,8 @@ from db.errors import CommandLineError
 from db.runtime import embedded
 from db.settings import Settings
 
+API_URL_FILE = "api"
+"""File in the data folder that contains the URL of the API that was started last."""
 EXCHANGE_URL_FILE = "exchange"
 """File in the folder of the demo that contains the URL of its simulated exchange."""
 
@@ -69,6 +71,14 @@ def demo_exchange_url(settings: Settings) -> str | None:
         return (folder / EXCHANGE_URL_FILE).read_text().strip() or None
     except OSError:
         return None
+
+
+def api_url(settings: Settings) -> str | None:
+    """Returns the URL of the API of a running `make up` or `make demo`, or None."""
+    for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER):
+        if (folder / API_URL_FILE).exists() and find_postgres_url(folder / "postgres"):
+            return (folder / API_URL_FILE).read_text().strip()
+    return None
 
 
 def find_owner_pid(folder: Path) -> int | None:

@@ -9,7 +9,8 @@ import structlog
 from concurrent_log_handler import ConcurrentRotatingFileHandler
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from db.settings import Settings, mask_password
+from db.connection_url import mask_password
+from db.settings import Settings
 
 MAX_FILE_BYTES = 10 << 20
 MAX_ROTATED_FILES = 5

@@ -30,20 +30,30 @@ subscription Prices {
 const url = window.location.pathname;
 const execute = GraphiQL.createFetcher({ url });
 
-/** Yields the events of a subscription. A rejected request yields the errors in its response. */
-async function* events(params, headers) {
-  try {
-    yield* graphqlSse.createClient({ url, headers, retryAttempts: 0 }).iterate(params);
-  } catch (error) {
-    if (!(error instanceof graphqlSse.NetworkError) || !error.response) throw error;
-    yield await error.response.json();
-  }
+/** Returns the events of a subscription as an observable, which GraphiQL's stop button unsubscribes. */
+function subscribe(params, headers) {
+  return {
+    subscribe(observer) {
+      const client = graphqlSse.createClient({ url, headers, retryAttempts: 0 });
+      const unsubscribe = client.subscribe(params, {
+        next: (result) => observer.next(result),
+        complete: () => observer.complete(),
+        error: async (error) => {
+          // The response to a rejected request contains the errors.
+          if (!(error instanceof graphqlSse.NetworkError) || !error.response) return observer.error(error);
+          observer.next(await error.response.json());
+          observer.complete();
+        },
+      });
+      return { unsubscribe };
+    },
+  };
 }
 
 function fetcher(params, options) {
   const operations = options?.documentAST?.definitions.filter((definition) => definition.kind === "OperationDefinition") ?? [];
   const selected = params.operationName ? operations.find((operation) => operation.name?.value === params.operationName) : operations[0];
-  return selected?.operation === "subscription" ? events(params, options.headers) : execute(params, options);
+  return selected?.operation === "subscription" ? subscribe(params, options.headers) : execute(params, options);
 }
 
 // The URL may contain a query, in its query string or in its fragment. The page updates the URL while the user types.

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from db import times
 from db.pool import open_database
 from db.runtime import embedded_lookup, log
-from ingest.commands.arguments import Verbs, add_verb, minute, use_demo_exchange
+from ingest.commands.arguments import use_demo_exchange
 from ingest.deribit.client import open_deribit
 from ingest.jobs.collect import CollectResult, collect
 from ingest.jobs.watchlist import Watchlist
@@ -16,19 +16,8 @@ from ingest.outbox import open_outbox
 from ingest.settings import Settings
 
 
-def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Adds the verb."""
-    parser = add_verb(
-        verbs,
-        "collect",
-        _run,
-        "collect a minute now, without a worker, and print the prices",
-        "collect --minute 2024-01-15T11:40:00Z   # stores current prices, in their own minute",
-    )
-    parser.add_argument("--minute", type=minute, default=None, help="UNIX seconds or ISO 8601 (default: the current minute)")
-
-
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """`collect`."""
     settings = use_demo_exchange(Settings.read())
     log.configure(settings, "collect")
     minute = options.minute if options.minute is not None else times.minute_of(time.time())

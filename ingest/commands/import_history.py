@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import csv
 import dataclasses
+import re
 import sys
 import time
 from collections import Counter
@@ -21,10 +22,8 @@ from db.errors import DatabaseError
 from db.pool import connect, open_database
 from db.queries import foreign_table
 from db.runtime import embedded_lookup
-from ingest.commands.arguments import Verbs, add_verb, ticker
 from ingest.imports import file_reader
 from ingest.imports.file_reader import FileFormatError, RawRow, ReadOptions
-from ingest.imports.rules import UNITS
 from ingest.jobs.import_history import MAX_BATCH_ROWS, ImportResult, import_prices
 from ingest.settings import Settings
 
@@ -32,42 +31,7 @@ MAX_SHOWN_REJECTS = 10
 """Rejected rows that are printed."""
 
 
-def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Adds the verb."""
-    parser = add_verb(
-        verbs,
-        "import",
-        _run,
-        "import history from a file or a table of another PostgreSQL",
-        "import history.csv.gz --ticker btc_usd --dry-run\n"
-        "  python -m ingest import --from-dsn postgresql://me@old/crypto --table price_ticks --ticker btc_usd",
-    )
-    parser.add_argument(
-        "file", type=Path, nargs="?", help="CSV, JSON Lines or JSON, plain or compressed with gz, bz2, xz or zip"
-    )
-    parser.add_argument("--ticker", type=ticker, required=True, help="index name of the prices, like btc_usd")
-    parser.add_argument(
-        "--time-column", help=f"name or number of the time column (default: the first of {', '.join(file_reader.TIME_NAMES)})"
-    )
-    parser.add_argument(
-        "--price-column", help=f"same for the price column (default: the first of {', '.join(file_reader.PRICE_NAMES)})"
-    )
-    parser.add_argument(
-        "--ticker-column",
-        help=f"ticker column (default: the first of {', '.join(file_reader.TICKER_NAMES)}); `none`: use every row",
-    )
-    parser.add_argument("--ticker-value", help="name of the ticker in the file, like BTC/USD (default: any spelling of it)")
-    parser.add_argument("--time-unit", choices=list(UNITS), help="unit of UNIX times (default: by the size of each)")
-    parser.add_argument("--decimal", choices=[".", ","], default=".", help="decimal separator (default: %(default)s)")
-    parser.add_argument("--from-dsn", help="DSN of another PostgreSQL, instead of a file")
-    parser.add_argument("--table", default="price_ticks", help="its table (default: %(default)s)")
-    parser.add_argument(
-        "--rejects", type=Path, metavar="FILE", help="write the rejected rows and their reasons to this CSV file"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="validate all rows and print the first ones, but store nothing")
-
-
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
     """Returns 0 if no row was rejected or expired, 1 if one was, if there was none, or if the import ended early, else 2.
 
     2 means that the arguments, the file or the table cannot be used.
@@ -144,7 +108,7 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
                 bar.update(task, completed=source.total)
             finally:
                 bar.stop()
-                _print_summary(result, options, rejected.first, source.other_tickers, console)
+                _print_summary(result, options, rejected, source.other_tickers, console)
     return 1 if result.rejected or result.expired or result.scattered or not result.row_count else 0
 
 
@@ -210,11 +174,14 @@ class RejectedRows:
 
     def __init__(self, file: IO[str] | None) -> None:
         self.first: list[str] = []
+        self.counts: Counter[str] = Counter()
+        """Number of rows by reason, without their values."""
         self._writer = None if file is None else csv.writer(file)
         if self._writer is not None:
             self._writer.writerow(("line", "time", "price", "reason"))
 
     def __call__(self, raw: RawRow, reason: str) -> None:
+        self.counts[re.sub(r"'[^']*'", "…", reason)] += 1
         if len(self.first) < MAX_SHOWN_REJECTS:
             self.first.append(f"line {raw.line}: {reason}")
         if self._writer is not None:
@@ -258,13 +225,15 @@ def _progress_bar(console: Console) -> Progress:
 
 
 def _print_summary(
-    result: ImportResult, options: argparse.Namespace, rejected: Sequence[str], other_tickers: Counter[str], console: Console
+    result: ImportResult, options: argparse.Namespace, rejected: RejectedRows, other_tickers: Counter[str], console: Console
 ) -> None:
-    for line in rejected:
+    for line in rejected.first:
         sys.stderr.write(f"  {line}\n")
-    if result.rejected > len(rejected):
+    if result.rejected > len(rejected.first):
         where = f"all are in {options.rejects}" if options.rejects else "use --rejects FILE to see all of them"
-        sys.stderr.write(f"  … and {result.rejected - len(rejected)} more; {where}\n")
+        sys.stderr.write(f"  … and {result.rejected - len(rejected.first)} more; {where}\n")
+        for reason, count in rejected.counts.most_common(3):
+            sys.stderr.write(f"  {count:,} times: {reason}\n")
     done = "would be stored" if options.dry_run else "stored"
     console.print(
         f"{result.stored:,} {done}, {result.existing:,} existing, {result.duplicate:,} duplicate, {result.rejected:,} rejected",

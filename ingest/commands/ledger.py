@@ -14,7 +14,7 @@ from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import gaps, rejects, tickers
 from db.runtime import embedded_lookup
-from ingest.commands.arguments import Verbs, add_verb, console, parse_instant, ticker, use_demo_exchange
+from ingest.commands.arguments import console, use_demo_exchange
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import OutboxError, SourceError
 from ingest.jobs.backfill import fill_gaps
@@ -26,32 +26,6 @@ MAX_PERIODS = 10_000
 MAX_GAPS = 100_000
 
 DatabaseVerb = Callable[[argparse.Namespace, Settings, Database], Awaitable[int]]
-
-
-def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Adds the verbs."""
-    gaps_parser = add_verb(
-        verbs,
-        "gaps",
-        _with_database(_gaps),
-        "list the gaps with their reasons",
-        "gaps --ticker btc_usd --from 2024-01-15 --open",
-    )
-    gaps_parser.add_argument("--open", action="store_true", help="only minutes that are missing, without filled ones")
-    gaps_parser.add_argument("--check", action="store_true", help="detect new gaps first, as the worker does every minute")
-    _add_window_arguments(gaps_parser)
-    backfill_parser = add_verb(
-        verbs,
-        "backfill",
-        _with_database(_backfill),
-        "fill gaps from the exchange's chart, including unrecoverable ones",
-        "backfill --ticker btc_usd --from 2024-01-15T11:00:00Z",
-    )
-    _add_window_arguments(backfill_parser)
-    rejects_parser = add_verb(
-        verbs, "rejects", _with_database(_rejects), "list prices that could not be stored", "rejects --limit 100"
-    )
-    rejects_parser.add_argument("--limit", type=int, default=20, help="number of entries, newest first (default: %(default)s)")
 
 
 def _with_database(work: DatabaseVerb) -> Callable[[argparse.Namespace], int]:
@@ -85,7 +59,7 @@ async def _gaps(options: argparse.Namespace, settings: Settings, db: Database) -
     for name in (
         [options.ticker] if options.ticker else [record["name"] for record in await tickers.list_tickers(db, time.time())]
     ):
-        found = await gaps.periods(db, name, options.start, options.end, states, MAX_PERIODS)
+        found = await gaps.periods(db, name, options.start, options.end, states, MAX_PERIODS, with_imports=not options.open)
         if len(found) == MAX_PERIODS:
             sys.stderr.write(f"{name} has more gaps: only the first {MAX_PERIODS:,} are listed; narrow --from and --to\n")
         for row in found:
@@ -142,13 +116,6 @@ def _iso(ts: int) -> str:
     return times.iso(ts) if times.FIRST <= ts < times.END else str(ts)
 
 
-def _add_window_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ticker", type=ticker, help="index name, like btc_usd (default: all)")
-    parser.add_argument(
-        "--from",
-        dest="start",
-        type=parse_instant,
-        default=times.FIRST,
-        help="start, UNIX seconds or ISO 8601 (default: the first)",
-    )
-    parser.add_argument("--to", dest="end", type=parse_instant, default=times.END, help="end, exclusive (default: now)")
+run_gaps = _with_database(_gaps)
+run_backfill = _with_database(_backfill)
+run_rejects = _with_database(_rejects)

@@ -9,26 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from db.runtime import embedded_lookup, processes
-from ingest.commands.arguments import Verbs, add_verb
 from ingest.simulator.server import Simulator, serve
 
 
-def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Adds the verbs."""
-    simulate = add_verb(verbs, "simulate", _run_simulator, "serve a simulated Deribit until stopped", "simulate --port 8090")
-    simulate.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    simulate.add_argument("--port", type=int, default=8090, help="port to listen on, 0 for any (default: %(default)s)")
-    parser = add_verb(
-        verbs, "with-simulator", _run_with_simulator, "run a command with a simulated Deribit", "with-simulator -- make up"
-    )
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
-
-
-def _run_simulator(options: argparse.Namespace) -> int:
+def run_simulator(options: argparse.Namespace) -> int:
+    """`simulate`."""
     return asyncio.run(_simulate(options.host, options.port))
 
 
-def _run_with_simulator(options: argparse.Namespace) -> int:
+def run_with_simulator(options: argparse.Namespace) -> int:
+    """`with-simulator`."""
     command = processes.strip_separator(options.command)
     if not command:
         sys.stderr.write("name the command to run, for example: with-simulator -- make up\n")

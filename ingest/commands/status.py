@@ -14,13 +14,13 @@ from rich.table import Table
 from rich.text import Text
 
 from db import times
+from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import clock, gaps, rejects, retention, tickers, write_lock
 from db.runtime import embedded_lookup
-from db.settings import mask_password
 from ingest import redis_state
-from ingest.commands.arguments import Verbs, add_verb, console
+from ingest.commands.arguments import console
 from ingest.errors import OutboxError
 from ingest.jobs.watchlist import ALL
 from ingest.outbox import Report, open_outbox
@@ -81,19 +81,8 @@ class Status:
         )
 
 
-def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Adds the verb."""
-    parser = add_verb(
-        verbs,
-        "status",
-        _run,
-        "show the system status; exit with 1 if something is stale, unavailable, not collected, or another problem exists",
-        "status --json | jq '.tickers[] | select(.stale)'",
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-
-
-def _run(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """`status`."""
     settings = Settings.read()
     status = asyncio.run(read_status(settings))
     if options.json:

@@ -8,33 +8,21 @@ import dramatiq.cli
 import periodiq
 import redis
 
-from db.runtime import cli, embedded_lookup, log, metrics, tracing
+from db.runtime import embedded_lookup, log, metrics, tracing
 from ingest import redis_state
-from ingest.commands.arguments import Verbs, add_verb
 from ingest.middleware import HEARTBEAT_TTL_S, has_local_heartbeat
 from ingest.settings import Settings
 
 ENTRY_MODULES = ["ingest.broker:broker", "ingest.actors"]
 
 
-def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """Adds the verbs."""
-    add_verb(verbs, "check", _check, "validate the settings and list their problems", "check")
-    work = add_verb(verbs, "work", _work, "run a worker until stopped", "work --threads 4")
-    work.add_argument("--processes", type=int, default=1, help="worker processes (default: %(default)s)")
-    work.add_argument("--threads", type=int, default=4, help="concurrent messages in each process (default: %(default)s)")
-    add_verb(verbs, "schedule", _schedule, "send the messages of every minute until stopped", "schedule")
-    healthy = add_verb(
-        verbs, "healthy", _healthy, "exit with 0 if Redis accepts writes; for container health checks", "healthy --worker"
-    )
-    healthy.add_argument("--worker", action="store_true", help="also check that a worker runs on this host")
+def check_settings(_options: argparse.Namespace) -> int:
+    """`check`."""
+    return Settings.read().report()
 
 
-def _check(_options: argparse.Namespace) -> int:
-    return cli.report_settings(Settings.read())
-
-
-def _work(options: argparse.Namespace) -> int:
+def work(options: argparse.Namespace) -> int:
+    """`work`."""
     settings = Settings.read()
     settings.required_broker()
     settings.required_dsn()
@@ -51,7 +39,8 @@ def _work(options: argparse.Namespace) -> int:
     return int(dramatiq.cli.main(parser.parse_args(arguments)))  # type: ignore[no-untyped-call]
 
 
-def _schedule(_options: argparse.Namespace) -> int:
+def schedule(_options: argparse.Namespace) -> int:
+    """`schedule`."""
     settings = Settings.read()
     settings.required_broker()
     log.configure(settings, "scheduler")
@@ -67,7 +56,8 @@ def _schedule(_options: argparse.Namespace) -> int:
     return 0
 
 
-def _healthy(options: argparse.Namespace) -> int:
+def check_health(options: argparse.Namespace) -> int:
+    """`healthy`."""
     settings = Settings.read()
     try:
         address = settings.broker or embedded_lookup.redis_url(settings) or settings.required_broker()

@@ -19,11 +19,9 @@ from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
 from db.tables import Source
-from ingest.imports.rules import UNITS, is_same_minute
+from ingest.imports.columns import PRICE_NAMES, TICKER_NAMES, TIME_NAMES, UNITS
+from ingest.imports.rules import is_same_minute
 
-TIME_NAMES: Final = ("ts", "time", "created_at", "timestamp", "unix", "open_time", "open time", "datetime", "date")
-PRICE_NAMES: Final = ("price", "close", "close_price")
-TICKER_NAMES: Final = ("ticker", "symbol", "index_name", "pair", "instrument_name")
 OBSERVED_AT_NAME: Final = "observed_at"
 """The column of Tickgraph's own exports with the time inside the minute. It replaces a detected time of the same minute."""
 SOURCE_NAMES: Final = ("original_source", "source")

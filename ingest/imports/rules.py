@@ -3,16 +3,14 @@
 import re
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
-from typing import Final
 
 from pydantic import ValidationError
 
 from db import times
 from db.queries.bulk_import import Row
 from db.tables import PriceRow, Source
+from ingest.imports.columns import UNITS
 
-UNITS: Final = {"s": (1, 10**11), "ms": (10**3, 10**14), "us": (10**6, 10**17), "ns": (10**9, 10**20)}
-"""Units of UNIX times: units per second, and the limit below which a number is read in this unit."""
 _SECONDS = re.compile(r"\d{9,10}", re.ASCII)
 _UNIX = re.compile(r"\d{9,20}(\.\d*)?", re.ASCII)
 """Up to eight digits may be an ISO date without dashes."""

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from db import connection_url
-from db.settings import Settings, mask_password
+from db.connection_url import mask_password
+from db.settings import Settings
 
 BASE_URL = "postgresql://tg:PW@localhost:5432/tickgraph"
 

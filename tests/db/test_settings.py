@@ -2,7 +2,8 @@
 
 import pytest
 
-from db.settings import Settings, mask_password
+from db.connection_url import mask_password
+from db.settings import Settings
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+asyncpg"])

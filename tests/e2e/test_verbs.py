@@ -253,11 +253,11 @@ async def test_forget_moves_the_horizon_and_resets_a_future_one(tmp_path: Path, 
 
 DESCRIPTOR_PROGRAM = """
 import resource
-from graph.http.application import require_descriptors
+from graph.http.application import increase_descriptor_limit
 from graph.settings import Settings
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (200, {hard}))
-require_descriptors(Settings(max_sockets=1_000, max_in_flight=100))
+increase_descriptor_limit(Settings(max_sockets=1_000, max_in_flight=100))
 print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 """
 

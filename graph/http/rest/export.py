@@ -34,11 +34,8 @@ class ExportQuery(TickerQuery):
         None,
         alias="from",
         description="start of the range, inclusive. To resume a download, send the time after the last received row",
-        examples=[1705318800],
     )
-    end: Instant | None = Field(
-        None, alias="to", description="end of the range, exclusive; default: after the newest price", examples=[1705322400]
-    )
+    end: Instant | None = Field(None, alias="to", description="end of the range, exclusive; default: after the newest price")
     format: Literal["csv", "jsonl"] = Field(
         "csv", description="`csv` with a header, or `jsonl` with one object per line", examples=["csv"]
     )

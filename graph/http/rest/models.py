@@ -81,19 +81,15 @@ class PageQuery(TickerQuery):
     limit: int = Field(1000, ge=1, le=MAX_PAGE_SIZE, description="maximum number of rows", examples=[100])
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="number of newest rows to skip", examples=[0])
     start_date: Instant | None = Field(
-        None, description="only rows at or before this time, UNIX seconds or ISO 8601; default: now", examples=[1705318800]
+        None, description="only rows at or before this time, UNIX seconds or ISO 8601; default: now"
     )
 
 
 class FilterQuery(TickerQuery):
     """Selects a window, both ends inclusive."""
 
-    date_from: Instant | None = Field(
-        None, description="start, inclusive; UNIX seconds or ISO 8601", examples=["2024-01-15T11:40:00Z"]
-    )
-    date_to: Instant | None = Field(
-        None, description="end, inclusive; UNIX seconds or ISO 8601", examples=["2024-01-15T12:40:00Z"]
-    )
+    date_from: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601")
+    date_to: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601")
     limit: int | None = Field(
         None,
         ge=1,
@@ -106,8 +102,8 @@ class FilterQuery(TickerQuery):
 class RangeQuery(TickerQuery):
     """Selects a window, both ends inclusive."""
 
-    from_ts: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601", examples=[1705318800])
-    to_ts: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601", examples=[1705322400])
+    from_ts: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601")
+    to_ts: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601")
     limit: int | None = Field(
         None,
         ge=1,
@@ -159,9 +155,7 @@ class Row(BaseModel):
     ticker: str = Field(examples=["btc_usd"])
     price: str = Field(description="all digits as received, in plain notation", examples=["68241.5"])
     ts: int = Field(description="the minute, UNIX seconds", examples=[1705318800])
-    created_at: str = Field(
-        description="the minute, ISO 8601", json_schema_extra={"format": "date-time"}, examples=["2024-01-15T11:40:00Z"]
-    )
+    created_at: str = Field(description="the minute, ISO 8601", json_schema_extra={"format": "date-time"})
     observed_at: str | None = Field(
         description="time of the exchange, ISO 8601; null if only the minute is known",
         examples=["2024-01-15T11:40:01.250000Z"],

@@ -27,7 +27,7 @@ const DEFAULT_INTERVAL = "FIVE_MINUTES";
 /** Parses the query string of a URL to a view. A view without a window follows the newest prices. */
 export function parseView(search) {
   const params = new URLSearchParams(search);
-  const ticker = params.get("ticker");
+  const ticker = params.get("ticker")?.trim().toLowerCase();
   const parseSeconds = (name) => (/^\d{1,10}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
   let [from, to] = [parseSeconds("from"), parseSeconds("to")];
   if (from === null || to === null || from >= to) [from, to] = [null, null];

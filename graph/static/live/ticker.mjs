@@ -265,11 +265,11 @@ class TickerView {
       const more = await this.#read(side < 0 ? first.ts - span : last.end, end);
       if (generation !== this.#generation) return;
       const all = mergeCandles(this.#candles, more);
-      const kept = side < 0 ? all.slice(0, MAX_LOADED_CANDLES) : all.slice(-MAX_LOADED_CANDLES);
+      const retained = side < 0 ? all.slice(0, MAX_LOADED_CANDLES) : all.slice(-MAX_LOADED_CANDLES);
       if (side > 0) this.#end = end;
-      else if (kept.length < all.length) this.#end = kept.at(-1).end;
-      this.#candles = kept;
-      this.#chart.put(kept);
+      else if (retained.length < all.length) this.#end = retained.at(-1).end;
+      this.#candles = retained;
+      this.#chart.put(retained);
       this.#follow();
       await this.#readCoverage();
     } catch (error) {

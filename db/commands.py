@@ -1,0 +1,346 @@
+"""The verbs of `python -m db`."""
+
+import argparse
+import asyncio
+import contextlib
+import difflib
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import redis
+from alembic.util.exc import CommandError
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from sqlalchemy.exc import SQLAlchemyError
+
+from db import connection_url, migrate, pool, times
+from db.connection_url import mask_password
+from db.errors import CommandLineError, DatabaseError, DatabaseUnavailableError, UsageError
+from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
+from db.queries.history_export import ExportFormat
+from db.runtime import backup, embedded, embedded_lookup, log, processes
+from db.settings import Settings
+
+STOP_TIMEOUT_S = 15.0
+MAX_DIFFERENCES_SHOWN = 20
+"""Most differing candles that `verify-candles` prints for one ticker."""
+HOUR = 3_600
+
+
+def run_with_servers(options: argparse.Namespace) -> int:
+    """`with-servers`."""
+    settings = _read_settings()
+    command = processes.strip_separator(options.command)
+    if not command:
+        raise UsageError("no command given. Name it after --, for example: with-servers -- alembic current")
+    return _with_servers(_demo_settings(settings) if options.demo else settings, command, is_demo=options.demo)
+
+
+def run_migrate(_options: argparse.Namespace) -> int:
+    """`migrate`."""
+    settings = _read_settings()
+    return _migrate(embedded_lookup.postgres_url(settings), settings.dsn_setting)
+
+
+def run_psql(options: argparse.Namespace) -> int:
+    """`psql`."""
+    return _psql(_read_settings(), processes.strip_separator(options.command))
+
+
+def run_verify_candles(options: argparse.Namespace) -> int:
+    """`verify-candles`."""
+    return asyncio.run(_verify_candles(embedded_lookup.postgres_url(_read_settings()), options.tickers))
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """`export`."""
+    return asyncio.run(_export(embedded_lookup.postgres_url(_read_settings()), options))
+
+
+def run_backup(options: argparse.Namespace) -> int:
+    """`backup`."""
+    return asyncio.run(_back_up(embedded_lookup.postgres_url(_read_settings()), options.output))
+
+
+def run_restore(options: argparse.Namespace) -> int:
+    """`restore`."""
+    return _restore_file(_read_settings(), options.file, force=options.force)
+
+
+def run_forget(options: argparse.Namespace) -> int:
+    """`forget`."""
+    return asyncio.run(_forget(embedded_lookup.postgres_url(_read_settings()), options))
+
+
+def run_views(options: argparse.Namespace) -> int:
+    """`views`."""
+    return asyncio.run(_views(embedded_lookup.postgres_url(_read_settings()), drop=options.drop))
+
+
+def run_stop(_options: argparse.Namespace) -> int:
+    """`stop`."""
+    settings = _read_settings()
+    return _stop(settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
+
+
+def _read_settings() -> Settings:
+    settings = Settings.read()
+    log.configure(settings, "db")
+    return settings
+
+
+def _demo_settings(settings: Settings) -> Settings:
+    """Returns settings without configured servers, so that the demo writes to its own servers only."""
+    unset = dict.fromkeys(("database_url", "broker_url", *(n for n in Settings.model_fields if n[:5] in ("postg", "redis"))))
+    return settings.model_copy(update=unset | {"data_dir": settings.data_dir / embedded.DEMO_FOLDER})
+
+
+def _with_servers(settings: Settings, command: Sequence[str], *, is_demo: bool) -> int:
+    folder = settings.data_dir
+    os.environ["DATA_DIR"] = str(folder)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    with contextlib.ExitStack() as servers:
+        started_servers: list[embedded.Server] = []
+        # The lock is taken even if neither server is embedded: only one `make up` may use a folder.
+        servers.enter_context(embedded.lock_data_dir(folder))
+        if settings.redis is None:
+            started_servers.append(servers.enter_context(embedded.valkey(folder / "valkey")))
+            os.environ["REDIS_URL"] = started_servers[-1].url
+            os.environ["BROKER_URL"] = settings.broker_url or started_servers[-1].url
+        else:
+            _require_redis(settings.redis)
+        if settings.dsn is None:
+            started_servers.append(servers.enter_context(embedded.postgres(folder / "postgres")))
+            os.environ["DATABASE_URL"] = started_servers[-1].url
+        _migrate(settings.dsn or os.environ["DATABASE_URL"], settings.dsn_setting)
+        if is_demo:
+            asyncio.run(backup.mark_as_demo(os.environ["DATABASE_URL"]))
+        return processes.run(command, {server.name: server.process for server in started_servers})
+
+
+def _migrate(dsn: str, setting: str) -> int:
+    try:
+        asyncio.run(_require_postgres(dsn))
+        migrate.upgrade(dsn)
+    except (DatabaseUnavailableError, ValueError) as error:
+        raise CommandLineError(f"{setting}: no connection to {mask_password(dsn)}: {error}") from error
+    except (SQLAlchemyError, CommandError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CommandLineError(f"{setting}: {mask_password(dsn)} cannot be migrated: {reason}") from error
+    return 0
+
+
+async def _require_postgres(dsn: str) -> None:
+    connection = await pool.connect(dsn)
+    await connection.close()
+
+
+def _require_redis(url: str) -> None:
+    try:
+        with redis.Redis.from_url(url, socket_connect_timeout=3) as client:
+            client.ping()
+    except (redis.exceptions.RedisError, ValueError, TypeError) as error:
+        raise CommandLineError(f"REDIS_URL: no connection to {mask_password(url)}: {error}") from error
+
+
+def _psql(settings: Settings, arguments: Sequence[str]) -> int:
+    dsn, environment = connection_url.parse(embedded_lookup.postgres_url(settings)).for_libpq()
+    program = shutil.which("psql") or str(embedded.postgres_program("psql"))
+    os.execve(program, [program, dsn, *arguments], environment)  # noqa: S606  the verb replaces this process by psql
+
+
+async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
+    wrong = 0
+    try:
+        async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
+            await _require_known_tickers(db, names)
+            # A day is complete from its start. A horizon in the future comes from a wrong clock and is ignored.
+            now = time.time()
+            horizons = {
+                name: -(-at // times.DAY) * times.DAY for name, at in (await retention.horizons(db)).items() if at <= now
+            }
+            building = await candles.pending_builds(db) | horizons
+            for name in names or [row["name"] for row in await tickers.list_tickers(db, now)]:
+                found = await candles.find_differences(db, name, building.get(name, times.FIRST))
+                wrong += len(found)
+                for span, ts in found[:MAX_DIFFERENCES_SHOWN]:
+                    print(f"{name}: the {'hour' if span == HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes")
+                suffix = f"; checked from {times.iso(building[name])} on" if name in building else ""
+                print(f"{name}: {len(found)} candles differ{suffix}")
+    except DatabaseError as error:
+        raise CommandLineError(str(error)) from error
+    return 1 if wrong else 0
+
+
+async def _require_known_tickers(db: pool.Database, names: Sequence[str]) -> None:
+    for name in set(names) - await tickers.filter_known(db, names):
+        known = [row["name"] for row in await tickers.list_tickers(db, time.time())]
+        similar = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {similar[0]}?" if similar else "`python -m ingest status` lists the known tickers"
+        raise CommandLineError(f"{name} is not a known ticker. {hint}")
+
+
+async def _forget(dsn: str, options: argparse.Namespace) -> int:
+    try:
+        async with pool.open_database(
+            dsn, application_name="tickgraph forget", statement_timeout_s=pool.WRITER_TIMEOUT_S, max_connections=1
+        ) as db:
+            now = min(int(time.time()), int(await clock.now(db)))
+            return await (
+                _reset_horizons(db, now) if options.reset else _forget_before(db, options.before, now, yes=options.yes)
+            )
+    except DatabaseError as error:
+        raise CommandLineError(str(error)) from error
+
+
+async def _reset_horizons(db: pool.Database, now: int) -> int:
+    async with write_lock.write_transaction(db) as connection:
+        moved = await retention.reset(connection, now)
+    for name, horizon in moved.items():
+        print(f"{name}: prices are now expected from {times.iso(horizon)}")
+    print(f"{len(moved)} horizons were reset. The worker now checks the minutes after them for gaps")
+    return 0
+
+
+async def _forget_before(db: pool.Database, before: int, now: int, *, yes: bool) -> int:
+    horizon = before // times.DAY * times.DAY
+    due = await retention.list_horizon_steps(db, horizon, now)
+    for row in due:
+        print(f"{row['name']}: minutes before {times.iso(row['to_ts'])}, {row['step'] // times.DAY} days")
+    if not due:
+        print("nothing to delete: no minute is older, or candles are still being built")
+        return 0
+    if not yes:
+        sys.stderr.write("nothing was deleted. Deletion is permanent; add --yes to delete\n")
+        return 1
+    async with write_lock.write_transaction(db) as connection:
+        await retention.advance_horizons(connection, horizon, now, times.END)
+    forgotten = 0
+    for row in await retention.tickers_with_expired_rows(db, now):
+        found = retention.BATCH_ROWS
+        while found >= retention.BATCH_ROWS:
+            async with write_lock.write_transaction(db) as connection:
+                found = await retention.delete_expired_batch(connection, row["name"], row["horizon"])
+            forgotten += found
+    print(f"{forgotten:,} rows of minutes and gaps were deleted. Hourly and daily candles remain")
+    return 0
+
+
+async def _views(dsn: str, *, drop: bool) -> int:
+    try:
+        async with (
+            pool.open_database(dsn, application_name="tickgraph views", max_connections=1) as db,
+            db.transaction() as connection,
+        ):
+            await (views.drop(connection) if drop else views.create(connection))
+    except DatabaseError as error:
+        raise CommandLineError(str(error)) from error
+    print(f"{' and '.join(views.NAMES)} are {'dropped' if drop else 'views of price'}")
+    return 0
+
+
+async def _export(dsn: str, options: argparse.Namespace) -> int:
+    target = options.output
+    try:
+        async with pool.open_database(dsn, application_name="tickgraph export") as db:
+            await _require_known_tickers(db, [options.ticker])
+            low, high = await history_export.extent(db, options.ticker, options.start, options.end) or (
+                options.start,
+                options.start,
+            )
+            progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+                disable=not sys.stderr.isatty(),
+            )
+            with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, progress:
+                task = progress.add_task(options.ticker, total=high - low)
+                slices = history_export.slices(db, ExportFormat(options.format), options.ticker, options.start, options.end)
+                async with contextlib.aclosing(slices):
+                    async for done, written in slices:
+                        out.write(written)
+                        progress.update(task, completed=done - low)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CommandLineError(f"{target} cannot be written: {error.strerror}") from error
+    except DatabaseError as error:
+        raise CommandLineError(str(error)) from error
+    if target:
+        sys.stderr.write(f"{target}: minutes from {times.iso(low)} to {times.iso(high)}\n")
+    return 0
+
+
+async def _back_up(dsn: str, output: Path | None) -> int:
+    file = output or Path(f"tickgraph-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.dump")
+    if file.exists():
+        raise CommandLineError(f"{file} already exists. Name another file or move it")
+    try:
+        server = await backup.server_major_version(dsn)
+    except DatabaseUnavailableError as error:
+        raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
+    sys.stderr.write(f"backing up {mask_password(dsn)} into {file.absolute()} …\n")
+    await asyncio.to_thread(backup.back_up, dsn, server, file)
+    sys.stderr.write(f"{file}: {file.stat().st_size / 1_000:,.0f} kB of {mask_password(dsn)}\n")
+    return 0
+
+
+def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
+    if not file.exists():
+        raise CommandLineError(f"{file} does not exist")
+    if settings.dsn is not None:
+        return asyncio.run(_restore_into(settings.dsn, file, force=force))
+    for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER):
+        if folder.exists() and embedded_lookup.find_owner_pid(folder) is not None:
+            raise CommandLineError(
+                f"{folder.absolute()} is in use. Stop the process that uses it (`make down`), or set DATABASE_URL "
+                "or another DATA_DIR as the target"
+            )
+    folder = settings.data_dir / "postgres"
+    sys.stderr.write(f"restoring into {folder.absolute()} …\n")
+    with contextlib.ExitStack() as servers:
+        servers.enter_context(embedded.lock_data_dir(settings.data_dir))
+        dsn = servers.enter_context(embedded.postgres(folder)).url
+        return asyncio.run(_restore_into(dsn, file, force=force))
+
+
+async def _restore_into(dsn: str, file: Path, *, force: bool) -> int:
+    try:
+        server = await backup.server_major_version(dsn)
+        await asyncio.to_thread(backup.require_restorable, file, dsn, server, force=force)
+        await backup.drop_empty_schema(dsn)
+    except DatabaseUnavailableError as error:
+        raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
+    try:
+        await asyncio.to_thread(backup.restore, file, dsn, server)
+    finally:  # also after a failure, so that the database gets its schema again
+        await asyncio.to_thread(migrate.upgrade, dsn)
+    sys.stderr.write(f"{file} is restored into {mask_password(dsn)}; the worker will backfill the minutes since the backup\n")
+    return 0
+
+
+def _stop(*folders: Path) -> int:
+    owner_pids = {
+        folder: pid for folder in folders if folder.exists() and (pid := embedded_lookup.find_owner_pid(folder)) is not None
+    }
+    if not owner_pids:
+        sys.stderr.write(f"no process uses DATA_DIR={folders[0]}\n")
+    for folder, pid in owner_pids.items():
+        with contextlib.suppress(ProcessLookupError):  # the process has already exited
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while embedded_lookup.find_owner_pid(folder) is not None:
+            if time.monotonic() > deadline:
+                raise CommandLineError(f"process {pid} did not stop within {STOP_TIMEOUT_S:.0f} s. End it with `kill -9 {pid}`")
+            time.sleep(0.05)
+        sys.stderr.write(f"stopped the process that used {folder}\n")
+    return 0
