@@ -318,12 +318,13 @@ async def test_settings_of_older_trackers_are_adopted_or_reported(tmp_path: Path
         "FETCH_INTERVAL has no effect: prices are collected every minute",
         "API_VERSION has no effect: each path is served with and without /v1",
         "TICKER is not a setting. Did you mean TICKERS?",
-        "TICKERS is empty, so its default applies",
+        "TICKERS is empty, so it is ignored",
         "BASE_URL is read as DERIBIT_RPC_URL",
         "TIMEOUT is read as HTTP_TIMEOUT_SECONDS",
     ):
         assert line in err, err
     assert "LOG_LEVEL" not in err
+    assert err.endswith("The settings are valid.\n")
     (tmp_path / ".env").write_bytes("TICKERS=btc_usd # für\n".encode("latin-1"))
     status, _, err = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
     assert (status, err.count("\n"), ".env is not UTF-8" in err) == (1, 1, True), err

@@ -19,7 +19,7 @@ from graph.engine.tickers import require_known_tickers
 from graph.errors import BadInputError
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.caller import caching_headers, context_of
-from graph.http.rest.models import Instant, TickerQuery, parse_query
+from graph.http.rest.models import EXAMPLE_START, Instant, TickerQuery, parse_query
 from graph.schema.context import Context
 
 MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl; charset=utf-8"}
@@ -34,8 +34,11 @@ class ExportQuery(TickerQuery):
         None,
         alias="from",
         description="start of the range, inclusive. To resume a download, send the time after the last received row",
+        examples=[EXAMPLE_START],
     )
-    end: Instant | None = Field(None, alias="to", description="end of the range, exclusive; default: after the newest price")
+    end: Instant | None = Field(
+        None, alias="to", description="end of the range, exclusive; default: after the newest price", examples=[EXAMPLE_END]
+    )
     format: Literal["csv", "jsonl"] = Field(
         "csv", description="`csv` with a header, or `jsonl` with one object per line", examples=["csv"]
     )

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 import re
+import time
 from typing import Annotated, Any, TypeVar, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, WithJsonSchema
@@ -68,6 +69,10 @@ class Query(BaseModel):
 
 Q = TypeVar("Q", bound=Query)
 
+EXAMPLE_START = times.minute_of(time.time()) - 3_600
+"""The examples of the documentation show the last hour, because a fresh installation has no older prices."""
+EXAMPLE_END = EXAMPLE_START + 86_400
+
 
 class TickerQuery(Query):
     """Selects one ticker."""
@@ -81,15 +86,19 @@ class PageQuery(TickerQuery):
     limit: int = Field(1000, ge=1, le=MAX_PAGE_SIZE, description="maximum number of rows", examples=[100])
     offset: int = Field(0, ge=0, le=MAX_OFFSET, description="number of newest rows to skip", examples=[0])
     start_date: Instant | None = Field(
-        None, description="only rows at or before this time, UNIX seconds or ISO 8601; default: now"
+        None, description="only rows at or before this time, UNIX seconds or ISO 8601; default: now", examples=[EXAMPLE_END]
     )
 
 
 class FilterQuery(TickerQuery):
     """Selects a window, both ends inclusive."""
 
-    date_from: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601")
-    date_to: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601")
+    date_from: Instant | None = Field(
+        None, description="start, inclusive; UNIX seconds or ISO 8601", examples=[times.iso(EXAMPLE_START)]
+    )
+    date_to: Instant | None = Field(
+        None, description="end, inclusive; UNIX seconds or ISO 8601", examples=[times.iso(EXAMPLE_END)]
+    )
     limit: int | None = Field(
         None,
         ge=1,
@@ -102,8 +111,8 @@ class FilterQuery(TickerQuery):
 class RangeQuery(TickerQuery):
     """Selects a window, both ends inclusive."""
 
-    from_ts: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601")
-    to_ts: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601")
+    from_ts: Instant | None = Field(None, description="start, inclusive; UNIX seconds or ISO 8601", examples=[EXAMPLE_START])
+    to_ts: Instant | None = Field(None, description="end, inclusive; UNIX seconds or ISO 8601", examples=[EXAMPLE_END])
     limit: int | None = Field(
         None,
         ge=1,
