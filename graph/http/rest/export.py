@@ -19,7 +19,7 @@ from graph.engine.tickers import require_known_tickers
 from graph.errors import BadInputError
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.caller import caching_headers, context_of
-from graph.http.rest.models import EXAMPLE_START, Instant, TickerQuery, parse_query
+from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, TickerQuery, parse_query
 from graph.schema.context import Context
 
 MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl; charset=utf-8"}
