@@ -30,12 +30,12 @@ down: $(RUN)  ## stop `make up`, `make demo` and the compose project of this clo
 	@python -m db stop
 	@if docker info >/dev/null 2>&1; then $(COMPOSE) --profile '*' down; fi
 
-test: $(DEV)  ## run the tests (real servers, under five minutes)
-	@pytest -n 2 -m "not slow"
+test: $(DEV)  ## run the tests with real servers; about three minutes
+	@pytest -n 3 -m "not slow"
 
 test-all: $(DEV) clients  ## run all tests, including client, browser and scale tests
-	@pytest -n 2
-	@ANSWER_CACHE_MB=0 pytest -n 2 -m "not slow" -k "not test_fuzz and not schemathesis" tests/graph
+	@pytest -n 3
+	@ANSWER_CACHE_MB=0 pytest -n 3 -m "not slow" -k "not test_fuzz and not schemathesis" tests/graph
 
 clients: tests/clients/node_modules tests/clients/python/.venv  ## install the Node.js and Python clients for the tests
 

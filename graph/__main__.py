@@ -8,7 +8,7 @@ EXAMPLES = """examples:
   python -m graph check                          # validate the settings; check that the port is free
   python -m graph serve                          # run the API alone
   python -m graph latest btc_usd eth_usd         # print the newest prices from the database
-  python -m graph watch btc_usd eth_usd          # show each price when the API stores it
+  python -m graph watch btc_usd eth_usd          # show each price when it is stored
   python -m graph watch --json --after 42        # the same as JSON lines, after the price with id 42
   python -m graph schema > graph/schema.graphql  # what `make schema` does
 """
@@ -19,7 +19,7 @@ def build() -> cli.CommandLine:
     verbs = cli.CommandLine("graph", __doc__, EXAMPLES)
     verbs.add("check", "graph.commands:check_settings", "validate the settings; report a port that is in use", "check")
     verbs.add("serve", "graph.commands:serve", "serve the API on HOST and PORT, with limits that plain uvicorn lacks", "serve")
-    verbs.add("schema", "graph.commands:print_schema", "print the schema", "schema > graph/schema.graphql")
+    verbs.add("schema", "graph.schema.executable:print_schema", "print the schema", "schema > graph/schema.graphql")
     verbs.add("key", "graph.commands:generate_key", "generate an API key; print it with its digest for API_KEYS", "key")
     verbs.add(
         "healthy",
@@ -29,7 +29,7 @@ def build() -> cli.CommandLine:
     )
     latest = verbs.add(
         "latest",
-        "graph.commands:print_latest",
+        "graph.latest:run",
         "print the newest price of each tracked ticker, or of the given tickers",
         "latest btc_usd eth_usd",
     )

@@ -1,7 +1,6 @@
 """The verbs of `python -m graph`."""
 
 import argparse
-import asyncio
 import contextlib
 import hashlib
 import http.client
@@ -9,21 +8,12 @@ import os
 import secrets
 import socket
 import sys
-import time
-from collections.abc import Sequence
 
 import uvicorn
 
-from db import times
-from db.pool import open_database
-from db.queries import prices, tickers
 from db.runtime import embedded_lookup, log, metrics
-from graph.engine.tickers import require_known_tickers
-from graph.errors import ApiError
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
 from graph.http.request import MAX_BODY_BYTES
-from graph.schema import arguments
-from graph.schema.executable import Schema
 from graph.settings import Settings
 
 
@@ -65,37 +55,10 @@ def check_health(_options: argparse.Namespace) -> int:
         connection.close()
 
 
-def print_latest(options: argparse.Namespace) -> int:
-    """`latest`."""
-    return asyncio.run(_print_latest(Settings.read(), options.tickers))
-
-
-def print_schema(_options: argparse.Namespace) -> int:
-    """`schema`."""
-    sys.stdout.write(f"{Schema().as_str()}\n")
-    return 0
-
-
 def generate_key(_options: argparse.Namespace) -> int:
     """`key`."""
     key = secrets.token_urlsafe(24)
     print(f"key for the client: {key}\nfor API_KEYS:       {hashlib.sha256(key.encode()).hexdigest()}")
-    return 0
-
-
-async def _print_latest(settings: Settings, names: Sequence[str]) -> int:
-    async with open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph latest") as db:
-        try:
-            names_to_show = arguments.parse_tickers(names) or await tickers.list_tracked(db)
-            # Without tracked tickers, prices may still exist: imported or collected manually.
-            names_to_show = names_to_show or [record["name"] for record in await tickers.list_tickers(db, time.time())]
-            records = await prices.latest_of_each(db, names_to_show, time.time())
-            await require_known_tickers(db, set(names_to_show) - {record["ticker"] for record in records})
-        except ApiError as error:
-            sys.stderr.write(f"{error}\n")
-            return 1
-    for record in records:
-        print(f"{record['ticker']:<20}{record['price']:>16f}  {times.iso(record['ts'])}  {record['source']}")
     return 0
 
 

@@ -52,7 +52,7 @@ for _limit in ("requests", "connections", "subscriptions", "database_connections
     if _limit != "database_connections":
         saturated.labels(f"{_limit}_per_client")
 slow_clients_disconnected = Counter("tickgraph_slow_clients_disconnected", "Clients disconnected because they did not read.")
-reads_by_server = Counter("tickgraph_reads_by_server", "Reads by server; only with a replica.", ("server",))
+reads_by_server = Counter("tickgraph_reads_by_server", "Responses by database server; only with a replica.", ("server",))
 replica_lag = Gauge(
     "tickgraph_replica_lag_seconds",
     "Replication lag of the replica in seconds; 0 without a replica.",

@@ -74,7 +74,7 @@ class Settings(settings.Settings):
     max_in_flight: int = Field(256, ge=1, description="maximum concurrent requests of an API process; further requests get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="maximum concurrent requests of one client address")
     max_sockets: int = Field(
-        10_000, ge=1, description="maximum open WebSockets and event streams of an API process; further ones get 503"
+        10_000, ge=1, description="maximum open WebSockets, event streams and downloads of an API process; further ones get 503"
     )
     max_sockets_per_client: int = Field(1_000, ge=1, description="maximum open connections of one client address")
     request_timeout_s: float = Field(15.0, gt=0, description="request timeout in seconds, from the end of the request headers")

@@ -12,7 +12,7 @@ OutboxError                     Redis did not execute a command of the outbox
 └── OutboxFullError
 """
 
-from db.tables import Reason
+from db.rows import Reason
 
 
 class CollectError(Exception):

@@ -19,7 +19,7 @@ from redis.backoff import ExponentialBackoff
 
 from db import times
 from db.queries.gaps import TickerMinute
-from db.tables import NAME_PATTERN, PriceRow, Reason
+from db.rows import NAME_PATTERN, PriceRow, Reason
 from ingest.errors import OutboxError, OutboxFullError
 
 PRICES = "tickgraph:outbox"

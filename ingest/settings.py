@@ -7,7 +7,7 @@ from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model
 from pydantic_settings import NoDecode
 
 from db import settings
-from db.tables import INVALID_NAME, NAME_PATTERN
+from db.rows import INVALID_NAME, NAME_PATTERN
 
 
 def _split(value: object) -> object:

@@ -23,8 +23,8 @@ from playwright.async_api import Browser, async_playwright
 from db import migrate
 from db.pool import Database, open_database
 from db.queries import bulk_import, gaps, prices, write_lock
+from db.rows import PriceRow, Reason, Source
 from db.runtime import embedded
-from db.tables import PriceRow, Reason, Source
 from graph.settings import Settings
 from tests.graph.conftest import run_api
 from tests.sample_data import set_tracked_tickers

@@ -8,7 +8,7 @@ import asyncpg
 
 from db.pool import Database, Executor
 from db.queries import prices, tickers, tracking, write_lock
-from db.tables import PriceRow, Source
+from db.rows import PriceRow, Source
 
 START_TS = 1_705_318_800
 """2024-01-15T11:40:00Z, the first minute of most samples."""

@@ -70,7 +70,7 @@ class Page:
     """A page of events, in order of their ids."""
 
     events: Sequence[Record]
-    """Records with `position` (the id), `kind` ('price' or a `db.tables.ChangeKind`), `ticker`, and the columns of
+    """Records with `position` (the id), `kind` ('price' or a `db.rows.ChangeKind`), `ticker`, and the columns of
     PRICE_COLUMNS or CHANGE_COLUMNS."""
     end_position: int
     """The page contains all events up to this id."""

@@ -5,7 +5,7 @@ from typing import Final
 
 from db.pool import Executor, Record
 from db.queries.retention import valid_horizon_sql, valid_window_sql
-from db.tables import Reason
+from db.rows import Reason
 
 TickerMinute = tuple[str, int]
 """Ticker, and minute in UNIX seconds."""
@@ -230,7 +230,7 @@ async def periods(
 ) -> list[Record]:
     """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP).
 
-    The reason is a `db.tables.Reason`, or `not_imported` for minutes that only an import covers and
+    The reason is a `db.rows.Reason`, or `not_imported` for minutes that only an import covers and
     that it lacks, which are returned `with_imports`.
     """
     return await db.fetch(PERIODS, ticker, low, high, list(states), limit, with_imports)

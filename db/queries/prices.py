@@ -9,7 +9,7 @@ from db import times
 from db.pool import Executor, Record
 from db.queries import shapes
 from db.queries.shapes import Column, Shape, Statement, iso_time_sql
-from db.tables import PriceRow
+from db.rows import PriceRow
 
 has_begun_sql: Final = "ts <= greatest(extract(epoch FROM now())::bigint, {now}::bigint)"
 """SQL condition: the minute has begun by the clock of the database or by `{now}`. Later rows never count as the latest."""

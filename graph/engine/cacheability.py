@@ -40,7 +40,7 @@ def depends_only_on_stored_data(
 
 
 def has_open_candles(arguments: Mapping[str, Any], now: float) -> bool:
-    """Returns whether one of the candles from `from` to `to` is not closed yet."""
+    """Returns whether a candle from `from` to `to` may be open (estimated). True also for missing or invalid arguments."""
     interval = Interval.__members__.get(str(arguments.get("interval")))
     try:
         return interval is None or times.parse(arguments.get("to")) + interval.value.seconds > times.minute_of(now)

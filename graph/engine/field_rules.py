@@ -30,7 +30,7 @@ class FieldRules:
     changes_with_clock: Callable[[Arguments, float], bool] | None = None
     """Returns whether the value can change without a commit, from the arguments and the time in UNIX seconds. None: never."""
     reads_window: bool = False
-    """Whether the field returns prices of the arguments `ticker`, `from` and `to`, and nothing else."""
+    """Whether the value, except fields that change with the clock, depends only on prices of `ticker` from `from` to `to`."""
 
 
 def declare(rules: FieldRules) -> dict[Any, Any]:

@@ -24,8 +24,8 @@ CHUNK_BYTES: Final = 256 * 1024
 class AuthenticationMiddleware:
     """Identifies the caller and rejects HTTP requests without read permission.
 
-    `public_paths` and the paths below them require no key. A WebSocket handshake requires none either: browsers send the key
-    in the first message.
+    `public_paths` and the paths below them require no key; of `/`, only the path itself. A WebSocket handshake requires none
+    either: browsers send the key in the first message.
     """
 
     def __init__(self, app: ASGIApp, authenticator: Authenticator, public_paths: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ DATABASE_TIMEOUT_S = 1.5
 
 
 async def health(request: Request) -> Response:
-    """`GET /health`: 200 with each ticker's newest minute and age; 503 if the database does not respond in time."""
+    """`GET /health`: 200 with each ticker's newest minute and age; 503 if the database cannot be read in time."""
     context = context_of(request)
     try:
         async with asyncio.timeout(DATABASE_TIMEOUT_S):

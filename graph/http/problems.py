@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from db.tables import INVALID_NAME
+from db.rows import INVALID_NAME
 from graph import metrics
 from graph.engine.client_errors import to_client_error
 from graph.errors import ApiError

@@ -82,7 +82,7 @@ class WriteTimeoutProtocol(asyncio.Protocol):
 class BoundedWebSocket(WriteTimeoutProtocol, WebSocketsSansIOProtocol):
     """WebSocket protocol: on shutdown, subscriptions send their pending events before the endpoint closes the connection.
 
-    It closes a connection whose handshake is not complete within REQUEST_TIMEOUT_S.
+    It closes a connection whose handshake is not complete within RECEIVE_TIMEOUT_S.
     """
 
     _request_timer: asyncio.TimerHandle | None = None

@@ -41,7 +41,7 @@ class CachedResponse:
 
 
 class ClientDisconnectedError(Exception):
-    """Raised to the waiting requests when the client of the in-flight request disconnects."""
+    """Raised to the waiting requests when the in-flight request is cancelled: its client disconnected, or it timed out."""
 
 
 class InFlightRequest:

@@ -16,7 +16,7 @@ from strawberry import UNSET
 
 from db import times
 from db.queries.candles import Interval
-from db.tables import INVALID_NAME, NAME_PATTERN
+from db.rows import INVALID_NAME, NAME_PATTERN
 from graph.engine.history import HistoryWatch
 from graph.engine.limits import DEFAULT_PAGE_SIZE, MAX_CANDLES, MAX_PAGE_SIZE, MAX_RANGE_MINUTES, MAX_TICKERS
 from graph.errors import BadInputError, HistoryChangedError, RangeTooLargeError

@@ -8,7 +8,7 @@ import strawberry
 
 from db.queries import candles, summaries
 from db.queries.shapes import Shape
-from db.tables import normalize_price
+from db.rows import normalize_price
 from graph import metrics
 from graph.engine.json_fragments import json_fragment, require_row_selection
 from graph.schema.arguments import Window

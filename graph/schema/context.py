@@ -95,7 +95,7 @@ class Context:
         return time.time()
 
     def charge(self, cost: int, already_charged: int = 1) -> None:
-        """Charges the cost of a request to the caller's budget. A cost of 1 was `already_charged` for the request itself.
+        """Charges the cost of a request, less what was `already_charged` (by default 1 for the request), to the budget.
 
         Raises RateLimitedError if the remaining budget is too small, TooComplexError if the cost exceeds the whole budget.
         """

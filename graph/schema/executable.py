@@ -1,8 +1,10 @@
 """The executable schema, and the errors that clients receive."""
 
+import argparse
 import asyncio
 import logging
 import re
+import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -182,7 +184,7 @@ class Schema(strawberry.Schema):
             return await self._run_operation(prepared, context)
 
     async def start_subscription(self, prepared: PreparedOperation, context: Context) -> SubscriptionStream:
-        """Starts a subscription. The event generator raises ApiError or ShuttingDownError.
+        """Starts a subscription. The event generator raises ApiError, DatabaseError or ShuttingDownError.
 
         Raises RequestRejectedError if the subscription cannot start.
         """
@@ -294,3 +296,9 @@ def _count_errors(errors: Iterable[GraphQLError]) -> None:
 def _set_code(error: GraphQLError, code: str) -> GraphQLError:
     error.extensions = {**(error.extensions or {}), "code": code}
     return error
+
+
+def print_schema(_options: argparse.Namespace) -> int:
+    """`schema`."""
+    sys.stdout.write(f"{Schema().as_str()}\n")
+    return 0

@@ -57,9 +57,12 @@ class GapClosed(MinutesChangeEvent):
     filled: bool = strawberry.field(description="Whether their prices are stored now.")
 
 
-@strawberry.type(description="A tracking period started or ended, or old history was deleted. Read `ticker` again.")
+@strawberry.type(
+    description="A tracking period started or ended, an import period grew, or old history was deleted. "
+    "Read `ticker` and `coverage` again."
+)
 class TickerChanged(ChangeEvent):
-    """A tracking period started or ended, or old history was deleted."""
+    """A tracking period started or ended, an import period grew, or old history was deleted."""
 
 
 Change = Annotated[

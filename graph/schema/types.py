@@ -80,9 +80,9 @@ class Price:
         )
 
 
-@strawberry.type(description="An index that is or was collected.")
+@strawberry.type(description="An index that is or was tracked, or has imported prices.")
 class Ticker:
-    """An index that is or was collected."""
+    """An index that is or was tracked, or has imported prices."""
 
     name: str = strawberry.field(description="Deribit index name, like `btc_usd`.")
     since: UnixTime | None = strawberry.field(
@@ -95,7 +95,8 @@ class Ticker:
         metadata=declare(FieldRules(changes_with_clock=always)),
     )
     stale: bool = strawberry.field(
-        description="Whether it is tracked and its newest minute is older than `STALE_AFTER_S` (180 seconds by default).",
+        description="Whether it is tracked and its newest minute is older than `STALE_AFTER_S` (180 seconds by default). "
+        "Without a price, `since` counts instead.",
         metadata=declare(FieldRules(changes_with_clock=always)),
     )
 

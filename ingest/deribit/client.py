@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiolimiter import AsyncLimiter
 
-from db.tables import Reason
+from db.rows import Reason
 from ingest import metrics
 from ingest.deribit import protocol
 from ingest.deribit.models import Envelope

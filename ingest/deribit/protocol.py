@@ -12,7 +12,7 @@ from typing import Any, Never
 
 from pydantic import ValidationError
 
-from db.tables import NAME_PATTERN, Reason
+from db.rows import NAME_PATTERN, Reason
 from ingest.deribit.models import ChartData, Envelope, IndexPrice, Names, RpcError
 from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
 from ingest.source import ChartPoint

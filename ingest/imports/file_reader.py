@@ -18,7 +18,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple
 
-from db.tables import Source
+from db.rows import Source
 from ingest.imports.columns import PRICE_NAMES, TICKER_NAMES, TIME_NAMES, UNITS
 from ingest.imports.rules import is_same_minute
 

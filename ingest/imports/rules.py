@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from db import times
 from db.queries.bulk_import import Row
-from db.tables import PriceRow, Source
+from db.rows import PriceRow, Source
 from ingest.imports.columns import UNITS
 
 _SECONDS = re.compile(r"\d{9,10}", re.ASCII)

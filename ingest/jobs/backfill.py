@@ -14,7 +14,7 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import gaps, write_lock
 from db.queries.gaps import TickerMinute
-from db.tables import PriceRow, Reason, Source
+from db.rows import PriceRow, Reason, Source
 from ingest.errors import SourceError, UnknownTickerError
 from ingest.jobs.store import store
 from ingest.outbox import Outbox

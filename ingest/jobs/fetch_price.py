@@ -16,7 +16,7 @@ from tenacity import (
 )
 
 from db import times
-from db.tables import PriceRow, Reason, Source
+from db.rows import PriceRow, Reason, Source
 from ingest.errors import RetryableError, RetryLaterError, SourceError
 from ingest.jobs.deadline import Deadline
 from ingest.source import MAX_AHEAD_S, Exchange, Quote

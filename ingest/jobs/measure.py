@@ -6,7 +6,7 @@ import time
 from db import times
 from db.pool import Database
 from db.queries import gaps, retention, tickers
-from db.tables import Reason
+from db.rows import Reason
 from ingest import metrics
 from ingest.outbox import Outbox
 from ingest.source import ExchangeClock

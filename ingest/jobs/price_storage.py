@@ -9,7 +9,7 @@ from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import gaps, prices, write_lock
 from db.queries.gaps import TickerMinute
-from db.tables import PriceRow, Reason
+from db.rows import PriceRow, Reason
 from ingest.errors import OutboxError, OutboxFullError, StorageUnavailableError
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, log_backlog

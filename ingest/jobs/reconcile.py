@@ -15,7 +15,7 @@ from db.errors import DatabaseError
 from db.pool import Database, Executor, Record
 from db.queries import clock, gaps, write_lock
 from db.queries.gaps import TickerMinute
-from db.tables import Reason
+from db.rows import Reason
 from ingest import metrics
 from ingest.errors import JobsFailedError, OutboxError
 from ingest.jobs.backfill import BackfillResult, backfill

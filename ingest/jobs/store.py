@@ -10,7 +10,7 @@ from db import times
 from db.errors import RowRejectedError
 from db.pool import Database
 from db.queries import prices, rejects, tickers, write_lock
-from db.tables import PriceRow, Source
+from db.rows import PriceRow, Source
 from ingest import metrics
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from db.pool import Database, open_database
 from db.queries import candles, prices, write_lock
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
-from db.tables import PriceRow, Source
+from db.rows import PriceRow, Source
 
 ROUNDS = 5
 CANDLE = Shape(tuple((name, candles.JSON_COLUMNS[name]) for name in ("ts", "open", "high", "low", "close", "count")))

@@ -23,7 +23,7 @@ from rich.table import Table
 
 from db import times
 from db.queries import candles
-from db.tables import Reason
+from db.rows import Reason
 from ingest.simulator.server import Simulator, serve
 from tests.chaos import faults
 from tests.chaos.audit import Audit, AuditResult, AuditRow, Expectation

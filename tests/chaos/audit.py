@@ -7,7 +7,7 @@ from decimal import Decimal
 
 import asyncpg
 
-from db.tables import Reason
+from db.rows import Reason
 from ingest.simulator import market
 from ingest.simulator.server import ServedPrice
 from tests.chaos.environment import TICKERS

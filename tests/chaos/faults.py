@@ -14,7 +14,7 @@ import asyncpg
 import redis
 
 from db.queries.write_lock import ACQUIRE_WRITER_LOCK
-from db.tables import Reason
+from db.rows import Reason
 from tests.chaos.environment import TICKERS, Environment, Stack, fill_disk, run_second_stack
 from tests.ingest.test_client import EXPECTED_BY_FAULT
 

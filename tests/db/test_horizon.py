@@ -13,7 +13,7 @@ from db.pool import Database, Transaction
 from db.queries import candles, coverage, gaps, prices, retention, summaries
 from db.queries.candles import Interval
 from db.queries.shapes import Shape
-from db.tables import PriceRow
+from db.rows import PriceRow
 from tests.sample_data import row, store, track
 
 DAY, HOUR = 86_400, 3_600

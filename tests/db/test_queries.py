@@ -9,7 +9,7 @@ import pytest
 from db import queries
 from db.pool import Database
 from db.queries import bulk_import, prices, tickers, tracking, write_lock
-from db.tables import Source
+from db.rows import Source
 from tests.sample_data import START_TS, row, set_tracked_tickers, store, track
 
 STATEMENTS = {

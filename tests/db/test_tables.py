@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from db import times
 from db.errors import RowRejectedError
 from db.pool import Database
-from db.tables import PriceRow, normalize_price
+from db.rows import PriceRow, normalize_price
 from tests.sample_data import START_TS, track
 
 VALID_PRICE: dict[str, Any] = {

@@ -109,7 +109,7 @@ async def test_the_readme_query_returns_the_documented_members(new_installation:
 
 
 async def test_the_rest_example_returns_the_documented_members(new_installation: Api, tmp_path: Path) -> None:
-    (block,) = [block for block in _blocks(DOCS["rest"], "sh") if "/prices/filter" in block]
+    (block,) = [block for block in _blocks(DOCS["rest"], "sh") if "/prices/range" in block]
     status, out, err = await _run(["bash", "-c", block], tmp_path, new_installation)
     assert status == 0, err
     (found,), (documented,) = json.loads(out), json.loads(_blocks(DOCS["rest"], "json")[0])
@@ -154,8 +154,14 @@ async def _command(language: str, block: str, folder: Path) -> list[str]:
     return ["node", str(file.with_suffix(".mjs"))]
 
 
+def _marks(language: str, block: str) -> tuple[pytest.MarkDecorator, ...]:
+    """Marks an example that compiles TypeScript or loads pandas or polars as slow."""
+    is_slow = language == "typescript" or re.search(r"^import (pandas|polars)", block, re.MULTILINE)
+    return (pytest.mark.slow,) if is_slow else ()
+
+
 EXAMPLES = [
-    pytest.param(language, block, id=f"{page}-{language}-{number}")
+    pytest.param(language, block, marks=_marks(language, block), id=f"{page}-{language}-{number}")
     for page in PAGES
     for language in ("sh", "python", "typescript")
     for number, block in enumerate(_blocks(DOCS[page], language), 1)
@@ -242,6 +248,7 @@ def _failing_server(status: int) -> Iterator[tuple[str, list[float]]]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LONG_RUNNING_PROGRAMS))
 async def test_the_programs_of_the_guide_end_at_a_permanent_error(name: str, tmp_path: Path) -> None:
     command = await _command("python" if name.endswith(".py") else "typescript", _program(name), tmp_path)
@@ -250,6 +257,7 @@ async def test_the_programs_of_the_guide_end_at_a_permanent_error(name: str, tmp
     assert (status, len(requests)) == (1, 1), err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LONG_RUNNING_PROGRAMS))
 async def test_the_programs_of_the_guide_back_off_at_a_temporary_error(name: str, tmp_path: Path) -> None:
     command = await _command("python" if name.endswith(".py") else "typescript", _program(name), tmp_path)

@@ -15,7 +15,7 @@ import pytest
 from db import times
 from db.pool import Database
 from db.queries import gaps, write_lock
-from db.tables import Reason
+from db.rows import Reason
 from ingest.outbox import Outbox, Report, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers

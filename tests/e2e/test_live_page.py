@@ -15,7 +15,7 @@ from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
 from db.queries import gaps, write_lock
-from db.tables import Reason, Source
+from db.rows import Reason, Source
 from graph.settings import Settings
 from tests.conftest import ROOT
 from tests.e2e.conftest import free_port

@@ -23,7 +23,7 @@ from dramatiq.brokers.redis import RedisBroker
 from db.pool import Database
 from db.queries import gaps, write_lock
 from db.queues import Actor, Queue
-from db.tables import Reason
+from db.rows import Reason
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers

@@ -22,6 +22,8 @@ from tests.graph.test_live_events import PRICES, subscribe
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
+pytestmark = pytest.mark.slow
+
 PGBOUNCER = shutil.which("pgbouncer") or (shutil.which("pgbouncer", path="/usr/sbin"))
 
 

@@ -12,7 +12,7 @@ import pytest
 from db.pool import Database
 from db.queries import candles, prices, write_lock
 from db.queries.candles import Interval
-from db.tables import PriceRow
+from db.rows import PriceRow
 from graph.schema.scalars import _format_decimal
 from tests.graph.conftest import Api
 from tests.sample_data import row, store, track

@@ -6,7 +6,7 @@ import pytest
 
 from db.pool import Database
 from db.queries import gaps, write_lock
-from db.tables import Reason, Source
+from db.rows import Reason, Source
 from tests.graph.conftest import Api
 from tests.sample_data import START_TS, row, set_tracked_tickers, store, track
 from tests.wait import wait_until

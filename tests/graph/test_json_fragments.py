@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from db.pool import Database
-from db.tables import Source
+from db.rows import Source
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
 from tests.sample_data import START_TS, row, store, track

@@ -15,7 +15,7 @@ import pytest
 from db.pool import Database, Record
 from db.queries import bulk_import, events, gaps, write_lock
 from db.queries.shapes import Shape
-from db.tables import Reason, Source
+from db.rows import Reason, Source
 from graph.engine.commit_listener import CommitListener
 from graph.engine.live_events import EventSelection, LiveEvents
 from graph.engine.topics import Event

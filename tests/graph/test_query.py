@@ -5,7 +5,7 @@ import time
 import pytest
 
 from db.pool import Database
-from db.tables import Source
+from db.rows import Source
 from tests.graph.conftest import Api
 from tests.sample_data import START_TS, row, store, track
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from db.pool import Database
 from db.queries import gaps, prices, write_lock
-from db.tables import Reason
+from db.rows import Reason
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.jobs.backfill import Chart, backfill, fill_gaps
 from ingest.outbox import Outbox

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from db.tables import Reason
+from db.rows import Reason
 from ingest.deribit.client import Deribit, open_deribit
 from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
 from ingest.settings import Settings

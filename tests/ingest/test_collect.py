@@ -11,7 +11,7 @@ import pytest
 
 from db.pool import Database, open_database
 from db.queries import prices, write_lock
-from db.tables import Reason
+from db.rows import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError, UnknownTickerError
 from ingest.jobs.collect import CollectResult, collect

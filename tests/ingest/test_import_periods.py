@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from db.pool import Database, open_database
 from db.queries import coverage, gaps, history_export, write_lock
 from db.queries.history_export import ExportFormat
-from db.tables import Source
+from db.rows import Source
 from ingest.imports.file_reader import RawRow, open_price_file
 from ingest.jobs.import_history import import_prices
 from tests.conftest import Databases, Servers

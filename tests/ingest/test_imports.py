@@ -19,7 +19,7 @@ from db import times
 from db.pool import Database
 from db.queries import gaps, prices, write_lock
 from db.queries.bulk_import import Row
-from db.tables import PriceRow, Reason, Source
+from db.rows import PriceRow, Reason, Source
 from ingest.imports.file_reader import DamagedFileError, FileFormatError, RawRow, ReadOptions, open_price_file
 from ingest.imports.rules import parse_row
 from ingest.jobs.import_history import ImportResult, RowDeduplicator, import_prices

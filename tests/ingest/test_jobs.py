@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from db.pool import Database
-from db.tables import Reason
+from db.rows import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
 from ingest.jobs.collect import collect

@@ -10,7 +10,7 @@ import redis.asyncio
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import prices, rejects, write_lock
-from db.tables import Reason
+from db.rows import Reason
 from ingest.errors import OutboxError, OutboxFullError
 from ingest.jobs.drain import drain, log_backlog
 from ingest.jobs.store import store

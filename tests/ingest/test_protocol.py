@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from db.tables import Reason
+from db.rows import Reason
 from ingest.deribit import protocol
 from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
 from tests.conftest import ROOT

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from db.pool import Database
 from db.queries import gaps, tracking, write_lock
-from db.tables import Reason, Source
+from db.rows import Reason, Source
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
 from ingest.jobs.reconcile import MAX_BATCH_MINUTES, ReconcileResult, detect_gaps, reconcile

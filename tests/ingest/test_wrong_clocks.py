@@ -8,7 +8,7 @@ import pytest
 
 from db.pool import Database, Executor
 from db.queries import coverage, events, prices, retention, tickers, tracking, version, write_lock
-from db.tables import Reason
+from db.rows import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
 from ingest.jobs.collect import collect

@@ -12,7 +12,7 @@ from starlette.datastructures import QueryParams
 from db import times
 from db.queries.prices import JSON_COLUMNS
 from db.queries.shapes import Shape
-from db.tables import NAME_PATTERN, Source
+from db.rows import NAME_PATTERN, Source
 from graph.engine.limits import MAX_RANGE_MINUTES, MAX_TICKERS
 from graph.errors import BadInputError
 from graph.http.problems import format_validation_error
@@ -70,7 +70,7 @@ class Query(BaseModel):
 Q = TypeVar("Q", bound=Query)
 
 EXAMPLE_START = times.minute_of(time.time()) - 3_600
-"""The examples of the documentation show the last hour, because a fresh installation has no older prices."""
+"""Start of the example windows: an hour before the start of the process, because a fresh installation has no older prices."""
 EXAMPLE_END = EXAMPLE_START + 86_400
 
 

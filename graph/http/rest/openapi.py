@@ -28,8 +28,9 @@ ADMIN_SCHEME = "adminToken"
 KEY_SCHEME = "apiKey"
 
 COVERAGE = Header(
-    description="Completeness of the response: stored minutes / expected minutes, for the completed minutes that it covers. "
-    "A minute is expected if the ticker was tracked or an import covers it. "
+    description="Completeness of the response: stored minutes / expected minutes of what it covers. "
+    "A minute is expected if it is over, and the ticker was tracked or an import covers it. "
+    "A stored minute that was not expected, such as the current one, counts as both. "
     "GraphQL's `coverage` lists the gaps and their reasons.",
     param_schema=Schema(type="string", pattern=r"^\d+/\d+$"),
     example="1438/1440",

@@ -58,7 +58,7 @@ export function minutes(count) {
 
 const REASONS = {
   TIMEOUT: "Deribit did not respond in time",
-  REFUSED: "Deribit refused the connection or was unreachable",
+  REFUSED: "Deribit rejected the request or could not be reached",
   HTTP_5XX: "Deribit returned a server error",
   RATE_LIMITED: "Deribit rate limit reached",
   MALFORMED: "malformed response",

@@ -1,0 +1,100 @@
+"""Rows from outside: their enums, limits and validation. `db.tables` repeats each rule as a CHECK.
+
+This module imports no SQLAlchemy, because every process validates rows and only migrations read the tables' metadata.
+"""
+
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from db import times
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+"""Pattern of an index name: `btc_usd`, `drbfix-btc_usdc`, `1000pepe_usdc`."""
+INVALID_NAME = "is not an index name; names look like btc_usd or drbfix-btc_usdc"
+"""Message for a name that does not match; the name precedes it."""
+
+MAX_PRICE = 10**15
+MAX_PRICE_DECIMALS = 18
+
+
+class Source(StrEnum):
+    """How a price was obtained."""
+
+    LIVE = "LIVE"
+    BACKFILL = "BACKFILL"
+    IMPORT = "IMPORT"
+
+
+class Reason(StrEnum):
+    """Reason why a minute has no price."""
+
+    TIMEOUT = "timeout"
+    REFUSED = "refused"
+    HTTP_5XX = "http_5xx"
+    RATE_LIMITED = "rate_limited"
+    MALFORMED = "malformed"
+    TESTNET = "testnet"
+    MAINTENANCE = "maintenance"
+    CLOCK = "clock"
+    STORAGE = "storage"
+    NOT_COLLECTED = "not_collected"
+
+
+class ChangeKind(StrEnum):
+    """Kind of a change event."""
+
+    HISTORY = "history"
+    GAP_OPENED = "gap_opened"
+    GAP_CLOSED = "gap_closed"
+    GAP_GIVEN_UP = "gap_given_up"
+    TRACKING = "tracking"
+    HORIZON = "horizon"
+
+
+def normalize_price(price: Decimal) -> Decimal:
+    """Returns the number without trailing zeros and exponent: `68241.50` becomes `68241.5`, `6E+4` becomes `60000`."""
+    text = f"{price:f}"
+    return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
+
+
+def _validate_price(price: Decimal) -> Decimal:
+    if not price.is_finite() or not 0 < price < MAX_PRICE:
+        raise ValueError(f"should be greater than 0 and less than {MAX_PRICE}")
+    _, digits, exponent = price.as_tuple()
+    # The exponent is checked first, because formatting a number like 1E-999999999 would exhaust memory.
+    if (
+        int(exponent) < -(MAX_PRICE_DECIMALS + len(digits))
+        or -int((price := normalize_price(price)).as_tuple().exponent) > MAX_PRICE_DECIMALS
+    ):
+        raise ValueError(f"should have at most {MAX_PRICE_DECIMALS} decimals")
+    return price
+
+
+def _validate_minute(ts: int) -> int:
+    if ts % times.MINUTE or not times.FIRST <= ts < times.END:
+        raise ValueError("should be a multiple of 60 in UNIX seconds, between the years 1970 and 2200")
+    return ts
+
+
+Minute = Annotated[int, AfterValidator(_validate_minute)]
+
+
+class PriceRow(BaseModel):
+    """A validated price of one minute, to be stored in the table `price`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ticker: str = Field(pattern=NAME_PATTERN)
+    ts: Minute
+    price: Annotated[Decimal, AfterValidator(_validate_price)]
+    observed_at: int | None = None
+    source: Source
+
+    @model_validator(mode="after")
+    def _require_observed_in_minute(self) -> Self:
+        if self.observed_at is not None and times.minute_of(self.observed_at // 1_000_000) != self.ts:
+            raise ValueError("observed_at should be within the minute")
+        return self
