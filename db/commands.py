@@ -29,7 +29,7 @@ from db.settings import Settings
 
 STOP_TIMEOUT_S = 15.0
 MAX_DIFFERENCES_SHOWN = 20
-"""Most differing candles that `verify-candles` prints for one ticker."""
+"""Maximum number of differing candles that `verify-candles` prints for one ticker."""
 HOUR = 3_600
 
 
@@ -160,18 +160,19 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     try:
         async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
             await _require_known_tickers(db, names)
-            # A day is complete from its start. A horizon in the future comes from a wrong clock and is ignored.
+            # Rounded up to a full day: minutes before the horizon are deleted, so the candle of its day cannot be verified.
+            # A horizon in the future comes from a wrong clock and is ignored.
             now = time.time()
             horizons = {
                 name: -(-at // times.DAY) * times.DAY for name, at in (await retention.horizons(db)).items() if at <= now
             }
-            building = await candles.pending_builds(db) | horizons
+            checked_from = await candles.pending_builds(db) | horizons
             for name in names or [row["name"] for row in await tickers.list_tickers(db, now)]:
-                found = await candles.find_differences(db, name, building.get(name, times.FIRST))
+                found = await candles.find_differences(db, name, checked_from.get(name, times.FIRST))
                 wrong += len(found)
                 for span, ts in found[:MAX_DIFFERENCES_SHOWN]:
                     print(f"{name}: the {'hour' if span == HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes")
-                suffix = f"; checked from {times.iso(building[name])} on" if name in building else ""
+                suffix = f"; checked from {times.iso(checked_from[name])} on" if name in checked_from else ""
                 print(f"{name}: {len(found)} candles differ{suffix}")
     except DatabaseError as error:
         raise CommandLineError(str(error)) from error

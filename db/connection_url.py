@@ -48,7 +48,7 @@ _SESSION_SETTINGS: Final = _words(
 """Session settings that a connection URL may contain; asyncpg sends them to the server."""
 _IGNORE_REASONS: Final = {
     "channel_binding": "the driver does not support channel binding; sslmode controls TLS",
-    "pgbouncer": "Tickgraph applies it: it sends no session settings and prepares no named statements",
+    "pgbouncer": "Tickgraph applies it: with `true` it sends no session settings and prepares no named statements",
     "schema": "set search_path instead",
 }
 

@@ -6,7 +6,8 @@ DatabaseError
 │   └── NotMigratedError       a table does not exist
 ├── StatementTimeoutError      the server cancelled a statement after its timeout
 └── RowRejectedError           a row violates a constraint of its table
-ServerError                    a verb cannot continue
+CommandLineError               a verb cannot continue
+└── UsageError                 its arguments do not fit together
 """
 
 

@@ -28,7 +28,7 @@ COMMAND_TIMEOUT_GRACE_S = 0.5
 """Seconds added to the server's statement timeout before the client gives up on an unresponsive server."""
 
 WRITER_TIMEOUT_S: Final = 60.0
-"""Statement timeout of a writer, in seconds; includes the wait for the writer lock."""
+"""Statement timeout of a writer, in seconds. It also limits the statement that waits for the writer lock."""
 
 SESSION_SETTINGS: Final = {
     "jit": "off",  # compiling takes longer than the queries of this product

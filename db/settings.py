@@ -188,7 +188,10 @@ class Settings(BaseSettings):
             raise SystemExit("\n".join(_format_error(e["loc"], e["msg"]) for e in error.errors())) from None
 
     def notes(self) -> list[str]:
-        """Returns one sentence for each setting that has no effect, is an alias, is empty, or is possibly misspelled."""
+        """Returns one sentence for each setting that has no effect, is an alias, is empty, or is possibly misspelled.
+
+        Also returns one for each parameter of the connection URL that is not passed to the driver.
+        """
         fields = type(self).model_fields
         given = {name.upper(): value for name, value in [*dotenv_values(".env").items(), *os.environ.items()]}
         known = {name.upper() for name in fields}

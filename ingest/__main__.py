@@ -82,7 +82,7 @@ def _add_ledger(verbs: cli.CommandLine) -> None:
         "list the gaps with their reasons",
         "gaps --ticker btc_usd --from 2024-01-15 --open",
     )
-    gaps.add_argument("--open", action="store_true", help="only missing minutes of tracked tickers, without filled ones")
+    gaps.add_argument("--open", action="store_true", help="only missing minutes of tracking periods, without filled ones")
     gaps.add_argument("--check", action="store_true", help="detect new gaps first, as the worker does every minute")
     backfill = verbs.add(
         "backfill",

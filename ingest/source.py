@@ -79,7 +79,8 @@ class ExchangeClock:
     def observe(self, exchange_us: int, requested_at: int, received_at: int, subject: str = "") -> None:
         """Adds a measurement: the exchange's time, and the local times before and after the call, in UNIX microseconds.
 
-        `subject` is a ticker or method. A time ahead of the local clock and of other subjects, or behind both, has no effect.
+        `subject` is a ticker or method. A time ahead of the local clock and of other subjects, or behind both, does not change
+        the clock; it is only compared with later measurements of other subjects.
         """
         exchange_s, local_s = exchange_us / 1e6, received_at / 1e6
         is_outlier = self.is_ahead(exchange_s, local_s, subject) or self._is_behind(exchange_s, local_s, subject)

@@ -35,8 +35,9 @@ SELECT ticker, since FROM started
 """
 
 # Live prices right before an open period, or a period that begins in the future, show that the clock was wrong when the period
-# began. The period is moved to the first of these prices within the last day, or to now if there is none. The next call finds
-# earlier prices. An hour without a price ends the search, because prices before it were collected manually.
+# began. The period is moved to the first of these prices in the day before it (before now, if it begins in the future), or to
+# now if there is none. The next call finds earlier prices. An hour without a price ends the search, because prices before it
+# were collected manually.
 REPAIR: Final = """
 WITH stray AS (
     SELECT period.ticker, period.since, (

@@ -1,1 +1,1 @@
-"""The runtime that all processes share: logging, metrics, tracing, child processes, embedded servers, backup, exit handling."""
+"""The runtime that all processes share: logging, metrics, tracing, child processes, embedded servers, backup, command lines."""

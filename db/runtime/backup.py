@@ -43,7 +43,7 @@ async def server_major_version(dsn: str) -> int:
 async def drop_empty_schema(dsn: str) -> None:
     """Drops the schema of a migrated database without tickers, prices and rejects, before a restore.
 
-    Raises ServerError if it has such rows, or tables other than those of this release.
+    Raises CommandLineError if it has such rows, or tables other than those of this release.
     """
     connection: asyncpg.Connection = await connect(dsn)
     try:
@@ -73,7 +73,7 @@ def _not_empty_error(dsn: str) -> CommandLineError:
 
 
 def back_up(dsn: str, server: int, file: Path) -> None:
-    """Writes the whole database to a file in the custom format of pg_dump. Raises ServerError."""
+    """Writes the whole database to a file in the custom format of pg_dump. Raises CommandLineError."""
     program = _find_program("pg_dump", server)
     partial = file.with_name(f"{file.name}.partial")
     # The file gets its name only when complete, so that a partial backup is never restored.
@@ -92,7 +92,7 @@ async def mark_as_demo(dsn: str) -> None:
 
 
 def require_restorable(file: Path, dsn: str, server: int, *, force: bool = False) -> None:
-    """Raises ServerError if the file is not a backup, needs a newer server, or is of the demo and `force` is not set."""
+    """Raises CommandLineError if the file is no backup, needs a newer server, or is of the demo and `force` is not set."""
     program = _find_program("pg_restore", server)
     listing = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  fixed arguments
     if listing.returncode:
@@ -108,7 +108,7 @@ def require_restorable(file: Path, dsn: str, server: int, *, force: bool = False
 
 
 def restore(file: Path, dsn: str, server: int) -> None:
-    """Restores a backup into an empty database in one transaction. Raises ServerError."""
+    """Restores a backup into an empty database in one transaction. Raises CommandLineError."""
     options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
     target, environment = connection_url.parse(dsn).for_libpq()
     _run([_find_program("pg_restore", server), *options, f"--dbname={target}", str(file)], environment)
@@ -117,7 +117,7 @@ def restore(file: Path, dsn: str, server: int) -> None:
 def _find_program(name: str, server: int) -> str:
     """Returns the path of a PostgreSQL program of at least the given major version, from PATH or from the embedded server.
 
-    Raises ServerError if there is none.
+    Raises CommandLineError if there is none.
     """
     found, candidates = [], [shutil.which(name)]
     with contextlib.suppress(CommandLineError):  # the embedded server may not be installed

@@ -64,7 +64,7 @@ def _package_folder(package: str, setting: str) -> Path:
 def lock_data_dir(folder: Path) -> Iterator[None]:
     """Locks the data folder for this process until the block ends.
 
-    Raises ServerError if another process holds the lock, or if the folder is not writable.
+    Raises CommandLineError if another process holds the lock, or if the folder is not writable.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,8 @@ def postgres(folder: Path, *, durable: bool = True, port: int | None = None) -> 
     """Runs PostgreSQL on the data in `folder` until the block ends. Creates the data if it does not exist.
 
     Without `port` the server uses its previous port if that is free, otherwise any free port. With `durable=False` it
-    is faster, but a crash corrupts its data; this is for tests. Raises ServerError if the data has another major
-    version, or if the server does not start.
+    is faster, but a crash corrupts its data; this is for tests. Raises CommandLineError if the data has another major
+    version or another server already runs on it, or if the server does not start.
     """
     data = (folder / "data").absolute()
     if not (data / "PG_VERSION").exists():

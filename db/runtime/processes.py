@@ -63,7 +63,8 @@ def run(command: Sequence[str], servers: Mapping[str, subprocess.Popen[bytes]]) 
                 if ended and child.poll() is None:
                     sys.stderr.write(f"{' and '.join(ended)} exited unexpectedly; stopping everything\n")
                     stop(child, signal.SIGTERM)
-                    logs = " and ".join(f"{name.lower()}/{name.lower()}.log" for name in ended)
+                    folders = [name.lower().replace("postgresql", "postgres") for name in ended]
+                    logs = " and ".join(f"{folder}/{folder}.log" for folder in folders)
                     sys.stderr.write(
                         f"stopped: {' and '.join(ended)} exited. See {logs} in {os.environ.get('DATA_DIR', 'DATA_DIR')} "
                         "and start again. The worker backfills the missed minutes\n"

@@ -32,9 +32,9 @@ MAX_SHOWN_REJECTS = 10
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns 0 if no row was rejected or expired, 1 if one was, if there was none, or if the import ended early, else 2.
+    """Returns the exit status: 0 if no row was rejected, expired or scattered, and there was at least one.
 
-    2 means that the arguments, the file or the table cannot be used.
+    1: a row was, there was none, or the import ended early. 2: the arguments, the file or the table cannot be used.
     """
     if (options.file is None) == (options.from_dsn is None):
         sys.stderr.write("name a FILE, or --from-dsn and --table; not both\n")

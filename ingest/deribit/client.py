@@ -18,7 +18,7 @@ from ingest.source import ChartPoint, ExchangeClock, Quote
 
 
 class Deribit:
-    """A `Exchange`: Deribit's index prices over HTTP."""
+    """An `Exchange`: Deribit's index prices over HTTP."""
 
     def __init__(
         self,

@@ -30,7 +30,7 @@ class CollectResult:
     """The result of collecting one minute."""
 
     stored: int = 0
-    """New rows in the database."""
+    """New rows in the database, also those of earlier minutes that were queued in the outbox."""
     prices: dict[str, str] = field(default_factory=dict)
     """The minute's price of each fetched ticker that has one."""
     later_tickers: list[str] = field(default_factory=list)
@@ -151,7 +151,7 @@ def _log_result(minute: int, requested: Sequence[str], collected: CollectResult,
         log.info("minute %s: nothing is missing", times.iso(minute))
         return
     log.info(
-        "minute %s: %d of %d prices collected, %d of them new",
+        "minute %s: %d of %d prices collected, %d new rows stored",
         times.iso(minute),
         len(collected.prices),
         len(requested),
