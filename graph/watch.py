@@ -31,7 +31,7 @@ TICKERS_QUERY: Final = "query { tickers { name tracked latest { id ts price } } 
 TICKER_QUERY: Final = """
 query ($ticker: String!, $day: UnixTime!) {
   prices(ticker: $ticker, first: 60) { nodes { price } }
-  before: prices(ticker: $ticker, from: $day, order: OLDEST_FIRST, first: 1) { nodes { price } }
+  dayStart: prices(ticker: $ticker, from: $day, order: OLDEST_FIRST, first: 1) { nodes { price } }
   coverage(ticker: $ticker, from: $day) { missing }
 }
 """
@@ -194,7 +194,7 @@ async def _load_last_day(client: WatchClient, name: str, ticker_row: TickerRow) 
     data = await client.execute(TICKER_QUERY, ticker=name, day=int(time.time()) - 86_400)
     ticker_row.sparkline_prices.clear()
     ticker_row.sparkline_prices.extend(float(node["price"]) for node in data["prices"]["nodes"][::-1])
-    ticker_row.day_start_price = next((float(node["price"]) for node in data["before"]["nodes"]), None)
+    ticker_row.day_start_price = next((float(node["price"]) for node in data["dayStart"]["nodes"]), None)
     ticker_row.missing = data["coverage"]["missing"]
 
 

@@ -15,6 +15,7 @@ from graph.errors import RETRY_AFTER_S, ApiError, BusyError, RateLimitedError, T
 from graph.http.caller import Authenticator, address_of
 from graph.http.negotiation import prefers_html
 from graph.http.problems import GRAPHQL_PATH, error_response
+from graph.http.request_state import state_of
 
 WATCH_DELAY_S: Final = 0.05
 CHUNK_BYTES: Final = 256 * 1024
@@ -35,8 +36,8 @@ class AuthenticationMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] in ("http", "websocket"):
-            scope["caller"] = self._authenticator.identify(scope, Headers(scope=scope))
-        if scope["type"] == "http" and not scope["caller"].may_read and not self._is_public(scope):
+            state_of(scope).caller = self._authenticator.identify(scope, Headers(scope=scope))
+        if scope["type"] == "http" and not state_of(scope).caller.may_read and not self._is_public(scope):
             await error_response(scope, UnauthenticatedError())(scope, receive, send)
         else:
             await self.app(scope, receive, send)
@@ -64,7 +65,7 @@ class RateLimitMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        caller = scope["caller"].name
+        caller = state_of(scope).caller.name
 
         # https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
         async def send_with_rate(message: Message) -> None:
@@ -128,8 +129,9 @@ def hold_connection(scope: Scope, connections: ConcurrencyLimiter) -> Iterator[N
     Raises BusyError or RateLimitedError if no connection slot is free.
     """
     with connections.acquire(address_of(scope)):
-        request_slot: ExitStack = scope["slot"]
-        request_slot.close()
+        slot = state_of(scope).slot
+        if slot is not None:
+            slot.close()
         yield
 
 
@@ -147,7 +149,7 @@ class ConcurrencyLimitMiddleware:
         try:
             with ExitStack() as slot:
                 slot.enter_context(self._slots.acquire(address_of(scope)))
-                scope["slot"] = slot  # a streaming response releases the slot early
+                state_of(scope).slot = slot
                 await self.app(scope, receive, send)
         except (BusyError, RateLimitedError) as error:
             await error_response(scope, error)(scope, receive, send)

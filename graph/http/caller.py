@@ -10,6 +10,7 @@ from secrets import compare_digest
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from graph.http.request_state import state_of
 from graph.schema.context import Context
 
 
@@ -75,7 +76,7 @@ def _digest(secret: str) -> str:
 
 def caching_headers(request: HTTPConnection) -> dict[str, str]:
     """Returns the Vary and Cache-Control headers of a REST response with prices."""
-    if request.scope["caller"].requires_key:
+    if state_of(request.scope).caller.requires_key:
         return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": "private"}
     return {"Vary": "Accept-Encoding"}
 
@@ -85,7 +86,7 @@ def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Cont
 
     The default caller is the one that AuthenticationMiddleware identified.
     """
-    caller = caller or connection.scope["caller"]
+    caller = caller or state_of(connection.scope).caller
     return Context(
         connection.app.state.resources,
         caller.name,

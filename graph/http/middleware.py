@@ -14,6 +14,7 @@ from structlog.contextvars import bind_contextvars
 from graph import metrics
 from graph.errors import InternalError
 from graph.http.problems import error_response
+from graph.http.request_state import RequestState, create_state, state_of
 
 log = logging.getLogger("graph.access")
 error_log = logging.getLogger("graph.errors")
@@ -44,7 +45,7 @@ class AccessLogMiddleware:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
-        request_id = scope["request_id"] = get_request_id(scope)
+        request_id = create_state(scope, get_request_id(scope)).request_id
         bind_contextvars(request_id=request_id)  # applies to this task only; each request has its own task
         if scope["type"] == "http":
             await self._handle_http(scope, receive, send)
@@ -58,7 +59,7 @@ class AccessLogMiddleware:
 
     async def _handle_http(self, scope: Scope, receive: Receive, send: Send) -> None:
         started_at = time.perf_counter()
-        header = (b"x-request-id", scope["request_id"].encode())
+        header = (b"x-request-id", state_of(scope).request_id.encode())
         status, size = 0, 0
 
         async def send_and_record(message: Message) -> None:
@@ -76,9 +77,9 @@ class AccessLogMiddleware:
             error_log.exception("unexpected error in %s %s", scope["method"], format_path(scope["path"]))
             if status:
                 raise
-            await error_response(scope, InternalError(scope["request_id"]))(scope, receive, send_and_record)
+            await error_response(scope, InternalError(state_of(scope).request_id))(scope, receive, send_and_record)
         finally:
-            record_request(scope, scope["request_id"], status, size, started_at)
+            record_request(scope, state_of(scope), status, size, started_at)
 
 
 class CompressionMiddleware(GZipMiddleware):
@@ -87,8 +88,8 @@ class CompressionMiddleware(GZipMiddleware):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         # A range selects bytes of the uncompressed representation.
-        is_compressed = b"gzip" in headers.get(b"accept-encoding", b"") and b"range" not in headers
-        await (super().__call__ if is_compressed else self.app)(scope, receive, send)
+        may_compress = b"gzip" in headers.get(b"accept-encoding", b"") and b"range" not in headers
+        await (super().__call__ if may_compress else self.app)(scope, receive, send)
 
 
 KIND_BY_PATH = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}
@@ -97,10 +98,10 @@ STREAM_KIND = "stream"
 """Metric label of an event stream."""
 
 
-def record_request(scope: Scope, request_id: str, status: int, size: int, started_at: float) -> None:
+def record_request(scope: Scope, state: RequestState, status: int, size: int, started_at: float) -> None:
     """Counts a request and writes its access log line. `started_at` is a reading of `time.perf_counter`."""
     first, _, remainder = scope["path"][1:].partition("/")
-    kind = scope.get("kind") or KIND_BY_PATH.get(remainder.partition("/")[0] if first == "v1" else first, "page")
+    kind = state.kind or KIND_BY_PATH.get(remainder.partition("/")[0] if first == "v1" else first, "page")
     metrics.requests.labels(kind, status).inc()
     if kind != STREAM_KIND:  # the client determines the duration of a stream
         metrics.request_seconds.labels(kind).observe(time.perf_counter() - started_at)
@@ -108,7 +109,7 @@ def record_request(scope: Scope, request_id: str, status: int, size: int, starte
     level = logging.DEBUG if status < HTTPStatus.BAD_REQUEST and (kind == "health" or first == "static") else logging.INFO
     if log.isEnabledFor(level):
         fields = {"status": int(status), "duration_ms": round((time.perf_counter() - started_at) * 1000, 1), "bytes": size}
-        log.log(level, "%s %s", scope["method"], format_path(scope["path"]), extra={"request_id": request_id, **fields})
+        log.log(level, "%s %s", scope["method"], format_path(scope["path"]), extra={"request_id": state.request_id, **fields})
 
 
 def get_request_id(scope: Scope) -> str:

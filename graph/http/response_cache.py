@@ -13,6 +13,7 @@ from graph import metrics
 from graph.engine.commit_listener import CommitListener
 from graph.http.admission import CHUNK_BYTES
 from graph.http.middleware import get_request_id, record_request
+from graph.http.request_state import RequestState, state_of
 
 MAX_KEY_BYTES: Final = 16 * 1024
 """Maximum bytes of a request whose response may be cached."""
@@ -82,7 +83,7 @@ class InFlightRequest:
 
 def set_cacheable(scope: Scope, *, cacheable: bool = True) -> None:
     """Declares whether the response of a request stays the same until the next commit. Call it as early as possible."""
-    in_flight_request: InFlightRequest | None = scope.get("in_flight_request")
+    in_flight_request = state_of(scope).in_flight_request
     if in_flight_request is not None:
         in_flight_request.is_cacheable = cacheable
         if not cacheable:
@@ -144,7 +145,7 @@ class CacheFastPath:
                 request_id = get_request_id(scope)
                 HITS.inc()
                 await cached.send_to(send, (b"x-request-id", request_id.encode()))
-                record_request(scope, request_id, cached.start["status"], len(cached.body), started_at)
+                record_request(scope, RequestState(request_id), cached.start["status"], len(cached.body), started_at)
                 return
         await self.app(scope, receive, send)
 
@@ -188,7 +189,7 @@ class ResponseCacheMiddleware:
         return None
 
     async def _forward(self, in_flight_request: InFlightRequest, key: CacheKey, scope: Scope, receive: Receive) -> None:
-        scope["in_flight_request"] = in_flight_request
+        state_of(scope).in_flight_request = in_flight_request
         self._response_cache.in_flight.setdefault(key, in_flight_request.response)
         try:
             await self.app(scope, receive, in_flight_request.record)

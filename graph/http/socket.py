@@ -33,6 +33,7 @@ from graph.http.admission import ConcurrencyLimiter, timeout_error
 from graph.http.caller import Authenticator, address_of, context_of
 from graph.http.problems import error_response
 from graph.http.request import MAX_BODY_BYTES, parse_json
+from graph.http.request_state import state_of
 from graph.schema.context import Context
 from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, Schema, SubscriptionStream
 
@@ -126,7 +127,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
             raise
         except Exception:
             log.exception("unexpected error in an operation over WebSocket")
-            internal_error = InternalError(self._socket.scope["request_id"])
+            internal_error = InternalError(state_of(self._socket.scope).request_id)
             await operation.send_initial_errors(RequestRejectedError(internal_error).errors)
 
     async def _execute(self, operation: Operation[Context, None]) -> SubscriptionStream | None:

@@ -17,6 +17,7 @@ from graph.errors import ApiError
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.middleware import STREAM_KIND
 from graph.http.negotiation import EVENT_STREAM
+from graph.http.request_state import state_of
 from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, SubscriptionStream
 
 MAX_SILENCE_S: Final = 12.0
@@ -50,7 +51,7 @@ class EventStreamResponse(Response):
         self._is_quiet = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope["kind"] = STREAM_KIND
+        state_of(scope).kind = STREAM_KIND
         with hold_connection(scope, self._connections):
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await self._send(send, f"retry: {RETRY_DELAY_MS}\n\n")

@@ -19,6 +19,7 @@ from db.queries.candles import Interval
 from db.rows import INVALID_NAME, NAME_PATTERN
 from graph.engine.history import HistoryWatch
 from graph.engine.limits import DEFAULT_PAGE_SIZE, MAX_CANDLES, MAX_PAGE_SIZE, MAX_RANGE_MINUTES, MAX_TICKERS
+from graph.engine.windows import Window
 from graph.errors import BadInputError, HistoryChangedError, RangeTooLargeError
 
 _CURSOR_PREFIX = "ts:"
@@ -32,14 +33,6 @@ class Order(Enum):
 
     NEWEST_FIRST = strawberry.enum_value("NEWEST_FIRST", description="Newest first.")
     OLDEST_FIRST = strawberry.enum_value("OLDEST_FIRST", description="Oldest first.")
-
-
-@dataclass(frozen=True)
-class Window:
-    """The minutes in [low, high), UNIX seconds."""
-
-    low: int
-    high: int
 
 
 @dataclass(frozen=True)
@@ -73,15 +66,8 @@ def parse_tickers(names: Sequence[str]) -> list[str]:
 
 
 def parse_window(low: int | None, high: int | None) -> Window:
-    """Returns the window of `from` and `to`, each of which may be missing.
-
-    Nothing is stored after now, so a missing `to` needs no clock.
-    """
-    start, end = unset_to_none(low), unset_to_none(high)
-    found = Window(times.FIRST if start is None else start, times.END if end is None else end)
-    if found.low >= found.high:
-        raise BadInputError(f"from ({times.iso(found.low)}) must be before to ({times.iso(found.high)})")
-    return found
+    """Returns the window of `from` and `to`, each of which may be missing. Raises BadInputError."""
+    return Window.parse(unset_to_none(low), unset_to_none(high))
 
 
 def parse_short_window(low: int, high: int | None, now: float) -> Window:

@@ -11,7 +11,7 @@ from db.queries.shapes import Shape
 from db.rows import normalize_price
 from graph import metrics
 from graph.engine.json_fragments import json_fragment, require_row_selection
-from graph.schema.arguments import Window
+from graph.engine.windows import Window
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.scalars import UnixTime

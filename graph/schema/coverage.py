@@ -13,8 +13,8 @@ from db.queries import coverage, gaps
 from db.queries.coverage import CoverageCounts
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, declare
+from graph.engine.windows import Window
 from graph.schema import arguments
-from graph.schema.arguments import Window
 from graph.schema.context import Info
 from graph.schema.scalars import UnixTime
 from graph.schema.source import Source

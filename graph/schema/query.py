@@ -12,8 +12,9 @@ from graph.engine.cacheability import has_open_candles
 from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.json_fragments import json_fragment
 from graph.engine.tickers import require_known_tickers
+from graph.engine.windows import Window
 from graph.schema import arguments
-from graph.schema.arguments import Order, Window
+from graph.schema.arguments import Order
 from graph.schema.candles import Candle, Interval, Series, Summary, WithEmpty, WithOpen
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage

@@ -15,8 +15,9 @@ from graph import metrics
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.json_fragments import json_fragment, row_selection
+from graph.engine.windows import Window
 from graph.schema import arguments
-from graph.schema.arguments import Order, Page, Window
+from graph.schema.arguments import Order, Page
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage, Gap
 from graph.schema.scalars import DateTime, UnixTime

@@ -16,7 +16,7 @@ import redis
 from db.queries.write_lock import ACQUIRE_WRITER_LOCK
 from db.rows import Reason
 from tests.chaos.environment import TICKERS, Environment, Stack, fill_disk, run_second_stack
-from tests.ingest.test_client import EXPECTED_BY_FAULT
+from tests.ingest.exchange_errors import EXPECTED_BY_FAULT
 
 FaultContext = Callable[[Environment, int], AbstractAsyncContextManager[None]]
 

@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import termios
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -17,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.wait import wait_until
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 
 def free_port() -> int:
@@ -127,3 +128,17 @@ def run_make(tmp_path: Path, rpc_url: str) -> RunMake:
             await run.process.wait()
 
     return start
+
+
+async def run_verb(folder: Path, *arguments: str, **env: str) -> tuple[int, str, str]:
+    """Runs a verb of one of the three command lines in the folder. Returns its exit status, output and errors."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", *arguments),
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), **env},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT_S)
+    return process.returncode or 0, out.decode(), err.decode()

@@ -29,7 +29,7 @@ from graph.settings import Settings
 from ingest import settings as ingest_settings
 from tests.conftest import ROOT
 from tests.graph.conftest import Api, run_api
-from tests.graph.test_live_events import open_event_stream
+from tests.graph.subscriptions import open_event_stream
 from tests.sample_data import row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 

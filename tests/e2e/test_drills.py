@@ -21,7 +21,7 @@ from ingest.outbox import open_outbox
 from ingest.settings import Settings
 from ingest.simulator.server import Simulator, serve
 from tests.chaos.environment import TICKERS, Stack, run_environment
-from tests.e2e.test_verbs import run
+from tests.e2e.conftest import run_verb
 from tests.sample_data import row, store, track
 from tests.wait import wait_until
 
@@ -45,15 +45,15 @@ async def test_restore_into_another_server_and_catch_up(
                 await store(db, [row(name, ts, f"{ts % 1_000 + 1}") for ts in range(begin, lost_at, 60)])
             last = await version.current(db)
         started_at = time.perf_counter()
-        status, _, err = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=server.url)
+        status, _, err = await run_verb(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=server.url)
         assert status == 0, err
         print(f"\nbacked up in {time.perf_counter() - started_at:.1f} s: {err.strip()}")
     with embedded.postgres(tmp_path / "other") as server:
         started_at = time.perf_counter()
-        status, _, err = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=server.url)
+        status, _, err = await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=server.url)
         assert status == 0, err
         print(f"restored in {time.perf_counter() - started_at:.1f} s")
-        assert (await run(tmp_path, "db", "restore", str(file), DATABASE_URL=server.url))[2].endswith(
+        assert (await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=server.url))[2].endswith(
             "or restore into a new DATA_DIR\n"
         )
         simulator.clock.set(at=back_at + 2)
@@ -78,11 +78,11 @@ async def test_restore_into_another_server_and_catch_up(
 async def test_a_file_that_is_no_backup_is_refused(dsn: str, empty_dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "no.dump"
     file.write_text("nothing")
-    status, _, err = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
     assert (status, "is not a backup" in err) == (1, True), err
     async with open_database(dsn, application_name="drill") as db:
         assert await db.fetchval("SELECT count(*) FROM price") == 0, "nothing was deleted"
-    status, _, err = await run(tmp_path, "db", "restore", "nowhere.dump", DATABASE_URL=empty_dsn)
+    status, _, err = await run_verb(tmp_path, "db", "restore", "nowhere.dump", DATABASE_URL=empty_dsn)
     assert (status, err) == (1, "nowhere.dump does not exist\n")
 
 
@@ -92,20 +92,20 @@ async def test_restore_into_a_migrated_empty_database_and_a_new_data_dir(
     file = tmp_path / "prices.dump"
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", DAY)])
-    status, _, err = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
     assert status == 0, err
-    status, _, err = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
     assert (status, "already exists" in err) == (1, True), err
-    status, _, err = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=dsn)
     assert (status, "is not empty" in err) == (1, True), err
     # A migrated and empty database, as after a first start.
     await asyncio.to_thread(migrate.upgrade, empty_dsn)
-    status, _, err = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
     assert status == 0, err
     async with open_database(empty_dsn, application_name="drill") as migrated_db:
         assert await migrated_db.fetchval("SELECT price FROM price") == 100
     # A DATA_DIR that does not exist yet. `make up` uses it afterwards.
-    status, _, err = await run(tmp_path, "db", "restore", str(file))
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file))
     assert status == 0, err
     with embedded.postgres(tmp_path / "data" / "postgres") as server:
         async with open_database(server.url, application_name="drill") as restored:
@@ -173,7 +173,7 @@ async def test_upgrade_while_others_read_and_write(empty_dsn: str, revision: str
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(read())
         tasks.create_task(write())
-        status, _, err = await run(tmp_path, "db", "migrate", DATABASE_URL=empty_dsn)
+        status, _, err = await run_verb(tmp_path, "db", "migrate", DATABASE_URL=empty_dsn)
         done.set()
     assert status == 0, err
     longest = ", ".join(f"{name} at most {1000 * seconds:.0f} ms" for name, seconds in max_wait_s.items())
@@ -258,19 +258,19 @@ async def test_simulated_prices_of_a_backup_do_not_mix_with_real_ones(
     await track(db, "btc_usd")
     await backup.mark_as_demo(dsn)
     file = tmp_path / "demo.dump"
-    status, _, err = await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn)
     assert status == 0
     assert err.startswith("backing up postgresql://tickgraph:***@127.0.0.1:")
-    status, _, err = await run(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
     assert (status, "is a backup of the demo, whose prices are simulated" in err) == (1, True), err
-    status, _, err = await run(tmp_path, "db", "restore", str(file), "--force", DATABASE_URL=empty_dsn)
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file), "--force", DATABASE_URL=empty_dsn)
     assert status == 0, err
 
 
 async def test_no_backup_is_restored_into_a_running_data_dir(dsn: str, tmp_path: Path) -> None:
     file = tmp_path / "prices.dump"
-    assert (await run(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn))[0] == 0
+    assert (await run_verb(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=dsn))[0] == 0
     for folder in (tmp_path / "data", tmp_path / "data" / "demo"):
         with embedded.lock_data_dir(folder):
-            status, _, err = await run(tmp_path, "db", "restore", str(file))
+            status, _, err = await run_verb(tmp_path, "db", "restore", str(file))
         assert (status, f"{folder} is in use. Stop the process that uses it" in err) == (1, True), err

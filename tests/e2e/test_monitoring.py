@@ -30,7 +30,7 @@ from tests.conftest import ROOT, Servers
 from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.graph.conftest import Api
-from tests.graph.test_live_events import subscribe
+from tests.graph.subscriptions import subscribe
 from tests.sample_data import lock_price_table, row, store, track
 from tests.wait import wait_until
 

@@ -18,7 +18,7 @@ from graph.settings import Settings
 from tests.conftest import ROOT
 from tests.e2e.conftest import create_certificate, free_port
 from tests.graph.conftest import Api, run_api
-from tests.graph.test_live_events import PRICES, open_event_stream, subscribe
+from tests.graph.subscriptions import PRICES, open_event_stream, subscribe
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 

@@ -15,10 +15,9 @@ import pytest
 from db.errors import DatabaseUnavailableError
 from db.pool import Database, connect, open_database
 from graph.settings import Settings
-from tests.e2e.conftest import create_certificate, free_port
-from tests.e2e.test_verbs import run
+from tests.e2e.conftest import create_certificate, free_port, run_verb
 from tests.graph.conftest import run_api
-from tests.graph.test_live_events import PRICES, subscribe
+from tests.graph.subscriptions import PRICES, subscribe
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
@@ -90,7 +89,7 @@ async def test_the_url_of_a_provider_works_for_every_client(dsn: str, db: Databa
             ("ingest", "check"),
             ("db", "export", "btc_usd"),
         ):
-            status, _, err = await run(tmp_path, *arguments, DATABASE_URL=url)
+            status, _, err = await run_verb(tmp_path, *arguments, DATABASE_URL=url)
             assert status == 0, err
             if arguments[1] == "check":
                 for name in ("channel_binding", "pgbouncer", "keepalives_idle"):
@@ -99,22 +98,22 @@ async def test_the_url_of_a_provider_works_for_every_client(dsn: str, db: Databa
 
 async def test_postgresql_programs_get_the_parameters_they_support(dsn: str, tmp_path: Path) -> None:
     url = f"{dsn}?connect_timeout=10&keepalives_idle=30&channel_binding=prefer&pgbouncer=true&search_path=public"
-    status, out, err = await run(tmp_path, "db", "psql", "--", "-qAtc", "SHOW search_path", DATABASE_URL=url)
+    status, out, err = await run_verb(tmp_path, "db", "psql", "--", "-qAtc", "SHOW search_path", DATABASE_URL=url)
     assert (status, out) == (0, "public\n"), err
-    status, _, err = await run(tmp_path, "db", "backup", "--output", str(tmp_path / "b.dump"), DATABASE_URL=url)
+    status, _, err = await run_verb(tmp_path, "db", "backup", "--output", str(tmp_path / "b.dump"), DATABASE_URL=url)
     assert status == 0, err
 
 
 async def test_an_unusable_url_is_reported_by_check_and_is_no_internal_error(tmp_path: Path, dsn: str) -> None:
     url = f"{dsn}?sslmode=verify-full&sslrootcert=/nowhere/ca.crt"
     for package in ("ingest", "graph"):
-        status, _, err = await run(tmp_path, package, "check", DATABASE_URL=url, PORT=str(free_port()))
+        status, _, err = await run_verb(tmp_path, package, "check", DATABASE_URL=url, PORT=str(free_port()))
         assert (status, "sslrootcert=/nowhere/ca.crt: no such file" in err) == (1, True), err
     for unusable_url in (url, f"{dsn}?sslmode=require", f"{dsn}?options=-c%20nonsense%3D1"):
         async with run_api(Settings(database_url=unusable_url)) as api:
             assert (await api.error("{ tickers { name } }"))[0] == "UNAVAILABLE", unusable_url
         for arguments in (("graph", "latest"), ("db", "migrate"), ("ingest", "gaps")):
-            status, out, err = await run(tmp_path, *arguments, DATABASE_URL=unusable_url)
+            status, out, err = await run_verb(tmp_path, *arguments, DATABASE_URL=unusable_url)
             assert (status, out, err.count("\n")) == (1, "", 1), err
             assert "None" not in err
             assert "Traceback" not in err

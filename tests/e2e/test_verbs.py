@@ -18,51 +18,38 @@ from db.runtime import embedded
 from graph.settings import Settings
 from graph.watch import parse_base_url, sparkline
 from tests.conftest import ROOT, Servers
-from tests.e2e.conftest import free_port
+from tests.e2e.conftest import free_port, run_verb
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import run_api
 from tests.sample_data import START_TS, minutes, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 
-async def run(folder: Path, *arguments: str, **env: str) -> tuple[int, str, str]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", *arguments),
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "DATA_DIR": str(folder / "data"), **env},
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT_S)
-    return process.returncode or 0, out.decode(), err.decode()
-
-
 @pytest.mark.parametrize("package", ["db", "ingest", "graph"])
 async def test_help_shows_examples(tmp_path: Path, package: str) -> None:
-    status, out, _ = await run(tmp_path, package, "--help")
+    status, out, _ = await run_verb(tmp_path, package, "--help")
     assert status == 0
     assert f"  python -m {package} " in out.partition("examples:")[2]
 
 
 async def test_collect_prints_the_prices_and_latest_shows_them(tmp_path: Path, dsn: str, rpc_url: str) -> None:
-    status, out, err = await run(tmp_path, "ingest", "collect", DATABASE_URL=dsn, DERIBIT_RPC_URL=rpc_url)
+    status, out, err = await run_verb(tmp_path, "ingest", "collect", DATABASE_URL=dsn, DERIBIT_RPC_URL=rpc_url)
     assert status == 0, err
     tickers = {line.split()[0]: line.split()[1] for line in out.splitlines()}
     assert set(tickers) == {"btc_usd", "eth_usd"}
-    status, out, err = await run(tmp_path, "graph", "latest", DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, "graph", "latest", DATABASE_URL=dsn)
     assert {line.split()[0]: line.split()[1] for line in out.splitlines()} == tickers, err
 
 
 async def test_a_failed_collect_prints_the_reason_and_exits_with_1(tmp_path: Path, dsn: str) -> None:
     env = {"DATABASE_URL": dsn, "DERIBIT_RPC_URL": "http://127.0.0.1:1", "HTTP_MAX_RETRIES": "0"}
-    status, out, _ = await run(tmp_path, "ingest", "collect", **env)
+    status, out, _ = await run_verb(tmp_path, "ingest", "collect", **env)
     assert status == 1
     assert "no connection to DERIBIT_RPC_URL=http://127.0.0.1:1" in out
 
 
 async def test_an_invalid_minute_is_rejected(tmp_path: Path, dsn: str) -> None:
-    status, _, err = await run(tmp_path, "ingest", "collect", "--minute", "noon", DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "ingest", "collect", "--minute", "noon", DATABASE_URL=dsn)
     assert status == 2
     assert "'noon' is not a valid time. Use UNIX seconds" in err
 
@@ -70,23 +57,23 @@ async def test_an_invalid_minute_is_rejected(tmp_path: Path, dsn: str) -> None:
 async def test_latest_lists_the_tracked_tickers_if_a_ticker_is_unknown(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", START_TS)])
-    status, _, err = await run(tmp_path, "graph", "latest", "btc_uds", DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "graph", "latest", "btc_uds", DATABASE_URL=dsn)
     assert (status, err) == (1, "Unknown ticker: btc_uds. Did you mean btc_usd? Tracked tickers: btc_usd\n")
 
 
 async def test_psql_connects_to_the_configured_database(tmp_path: Path, dsn: str) -> None:
-    status, out, err = await run(tmp_path, "db", "psql", "--", "-qAtc", "SELECT 6 * 7", DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, "db", "psql", "--", "-qAtc", "SELECT 6 * 7", DATABASE_URL=dsn)
     assert (status, out) == (0, "42\n"), err
-    status, _, err = await run(tmp_path, "db", "psql")
+    status, _, err = await run_verb(tmp_path, "db", "psql")
     assert status == 1
     assert err.startswith("DATABASE_URL is not set, and no embedded server runs in DATA_DIR=")
 
 
 async def test_stop_ends_the_process_that_uses_the_data_dir(tmp_path: Path) -> None:
-    status, _, err = await run(tmp_path, "db", "stop")
+    status, _, err = await run_verb(tmp_path, "db", "stop")
     assert status == 0
     assert "no process uses DATA_DIR" in err
-    running = asyncio.create_task(run(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
+    running = asyncio.create_task(run_verb(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
     await wait_until((tmp_path / "up").exists)
     for arguments in (
         ("db", "psql", "--", "-c", "SELECT 1"),
@@ -94,17 +81,17 @@ async def test_stop_ends_the_process_that_uses_the_data_dir(tmp_path: Path) -> N
         ("db", "migrate"),
         ("alembic", "-c", str(ROOT / "alembic.ini"), "downgrade", "-1"),
     ):
-        status, _, err = await run(tmp_path, *arguments)
+        status, _, err = await run_verb(tmp_path, *arguments)
         assert status == 0, err
     assert "Running downgrade" in err
-    status, _, err = await run(tmp_path, "db", "stop")
+    status, _, err = await run_verb(tmp_path, "db", "stop")
     assert (status, err) == (0, f"stopped the process that used {tmp_path / 'data'}\n")
     assert (await running)[0] != 0
 
 
 @pytest.mark.parametrize("arguments", [("ingest", "healthy"), ("ingest", "healthy", "--worker"), ("graph", "healthy")])
 async def test_health_commands_fail_without_a_running_service(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    status, _, err = await run(tmp_path, *arguments, REDIS_URL="redis://127.0.0.1:1", PORT="1")
+    status, _, err = await run_verb(tmp_path, *arguments, REDIS_URL="redis://127.0.0.1:1", PORT="1")
     assert status == 1
     assert err.count("\n") == 1
 
@@ -113,34 +100,36 @@ async def test_an_exported_file_can_be_imported(tmp_path: Path, dsn: str, db: Da
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", START_TS + 60 * number, f"{number + 1}.5") for number in range(100)])
     arguments = ("db", "export", "btc_usd", "--from", str(START_TS + 600), "--format", "jsonl")
-    status, out, err = await run(tmp_path, *arguments, DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, *arguments, DATABASE_URL=dsn)
     assert (status, len(out.splitlines()), err) == (0, 90, "")
     file = tmp_path / "btc.csv"
-    status, out, err = await run(tmp_path, "db", "export", "btc_usd", "--output", str(file), DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, "db", "export", "btc_usd", "--output", str(file), DATABASE_URL=dsn)
     assert (status, out) == (0, "")
     assert err == f"{file}: minutes from 2024-01-15T11:40:00Z to 2024-01-15T13:20:00Z\n"
     import_arguments = ("ingest", "import", str(file), "--ticker", "btc_usd", "--dry-run")
-    assert (await run(tmp_path, *import_arguments, DATABASE_URL=dsn))[0] == 0
+    assert (await run_verb(tmp_path, *import_arguments, DATABASE_URL=dsn))[0] == 0
 
 
 async def test_a_failed_export_prints_the_reason(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
-    status, _, err = await run(tmp_path, "db", "export", "nobody_usd", DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "export", "nobody_usd", DATABASE_URL=dsn)
     assert (status, err) == (1, "nobody_usd is not a known ticker. `python -m ingest status` lists the known tickers\n")
-    status, _, err = await run(tmp_path, "db", "export", "btc_usd", "--output", "/nowhere/a.csv", DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "db", "export", "btc_usd", "--output", "/nowhere/a.csv", DATABASE_URL=dsn)
     assert (status, err) == (1, "/nowhere/a.csv cannot be written: No such file or directory\n")
 
 
 async def test_candles_are_verified(tmp_path: Path, dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", START_TS)])
-    assert await run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
+    assert await run_verb(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, "btc_usd: 0 candles differ\n", "")
     await db.execute("UPDATE candle SET high = high + 1 WHERE span = 3600")
-    status, out, _ = await run(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
+    status, out, _ = await run_verb(tmp_path, "db", "verify-candles", "btc_usd", DATABASE_URL=dsn)
     assert (status, out.splitlines()[0]) == (1, "btc_usd: the hour candle of 2024-01-15T11:00:00Z differs from its minutes")
     await db.execute("UPDATE ticker SET horizon = $1", START_TS)
     expected = "btc_usd: 0 candles differ; checked from 2024-01-16T00:00:00Z on\n"
-    assert await run(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, expected, ""), "only full days are compared"
+    assert await run_verb(tmp_path, "db", "verify-candles", DATABASE_URL=dsn) == (0, expected, ""), (
+        "only full days are compared"
+    )
 
 
 async def test_watch_prints_stored_prices_and_reconnects(tmp_path: Path, dsn: str, db: Database) -> None:
@@ -171,9 +160,9 @@ async def test_watch_reports_an_unknown_ticker_and_an_unreachable_api(tmp_path: 
     await track(db, "btc_usd")
     async with run_api_process(dsn, tmp_path) as stand:
         for arguments in (("nobody_usd",), ("nobody_usd", "--json")):
-            status, _, err = await run(tmp_path, "graph", "watch", *arguments, "--url", stand.url)
+            status, _, err = await run_verb(tmp_path, "graph", "watch", *arguments, "--url", stand.url)
             assert (status, err) == (1, "Unknown ticker: nobody_usd. Tracked tickers: btc_usd\n")
-    status, _, err = await run(tmp_path, "graph", "watch", "--url", "http://127.0.0.1:9")
+    status, _, err = await run_verb(tmp_path, "graph", "watch", "--url", "http://127.0.0.1:9")
     assert (status, err.endswith("Is the API running?\n")) == (1, True)
 
 
@@ -207,9 +196,9 @@ async def test_no_password_is_on_a_command_line(tmp_path: Path, servers: Servers
             (("backup", "--output", str(file)), address),
             (("psql", "--", "-qAtc", "SELECT 1"), address),
         ):
-            status, _, err = await run(tmp_path, "db", *arguments, DATABASE_URL=url, PATH=path)
+            status, _, err = await run_verb(tmp_path, "db", *arguments, DATABASE_URL=url, PATH=path)
             assert status == 0, err
-    status, _, err = await run(tmp_path, "db", "restore", str(tmp_path / "0.dump"), DATABASE_URL=empty_dsn, PATH=path)
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(tmp_path / "0.dump"), DATABASE_URL=empty_dsn, PATH=path)
     assert status == 0, err
     recorded = record.read_text()
     assert {Path(line).name for line in recorded.splitlines() if line.startswith(str(folder))} == {
@@ -226,11 +215,11 @@ async def test_forget_moves_the_horizon_and_resets_a_future_one(tmp_path: Path, 
     await track(db, "btc_usd", since=first)
     await store(db, [row("btc_usd", ts) for ts in range(first, today, 3_600)])
     arguments = ("db", "forget", "--before", str(horizon))
-    status, out, err = await run(tmp_path, *arguments, DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, *arguments, DATABASE_URL=dsn)
     assert (status, out) == (1, f"btc_usd: minutes before {times.iso(horizon)}, 30 days\n")
     assert "add --yes" in err
     assert len(await minutes(db, "btc_usd")) == 40 * 24, "without --yes, nothing is deleted"
-    status, out, err = await run(tmp_path, *arguments, "--yes", DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, *arguments, "--yes", DATABASE_URL=dsn)
     assert (status, "720 rows of minutes and gaps were deleted" in out) == (0, True), err
     assert min(await minutes(db, "btc_usd")) == horizon
 
@@ -239,15 +228,15 @@ async def test_forget_moves_the_horizon_and_resets_a_future_one(tmp_path: Path, 
     warning = (
         f"the horizon of btc_usd is {times.iso(ahead)}, in the future: a clock was wrong; run `python -m db forget --reset`"
     )
-    status, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
+    status, out, _ = await run_verb(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
     assert (status, warning in out) == (1, True), out
     async with run_api(Settings(database_url=dsn)) as api, api.session.get(f"{api.url}/health") as response:
         body = await response.json()
         assert (response.status, body["status"]) == (200, "degraded")
         assert "python -m db forget --reset" in body["warnings"][0]
-    status, out, _ = await run(tmp_path, "db", "forget", "--reset", DATABASE_URL=dsn)
+    status, out, _ = await run_verb(tmp_path, "db", "forget", "--reset", DATABASE_URL=dsn)
     assert (status, out.splitlines()[0]) == (0, f"btc_usd: prices are now expected from {times.iso(horizon)}")
-    _, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
+    _, out, _ = await run_verb(tmp_path, "ingest", "status", DATABASE_URL=dsn, REDIS_URL=redis_url)
     assert "in the future" not in out
 
 
@@ -266,7 +255,7 @@ print(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 async def test_the_descriptor_limit_is_raised_or_a_warning_is_printed(tmp_path: Path, hard: int, raised: int) -> None:
     program = tmp_path / "limited.py"
     program.write_text(DESCRIPTOR_PROGRAM.format(hard=hard))
-    status, out, err = await run(tmp_path, "limited")
+    status, out, err = await run_verb(tmp_path, "limited")
     assert (status, int(out)) == (0, raised), err
     assert ("Raise `ulimit -n` or lower MAX_SOCKETS" in err) is (raised < 1_200)
 
@@ -275,19 +264,19 @@ async def test_views_provide_the_tables_of_older_trackers(tmp_path: Path, dsn: s
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", START_TS, "68241.5")])
     for _ in range(2):
-        status, out, err = await run(tmp_path, "db", "views", DATABASE_URL=dsn)
+        status, out, err = await run_verb(tmp_path, "db", "views", DATABASE_URL=dsn)
         assert (status, out) == (0, "price_ticks and price_records are views of price\n"), err
     tick = await db.fetchrow("SELECT ticker, ts, price FROM price_ticks")
     record = await db.fetchrow("SELECT ticker, price, extract(epoch FROM created_at)::int AS ts FROM price_records")
     assert tick is not None
     assert record is not None
     assert dict(tick) == dict(record) == {"ticker": "btc_usd", "ts": START_TS, "price": Decimal("68241.5")}
-    assert (await run(tmp_path, "db", "views", "--drop", DATABASE_URL=dsn))[0] == 0
+    assert (await run_verb(tmp_path, "db", "views", "--drop", DATABASE_URL=dsn))[0] == 0
 
 
 @pytest.mark.parametrize("arguments", [("ingest", "gaps", "--ticker", "nope"), ("ingest", "backfill", "--ticker", "nope")])
 async def test_an_unknown_ticker_is_reported(tmp_path: Path, dsn: str, arguments: tuple[str, ...]) -> None:
-    status, out, err = await run(tmp_path, *arguments, DATABASE_URL=dsn)
+    status, out, err = await run_verb(tmp_path, *arguments, DATABASE_URL=dsn)
     assert (status, out, err) == (1, "", "nope is unknown: `python -m ingest status` lists the known tickers\n")
 
 
@@ -312,7 +301,7 @@ TICKERS=
 
 async def test_settings_of_older_trackers_are_adopted_or_reported(tmp_path: Path, dsn: str) -> None:
     (tmp_path / ".env").write_text(OLD_SETTINGS)
-    status, _, err = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "ingest", "check", DATABASE_URL=dsn)
     assert status == 0
     for line in (
         "FETCH_INTERVAL has no effect: prices are collected every minute",
@@ -326,7 +315,7 @@ async def test_settings_of_older_trackers_are_adopted_or_reported(tmp_path: Path
     assert "LOG_LEVEL" not in err
     assert err.endswith("The settings are valid.\n")
     (tmp_path / ".env").write_bytes("TICKERS=btc_usd # für\n".encode("latin-1"))
-    status, _, err = await run(tmp_path, "ingest", "check", DATABASE_URL=dsn)
+    status, _, err = await run_verb(tmp_path, "ingest", "check", DATABASE_URL=dsn)
     assert (status, err.count("\n"), ".env is not UTF-8" in err) == (1, 1, True), err
 
 
@@ -336,6 +325,6 @@ async def test_a_verb_run_with_the_demo_uses_the_exchange_of_the_demo(tmp_path: 
     with embedded.postgres(demo / "postgres", durable=False) as server:
         await asyncio.to_thread(migrate.upgrade, server.url)
         (demo / "exchange").write_text(rpc_url)
-        status, out, err = await run(tmp_path, "ingest", "collect", DERIBIT_RPC_URL="http://127.0.0.1:1/api/v2")
+        status, out, err = await run_verb(tmp_path, "ingest", "collect", DERIBIT_RPC_URL="http://127.0.0.1:1/api/v2")
     assert status == 0, err
     assert {line.split()[0] for line in out.splitlines()} == {"btc_usd", "eth_usd"}

@@ -11,7 +11,7 @@ from db.queries import version
 from graph.engine.commit_listener import CommitListener
 from graph.engine.history import HistoryWatch
 from tests.graph.conftest import Api
-from tests.graph.test_live_events import PRICES, subscribe, subscribe_and_wait
+from tests.graph.subscriptions import PRICES, subscribe, subscribe_and_wait
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 

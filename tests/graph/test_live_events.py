@@ -3,11 +3,9 @@
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import aclosing
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import pytest
@@ -24,75 +22,18 @@ from graph.http.protocol import CLOSE_TIMEOUT_S
 from graph.settings import Settings
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api, run_api
-from tests.graph.test_socket import open_socket
+from tests.graph.subscriptions import (
+    CHANGES,
+    PRICES,
+    TERMINATE_COMMIT_LISTENERS,
+    open_event_stream,
+    open_socket,
+    subscribe,
+    subscribe_and_wait,
+    without_ids,
+)
 from tests.sample_data import START_TS, row, set_tracked_tickers, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
-
-PRICES = "subscription { priceAdded { id ticker ts price } }"
-CHANGES = """
-subscription ($after: ID) {
-  changes(after: $after) {
-    __typename
-    ... on Price { id ticker ts price }
-    ... on HistoryChanged { id ticker from to count }
-    ... on GapOpened { id ticker from to count }
-    ... on GapClosed { id ticker from to count filled }
-    ... on TickerChanged { id ticker from }
-  }
-}
-"""
-
-
-@dataclass
-class Subscriber:
-    """A WebSocket client with one subscription."""
-
-    socket: aiohttp.ClientWebSocketResponse
-
-    async def message(self) -> dict[str, Any]:
-        message: dict[str, Any] = await self.socket.receive_json(timeout=WAIT_TIMEOUT_S)
-        return message
-
-    async def events(self, count: int) -> list[dict[str, Any]]:
-        """Returns the data of the next `count` events."""
-        received = []
-        for _ in range(count):
-            message = await self.message()
-            assert message["type"] == "next", message
-            received += message["payload"]["data"].values()
-        return received
-
-    async def error(self) -> tuple[str, str]:
-        """Returns code and message of the error that ends the subscription."""
-        message = await self.message()
-        assert message["type"] == "error", message
-        (error,) = message["payload"]
-        return error["extensions"]["code"], error["message"]
-
-
-@asynccontextmanager
-async def subscribe(api: Api, query: str, **variables: Any) -> AsyncIterator[Subscriber]:
-    """Opens a WebSocket with one subscription."""
-    async with open_socket(api) as socket:
-        await socket.send_json({"type": "subscribe", "id": "1", "payload": {"query": query, "variables": variables}})
-        yield Subscriber(socket)
-
-
-@asynccontextmanager
-async def subscribe_and_wait(api: Api, query: str) -> AsyncIterator[Subscriber]:
-    """Opens a WebSocket with one subscription, and waits until it receives every later commit."""
-    assert api.live is not None
-    before = api.live.subscribers
-    async with subscribe(api, query) as listener:
-        await wait_until(lambda: api.live is not None and api.live.subscribers > before)
-        yield listener
-
-
-def without_ids(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Returns the events without their ids. Fails if the ids do not increase."""
-    positions = [int(one["id"]) for one in events]
-    assert positions == sorted(set(positions))
-    return [{name: value for name, value in one.items() if name != "id"} for one in events]
 
 
 async def test_a_stored_price_is_delivered(api: Api, db: Database) -> None:
@@ -243,12 +184,6 @@ async def test_no_event_is_lost_when_the_commit_listener_is_disconnected(api: Ap
         assert [one["ts"] for one in await listener.events(5)] == [START_TS + 60 * number for number in range(5)]
 
 
-TERMINATE_COMMIT_LISTENERS = """
-SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
- WHERE datname = current_database() AND query LIKE 'SELECT pg_notify($1%'
-"""
-
-
 async def test_every_subscriber_receives_the_same_events_in_the_same_order(dsn: str, db: Database) -> None:
     names = [f"t{number}_usd" for number in range(5)]
     await track(db, *names)
@@ -333,34 +268,6 @@ async def test_subscriptions_per_client_are_limited(dsn: str) -> None:
             await socket.send_json({"type": "subscribe", "id": name, "payload": {"query": PRICES}})
         message = await socket.receive_json(timeout=WAIT_TIMEOUT_S)
     assert (message["type"], message["payload"][0]["extensions"]["code"]) == ("error", "RATE_LIMITED")
-
-
-@dataclass
-class EventStream:
-    """A response with server-sent events."""
-
-    response: aiohttp.ClientResponse
-
-    async def event(self) -> dict[str, str]:
-        """Returns the next event; skips `retry` and comments."""
-        fields: dict[str, str] = {}
-        while "event" not in fields:
-            fields = {}
-            while (line := (await asyncio.wait_for(self.response.content.readline(), WAIT_TIMEOUT_S)).decode()) not in (
-                "\n",
-                "",
-            ):
-                name, _, value = line.rstrip("\n").partition(":")
-                fields[name] = value.removeprefix(" ")
-        return fields
-
-
-@asynccontextmanager
-async def open_event_stream(api: Api, query: str, **headers: str) -> AsyncIterator[EventStream]:
-    async with api.session.get(
-        f"{api.url}/graphql", params={"query": query}, headers={"Accept": "text/event-stream", **headers}
-    ) as response:
-        yield EventStream(response)
 
 
 async def test_events_are_sent_as_server_sent_events(api: Api, db: Database) -> None:

@@ -10,7 +10,7 @@ from graph.metrics import MAX_OPERATION_NAMES, OperationNames
 from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.graph.conftest import Api
-from tests.graph.test_live_events import subscribe
+from tests.graph.subscriptions import subscribe
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 

@@ -15,7 +15,7 @@ from graph.errors import RateLimitedError, TooComplexError
 from graph.http.caller import address_of
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.graph.test_socket import open_socket
+from tests.graph.subscriptions import open_socket
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S
 

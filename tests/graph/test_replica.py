@@ -22,7 +22,7 @@ from db.runtime.embedded import Server
 from graph.settings import Settings
 from tests import replicas
 from tests.graph.conftest import Api, run_api
-from tests.graph.test_live_events import subscribe
+from tests.graph.subscriptions import subscribe
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 

@@ -2,8 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from hashlib import sha256
 from typing import Any
 
@@ -16,20 +14,11 @@ from graph.http.request import MAX_BODY_BYTES
 from graph.http.socket import MAX_OPERATIONS
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
+from tests.graph.subscriptions import PROTOCOL, open_socket
 from tests.sample_data import START_TS, lock_price_table, row, store, track
 from tests.wait import WAIT_TIMEOUT_S
 
-PROTOCOL = "graphql-transport-ws"
 QUERY = {"query": "{ __typename }"}
-
-
-@asynccontextmanager
-async def open_socket(api: Api, *, sends_init: bool = True) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-    async with api.session.ws_connect(f"{api.url}/graphql", protocols=(PROTOCOL,)) as socket:
-        if sends_init:
-            await socket.send_json({"type": "connection_init"})
-            assert await socket.receive_json(timeout=WAIT_TIMEOUT_S) == {"type": "connection_ack"}
-        yield socket
 
 
 async def _close_code(socket: aiohttp.ClientWebSocketResponse) -> int | None:

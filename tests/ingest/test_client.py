@@ -6,62 +6,13 @@ from itertools import pairwise
 
 import pytest
 
-from db.rows import Reason
 from ingest.deribit.client import Deribit, open_deribit
-from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
+from ingest.errors import RetryableError, UnknownTickerError
 from ingest.settings import Settings
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator, serve
-
-EXPECTED_BY_FAULT: dict[str, tuple[type[SourceError], Reason]] = {
-    "too_many_requests": (RetryableError, Reason.RATE_LIMITED),
-    "too_many_concurrent_requests": (RetryableError, Reason.RATE_LIMITED),
-    "http_429": (RetryableError, Reason.RATE_LIMITED),
-    "retry": (RetryableError, Reason.REFUSED),
-    "settlement_in_progress": (RetryableError, Reason.REFUSED),
-    "internal_server_error": (RetryableError, Reason.HTTP_5XX),
-    "internal_error": (RetryableError, Reason.HTTP_5XX),
-    "temporarily_unavailable": (RetryableError, Reason.HTTP_5XX),
-    "timed_out": (RetryableError, Reason.TIMEOUT),
-    "http_500": (RetryableError, Reason.HTTP_5XX),
-    "http_502": (RetryableError, Reason.HTTP_5XX),
-    "http_503": (RetryableError, Reason.HTTP_5XX),
-    "system_maintenance": (RetryLaterError, Reason.MAINTENANCE),
-    "unauthenticated_disabled": (RetryLaterError, Reason.MAINTENANCE),
-    "maintenance_13025": (RetryLaterError, Reason.MAINTENANCE),
-    "maintenance_13503": (RetryLaterError, Reason.MAINTENANCE),
-    "invalid_params": (PermanentError, Reason.REFUSED),
-    "method_not_found": (PermanentError, Reason.REFUSED),
-    "invalid_arguments": (PermanentError, Reason.REFUSED),
-    "bad_request": (PermanentError, Reason.REFUSED),
-    "unknown_index": (UnknownTickerError, Reason.REFUSED),
-    "unheard_of_code": (RetryableError, Reason.REFUSED),
-    "http_403": (RetryableError, Reason.REFUSED),
-    "http_404": (PermanentError, Reason.REFUSED),
-    "testnet": (PermanentError, Reason.TESTNET),
-    "no_result": (RetryableError, Reason.MALFORMED),
-    "html": (RetryableError, Reason.MALFORMED),
-    "empty": (RetryableError, Reason.MALFORMED),
-    "truncated": (RetryableError, Reason.MALFORMED),
-    "not_an_object": (RetryableError, Reason.MALFORMED),
-    "nested": (RetryableError, Reason.MALFORMED),
-    "not_utf8": (RetryableError, Reason.MALFORMED),
-    "gzip_undeclared": (RetryableError, Reason.MALFORMED),
-    "endless": (RetryableError, Reason.MALFORMED),
-    "price_zero": (RetryableError, Reason.MALFORMED),
-    "price_negative": (RetryableError, Reason.MALFORMED),
-    "price_nan": (RetryableError, Reason.MALFORMED),
-    "price_huge_integer": (RetryableError, Reason.MALFORMED),
-    "price_null": (RetryableError, Reason.MALFORMED),
-    "price_text": (RetryableError, Reason.MALFORMED),
-    "hang": (RetryableError, Reason.TIMEOUT),
-    "price_exponent": (RetryableError, Reason.MALFORMED),
-    "half_a_surrogate": (RetryableError, Reason.REFUSED),
-    "redirect": (PermanentError, Reason.REFUSED),
-    "reset": (RetryableError, Reason.REFUSED),
-    "break_off": (RetryableError, Reason.MALFORMED),
-}
+from tests.ingest.exchange_errors import EXPECTED_BY_FAULT
 
 ACCEPTED_AS_PRICES = {"clock_ahead", "no_clock", "price_infinite", "price_tiny"}
 """The client accepts these; the collect job decides whether to store them (see test_collect)."""

@@ -25,7 +25,7 @@ from ingest.outbox import open_outbox
 from ingest.queue import UNDECODABLE
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT
-from tests.e2e.test_verbs import run
+from tests.e2e.conftest import run_verb
 from tests.sample_data import START_TS, minutes, row, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
@@ -331,9 +331,11 @@ async def test_a_redis_that_rejects_writes_is_logged_once_and_used_again_after_r
             misconfigure(client)
             line_count_before = len(lines(worker, scheduler))
             await wait_until(lambda: "Redis (REDIS_URL) fails" in worker.output, describe_state=lambda: worker.output)
-            status, _, output = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
+            status, _, output = await run_verb(
+                tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis
+            )
             assert status == 1
-            health_status, _, _ = await run(tmp_path, "ingest", "healthy", REDIS_URL=own_redis)
+            health_status, _, _ = await run_verb(tmp_path, "ingest", "healthy", REDIS_URL=own_redis)
             assert health_status == 1, output
             await asyncio.sleep(5)  # without the limit there would be hundreds of lines
             lines_during = lines(worker, scheduler)
@@ -364,7 +366,7 @@ async def test_a_redis_that_may_lose_data_is_reported_to_the_operator(
     async with _run_process(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
         await wait_until(lambda: "maxmemory-policy is allkeys-lru" in worker.output, describe_state=lambda: worker.output)
         await wait_until(lambda: "it writes nothing to disk" in worker.output, describe_state=lambda: worker.output)
-        _, out, _ = await run(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
+        _, out, _ = await run_verb(tmp_path, "ingest", "status", DATABASE_URL=env["DATABASE_URL"], REDIS_URL=own_redis)
     assert "maxmemory-policy is allkeys-lru" in out
     assert "set appendonly to yes" in out
 

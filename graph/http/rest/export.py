@@ -11,12 +11,11 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from db import times
 from db.queries import history_export, version
 from db.queries.history_export import ExportFormat, Slice
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers
-from graph.errors import BadInputError
+from graph.engine.windows import Window
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.caller import caching_headers, context_of
 from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, TickerQuery, parse_query
@@ -47,10 +46,8 @@ class ExportQuery(TickerQuery):
 async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     """Streams the history, oldest first. Columns: see `history_export.COLUMNS`. Every CSV file has a header."""
     query = parse_query(ExportQuery, request.query_params)
-    low = times.FIRST if query.start is None else query.start
-    high = times.END if query.end is None else query.end
-    if low >= high:
-        raise BadInputError(f"from ({times.iso(low)}) must be before to ({times.iso(high)})")
+    window = Window.parse(query.start, query.end)
+    low, high = window.low, window.high
     export_format = ExportFormat(query.format)
     context = context_of(request)
     needs_length = request.method == "HEAD" or "range" in request.headers
@@ -92,11 +89,11 @@ async def _respond_with_length(
     status = HTTPStatus.OK
     if request.headers.get("If-Range", etag) == etag and (span := _parse_range(request.headers["Range"], size)):
         first, last = span
+        if first >= size:
+            headers["Content-Range"] = f"bytes */{size}"
+            return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
         status = HTTPStatus.PARTIAL_CONTENT
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
-    if first >= size:
-        headers["Content-Range"] = f"bytes */{size}"
-        return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
     headers["Content-Length"] = str(last - first + 1)
     lines = _stream_bytes(context, export_format, ticker, slices, first, last)
     return DownloadResponse(lines, connections, status_code=status, media_type=media_type, headers=headers)
