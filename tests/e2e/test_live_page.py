@@ -242,9 +242,12 @@ async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
         await expect(chart).not_to_have_attribute("data-candles", re.compile("50[01]"))  # older candles were loaded
         await page.keyboard.press("End")
         await page.wait_for_url(lambda url: "from=" not in url)
-        await page.keyboard.press("Shift+ArrowLeft")
-        await page.keyboard.press("Shift+ArrowLeft")
-        await expect(page.locator(".legend")).to_contain_text("close 68,59")
+        legend = page.locator(".legend")
+        for _ in range(10):  # the newest minutes have no price: they began while the page loaded
+            await page.keyboard.press("Shift+ArrowLeft")
+            if "close" in await legend.inner_text():
+                break
+        await expect(legend).to_contain_text("close 68,59")
 
 
 @pytest.mark.usefixtures("now")
