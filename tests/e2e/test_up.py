@@ -15,7 +15,7 @@ from ingest.simulator.server import Simulator
 from tests.e2e.conftest import MakeProcess, RunMake, free_port
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]
 
 OLDEST = '{ prices(ticker: "btc_usd", order: OLDEST_FIRST, first: 1) { nodes { ts price observedAt } } }'
 LATEST = '{ latest(ticker: "btc_usd") { price ts observedAt } }'
