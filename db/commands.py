@@ -85,8 +85,7 @@ def run_views(options: argparse.Namespace) -> int:
 
 def run_stop(_options: argparse.Namespace) -> int:
     """`stop`."""
-    settings = _read_settings()
-    return _stop(settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
+    return _stop(*embedded_lookup.data_folders(_read_settings()))
 
 
 def _read_settings() -> Settings:
@@ -300,7 +299,7 @@ def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
         raise CommandLineError(f"{file} does not exist")
     if settings.dsn is not None:
         return asyncio.run(_restore_into(settings.dsn, file, force=force))
-    for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER):
+    for folder in embedded_lookup.data_folders(settings):
         if folder.exists() and embedded_lookup.find_owner_pid(folder) is not None:
             raise CommandLineError(
                 f"{folder.absolute()} is in use. Stop the process that uses it (`make down`), or set DATABASE_URL "

@@ -117,16 +117,26 @@ def migrated_template(servers: Servers, template: str) -> str:
     return template
 
 
-async def clone(servers: Servers, template: str) -> AsyncIterator[str]:
-    """Yields the DSN of a new database, a copy of the template, and drops the database at the end."""
+async def _create_database(servers: Servers, template: str) -> str:
+    """Creates a copy of the template. Returns its name."""
     name = f"test_{uuid.uuid4().hex[:12]}"
     admin = await asyncpg.connect(servers.dsn)
-    try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        yield servers.dsn_of(name)
-        await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    finally:
-        await admin.close()
+    await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    await admin.close()
+    return name
+
+
+async def _drop_database(servers: Servers, name: str) -> None:
+    admin = await asyncpg.connect(servers.dsn)
+    await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    await admin.close()
+
+
+async def clone(servers: Servers, template: str) -> AsyncIterator[str]:
+    """Yields the DSN of a new database, a copy of the template, and drops the database at the end."""
+    name = await _create_database(servers, template)
+    yield servers.dsn_of(name)
+    await _drop_database(servers, name)
 
 
 # A fingerprint of the schema: the row version (xmin) or the oid of each catalog row, which ALTER and CREATE change.
@@ -141,6 +151,9 @@ SELECT md5(string_agg(version, ' ' ORDER BY version)) FROM (
     UNION ALL SELECT 'n' || oid || '.' || xmin FROM pg_namespace WHERE oid >= 16384
     UNION ALL SELECT 's' || setdatabase || setconfig::text FROM pg_db_role_setting
 ) AS object (version)
+"""
+END_SESSIONS = """
+SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
 SEQUENCES = "SELECT schemaname || '.' || sequencename AS name, last_value, start_value FROM pg_sequences"
 
@@ -173,11 +186,7 @@ class Databases:
         """Returns the name of a database that contains only the rows of the migrations."""
         if self._clean:
             return self._clean.pop()
-        name = f"test_{uuid.uuid4().hex[:12]}"
-        admin = await asyncpg.connect(self._servers.dsn)
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {TEMPLATE}")
-        await admin.close()
-        return name
+        return await _create_database(self._servers, TEMPLATE)
 
     async def release(self, name: str) -> None:
         """Ends the sessions of the database and empties it. Drops it if the test changed its schema or its settings."""
@@ -189,14 +198,7 @@ class Databases:
             self._clean.append(name)
         await connection.close()
         if not is_clean:
-            admin = await asyncpg.connect(self._servers.dsn)
-            await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
-            await admin.close()
-
-
-END_SESSIONS = """
-SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
-"""
+            await _drop_database(self._servers, name)
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,11 @@ EXCHANGE_URL_FILE = "exchange"
 """File in the folder of the demo that contains the URL of its simulated exchange."""
 
 
+def data_folders(settings: Settings) -> tuple[Path, Path]:
+    """Returns the data folders of `make up` and of `make demo`, in the order of lookup."""
+    return settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER
+
+
 def find_postgres_url(folder: Path) -> str | None:
     """Returns the connection URL of the PostgreSQL that runs on the data in `folder`, or None."""
     data = (folder / "data").absolute()
@@ -26,9 +31,7 @@ def postgres_url(settings: Settings) -> str:
 
     Raises SystemExit with instructions if there is none.
     """
-    embedded_urls = (
-        find_postgres_url(folder / "postgres") for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
-    )
+    embedded_urls = (find_postgres_url(folder / "postgres") for folder in data_folders(settings))
     found = settings.dsn or next((url for url in embedded_urls if url is not None), None)
     if found is None:
         raise SystemExit(
@@ -43,9 +46,7 @@ def redis_url(settings: Settings) -> str | None:
 
     Returns None if there is none.
     """
-    embedded_urls = (
-        _find_valkey_url(folder / "valkey") for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER)
-    )
+    embedded_urls = (_find_valkey_url(folder / "valkey") for folder in data_folders(settings))
     return settings.redis or settings.broker or next((url for url in embedded_urls if url is not None), None)
 
 
@@ -60,22 +61,18 @@ def _find_valkey_url(folder: Path) -> str | None:
 
 def demo_exchange_url(settings: Settings) -> str | None:
     """Returns the URL of the simulated exchange if only the demo runs and no database is configured, otherwise None."""
-    folder = settings.data_dir / embedded.DEMO_FOLDER
-    if (
-        settings.dsn is not None
-        or find_postgres_url(settings.data_dir / "postgres")
-        or not find_postgres_url(folder / "postgres")
-    ):
+    folder, demo = data_folders(settings)
+    if settings.dsn is not None or find_postgres_url(folder / "postgres") or not find_postgres_url(demo / "postgres"):
         return None
     try:
-        return (folder / EXCHANGE_URL_FILE).read_text().strip() or None
+        return (demo / EXCHANGE_URL_FILE).read_text().strip() or None
     except OSError:
         return None
 
 
 def api_url(settings: Settings) -> str | None:
     """Returns the URL of the API of a running `make up` or `make demo`, or None."""
-    for folder in (settings.data_dir, settings.data_dir / embedded.DEMO_FOLDER):
+    for folder in data_folders(settings):
         if (folder / API_URL_FILE).exists() and find_postgres_url(folder / "postgres"):
             return (folder / API_URL_FILE).read_text().strip()
     return None

@@ -13,8 +13,9 @@ from typing import Any
 
 from graphql import get_introspection_query
 
+from tests.sample_data import START_TS
+
 KIB = 1024
-MINUTE = 1_705_318_800
 GET_GRAPHQL = "/graphql?query=%7B__typename%7D"
 JSON_TYPE = {"Content-Type": "application/json"}
 
@@ -146,7 +147,7 @@ DOCUMENTS: dict[str, Probe] = {
     "more fields of one name": _post(COMPLEX, _overlapping(200)),
     "conflicting fields of one name": _post(INVALID, '{ a: latest(ticker: "a") { ts } a: latest(ticker: "b") { ts } }'),
     "all of the history": _post("RANGE_TOO_LARGE", '{ range(ticker: "btc_usd", from: 0) { ts } }'),
-    "a long window many times": _post(COMPLEX, "{ " + " ".join(f'a{i}: range(ticker: "btc_usd", from: {MINUTE}, to: {MINUTE + 2_400_000}) {{ ts price }}' for i in range(20)) + " }"),
+    "a long window many times": _post(COMPLEX, "{ " + " ".join(f'a{i}: range(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 2_400_000}) {{ ts price }}' for i in range(20)) + " }"),
     "a long window of many fields": _post(COMPLEX, '{ range(ticker: "btc_usd", from: 0, to: 3000000) { ' + " ".join(f"a{i}: price" for i in range(11)) + " } }"),
     "a page of 2 to the 31": _post(f"{INVALID}|{COMPLEX}", '{ prices(ticker: "btc_usd", first: 2147483648) { nodes { ts } } }'),
     "a page of 100,000": _post(BAD_INPUT, '{ prices(ticker: "btc_usd", first: 100000) { nodes { ts } } }'),
