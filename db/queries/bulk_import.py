@@ -73,19 +73,18 @@ INSERT INTO change (kind, ticker, from_ts, to_ts) SELECT 'tracking', $1, since, 
 async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int, int]:
     """Stores the rows whose minute is not stored yet and not before the horizon.
 
-    `rows` has at least one row, and each minute at most once. Returns the number of stored rows, and of rows before the
+    `rows` has at least one row, and ascending minutes. Returns the number of stored rows, and of rows before the
     horizon. Raises RowRejectedError if a row violates a constraint of the table.
     """
     await db.execute(STAGE)
     await db.copy_to_table("staged", source=_lines(rows), columns=COLUMNS, format="csv")
-    minutes = [row[0] for row in rows]
-    (row,) = await db.fetch(MERGE, ticker, min(minutes), max(minutes))
+    (row,) = await db.fetch(MERGE, ticker, rows[0][0], rows[-1][0])
     return row["stored"], row["forgotten"]
 
 
 async def preview(db: Executor, ticker: str, minutes: Sequence[int]) -> tuple[int, int]:
-    """Returns what `merge` would return for rows of these minutes, and stores nothing. Requires no transaction."""
-    row = await db.fetchrow(PREVIEW, ticker, list(minutes), min(minutes), max(minutes))
+    """Returns what `merge` would return for rows of these ascending minutes, and stores nothing. Requires no transaction."""
+    row = await db.fetchrow(PREVIEW, ticker, list(minutes), minutes[0], minutes[-1])
     return (row["stored"], row["expired"]) if row is not None else (0, 0)
 
 

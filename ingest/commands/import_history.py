@@ -32,7 +32,7 @@ MAX_SHOWN_REJECTS = 10
 
 
 def run(options: argparse.Namespace) -> int:
-    """Returns the exit status: 0 if no row was rejected, expired or scattered, and there was at least one.
+    """Returns the exit status: 0 if no row was rejected or expired, and there was at least one.
 
     1: a row was, there was none, or the import ended early. 2: the arguments, the file or the table cannot be used.
     """
@@ -87,10 +87,13 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
         if options.dry_run:
             source = await _preview(source, console)
         with _progress_bar(console) as bar:
-            task = bar.add_task(options.ticker, total=source.total, rows=0)
+            reading = bar.add_task("reading", total=source.total, rows=0)
+            storing = bar.add_task("checking" if options.dry_run else "storing", total=None, rows=0)
 
             def show(result: ImportResult) -> None:
-                bar.update(task, completed=min(source.total, source.position(result)), rows=result.row_count)
+                bar.update(reading, completed=min(source.total, source.position(result)), rows=result.read)
+                if result.processed:
+                    bar.update(storing, total=result.minute_count, completed=result.processed, rows=result.processed)
 
             result = ImportResult()
             try:
@@ -105,11 +108,11 @@ async def _import(options: argparse.Namespace, settings: Settings) -> int:
                     result=result,
                     dry_run=options.dry_run,
                 )
-                bar.update(task, completed=source.total)
+                bar.update(reading, completed=source.total)
             finally:
                 bar.stop()
                 _print_summary(result, options, rejected, source.other_tickers, console)
-    return 1 if result.rejected or result.expired or result.scattered or not result.row_count else 0
+    return 1 if result.rejected or result.expired or not result.read else 0
 
 
 @asynccontextmanager
@@ -164,7 +167,7 @@ async def _table(options: argparse.Namespace) -> AsyncIterator[ImportSource]:
                 line += len(records)
 
         description = f"{options.table}: time from {at!r}, price from {price!r}, {total} rows"
-        yield ImportSource(description, total, batches(), lambda result: result.row_count)
+        yield ImportSource(description, total, batches(), lambda result: result.read)
     finally:
         await connection.close()
 
@@ -241,18 +244,12 @@ def _print_summary(
     )
     if result.expired:
         console.print(f"{result.expired:,} are older than RETENTION_DAYS and were not stored", highlight=False)
-    if result.scattered:
-        console.print(
-            f"{result.scattered:,} prices were ignored because other prices of their minute are far from them. "
-            "The earliest price of a minute counts only if the file is sorted by time: sort it, and import it again",
-            highlight=False,
-        )
     if result.low is not None and result.high is not None:
         console.print(f"minutes {times.iso(result.low)} to {times.iso(result.high)}", highlight=False)
     if other_tickers:
         names = ", ".join(f"{name} ({count:,})" for name, count in other_tickers.most_common(5))
         console.print(f"{other_tickers.total():,} rows of other tickers skipped: {names}", highlight=False, markup=False)
-    if not result.row_count:
+    if not result.read:
         problem = (
             f"belongs to {options.ticker}: set its name with --ticker-value, or use --ticker-column none"
             if other_tickers

@@ -22,7 +22,8 @@ from db.queries.bulk_import import Row
 from db.rows import PriceRow, Reason, Source
 from ingest.imports.file_reader import DamagedFileError, FileFormatError, RawRow, ReadOptions, open_price_file
 from ingest.imports.rules import parse_row
-from ingest.jobs.import_history import ImportResult, RowDeduplicator, import_prices
+from ingest.imports.staging import StagedRows
+from ingest.jobs.import_history import ImportResult, import_prices
 from tests.sample_data import START_TS, minutes, row, store, track
 
 NOW = START_TS + 10 * 366 * 86_400
@@ -275,11 +276,12 @@ async def test_a_dry_run_counts_what_an_import_would_do_and_stores_nothing(db: D
     assert (result.stored, result.existing, result.expired) == (2, 2, 1)
 
 
-async def test_prices_far_from_others_of_their_minute_are_reported(db: Database) -> None:
+async def test_the_earliest_price_of_a_minute_is_stored_although_it_comes_last(db: Database) -> None:
     result, _ = await _import(
         db, [(str(START_TS + 30), "2"), (str(START_TS + 60), "3"), (str(START_TS + 120), "4")], [(str(START_TS + 5), "1")]
     )
-    assert (result.stored, result.duplicate, result.scattered) == (3, 1, 1)
+    assert (result.stored, result.duplicate) == (3, 1)
+    assert await db.fetchval("SELECT price FROM price WHERE ts = $1", START_TS) == 1
 
 
 @pytest.mark.parametrize("kind", ["zip", "gz", "bz2", "xz"])
@@ -308,9 +310,8 @@ async def test_an_import_closes_the_gaps_it_fills_and_moves_no_period(db: Databa
 
 
 async def test_a_large_import_is_recorded_as_one_change(db: Database) -> None:
-    await _import(
-        db, [(str(START_TS + 60 * i), "1") for i in range(1002)], [(str(START_TS + 60 * i), "1") for i in range(2000, 2010)]
-    )
+    await _import(db, [(str(START_TS + 60 * i), "1") for i in range(1001)])
+    await _import(db, [(str(START_TS + 60 * i), "1") for i in range(2000, 2010)])
     (change,) = await db.fetch("SELECT * FROM change WHERE kind = 'history'")
     assert (change["from_ts"], change["to_ts"], change["count"]) == (START_TS, START_TS + 60 * 1001, 1001)
     ids = await db.fetchrow("SELECT min(id) AS low, max(id) AS high FROM price WHERE ts < $1", START_TS + 60 * 1001)
@@ -508,17 +509,18 @@ def test_the_instant_of_an_export_of_tickgraph_is_imported(tmp_path: Path) -> No
     assert found == [(FIRST_TS, "1", FIRST_TS * 10**6 + 1_250_000, "LIVE"), (FIRST_TS + 60, "2", None, "BACKFILL")]
 
 
-@given(st.integers(1, 12))
-def test_the_first_instant_of_a_minute_is_stored_in_either_row_order(size: int) -> None:
-    for ticks in (range(12), range(11, -1, -1)):
-        rows = [(str(FIRST_TS + 15 * tick), str(tick + 1)) for tick in ticks]
-        batches = [rows[start : start + size] for start in range(0, 12, size)]
-        chosen: list[Row] = []
-        deduplicator = RowDeduplicator(ImportResult(), NOW, lambda *_: None, None)
-        for batch in batches:
-            chosen += deduplicator.deduplicate([RawRow(0, *one) for one in batch])
-        chosen += deduplicator.flush()
-        assert sorted(row[:2] for row in chosen) == [(FIRST_TS, "1"), (FIRST_TS + 60, "5"), (FIRST_TS + 120, "9")]
+@given(st.permutations([*range(12), 0, 5]), st.integers(1, 14))
+def test_one_row_per_minute_is_staged_in_any_order_of_rows(ticks: list[int], size: int) -> None:
+    rows: list[Row] = [
+        (FIRST_TS + 60 * (tick // 4), str(number), (FIRST_TS + 15 * tick) * 10**6 if tick % 4 else None, None)
+        for number, tick in enumerate(ticks)
+    ]
+    with StagedRows() as staged:
+        for start in range(0, len(rows), size):
+            staged.add(rows[start : start + size])
+        chosen = [row for batch in staged.batches(size) for row in batch]
+        assert staged.minute_count() == 3
+    assert chosen == [rows[ticks.index(4 * minute)] for minute in range(3)]
 
 
 def test_a_damaged_file_yields_the_rows_before_the_damage(tmp_path: Path) -> None:

@@ -1,0 +1,56 @@
+"""Stages the rows of an import in a temporary SQLite database: one row per minute, in ascending order, in constant memory."""
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from types import TracebackType
+from typing import Final, Self
+
+from db.queries.bulk_import import Row
+
+CACHE_KIB: Final = 64 * 1024
+"""Memory that SQLite uses before it writes to its temporary file: about two million minutes."""
+
+_TABLE: Final = "CREATE TABLE staged (ts INTEGER PRIMARY KEY, price TEXT, observed_at INTEGER, original_source TEXT)"
+# A row without observed_at has the first instant of its minute.
+_ADD: Final = """
+INSERT INTO staged VALUES (?, ?, ?, ?)
+    ON CONFLICT (ts) DO UPDATE
+       SET price = excluded.price, observed_at = excluded.observed_at, original_source = excluded.original_source
+     WHERE ifnull(excluded.observed_at, 0) < ifnull(staged.observed_at, 0)
+"""
+
+
+class StagedRows:
+    """The earliest row of each minute, whatever the order of the rows; of equal instants, the first one added.
+
+    A context manager: its end deletes the rows.
+    """
+
+    def __init__(self) -> None:
+        # The empty name is a private temporary database, which SQLite deletes when it is closed.
+        self._database = sqlite3.connect("", isolation_level=None)
+        self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(_TABLE)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Adds rows. They replace rows of the same minute that have a later instant."""
+        self._database.executemany(_ADD, rows)
+
+    def minute_count(self) -> int:
+        """Returns the number of minutes with a row."""
+        (count,) = self._database.execute("SELECT count(*) FROM staged").fetchone()
+        return int(count)
+
+    def batches(self, size: int) -> Iterator[Sequence[Row]]:
+        """Yields the rows by ascending minute, in lists of at most `size`."""
+        with closing(self._database.execute("SELECT ts, price, observed_at, original_source FROM staged ORDER BY ts")) as rows:
+            while batch := rows.fetchmany(size):
+                yield batch
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._database.close()
