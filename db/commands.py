@@ -298,7 +298,7 @@ def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
     if not file.exists():
         raise CommandLineError(f"{file} does not exist")
     if settings.dsn is not None:
-        return asyncio.run(_restore_into(settings.dsn, file, force=force))
+        return asyncio.run(_restore_into_server(settings.dsn, file, force=force))
     for folder in embedded_lookup.data_folders(settings):
         if folder.exists() and embedded_lookup.find_owner_pid(folder) is not None:
             raise CommandLineError(
@@ -306,20 +306,26 @@ def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
                 "or another DATA_DIR as the target"
             )
     folder = settings.data_dir / "postgres"
+    # Before the server starts, so that a rejected file leaves no empty database in the folder.
+    backup.require_restorable(file, str(folder.absolute()), backup.embedded_major_version(), force=force)
     sys.stderr.write(f"restoring into {folder.absolute()} …\n")
     with contextlib.ExitStack() as servers:
         servers.enter_context(embedded.lock_data_dir(settings.data_dir))
         dsn = servers.enter_context(embedded.postgres(folder)).url
-        return asyncio.run(_restore_into(dsn, file, force=force))
+        return asyncio.run(_restore_into(dsn, file, backup.embedded_major_version()))
 
 
-async def _restore_into(dsn: str, file: Path, *, force: bool) -> int:
+async def _restore_into_server(dsn: str, file: Path, *, force: bool) -> int:
     try:
         server = await backup.server_major_version(dsn)
-        await asyncio.to_thread(backup.require_restorable, file, dsn, server, force=force)
-        await backup.drop_empty_schema(dsn)
     except DatabaseUnavailableError as error:
         raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
+    await asyncio.to_thread(backup.require_restorable, file, mask_password(dsn), server, force=force)
+    return await _restore_into(dsn, file, server)
+
+
+async def _restore_into(dsn: str, file: Path, server: int) -> int:
+    await backup.drop_empty_schema(dsn)
     try:
         await asyncio.to_thread(backup.restore, file, dsn, server)
     finally:  # also after a failure, so that the database gets its schema again

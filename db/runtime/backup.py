@@ -91,8 +91,16 @@ async def mark_as_demo(dsn: str) -> None:
         await connection.close()
 
 
-def require_restorable(file: Path, dsn: str, server: int, *, force: bool = False) -> None:
-    """Raises CommandLineError if the file is no backup, needs a newer server, or is of the demo and `force` is not set."""
+def embedded_major_version() -> int:
+    """Returns the major version of the embedded server. Raises CommandLineError if it is not installed."""
+    return _major_version(str(embedded.postgres_program("postgres"))) or 0
+
+
+def require_restorable(file: Path, target: str, server: int, *, force: bool = False) -> None:
+    """Raises CommandLineError if the file is no backup, needs a newer server, or is of the demo and `force` is not set.
+
+    `target` names the database, whose server has the major version `server`.
+    """
     program = _find_program("pg_restore", server)
     listing = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  fixed arguments
     if listing.returncode:
@@ -102,7 +110,7 @@ def require_restorable(file: Path, dsn: str, server: int, *, force: bool = False
     dump_version = _DUMPED_FROM.search(listing.stdout)
     if dump_version is not None and int(dump_version[1]) > server:
         raise CommandLineError(
-            f"{file} is from PostgreSQL {dump_version[1]}, and {mask_password(dsn)} is PostgreSQL {server}. "
+            f"{file} is from PostgreSQL {dump_version[1]}, and {target} is PostgreSQL {server}. "
             "Restore into the same or a newer version"
         )
 
@@ -123,15 +131,20 @@ def _find_program(name: str, server: int) -> str:
     with contextlib.suppress(CommandLineError):  # the embedded server may not be installed
         candidates.append(str(embedded.postgres_program(name)))
     for path in filter(None, candidates):
-        output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603  fixed arguments
-        version = _MAJOR.search(output)
+        version = _major_version(path)
         if version is not None:
-            found.append((int(version[1]), path))
+            found.append((version, path))
     compatible = [path for version, path in found if version >= server]
     if not compatible:
         versions = ", ".join(str(version) for version, _ in found) or "none"
         raise CommandLineError(f"{name} of PostgreSQL {server} or newer is required; found: {versions}")
     return compatible[0]
+
+
+def _major_version(program: str) -> int | None:
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603  fixed arguments
+    version = _MAJOR.search(output)
+    return None if version is None else int(version[1])
 
 
 def _run(arguments: list[str], environment: dict[str, str]) -> None:

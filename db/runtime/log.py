@@ -60,7 +60,13 @@ def configure(settings: Settings, process: str) -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
+        logger.addFilter(_is_no_websocket_event)
     logging.getLogger("uvicorn.access").disabled = True  # graph.access logs each request with more fields
+
+
+def _is_no_websocket_event(record: logging.LogRecord) -> bool:
+    """Returns whether uvicorn wrote the record for another event than a WebSocket's: graph.access logs each with one line."""
+    return record.levelno > logging.INFO or not record.module.startswith("websockets")
 
 
 def _require_writable(file: Path) -> None:

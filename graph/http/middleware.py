@@ -7,6 +7,7 @@ import time
 from http import HTTPStatus
 from urllib.parse import quote
 
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from structlog.contextvars import bind_contextvars
@@ -83,13 +84,27 @@ class AccessLogMiddleware:
 
 
 class CompressionMiddleware(GZipMiddleware):
-    """Compresses responses for clients that accept gzip. Bypasses Starlette's middleware for all others."""
+    """Compresses responses for clients that accept gzip. Bypasses Starlette's middleware for all others.
+
+    Starlette adds `Accept-Encoding` to a Vary header that has it already; each name is sent once.
+    """
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
         # A range selects bytes of the uncompressed representation.
         may_compress = b"gzip" in headers.get(b"accept-encoding", b"") and b"range" not in headers
-        await (super().__call__ if may_compress else self.app)(scope, receive, send)
+        if not may_compress:
+            await self.app(scope, receive, send)
+            return
+
+        async def send_with_unique_vary(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message_headers = MutableHeaders(raw=message["headers"])
+                if "vary" in message_headers:
+                    message_headers["vary"] = ", ".join(dict.fromkeys(message_headers["vary"].split(", ")))
+            await send(message)
+
+        await super().__call__(scope, receive, send_with_unique_vary)
 
 
 KIND_BY_PATH = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}

@@ -129,6 +129,10 @@ async def read_status(settings: Settings) -> Status:
             status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
             status.not_collected = [name for name in settings.tickers if name not in tracked and name != ALL]
+            status.problems += [
+                f"{name} is in TICKERS but not collected: {report.errors.get(name, 'see the log of the worker')}"
+                for name in status.not_collected
+            ]
             status.rejects = await rejects.count(db)
         except DatabaseError as error:
             status.database = f"{status.database_at} is unavailable: {error}"
@@ -148,8 +152,6 @@ def print_status(status: Status, outbox_most: int, console: Console) -> None:
     _print_servers(status, outbox_most, console)
     if status.tickers:
         console.print(_table(status.tickers))
-    for name in status.not_collected:
-        _line(console, name, "is in TICKERS but not collected: see the worker's log for the reason", bad=True)
     for ticker in status.tickers:
         if ticker.last_error:
             console.print(

@@ -84,7 +84,8 @@ async def collect(
     collected.stored = storage.stored.new
     collected.duration_s = round(deadline.elapsed_s(), 3)
     _log_result(minute, missing, collected, source)
-    await _write_report(minute, collected, source, outbox)
+    failures_by_ticker = {ticker: f"{times.iso(minute)} {failure}" for ticker, failure in collected.failures.items()}
+    await _write_report(Report(source.clock.skew_s, failures_by_ticker | watchlist.unknown), outbox)
     return collected
 
 
@@ -176,11 +177,10 @@ def _log_result(minute: int, requested: Sequence[str], collected: CollectResult,
         log.warning("the local clock is %.1f s %s Deribit's", abs(skew_s), "ahead of" if skew_s > 0 else "behind")
 
 
-async def _write_report(minute: int, collected: CollectResult, source: Exchange, outbox: Outbox | None) -> None:
+async def _write_report(report: Report, outbox: Outbox | None) -> None:
     """Writes the report for `python -m ingest status`."""
-    errors = {ticker: f"{times.iso(minute)} {failure}" for ticker, failure in collected.failures.items()}
     if outbox is not None:
         try:
-            await outbox.write_report(Report(source.clock.skew_s, errors))
+            await outbox.write_report(report)
         except OutboxError as error:
             log.debug("cannot write the report to Redis: %s", error)

@@ -52,6 +52,8 @@ class Watchlist:
         self._missing_names: frozenset[str] = frozenset()
         """Names that are missing in the last list."""
         self._dropped: set[str] = set()
+        self.unknown: dict[str, str] = {}
+        """The names in TICKERS that the exchange does not know, each with an error message."""
         self._wanted_by_others_at: dict[str, float] = {}
         """When another worker's heartbeat last contained the ticker, by the monotonic clock."""
         self._worker_tickers_are_known = False
@@ -74,7 +76,7 @@ class Watchlist:
             names = self._names()
             # Forgets the names that disappeared: if one returns, its tracking period begins at its return.
             self._requested_since = {name: self._requested_since.get(name, self._monotonic()) for name in names}
-            metrics.unknown_tickers.set(sum(not self._is_known(name) for name in self._wanted if name != ALL))
+            metrics.unknown_tickers.set(len(self.unknown))
             return names
 
     async def read_worker_tickers(self, outbox: Outbox | None) -> None:
@@ -140,6 +142,7 @@ class Watchlist:
             async with self._tracking_lock, write_lock.write_transaction(db) as connection:
                 await tracking.remove_unknown_ticker(connection, ticker, minute)
         self._dropped.add(ticker)
+        self.unknown[ticker] = "it is unknown to the exchange"
         log.error("TICKERS: %s is unknown to the exchange and is no longer collected", ticker)
 
     @property
@@ -181,10 +184,12 @@ class Watchlist:
             return
         dropped, self._missing_names = lost & self._missing_names, lost
         self._supported = supported | (lost - dropped)
+        self.unknown = {name: self.unknown[name] for name in self._dropped}
         for name in self._wanted:
             if name not in self._supported and name != ALL:
                 suggestions = difflib.get_close_matches(name, supported, n=3)
                 hint = f"did you mean {' or '.join(suggestions)}?" if suggestions else f"it lists {len(supported)} others"
+                self.unknown[name] = f"it is unknown to the exchange; {hint}"
                 log.error("TICKERS: %s is unknown to the exchange and is not collected; %s", name, hint)
 
     async def _repair(self, minute: int, source: Exchange, db: Database) -> None:

@@ -64,6 +64,22 @@ def test_json_lines_also_go_to_a_file(tmp_path: Path) -> None:
     assert [json.loads(line)["event"] for line in file.read_text().splitlines()] == [line["event"] for line in lines]
 
 
+def test_uvicorn_writes_no_line_about_a_websocket_but_warnings() -> None:
+    program = (
+        PROGRAM
+        + """
+from uvicorn.protocols.websockets import websockets_sansio_impl as module
+for level in ("info", "warning"):
+    exec(compile(f"logging.getLogger('uvicorn.error').{level}('{level} of a websocket')", module.__file__, "exec"))
+logging.getLogger("uvicorn.error").info("Application startup complete.")
+"""
+    )
+    output = _run(program)
+    assert "info of a websocket" not in output
+    assert "warning of a websocket" in output
+    assert "Application startup complete." in output
+
+
 def test_debug_sets_the_log_level() -> None:
     assert "details" in _run(DEBUG="true")
 

@@ -263,6 +263,9 @@ async def test_simulated_prices_of_a_backup_do_not_mix_with_real_ones(
     assert err.startswith("backing up postgresql://tickgraph:***@127.0.0.1:")
     status, _, err = await run_verb(tmp_path, "db", "restore", str(file), DATABASE_URL=empty_dsn)
     assert (status, "is a backup of the demo, whose prices are simulated" in err) == (1, True), err
+    status, _, err = await run_verb(tmp_path, "db", "restore", str(file))
+    assert (status, "is a backup of the demo" in err) == (1, True), err
+    assert not (tmp_path / "data").exists(), "a rejected backup creates no database"
     status, _, err = await run_verb(tmp_path, "db", "restore", str(file), "--force", DATABASE_URL=empty_dsn)
     assert status == 0, err
 

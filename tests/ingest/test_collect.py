@@ -251,6 +251,7 @@ async def test_an_unknown_ticker_is_skipped_and_logged_with_similar_names(
     watchlist = Watchlist(["btc_usd", "eth_uds"])
     await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert "TICKERS: eth_uds is unknown to the exchange and is not collected; did you mean eth_usd" in caplog.text
+    assert (await outbox.read_report()).errors["eth_uds"].startswith("it is unknown to the exchange; did you mean eth_usd")
     assert simulator.calls["get_index_price"] == 1
     assert await db.fetchval("SELECT count(*) FROM tracking") == 1
 
