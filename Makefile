@@ -84,7 +84,7 @@ restore: $(RUN)  ## restore a backup (FILE=…) into the empty database of DATAB
 drill-restore: $(DEV)  ## drill: collect, back up, delete everything, restore elsewhere, backfill; prints the durations
 	@pytest -q -s tests/e2e/test_drills.py -k restore
 
-drill-upgrade: $(DEV)  ## drill: migrate a filled database from each earlier schema during reads and writes
+drill-upgrade: $(DEV)  ## drill: migrate a filled database from schemas 0001 to 0003 during reads and writes
 	@pytest -q -s tests/e2e/test_drills.py -k upgrade
 
 drill-replica: $(DEV)  ## drill: a replica under load lags, is killed and restarts; no query fails or returns stale data
@@ -93,7 +93,7 @@ drill-replica: $(DEV)  ## drill: a replica under load lags, is killed and restar
 drill-failover: $(DEV)  ## drill: promote a replica that lacks the last commits, with active subscribers and queries
 	@pytest -q -s tests/e2e/test_drill_failover.py
 
-drill-worker-host: $(DEV)  ## drill: the host of the only worker fails in the middle of a minute, another worker takes over
+drill-worker-host: $(DEV)  ## drill: the only worker is killed in the middle of a minute, another worker takes over
 	@pytest -q -s tests/e2e/test_drills.py -k worker_host
 
 check-image: $(DEV)  ## build the image and compose project, and check user, layers, size, first price, shutdown, restore

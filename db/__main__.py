@@ -91,7 +91,7 @@ def build() -> cli.CommandLine:
     views = verbs.add(
         "views",
         "db.commands:run_views",
-        "create the views price_ticks and price_records, the table names of older trackers",
+        "create the views price_ticks and price_records, the table names of other trackers",
         "views && python -m db psql -- -c 'SELECT * FROM price_ticks LIMIT 3'",
     )
     views.add_argument("--drop", action="store_true", help="drop the views")

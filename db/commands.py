@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
-from db.errors import CommandLineError, DatabaseError, DatabaseUnavailableError, UsageError
+from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
 from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
 from db.queries.history_export import ExportFormat
 from db.runtime import backup, embedded, embedded_lookup, log, processes
@@ -156,25 +156,20 @@ def _psql(settings: Settings, arguments: Sequence[str]) -> int:
 
 async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     wrong = 0
-    try:
-        async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
-            await _require_known_tickers(db, names)
-            # Rounded up to a full day: minutes before the horizon are deleted, so the candle of its day cannot be verified.
-            # A horizon in the future comes from a wrong clock and is ignored.
-            now = time.time()
-            horizons = {
-                name: -(-at // times.DAY) * times.DAY for name, at in (await retention.horizons(db)).items() if at <= now
-            }
-            checked_from = await candles.pending_builds(db) | horizons
-            for name in names or [row["name"] for row in await tickers.list_tickers(db, now)]:
-                found = await candles.find_differences(db, name, checked_from.get(name, times.FIRST))
-                wrong += len(found)
-                for span, ts in found[:MAX_DIFFERENCES_SHOWN]:
-                    print(f"{name}: the {'hour' if span == HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes")
-                suffix = f"; checked from {times.iso(checked_from[name])} on" if name in checked_from else ""
-                print(f"{name}: {len(found)} candles differ{suffix}")
-    except DatabaseError as error:
-        raise CommandLineError(str(error)) from error
+    async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
+        await _require_known_tickers(db, names)
+        # Rounded up to a full day: minutes before the horizon are deleted, so the candle of its day cannot be verified.
+        # A horizon in the future comes from a wrong clock and is ignored.
+        now = time.time()
+        horizons = {name: -(-at // times.DAY) * times.DAY for name, at in (await retention.horizons(db)).items() if at <= now}
+        checked_from = await candles.pending_builds(db) | horizons
+        for name in names or [row["name"] for row in await tickers.list_tickers(db, now)]:
+            found = await candles.find_differences(db, name, checked_from.get(name, times.FIRST))
+            wrong += len(found)
+            for span, ts in found[:MAX_DIFFERENCES_SHOWN]:
+                print(f"{name}: the {'hour' if span == HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes")
+            suffix = f"; checked from {times.iso(checked_from[name])} on" if name in checked_from else ""
+            print(f"{name}: {len(found)} candles differ{suffix}")
     return 1 if wrong else 0
 
 
@@ -187,16 +182,11 @@ async def _require_known_tickers(db: pool.Database, names: Sequence[str]) -> Non
 
 
 async def _forget(dsn: str, options: argparse.Namespace) -> int:
-    try:
-        async with pool.open_database(
-            dsn, application_name="tickgraph forget", statement_timeout_s=pool.WRITER_TIMEOUT_S, max_connections=1
-        ) as db:
-            now = min(int(time.time()), int(await clock.now(db)))
-            return await (
-                _reset_horizons(db, now) if options.reset else _forget_before(db, options.before, now, yes=options.yes)
-            )
-    except DatabaseError as error:
-        raise CommandLineError(str(error)) from error
+    async with pool.open_database(
+        dsn, application_name="tickgraph forget", statement_timeout_s=pool.WRITER_TIMEOUT_S, max_connections=1
+    ) as db:
+        now = min(int(time.time()), int(await clock.now(db)))
+        return await (_reset_horizons(db, now) if options.reset else _forget_before(db, options.before, now, yes=options.yes))
 
 
 async def _reset_horizons(db: pool.Database, now: int) -> int:
@@ -221,26 +211,17 @@ async def _forget_before(db: pool.Database, before: int, now: int, *, yes: bool)
         return 1
     async with write_lock.write_transaction(db) as connection:
         await retention.advance_horizons(connection, horizon, now, times.END)
-    forgotten = 0
-    for row in await retention.tickers_with_expired_rows(db, now):
-        found = retention.BATCH_ROWS
-        while found >= retention.BATCH_ROWS:
-            async with write_lock.write_transaction(db) as connection:
-                found = await retention.delete_expired_batch(connection, row["name"], row["horizon"])
-            forgotten += found
-    print(f"{forgotten:,} rows of minutes and gaps were deleted. Hourly and daily candles remain")
+    deleted_count = await retention.delete_expired(db, now)
+    print(f"{deleted_count:,} rows of minutes and gaps were deleted. Hourly and daily candles remain")
     return 0
 
 
 async def _views(dsn: str, *, drop: bool) -> int:
-    try:
-        async with (
-            pool.open_database(dsn, application_name="tickgraph views", max_connections=1) as db,
-            db.transaction() as connection,
-        ):
-            await (views.drop(connection) if drop else views.create(connection))
-    except DatabaseError as error:
-        raise CommandLineError(str(error)) from error
+    async with (
+        pool.open_database(dsn, application_name="tickgraph views", max_connections=1) as db,
+        db.transaction() as connection,
+    ):
+        await (views.drop(connection) if drop else views.create(connection))
     print(f"{' and '.join(views.NAMES)} are {'dropped' if drop else 'views of price'}")
     return 0
 
@@ -273,8 +254,6 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
         raise
     except OSError as error:
         raise CommandLineError(f"{target} cannot be written: {error.strerror}") from error
-    except DatabaseError as error:
-        raise CommandLineError(str(error)) from error
     if target:
         sys.stderr.write(f"{target}: minutes from {times.iso(low)} to {times.iso(high)}\n")
     return 0
@@ -285,11 +264,11 @@ async def _back_up(dsn: str, output: Path | None) -> int:
     if file.exists():
         raise CommandLineError(f"{file} already exists. Name another file or move it")
     try:
-        server = await backup.server_major_version(dsn)
+        server_version = await backup.server_major_version(dsn)
     except DatabaseUnavailableError as error:
         raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
     sys.stderr.write(f"backing up {mask_password(dsn)} into {file.absolute()} …\n")
-    await asyncio.to_thread(backup.back_up, dsn, server, file)
+    await asyncio.to_thread(backup.back_up, dsn, server_version, file)
     sys.stderr.write(f"{file}: {file.stat().st_size / 1_000:,.0f} kB of {mask_password(dsn)}\n")
     return 0
 
@@ -306,28 +285,29 @@ def _restore_file(settings: Settings, file: Path, *, force: bool) -> int:
                 "or another DATA_DIR as the target"
             )
     folder = settings.data_dir / "postgres"
+    version = embedded.major_version(embedded.postgres_program("postgres"))
     # Before the server starts, so that a rejected file leaves no empty database in the folder.
-    backup.require_restorable(file, str(folder.absolute()), backup.embedded_major_version(), force=force)
+    backup.require_restorable(file, str(folder.absolute()), version, force=force)
     sys.stderr.write(f"restoring into {folder.absolute()} …\n")
     with contextlib.ExitStack() as servers:
         servers.enter_context(embedded.lock_data_dir(settings.data_dir))
         dsn = servers.enter_context(embedded.postgres(folder)).url
-        return asyncio.run(_restore_into(dsn, file, backup.embedded_major_version()))
+        return asyncio.run(_restore_into(dsn, file, version))
 
 
 async def _restore_into_server(dsn: str, file: Path, *, force: bool) -> int:
     try:
-        server = await backup.server_major_version(dsn)
+        server_version = await backup.server_major_version(dsn)
     except DatabaseUnavailableError as error:
         raise CommandLineError(f"no connection to {mask_password(dsn)}: {error}") from error
-    await asyncio.to_thread(backup.require_restorable, file, mask_password(dsn), server, force=force)
-    return await _restore_into(dsn, file, server)
+    await asyncio.to_thread(backup.require_restorable, file, mask_password(dsn), server_version, force=force)
+    return await _restore_into(dsn, file, server_version)
 
 
-async def _restore_into(dsn: str, file: Path, server: int) -> int:
+async def _restore_into(dsn: str, file: Path, server_version: int) -> int:
     await backup.drop_empty_schema(dsn)
     try:
-        await asyncio.to_thread(backup.restore, file, dsn, server)
+        await asyncio.to_thread(backup.restore, file, dsn, server_version)
     finally:  # also after a failure, so that the database gets its schema again
         await asyncio.to_thread(migrate.upgrade, dsn)
     sys.stderr.write(f"{file} is restored into {mask_password(dsn)}; the worker will backfill the minutes since the backup\n")

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from db import connection_url
 
 _REDIS_SCHEMES = ("redis", "rediss", "unix")
-LEGACY_SETTINGS: Final = {
+IGNORED_SETTINGS: Final = {
     "CELERY_RESULT_BACKEND": "results are not stored; see `python -m ingest status`",
     "RESULT_BACKEND": "results are not stored; see `python -m ingest status`",
     "REDIS_CELERY_BROKER_DB": "set BROKER_URL, which ends with the database number",
@@ -195,11 +195,11 @@ class Settings(BaseSettings):
         fields = type(self).model_fields
         given = {name.upper(): value for name, value in [*dotenv_values(".env").items(), *os.environ.items()]}
         known = {name.upper() for name in fields}
-        found = [f"{name} has no effect: {instead}" for name, instead in LEGACY_SETTINGS.items() if name in given]
+        found = [f"{name} has no effect: {instead}" for name, instead in IGNORED_SETTINGS.items() if name in given]
         found += [
             f"{name} is read as {target}" for name, target in ALIASES.items() if given.get(name) and target.lower() in fields
         ]
-        for name in sorted(set(given) - known - set(LEGACY_SETTINGS) - set(ALIASES)):
+        for name in sorted(set(given) - known - set(IGNORED_SETTINGS) - set(ALIASES)):
             similar = difflib.get_close_matches(name, known, n=1, cutoff=MIN_TYPO_SIMILARITY)
             if similar and not given.get(similar[0]):
                 found.append(f"{name} is not a setting. Did you mean {similar[0]}?")

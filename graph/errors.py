@@ -103,7 +103,7 @@ class NotFoundError(ApiError):
 
 
 class UnknownTickerError(NotFoundError):
-    """Raised when a ticker was never tracked or imported. The message suggests similar names."""
+    """Raised when a ticker is unknown or, in a fetch request, not tracked now. The message suggests similar names."""
 
     code = "UNKNOWN_TICKER"
 
@@ -129,7 +129,7 @@ class UnauthenticatedError(ApiError):
 
 
 class ForbiddenError(ApiError):
-    """Raised when a fetch request does not send the required ADMIN_TOKEN, or comes from another site without a token."""
+    """Raised when a fetch request lacks the required ADMIN_TOKEN, or comes from another site while none is required."""
 
     code = "FORBIDDEN"
     status = 403

@@ -74,9 +74,14 @@ class Settings(settings.Settings):
     max_in_flight: int = Field(256, ge=1, description="maximum concurrent requests of an API process; further requests get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="maximum concurrent requests of one client address")
     max_sockets: int = Field(
-        10_000, ge=1, description="maximum open WebSockets, event streams and downloads of an API process; further ones get 503"
+        10_000,
+        ge=1,
+        description="maximum open WebSockets, event streams and downloads of an API process, and maximum subscriptions over "
+        "WebSocket; further ones get 503",
     )
-    max_sockets_per_client: int = Field(1_000, ge=1, description="maximum open connections of one client address")
+    max_sockets_per_client: int = Field(
+        1_000, ge=1, description="the same maximums for one client address; further ones get 429"
+    )
     request_timeout_s: float = Field(15.0, gt=0, description="request timeout in seconds, from the end of the request headers")
     answer_cache_mb: int = Field(64, ge=0, description="size of an API process's response cache in megabytes; 0 disables it")
     rate_limit: int | None = Field(

@@ -30,7 +30,7 @@ subscription ($tickers: [String!], $after: ID) {
 TICKERS_QUERY: Final = "query { tickers { name tracked latest { id ts price } } }"
 TICKER_QUERY: Final = """
 query ($ticker: String!, $day: UnixTime!) {
-  prices(ticker: $ticker, first: 60) { nodes { price } }
+  prices(ticker: $ticker, first: 30) { nodes { price } }
   dayStart: prices(ticker: $ticker, from: $day, order: OLDEST_FIRST, first: 1) { nodes { price } }
   coverage(ticker: $ticker, from: $day) { missing }
 }

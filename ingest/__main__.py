@@ -58,7 +58,7 @@ def build() -> cli.CommandLine:
         "status --json | jq '.tickers[] | select(.stale)'",
     )
     status.add_argument("--json", action="store_true", help="print one JSON object")
-    _add_ledger(verbs)
+    _add_gaps_and_rejects(verbs)
     _add_import(verbs)
     simulate = verbs.add(
         "simulate", "ingest.commands.simulate:run_simulator", "serve a simulated Deribit until stopped", FAULT_EXAMPLE
@@ -75,10 +75,10 @@ def build() -> cli.CommandLine:
     return verbs
 
 
-def _add_ledger(verbs: cli.CommandLine) -> None:
+def _add_gaps_and_rejects(verbs: cli.CommandLine) -> None:
     gaps = verbs.add(
         "gaps",
-        "ingest.commands.ledger:run_gaps",
+        "ingest.commands.gaps_and_rejects:run_gaps",
         "list the gaps with their reasons",
         "gaps --ticker btc_usd --from 2024-01-15 --open",
     )
@@ -86,7 +86,7 @@ def _add_ledger(verbs: cli.CommandLine) -> None:
     gaps.add_argument("--check", action="store_true", help="detect new gaps first, as the worker does every minute")
     backfill = verbs.add(
         "backfill",
-        "ingest.commands.ledger:run_backfill",
+        "ingest.commands.gaps_and_rejects:run_backfill",
         "fill gaps from the exchange's chart, including unrecoverable ones",
         "backfill --ticker btc_usd --from 2024-01-15T11:00:00Z",
     )
@@ -101,7 +101,7 @@ def _add_ledger(verbs: cli.CommandLine) -> None:
         )
         parser.add_argument("--to", dest="end", type=INSTANT, default=times.END, help="end, exclusive (default: now)")
     rejects = verbs.add(
-        "rejects", "ingest.commands.ledger:run_rejects", "list prices that could not be stored", "rejects --limit 100"
+        "rejects", "ingest.commands.gaps_and_rejects:run_rejects", "list prices that could not be stored", "rejects --limit 100"
     )
     rejects.add_argument("--limit", type=int, default=20, help="number of entries, newest first (default: %(default)s)")
 

@@ -37,7 +37,7 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
         outbox=resources.outbox,
         only=only or (),
         max_retries=settings.http_max_retries,
-        minutes=None
+        minute_chooser=None
         if only
         else resources.collect_minute_chooser,  # a message for some tickers does not mark the minute as processed
     )
@@ -65,5 +65,5 @@ async def reconcile(minute: int) -> None:
         outbox=resources.outbox,
         resume_days=settings.resume_days,
         retention_days=settings.retention_days,
-        minutes=resources.reconcile_minute_chooser,
+        minute_chooser=resources.reconcile_minute_chooser,
     )

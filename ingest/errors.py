@@ -2,8 +2,7 @@
 
 CollectError                    a minute has no price
 ├── SourceError                 the source returned no usable response
-│   ├── RetryableError          retry soon: timeouts, resets, 5xx, rate limits, malformed responses
-│   ├── RetryLaterError         retry slowly: maintenance
+│   ├── RetryableError          retry: timeouts, resets, 5xx, rate limits, maintenance, malformed responses
 │   └── PermanentError          do not retry: the configuration must change first
 │       └── UnknownTickerError
 └── StorageUnavailableError     neither Redis nor PostgreSQL accepted the price
@@ -41,10 +40,6 @@ class SourceError(CollectError):
 
 class RetryableError(SourceError):
     """Raised when a retry may succeed. Wait at least `retry_after_s` seconds."""
-
-
-class RetryLaterError(SourceError):
-    """Raised when the source is under maintenance. Wait at least `retry_after_s` seconds."""
 
 
 class PermanentError(SourceError):

@@ -9,7 +9,6 @@ from typing import Protocol
 
 from db import times
 
-MAX_CLOCK_AGE_S = 50.0
 """Default maximum age of a measurement. Only `python -m ingest backfill` uses it: the jobs pass infinity."""
 
 MAX_PLAUSIBLE_OFFSET_S = 86_400
@@ -20,7 +19,7 @@ MAX_BEHIND_S = 60.0
 MAX_COMPARISON_AGE_S = 90.0
 """Maximum age of a response that another one is compared with."""
 MAX_CLOCK_DIFFERENCE_S = 3_600
-"""Maximum difference of clocks that agree well enough to delete or expire data."""
+"""Maximum difference of clocks that agree well enough to delete data or to begin a tracking period."""
 
 
 def agree_on_time(*clocks: float | None) -> int | None:
@@ -132,23 +131,23 @@ class ExchangeClock:
         clocks = (expected_at, local_s, self.database_now)
         return min(abs(exchange_s - clock) for clock in clocks if clock is not None) <= MAX_PLAUSIBLE_OFFSET_S
 
-    def now(self, expected_at: int, *, max_age_s: float = MAX_CLOCK_AGE_S) -> float | None:
+    def now(self, expected_at: int) -> float | None:
         """Returns UNIX seconds; None if the last measurement is too old, or not plausible near the expected time."""
         if self._last_accepted is None or self.skew_s is None:
             return None
         exchange_s, measured_at = self._last_accepted
         elapsed_s = self._monotonic() - measured_at
-        if elapsed_s > max_age_s or not self.is_plausible(exchange_s, expected_at, exchange_s + self.skew_s):
+        if not self.is_plausible(exchange_s, expected_at, exchange_s + self.skew_s):
             return None
         return exchange_s + elapsed_s
 
-    def has_passed(self, minute: int, *, max_age_s: float = MAX_CLOCK_AGE_S) -> bool:
+    def has_passed(self, minute: int) -> bool:
         """Returns whether the minute is over by this clock and by the local one.
 
         The local clock counts too: if it is behind, the newest scheduled minute is already over by this clock, but is not
         collected yet.
         """
-        now = self.now(minute, max_age_s=max_age_s)
+        now = self.now(minute)
         return now is not None and self.skew_s is not None and min(now, now + self.skew_s) >= minute + times.MINUTE
 
 

@@ -38,7 +38,7 @@ WITH stored AS (
 )
 SELECT (SELECT count(*) FROM stored) AS stored,
        (SELECT count(*) FROM staged
-         WHERE ts < coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)) AS forgotten
+         WHERE ts < coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)) AS expired
 """  # noqa: S608  inserts constants
 
 Row = tuple[int, str, int | None, str | None]
@@ -79,13 +79,13 @@ async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int,
     await db.execute(STAGE)
     await db.copy_to_table("staged", source=_lines(rows), columns=COLUMNS, format="csv")
     (row,) = await db.fetch(MERGE, ticker, rows[0][0], rows[-1][0])
-    return row["stored"], row["forgotten"]
+    return row["stored"], row["expired"]
 
 
 async def preview(db: Executor, ticker: str, minutes: Sequence[int]) -> tuple[int, int]:
     """Returns what `merge` would return for rows of these ascending minutes, and stores nothing. Requires no transaction."""
-    row = await db.fetchrow(PREVIEW, ticker, list(minutes), minutes[0], minutes[-1])
-    return (row["stored"], row["expired"]) if row is not None else (0, 0)
+    (row,) = await db.fetch(PREVIEW, ticker, list(minutes), minutes[0], minutes[-1])
+    return row["stored"], row["expired"]
 
 
 async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> None:

@@ -56,8 +56,8 @@ async def count(db: Executor, ticker: str, low: int, high: int, now: float) -> C
     """Counts the minutes that start in [low, high) and have ended by `now`; all in UNIX seconds."""
     low = -(-low // times.MINUTE) * times.MINUTE
     high = max(low, min(-(-high // times.MINUTE) * times.MINUTE, times.minute_of(now)))
-    row = await db.fetchrow(COUNT, ticker, low, high)
-    return CoverageCounts(low, high, **row) if row is not None else CoverageCounts(low, high)
+    (row,) = await db.fetch(COUNT, ticker, low, high)
+    return CoverageCounts(low, high, **row)
 
 
 NON_LIVE_PERIODS: Final = """

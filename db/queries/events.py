@@ -137,7 +137,7 @@ async def has_milestone(db: Executor, now: int) -> bool:
 
 
 async def record_milestone(db: Transaction, now: int, retention_s: int) -> None:
-    """Records the milestone of this hour, and deletes up to 10,000 changes older than `retention_s` seconds.
+    """Records the milestone of this hour. Deletes milestones, and up to 10,000 changes, older than `retention_s` seconds.
 
     `now` is the earliest of the clocks that agree. Requires a write transaction.
     """

@@ -230,8 +230,8 @@ async def periods(
 ) -> list[Record]:
     """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP).
 
-    The reason is a `db.rows.Reason`, or `not_imported` for minutes that only an import covers and
-    that it lacks, which are returned `with_imports`.
+    The reason is a `db.rows.Reason`, or `not_imported` for minutes that only an import covers and that the import lacks. The
+    latter are returned only if `with_imports` is true.
     """
     return await db.fetch(PERIODS, ticker, low, high, list(states), limit, with_imports)
 

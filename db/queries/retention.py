@@ -5,7 +5,8 @@ Callers pass as `now` the earliest time among the clocks that agree.
 
 from typing import Final
 
-from db.pool import Executor, Record, Transaction
+from db.pool import Database, Executor, Record, Transaction
+from db.queries import write_lock
 
 BATCH_ROWS: Final = 10_000
 """Maximum number of rows that one transaction deletes from a table."""
@@ -105,7 +106,21 @@ async def tickers_with_expired_rows(db: Executor, now: int) -> list[Record]:
     return await db.fetch(TICKERS_WITH_EXPIRED_ROWS, now)
 
 
-async def delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> int:
+async def delete_expired(db: Database, now: int, max_transactions: int | None = None) -> int:
+    """Deletes minutes before horizons that are not after `now`, in at most `max_transactions`. Returns the number of rows."""
+    deleted_count = transaction_count = 0
+    for ticker in await tickers_with_expired_rows(db, now):
+        while transaction_count != max_transactions:
+            transaction_count += 1
+            async with write_lock.write_transaction(db) as connection:
+                found = await _delete_expired_batch(connection, ticker["name"], ticker["horizon"])
+            deleted_count += found
+            if found < BATCH_ROWS:
+                break
+    return deleted_count
+
+
+async def _delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> int:
     """Deletes a batch of the oldest prices and gaps before the horizon. Returns their number. Requires a write transaction."""
     statuses = [
         await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in (DELETE_EXPIRED_PRICES, DELETE_EXPIRED_GAPS)

@@ -20,7 +20,6 @@ from db.errors import CommandLineError
 from db.pool import connect
 from db.runtime import embedded
 
-_MAJOR: Final = re.compile(r"(\d+)(?:\.\d+|\w+)")
 _DUMPED_FROM: Final = re.compile(r"^;\s+Dumped from database version: (\d+)", re.MULTILINE)
 LIST_TABLES: Final = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 ALEMBIC_TABLE: Final = "alembic_version"
@@ -72,9 +71,9 @@ def _not_empty_error(dsn: str) -> CommandLineError:
     )
 
 
-def back_up(dsn: str, server: int, file: Path) -> None:
+def back_up(dsn: str, server_version: int, file: Path) -> None:
     """Writes the whole database to a file in the custom format of pg_dump. Raises CommandLineError."""
-    program = _find_program("pg_dump", server)
+    program = _find_program("pg_dump", server_version)
     partial = file.with_name(f"{file.name}.partial")
     # The file gets its name only when complete, so that a partial backup is never restored.
     target, environment = connection_url.parse(dsn).for_libpq()
@@ -91,63 +90,50 @@ async def mark_as_demo(dsn: str) -> None:
         await connection.close()
 
 
-def embedded_major_version() -> int:
-    """Returns the major version of the embedded server. Raises CommandLineError if it is not installed."""
-    return _major_version(str(embedded.postgres_program("postgres"))) or 0
-
-
-def require_restorable(file: Path, target: str, server: int, *, force: bool = False) -> None:
+def require_restorable(file: Path, target: str, server_version: int, *, force: bool = False) -> None:
     """Raises CommandLineError if the file is no backup, needs a newer server, or is of the demo and `force` is not set.
 
-    `target` names the database, whose server has the major version `server`.
+    `target` names the database, whose server has the major version `server_version`.
     """
-    program = _find_program("pg_restore", server)
+    program = _find_program("pg_restore", server_version)
     listing = subprocess.run([program, "--list", file], capture_output=True, text=True, check=False)  # noqa: S603  fixed arguments
     if listing.returncode:
         raise CommandLineError(f"{file} is not a backup: {listing.stderr.strip().splitlines()[-1]}")
     if DEMO_SCHEMA in listing.stdout and not force:
         raise CommandLineError(f"{file} is a backup of the demo, whose prices are simulated. Use --force to restore it anyway")
     dump_version = _DUMPED_FROM.search(listing.stdout)
-    if dump_version is not None and int(dump_version[1]) > server:
+    if dump_version is not None and int(dump_version[1]) > server_version:
         raise CommandLineError(
-            f"{file} is from PostgreSQL {dump_version[1]}, and {target} is PostgreSQL {server}. "
+            f"{file} is from PostgreSQL {dump_version[1]}, and {target} is PostgreSQL {server_version}. "
             "Restore into the same or a newer version"
         )
 
 
-def restore(file: Path, dsn: str, server: int) -> None:
+def restore(file: Path, dsn: str, server_version: int) -> None:
     """Restores a backup into an empty database in one transaction. Raises CommandLineError."""
     options = ["--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges"]
     target, environment = connection_url.parse(dsn).for_libpq()
-    _run([_find_program("pg_restore", server), *options, f"--dbname={target}", str(file)], environment)
+    _run([_find_program("pg_restore", server_version), *options, f"--dbname={target}", str(file)], environment)
 
 
-def _find_program(name: str, server: int) -> str:
+def _find_program(name: str, server_version: int) -> Path:
     """Returns the path of a PostgreSQL program of at least the given major version, from PATH or from the embedded server.
 
     Raises CommandLineError if there is none.
     """
-    found, candidates = [], [shutil.which(name)]
+    on_path = shutil.which(name)
+    candidates = [Path(on_path)] if on_path else []
     with contextlib.suppress(CommandLineError):  # the embedded server may not be installed
-        candidates.append(str(embedded.postgres_program(name)))
-    for path in filter(None, candidates):
-        version = _major_version(path)
-        if version is not None:
-            found.append((version, path))
-    compatible = [path for version, path in found if version >= server]
+        candidates.append(embedded.postgres_program(name))
+    found = [(embedded.major_version(path), path) for path in candidates]
+    compatible = [path for version, path in found if version >= server_version]
     if not compatible:
         versions = ", ".join(str(version) for version, _ in found) or "none"
-        raise CommandLineError(f"{name} of PostgreSQL {server} or newer is required; found: {versions}")
+        raise CommandLineError(f"{name} of PostgreSQL {server_version} or newer is required; found: {versions}")
     return compatible[0]
 
 
-def _major_version(program: str) -> int | None:
-    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603  fixed arguments
-    version = _MAJOR.search(output)
-    return None if version is None else int(version[1])
-
-
-def _run(arguments: list[str], environment: dict[str, str]) -> None:
+def _run(arguments: list[str | Path], environment: dict[str, str]) -> None:
     result = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environment)  # noqa: S603  fixed arguments
     if result.returncode:
         raise CommandLineError(f"{Path(arguments[0]).name}: {result.stderr.strip()}")

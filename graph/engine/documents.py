@@ -18,7 +18,7 @@ MAX_TOKENS: Final = 2_000
 CHARACTERS_PER_COST: Final = 4_000
 TOKENS_PER_COST: Final = 25
 PAIRS_PER_COST: Final = 1_500
-"""A cost of 1 stands for about half a millisecond of parsing and validation, which is the time of a whole small query."""
+"""Each of these three amounts costs 1: about half a millisecond of parsing and validation, the time of a small query."""
 MAX_CACHE_BYTES: Final = 16 * 1024 * 1024
 """Size of the document cache. The least recently used documents are evicted."""
 BYTES_PER_TOKEN: Final = 550

@@ -74,18 +74,18 @@ class FetchRequests:
         return True
 
     def _get_broker(self) -> RedisBroker:
+        if self._url is None:
+            raise UnavailableError("Fetch requests are disabled because REDIS_URL is not set.")
         with self._opening_lock:
-            return self._broker or self._open_broker()
-
-    def _open_broker(self) -> RedisBroker:
-        if self._broker is None:
-            if self._url is None:
-                raise UnavailableError("Fetch requests are disabled because REDIS_URL is not set.")
-            client = redis.Redis.from_url(
-                self._url, socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S, retry=Retry(NoBackoff(), 0)
-            )
-            self._broker = RedisBroker(client=client, middleware=[])  # type: ignore[no-untyped-call]  # untyped
-        return self._broker
+            if self._broker is None:
+                client = redis.Redis.from_url(
+                    self._url,
+                    socket_timeout=REDIS_TIMEOUT_S,
+                    socket_connect_timeout=REDIS_TIMEOUT_S,
+                    retry=Retry(NoBackoff(), 0),
+                )
+                self._broker = RedisBroker(client=client, middleware=[])  # type: ignore[no-untyped-call]  # untyped
+            return self._broker
 
     def close(self) -> None:
         """Closes the connections to Redis."""

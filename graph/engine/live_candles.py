@@ -1,11 +1,10 @@
 """Delivers open candles to subscribers. A candle is read once for all identical subscriptions, whenever it may have changed."""
 
 import asyncio
-import functools
 import logging
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncGenerator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +14,7 @@ from db.queries.candles import Interval
 from db.queries.shapes import Shape
 from db.runtime import tracing
 from graph.engine.live_events import EventSelection, LiveEvents, read_with_retry
-from graph.engine.topics import Event, ShuttingDownError, Topic
+from graph.engine.topics import Event, ShuttingDownError, Topic, TopicRegistry
 from graph.errors import HistoryChangedError, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -46,6 +45,9 @@ class _CandleTopic(Topic):
         """The last event of the open candle."""
         self.task: asyncio.Task[None]
 
+    def on_empty(self) -> None:
+        self.task.cancel()
+
     def add_event(self, text: str, *, is_open: bool) -> None:
         """Adds an event. Call `wake` afterwards."""
         self.last_position += 1
@@ -60,26 +62,14 @@ class LiveCandles:
 
     def __init__(self, live: LiveEvents) -> None:
         self._live = live
-        self._topics: dict[CandleSelection, _CandleTopic] = {}
-        self._is_shutting_down = False
-
-    @property
-    def subscribers(self) -> int:
-        """Number of active subscriptions."""
-        return sum(topic.subscribers for topic in self._topics.values())
-
-    def shut_down(self) -> None:
-        """Ends every subscription with ShuttingDownError, after the events in memory are delivered."""
-        self._is_shutting_down = True
-        for topic in self._topics.values():
-            topic.close()
+        self.topics: TopicRegistry[tuple[Database, CandleSelection], _CandleTopic] = TopicRegistry(self._start_topic)
 
     async def subscribe(self, db: Database, selection: CandleSelection) -> AsyncGenerator[Event, None]:
         """Yields the open candle, each of its changes, and its final state; then the next candle.
 
         Raises ShuttingDownError, HistoryChangedError, or UnavailableError if the candle cannot be read.
         """
-        with self._join_topic(db, selection) as topic:
+        with self.topics.join((db, selection)) as topic:
             position = topic.last_position
             if topic.open_event is not None:
                 yield topic.open_event
@@ -88,24 +78,11 @@ class LiveCandles:
                     yield event
                     position = event.position
 
-    @contextmanager
-    def _join_topic(self, db: Database, selection: CandleSelection) -> Iterator[_CandleTopic]:
-        topic = self._topics.get(selection)
-        if topic is None:
-            topic = self._topics[selection] = _CandleTopic()
-            with tracing.suppress():  # the task serves all subscribers, so it belongs to no trace
-                topic.task = asyncio.create_task(self._run_topic(db, selection, topic))
-        if self._is_shutting_down:
-            topic.close()
-        topic.subscribers += 1
-        try:
-            yield topic
-        finally:
-            topic.subscribers -= 1
-            if not topic.subscribers:
-                topic.task.cancel()
-                if self._topics.get(selection) is topic:
-                    del self._topics[selection]
+    def _start_topic(self, key: tuple[Database, CandleSelection]) -> _CandleTopic:
+        topic = _CandleTopic()
+        with tracing.suppress():  # the task serves all subscribers, so it belongs to no trace
+            topic.task = asyncio.create_task(self._run_topic(*key, topic))
+        return topic
 
     async def _run_topic(self, db: Database, selection: CandleSelection, topic: _CandleTopic) -> None:
         """Publishes changes until the topic has no subscribers or the process shuts down."""
@@ -114,14 +91,13 @@ class LiveCandles:
         except ShuttingDownError:
             topic.close()
         except HistoryChangedError as error:
-            # not a lambda: Python deletes `error` at the end of this block
-            topic.close(functools.partial(_identity, error), immediately=True)
+            resume_from = int(error.extensions["resumeFrom"])
+            topic.close(lambda: HistoryChangedError("The candle", resume_from, "Subscribe again"), immediately=True)
         except Exception:
             log.exception("a candle could not be read: its subscriptions end")
             topic.close(lambda: UnavailableError("The candle could not be read. Subscribe again."))
         finally:
-            if self._topics.get(selection) is topic:
-                del self._topics[selection]
+            self.topics.discard((db, selection), topic)
 
     async def _publish_changes(self, db: Database, selection: CandleSelection, topic: _CandleTopic) -> None:
         """Reads the candles again after each stored price of the ticker, and when the interval of the open candle ends."""
@@ -129,7 +105,7 @@ class LiveCandles:
         event_selection = EventSelection(frozenset({selection.ticker}), (("price", NO_COLUMNS), ("history", NO_COLUMNS)))
         position = await read_with_retry(lambda: self._live.start_position(db))
         start = interval.floor(int(time.time()))
-        with self._live.join_topic(event_selection) as price_topic:
+        with self._live.topics.join(event_selection) as price_topic:
             while True:
                 now = int(time.time())
                 starts = _starts_to_check(interval, interval.floor(start - 1), now)
@@ -145,10 +121,6 @@ class LiveCandles:
                 with suppress(TimeoutError):
                     async with asyncio.timeout(interval.ceil(start + 1) - time.time()):
                         position = (await price_topic.wait_for_events_after(position))[-1].position
-
-
-def _identity(error: Exception) -> Exception:
-    return error
 
 
 def _starts_to_check(interval: Interval, low: int, now: int) -> list[int]:

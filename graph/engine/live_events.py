@@ -8,7 +8,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, TypeVar, cast
@@ -22,7 +22,7 @@ from graph.engine.background import background_task
 from graph.engine.client_errors import to_client_error
 from graph.engine.commit_listener import RETRY_INTERVAL_S, CommitListener
 from graph.engine.rate_limit import CallerBudget
-from graph.engine.topics import BATCH_SIZE, Event, Topic
+from graph.engine.topics import BATCH_SIZE, Event, Topic, TopicRegistry
 from graph.errors import HistoryChangedError, ResumeTooOldError, UnavailableError
 
 MAX_CONCURRENT_CATCH_UPS: Final = 3
@@ -62,19 +62,13 @@ class LiveEvents:
     def __init__(self, commits: CommitListener) -> None:
         self._commits = commits
         self._position: int | None = None
-        self._topics: dict[EventSelection, Topic] = {}
-        self._is_shutting_down = False
+        self.topics: TopicRegistry[EventSelection, Topic] = TopicRegistry(lambda _: Topic(self._position or 0))
         # Leaves most connections of the pool to other requests.
         self._catch_up_slots = asyncio.Semaphore(MAX_CONCURRENT_CATCH_UPS)
 
     @property
-    def subscribers(self) -> int:
-        """Number of active subscriptions."""
-        return sum(topic.subscribers for topic in self._topics.values())
-
-    @property
     def position(self) -> int:
-        """The id up to which events were read; 0 without subscribers."""
+        """The id up to which events were read; 0 if there were no subscribers at the last commit."""
         return self._position or 0
 
     @asynccontextmanager
@@ -83,17 +77,11 @@ class LiveEvents:
         async with background_task(self._follow_commits(db)):
             yield
 
-    def shut_down(self) -> None:
-        """Ends every subscription with ShuttingDownError, after the events in memory are delivered."""
-        self._is_shutting_down = True
-        for topic in self._topics.values():
-            topic.close()
-
     def handle_history_change(self, resume_from: int) -> None:
         """Ends every subscription with HistoryChangedError, because the history of the database was replaced."""
-        topics, self._topics = self._topics, {}
         self._position = None
-        for topic in topics.values():
+        for selection, topic in self.topics.items():
+            self.topics.discard(selection, topic)
             topic.close(lambda: HistoryChangedError("The last received id", resume_from), immediately=True)
 
     async def subscribe(
@@ -121,7 +109,7 @@ class LiveEvents:
         self, db: Database, selection: EventSelection, position: int, budget: CallerBudget | None
     ) -> AsyncGenerator[Event, None]:
         await read_with_retry(lambda: self.start_position(db))  # the process reads all later events from here on
-        with self.join_topic(selection) as topic:
+        with self.topics.join(selection) as topic:
             while True:
                 topic.require_open()
                 if position < topic.base_position:
@@ -140,7 +128,8 @@ class LiveEvents:
     async def start_position(self, db: Database) -> int:
         """Returns the id up to which events were delivered, or the newest id if there are no subscribers.
 
-        The caller must join a topic before its next await. Raises DatabaseError.
+        A caller that joins a topic before its next await misses no event in memory. Any other caller reads the events after
+        the id from the database. Raises DatabaseError.
         """
         if self._position is None:
             current = await version.current(db)
@@ -148,27 +137,11 @@ class LiveEvents:
                 self._position = current
         return self._position
 
-    @contextmanager
-    def join_topic(self, selection: EventSelection) -> Iterator[Topic]:
-        """Joins the topic of the selection for the length of the block. A topic exists while it has subscribers."""
-        topic = self._topics.get(selection)
-        if topic is None:
-            topic = self._topics[selection] = Topic(self._position or 0)
-        if self._is_shutting_down:
-            topic.close()
-        topic.subscribers += 1
-        try:
-            yield topic
-        finally:
-            topic.subscribers -= 1
-            if not topic.subscribers and self._topics.get(selection) is topic:
-                del self._topics[selection]
-
     async def _follow_commits(self, db: Database) -> None:
         commit_count = 0
         while True:
             commit_count = await self._commits.wait_for_commit_after(commit_count)
-            if not self._topics:
+            if not self.topics:
                 self._position = None  # the next subscriber starts at the newest id
             elif self._position is not None:
                 try:
@@ -177,7 +150,7 @@ class LiveEvents:
                 except Exception:
                     metrics.event_read_failures.inc()
                     log.exception("events could not be read: all subscriptions end, and their clients should subscribe again")
-                    self._fail_topics(list(self._topics))
+                    self._fail_topics(self.topics.items())
 
     async def _publish_new_events(self, db: Database, position: int) -> None:
         """Reads new events and puts them into each topic. If one topic fails, only that topic ends."""
@@ -188,24 +161,23 @@ class LiveEvents:
                 return  # the history was replaced meanwhile
             position, is_last = page.end_position, page.is_last
             self._position = position
-            for selection, topic in list(self._topics.items()):
+            for selection, topic in self.topics.items():
                 try:
                     found = list(selection.render(page.events))
                 except Exception:
                     metrics.event_read_failures.inc()
                     log.exception("the events of a subscription could not be rendered: clients should subscribe again")
-                    self._fail_topics([selection])
+                    self._fail_topics([(selection, topic)])
                     continue
                 if found:
                     topic.put(found)
                     await topic.wake()
                     await asyncio.sleep(0)
 
-    def _fail_topics(self, selections: Iterable[EventSelection]) -> None:
-        for selection in selections:
-            topic = self._topics.pop(selection, None)
-            if topic is not None:
-                topic.close(_read_error)
+    def _fail_topics(self, topics: Iterable[tuple[EventSelection, Topic]]) -> None:
+        for selection, topic in topics:
+            self.topics.discard(selection, topic)
+            topic.close(_read_error)
 
     async def _read_missed_events(
         self, db: Database, selection: EventSelection, position: int, until: int, budget: CallerBudget | None

@@ -52,7 +52,7 @@ class CostBudget:
         return granted
 
     def refund(self, caller: str, cost: int) -> None:
-        """Returns a charged cost that was not used."""
+        """Gives back a charged cost that was not used."""
         reset_in_s = self.reset_after_s(caller) - cost * WINDOW_S / self.per_minute
         self._reset_at[caller] = time.monotonic() + max(0.0, reset_in_s)
 

@@ -6,8 +6,9 @@ Each subscriber has its own position. A slow subscriber delays no other.
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Final, NamedTuple
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final, Generic, NamedTuple, TypeVar
 
 EVENT_RETENTION_S: Final = 30.0
 MAX_EVENTS: Final = 10_000
@@ -40,6 +41,9 @@ class Topic:
         self._waiters: dict[asyncio.Future[None], None] = {}
         self._create_closing_error: Callable[[], Exception] | None = None
         self._closes_immediately = False
+
+    def on_empty(self) -> None:
+        """Called when the last subscriber has left."""
 
     def events_after(self, position: int) -> list[Event]:
         """Returns the events after the position, in order."""
@@ -94,3 +98,56 @@ class Topic:
             for waiter in self._waiters:
                 if not waiter.done():
                     waiter.set_result(None)
+
+
+K = TypeVar("K", bound=Hashable)
+T = TypeVar("T", bound=Topic)
+
+
+class TopicRegistry(Generic[K, T]):
+    """The topics of a process by their selection. A topic exists while it has subscribers."""
+
+    def __init__(self, create: Callable[[K], T]) -> None:
+        self._create = create
+        self._topics: dict[K, T] = {}
+        self._is_shutting_down = False
+
+    def __bool__(self) -> bool:
+        return bool(self._topics)
+
+    @property
+    def subscribers(self) -> int:
+        """Number of active subscriptions."""
+        return sum(topic.subscribers for topic in self._topics.values())
+
+    def items(self) -> list[tuple[K, T]]:
+        """Returns the topics with their selections."""
+        return list(self._topics.items())
+
+    def shut_down(self) -> None:
+        """Ends every subscription with ShuttingDownError, after the events in memory are delivered."""
+        self._is_shutting_down = True
+        for topic in self._topics.values():
+            topic.close()
+
+    @contextmanager
+    def join(self, selection: K) -> Iterator[T]:
+        """Joins the topic of the selection for the length of the block."""
+        topic = self._topics.get(selection)
+        if topic is None:
+            topic = self._topics[selection] = self._create(selection)
+        if self._is_shutting_down:
+            topic.close()
+        topic.subscribers += 1
+        try:
+            yield topic
+        finally:
+            topic.subscribers -= 1
+            if not topic.subscribers:
+                topic.on_empty()
+                self.discard(selection, topic)
+
+    def discard(self, selection: K, topic: T) -> None:
+        """Removes the topic, so that the next subscriber gets a new one. Its subscribers keep it."""
+        if self._topics.get(selection) is topic:
+            del self._topics[selection]

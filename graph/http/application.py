@@ -95,7 +95,7 @@ async def _sample_gauges(
 ) -> None:
     """Updates the gauges every SAMPLE_INTERVAL_S seconds."""
     while True:
-        api_metrics.subscribers.set(live.subscribers + live_candles.subscribers)
+        api_metrics.subscribers.set(live.topics.subscribers + live_candles.topics.subscribers)
         api_metrics.response_cache_bytes.set(response_cache.size)
         api_metrics.database_connections.set(db.in_use)
         if replica is not None:
@@ -148,8 +148,8 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
 
     @cache  # every connection calls it; it runs once
     def on_shutdown() -> None:
-        live.shut_down()
-        live_candles.shut_down()
+        live.topics.shut_down()
+        live_candles.topics.shut_down()
 
     authenticator = Authenticator(settings.api_keys, settings.admin_token.get_secret_value() if settings.admin_token else None)
     connections = ConcurrencyLimiter("connections", "open connections", settings.max_sockets, settings.max_sockets_per_client)

@@ -30,7 +30,7 @@ from graph.http.problems import graphql_response, on_known_error
 from graph.http.request import GraphQLRequest, parse_body, parse_query_string
 from graph.http.root_path import root_path_of
 from graph.schema.context import Context
-from graph.schema.executable import PreparedOperation, RequestRejectedError, Schema
+from graph.schema.executable import PreparedOperation, RequestRejectedError, Schema, to_graphql_errors
 
 STATIC_DIR = Path(__file__).parent.parent / "static"
 METHODS: Final = ("GET", "HEAD", "POST", "OPTIONS")
@@ -114,7 +114,7 @@ class GraphQLEndpoint:
             response_cache.set_cacheable(request.scope, cacheable=False)
             errors = rejection.errors
         except (PersistedQueryNotFoundError, TooComplexError) as error:
-            errors = RequestRejectedError(error).errors
+            errors = to_graphql_errors(error)
         if media_type == EVENT_STREAM:  # a status other than 200 keeps EventSource from repeating the request
             media_type = GRAPHQL
         # application/json has status 200: older clients read the body only with 200.

@@ -35,7 +35,7 @@ class MediaRange:
 def response_media_type(header: str) -> str | None:
     """Returns the media type of a GraphQL response; None if the client accepts neither GRAPHQL nor JSON.
 
-    GRAPHQL if the client names it and does not prefer JSON. JSON also without a header and for `*/*`, like older clients.
+    GRAPHQL if the client names it and does not prefer JSON. JSON also without a header and for `*/*`, which older clients send.
     """
     ranges = _parse_accept(header)
     if not ranges:

@@ -1,4 +1,4 @@
-"""What the layers of one request tell each other. AccessLogMiddleware creates it; each layer sets its own member."""
+"""The state of one request. Middleware and endpoints share it: AccessLogMiddleware creates it, each sets its own member."""
 
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -41,7 +41,7 @@ class CachedResponse:
         await send({"type": "http.response.body", "body": self.body})
 
 
-class ClientDisconnectedError(Exception):
+class RequestCancelledError(Exception):
     """Raised to the waiting requests when the in-flight request is cancelled: its client disconnected, or it timed out."""
 
 
@@ -184,7 +184,7 @@ class ResponseCacheMiddleware:
         while (in_flight := self._response_cache.in_flight.get(key)) is not None:
             try:
                 return await asyncio.shield(in_flight)
-            except ClientDisconnectedError:
+            except RequestCancelledError:
                 continue  # another waiting request may be in progress now
         return None
 
@@ -195,7 +195,7 @@ class ResponseCacheMiddleware:
             await self.app(scope, receive, in_flight_request.record)
         except asyncio.CancelledError:
             if not in_flight_request.response.done():
-                in_flight_request.response.set_exception(ClientDisconnectedError())
+                in_flight_request.response.set_exception(RequestCancelledError())
                 in_flight_request.response.exception()  # marks it as retrieved: no warning if no request waits
             raise
         finally:

@@ -35,7 +35,7 @@ from graph.http.problems import error_response
 from graph.http.request import MAX_BODY_BYTES, parse_json
 from graph.http.request_state import state_of
 from graph.schema.context import Context
-from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, Schema, SubscriptionStream
+from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, Schema, SubscriptionStream, to_graphql_errors
 
 CONNECTION_INIT_TIMEOUT: Final = timedelta(seconds=10)
 MAX_OPERATIONS: Final = 100
@@ -101,7 +101,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
                 {
                     "id": message["id"],
                     "type": "error",
-                    "payload": [error.formatted for error in RequestRejectedError(overload_error).errors],
+                    "payload": [error.formatted for error in to_graphql_errors(overload_error)],
                 }
             )
             return
@@ -120,7 +120,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         except RequestRejectedError as rejection:
             await operation.send_initial_errors(rejection.errors)
         except ApiError as error:
-            await operation.send_initial_errors(RequestRejectedError(error).errors)
+            await operation.send_initial_errors(to_graphql_errors(error))
         except TimeoutError:
             await self.websocket.close(1013, "The client did not read the response")
         except WebSocketDisconnected:
@@ -128,7 +128,7 @@ class SocketHandler(BaseGraphQLTransportWSHandler[Context, None]):
         except Exception:
             log.exception("unexpected error in an operation over WebSocket")
             internal_error = InternalError(state_of(self._socket.scope).request_id)
-            await operation.send_initial_errors(RequestRejectedError(internal_error).errors)
+            await operation.send_initial_errors(to_graphql_errors(internal_error))
 
     async def _execute(self, operation: Operation[Context, None]) -> SubscriptionStream | None:
         """Executes an operation and sends its result; for a subscription, returns the event stream.

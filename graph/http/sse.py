@@ -18,10 +18,10 @@ from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.middleware import STREAM_KIND
 from graph.http.negotiation import EVENT_STREAM
 from graph.http.request_state import state_of
-from graph.schema.executable import RESPONSE_SUFFIX, RequestRejectedError, SubscriptionStream
+from graph.schema.executable import RESPONSE_SUFFIX, SubscriptionStream, to_graphql_errors
 
 MAX_SILENCE_S: Final = 12.0
-"""Maximum seconds without data. After at least half of it a comment is sent, so that proxies keep the connection open."""
+"""Maximum seconds without data. After 6 to 12 s without data a comment is sent, so that proxies keep the connection open."""
 RETRY_DELAY_MS: Final = 1_000
 HEADERS: Final = {"Cache-Control": "no-store", "Vary": "Accept", "X-Content-Type-Options": "nosniff", "X-Accel-Buffering": "no"}
 COMPLETE: Final = "event: complete\ndata:\n\n"
@@ -71,7 +71,7 @@ class EventStreamResponse(Response):
         except ShuttingDownError:
             return  # without `complete`, so that the client reconnects
         except ApiError as error:
-            body = orjson.dumps({"errors": [one.formatted for one in RequestRejectedError(error).errors]}).decode()
+            body = orjson.dumps({"errors": [one.formatted for one in to_graphql_errors(error)]}).decode()
             await self._send(send, f"event: next\ndata: {body}\n\n")
         await self._send(send, COMPLETE)
 

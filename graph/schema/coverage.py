@@ -33,7 +33,7 @@ class GapReason(Enum):
     MAINTENANCE = strawberry.enum_value("MAINTENANCE", description="Deribit was under maintenance.")
     CLOCK = strawberry.enum_value("CLOCK", description="The minute of the response could not be determined.")
     STORAGE = strawberry.enum_value("STORAGE", description="The price was received but could not be stored.")
-    NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="No worker was running.")
+    NOT_COLLECTED = strawberry.enum_value("NOT_COLLECTED", description="No worker ran, or no message for the minute arrived.")
     NOT_IMPORTED = strawberry.enum_value(
         "NOT_IMPORTED", description="The ticker was not tracked, and the import that covers the minute has no price of it."
     )
@@ -46,7 +46,7 @@ class GapState(Enum):
     OPEN = strawberry.enum_value("OPEN", description="Missing; a backfill from Deribit's chart is pending.")
     FILLED = strawberry.enum_value("FILLED", description="The prices were stored later; see `Price.source`.")
     GIVEN_UP = strawberry.enum_value(
-        "GIVEN_UP", description="Missing, and Deribit's charts are too coarse for it by now; an import can still fill it."
+        "GIVEN_UP", description="Missing, and no backfill will follow; an import can still fill it."
     )
 
 
@@ -82,7 +82,7 @@ class GapEdge:
     node: Gap = strawberry.field(description="The gap.")
 
 
-@strawberry.type(description="A page of gaps, oldest first, like the pages of `prices`.")
+@strawberry.type(description="A page of gaps, oldest first.")
 class GapConnection:
     """A page of gaps."""
 

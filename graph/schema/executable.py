@@ -6,8 +6,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
@@ -94,15 +93,12 @@ RESPONSE_SUFFIX: Final = "}}"
 
 
 class RequestRejectedError(Exception):
-    """Raised when a request is rejected before its execution starts. Its constructor counts the errors in the metrics."""
+    """Raised when a request is rejected before its execution starts."""
 
     def __init__(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> None:
         """`code` is the code of errors that have none."""
         super().__init__(str(errors[0]))
-        self.errors = [
-            with_error_code(error if isinstance(error, GraphQLError) else _to_graphql_error(error), code) for error in errors
-        ]
-        _count_errors(self.errors)
+        self.errors = to_graphql_errors(*errors, code=code)
         self.code = _error_code(self.errors[0])
 
 
@@ -134,12 +130,16 @@ class Schema(strawberry.Schema):
 
         A document that is not cached waits for the parser. Its parsing and its validation are charged before they start.
         """
-        with self._translate_errors():
+        try:
             document = self.documents.get(text)
             if document is not None:
                 prepared = self._build_operation(document, variables, operation_name)
             else:
                 prepared = await self._parse_and_validate(text, variables, operation_name, context)
+        except (GraphQLError, TooComplexError) as error:
+            raise self._build_rejection(error) from error
+        except InvalidDocumentError as invalid:
+            raise self._build_rejection(*invalid.errors) from invalid
         metrics.cost.observe(prepared.cost)
         return prepared
 
@@ -157,15 +157,6 @@ class Schema(strawberry.Schema):
             context.charge(document.cost, already_charged=0)
             self.documents.validate_and_cache(document)
             return prepared
-
-    @contextmanager
-    def _translate_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except (GraphQLError, TooComplexError) as error:
-            raise self._build_rejection(error) from error
-        except InvalidDocumentError as invalid:
-            raise self._build_rejection(*invalid.errors) from invalid
 
     def _build_operation(self, document: Document, variables: dict[str, Any], operation_name: str | None) -> PreparedOperation:
         operation = document.operation(operation_name)
@@ -256,8 +247,16 @@ def _trace_field(resolve: Callable[..., Any], source: Any, info: GraphQLResolveI
     return resolve_in_span()
 
 
-def _to_graphql_error(error: ApiError) -> GraphQLError:
-    return GraphQLError(str(error), extensions=error.extensions)
+def to_graphql_errors(*errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> list[GraphQLError]:
+    """Returns the errors as clients receive them, and counts them. `code` is the code of errors that have none."""
+    found = [
+        with_error_code(error, code)
+        if isinstance(error, GraphQLError)
+        else GraphQLError(str(error), extensions=error.extensions)
+        for error in errors
+    ]
+    _count_errors(found)
+    return found
 
 
 def with_error_code(error: GraphQLError, default_code: str = VALIDATION_FAILED) -> GraphQLError:

@@ -7,6 +7,7 @@ from strawberry import UNSET
 
 from db import times
 from db.queries import candles, prices, tickers
+from db.queries.tickers import list_tracked
 from graph.engine import limits
 from graph.engine.cacheability import has_open_candles
 from graph.engine.field_rules import FieldRules, always, declare
@@ -77,7 +78,7 @@ class Query:
         tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tracked tickers.")] = UNSET,
     ) -> list[Price]:
         requested = arguments.unset_to_none(tickers)
-        names = await _tracked_tickers(info) if requested is None else arguments.parse_tickers(requested)
+        names = await list_tracked(info.context.db) if requested is None else arguments.parse_tickers(requested)
         records = await prices.latest_of_each(info.context.db, names, info.context.now())
         await require_known_tickers(info.context.db, set(names) - {record["ticker"] for record in records})
         return [Price.from_record(record) for record in records]
@@ -234,7 +235,3 @@ def _page_window(window: Window, order: Order, after: int | None, before: int | 
     low = window.low if newer_than is None else max(window.low, newer_than + times.MINUTE)
     high = window.high if older_than is None else min(window.high, older_than)
     return Window(low, high)
-
-
-async def _tracked_tickers(info: Info) -> list[str]:
-    return await tickers.list_tracked(info.context.db)

@@ -43,8 +43,8 @@ SCALARS: dict[object, ScalarDefinition] = {
     ),
     PythonDecimal: strawberry.scalar(
         name="Decimal",
-        description="A number as a string in plain notation: no exponent, no trailing zeros, every digit as "
-        "received. `68241.5`.",
+        description="A number as a string in plain notation: no exponent, no trailing zeros. Prices have all other "
+        "digits as received. `68241.5`.",
         serialize=_format_decimal,
         parse_value=PythonDecimal,
     ),

@@ -81,13 +81,13 @@ class Price:
         )
 
 
-@strawberry.type(description="An index that is or was tracked, or has imported prices.")
+@strawberry.type(description="An index that is or was tracked, or has stored prices.")
 class Ticker:
-    """An index that is or was tracked, or has imported prices."""
+    """An index that is or was tracked, or has stored prices."""
 
     name: str = strawberry.field(description="Deribit index name, like `btc_usd`.")
     since: UnixTime | None = strawberry.field(
-        description="First minute of the current or the last tracking period; null if the ticker was only imported."
+        description="First minute of the current or the last tracking period; null if the ticker was never tracked."
     )
     tracked: bool = strawberry.field(description="Whether it is tracked now.")
     latest: Price | None = strawberry.field(description="Its newest price; null if it has none yet.")
@@ -101,7 +101,7 @@ class Ticker:
         metadata=declare(FieldRules(changes_with_clock=always)),
     )
 
-    @strawberry.field(description="Its newest gap, filled or not; null if it never had one.")
+    @strawberry.field(description="Its newest gap while it was tracked, filled or not; null if it never had one.")
     async def last_gap(self, info: Info) -> Gap | None:
         record = await info.context.last_gaps.load(self.name)
         return None if record is None else Gap.from_record(record)
@@ -175,7 +175,7 @@ class PriceConnection:
         return await Coverage.read(info, self.ticker, self.window)
 
     async def _has_prices_beyond(self, info: Info, position: int | None, *, is_after: bool) -> bool:
-        """Returns whether the window has a price at or beyond the cursor `after` (if `is_after`) or `before` of the page."""
+        """Whether the window has a price outside the page: at or beyond its cursor `after` (if `is_after`) or `before`."""
         if position is None:
             return False
         older = (self.order is Order.OLDEST_FIRST) == is_after

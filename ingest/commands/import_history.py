@@ -20,9 +20,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from db import times
 from db.errors import DatabaseError
 from db.pool import connect, open_database
-from db.queries import foreign_table
 from db.runtime import embedded_lookup
-from ingest.imports import file_reader
+from ingest.imports import external_table, file_reader
 from ingest.imports.file_reader import FileFormatError, RawRow, ReadOptions
 from ingest.jobs.import_history import MAX_BATCH_ROWS, ImportResult, import_prices
 from ingest.settings import Settings
@@ -34,7 +33,8 @@ MAX_SHOWN_REJECTS = 10
 def run(options: argparse.Namespace) -> int:
     """Returns the exit status: 0 if no row was rejected or expired, and there was at least one.
 
-    1: a row was, there was none, or the import ended early. 2: the arguments, the file or the table cannot be used.
+    1: a row was rejected or expired, no row was read, or the import ended early. 2: the arguments, the file or the table
+    cannot be used.
     """
     if (options.file is None) == (options.from_dsn is None):
         sys.stderr.write("name a FILE, or --from-dsn and --table; not both\n")
@@ -150,16 +150,16 @@ def _read_options(options: argparse.Namespace) -> ReadOptions:
 async def _table(options: argparse.Namespace) -> AsyncIterator[ImportSource]:
     connection = await connect(options.from_dsn)
     try:
-        columns = {column.name.lower(): column for column in await foreign_table.columns(connection, options.table)}
+        columns = {column.name.lower(): column for column in await external_table.columns(connection, options.table)}
         if not columns:
             raise FileFormatError("the table does not exist in that database")
         at, price, name = file_reader.columns(list(columns), _read_options(options))
         ticker_column = columns.get(name or "")
-        total = await foreign_table.count(connection, options.table, ticker_column, options.ticker)
+        total = await external_table.count(connection, options.table, ticker_column, options.ticker)
 
         async def batches() -> AsyncIterator[Sequence[RawRow]]:
             line = 0
-            found = foreign_table.rows(
+            found = external_table.rows(
                 connection, options.table, columns[at], columns[price], ticker_column, options.ticker, MAX_BATCH_ROWS
             )
             async for records in found:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from db.rows import NAME_PATTERN, Reason
 from ingest.deribit.models import ChartData, Envelope, IndexPrice, Names, RpcError
-from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
+from ingest.errors import PermanentError, RetryableError, SourceError, UnknownTickerError
 from ingest.source import ChartPoint
 
 MAX_BODY_BYTES = 4 << 20
@@ -139,7 +139,7 @@ def _source_error(error: RpcError, headers: Mapping[str, str]) -> SourceError:
             backoff_s = _retry_after_s(headers) or RATE_LIMIT_BACKOFF_S
             return RetryableError(message, Reason.RATE_LIMITED, retry_after_s=backoff_s)
         case code if code in MAINTENANCE_CODES:
-            return RetryLaterError(message, Reason.MAINTENANCE, retry_after_s=MAINTENANCE_BACKOFF_S)
+            return RetryableError(message, Reason.MAINTENANCE, retry_after_s=MAINTENANCE_BACKOFF_S)
         case -32602 if isinstance(error.data, dict) and error.data.get("param") == "index_name":
             return UnknownTickerError(message, Reason.REFUSED)
         case code if code in PERMANENT_CODES:

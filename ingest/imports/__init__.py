@@ -1,1 +1,4 @@
-"""Reads and validates historical prices of files and foreign tables. Does not use the database of Tickgraph."""
+"""Reads historical prices of files; validates and stages those of files and of other databases.
+
+Does not use the database of Tickgraph.
+"""

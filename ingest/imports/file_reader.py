@@ -62,7 +62,7 @@ class RawRow(NamedTuple):
     time: str
     price: str
     is_exact: bool = False
-    """Whether the time is the exact `observed_at` of Tickgraph's own export, even without seconds."""
+    """Whether the time is the `observed_at` of Tickgraph's own export: it is exact even if its seconds are 0."""
     source: str | None = None
     """`LIVE`, `BACKFILL` or `IMPORT` if Tickgraph exported the row; becomes `original_source` of the price."""
 
@@ -322,7 +322,7 @@ class _RowReader:
             return _ColumnIndexes(time, column_index("--price-column", self.options.price), ticker)
         if len(cells) == 2:  # noqa: PLR2004  time and price
             return _ColumnIndexes(time, 1 - time, ticker)
-        price = _price_of_archive(cells)
+        price = _closing_price_index(cells)
         if price is not None:
             return _ColumnIndexes(time, price, ticker)
         shown = ", ".join(f"{number}: {cell}" for number, cell in enumerate(cells[:12], 1))
@@ -422,7 +422,7 @@ def _column(names: Sequence[str], requested: str | None, usual: Sequence[str], o
     raise FileFormatError(f"none of its columns ({listed}) is called {' or '.join(usual)}: name it with {option}")
 
 
-def _price_of_archive(cells: Sequence[str]) -> int | None:
+def _closing_price_index(cells: Sequence[str]) -> int | None:
     """Returns the index of the closing price in a row of a known archive format; None for any other row.
 
     Binance: twelve columns, with the open time first and the close time seventh. ccxt: time, open, high, low, close, volume;

@@ -1,12 +1,8 @@
 """Deletes changes that are too old for a client to resume from."""
 
-from typing import Final
-
 from db import times
 from db.pool import Database
 from db.queries import events, write_lock
-
-RESUME_DAYS: Final = 7
 
 
 async def delete_old_changes(now: int, db: Database, days: int) -> None:

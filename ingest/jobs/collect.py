@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 from collections.abc import AsyncGenerator, Coroutine, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -50,12 +49,12 @@ async def collect(
     only: Sequence[str] = (),
     max_retries: int | None = None,
     budget_s: float = BUDGET_S,
-    minutes: MinuteChooser | None = None,
+    minute_chooser: MinuteChooser | None = None,
 ) -> CollectResult:
     """Fetches every ticker (or those in `only`) concurrently and stores each price as it arrives.
 
     A price belongs to the minute in which the exchange quoted it. It goes into the outbox, and from there into the database.
-    `minutes` chooses the minute of a late or early message. Requests no price if all exist. A ticker's
+    `minute_chooser` chooses the minute of a late or early message. Requests no price if all exist. A ticker's
     failure does not stop the others; each is retried until the budget ends, then the reason of its failure is recorded.
     """
     collected = CollectResult()
@@ -65,7 +64,7 @@ async def collect(
     tickers = await watchlist.tickers(source=source)
     async with storage.tolerate_database_outage("cannot read the database's clock"):
         source.clock.observe_database(await clock.now(db))
-    chosen = await (minutes or MinuteChooser()).choose_minute(minute, source)
+    chosen = await (minute_chooser or MinuteChooser()).choose_minute(minute, source)
     if chosen is None:
         return collected
     minute = chosen
@@ -77,7 +76,7 @@ async def collect(
         async for batch in batches:
             await _save_batch(batch, minute, storage, collected)
     await _catch_up_database(minute, watchlist, source, db, storage)
-    now = source.clock.now(minute, max_age_s=math.inf)
+    now = source.clock.now(minute)
     failures = {(ticker, minute): failure.reason for ticker, failure in collected.failures.items()}
     await storage.record_failures(failures, has_begun=now is None or now >= minute)
     await _drop_unknown(minute, collected, watchlist, db, storage)

@@ -17,7 +17,7 @@ from tenacity import (
 
 from db import times
 from db.rows import PriceRow, Reason, Source
-from ingest.errors import RetryableError, RetryLaterError, SourceError
+from ingest.errors import RetryableError, SourceError
 from ingest.jobs.deadline import Deadline
 from ingest.source import MAX_AHEAD_S, Exchange, Quote
 
@@ -75,7 +75,7 @@ async def _fetch_row(
     """Returns a row, and how many seconds before the minute it was quoted."""
     retry_limit = stop_never if max_retries is None else stop_after_attempt(max_retries + 1)
     async for attempt in AsyncRetrying(
-        retry=retry_if_exception_type((RetryableError, RetryLaterError)),
+        retry=retry_if_exception_type(RetryableError),
         wait=_wait_s,
         stop=stop_before_delay(deadline.remaining_s()) | retry_limit,
         before_sleep=lambda state: _record_failure(result, state),

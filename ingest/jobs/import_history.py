@@ -39,7 +39,7 @@ class ImportResult:
 
     @property
     def processed(self) -> int:
-        """The number of minutes whose transaction is committed."""
+        """The number of minutes that are stored or, in a dry run, checked."""
         return self.stored + self.existing + self.expired
 
 

@@ -14,7 +14,10 @@ from ingest.source import ExchangeClock
 
 async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> None:
     """Sets the gauges. Every minute before `until` is stored, queued or a gap. Raises OutboxError or DatabaseError."""
-    await measure_outbox(outbox)  # first, because the outbox grows while the database is unavailable
+    # First, because the outbox grows while the database is unavailable.
+    pending = [ts for _, ts in await outbox.pending_minutes()]
+    metrics.outbox.set(len(pending))
+    metrics.outbox_oldest.set(min(pending, default=times.FIRST))
     if until is not None:
         metrics.reconciled_until.set(until)
     if clock.skew_s is not None:
@@ -32,11 +35,3 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
             found = missing.get((reason, state))
             metrics.missing_minutes.labels(reason, state).set(0 if found is None else found["minutes"])
     metrics.oldest_gap.set(min((row["oldest"] for (_, state), row in missing.items() if state == "open"), default=0))
-
-
-async def measure_outbox(outbox: Outbox) -> int:
-    """Sets the gauges of the outbox and returns the number of queued prices. Raises OutboxError."""
-    pending = [ts for _, ts in await outbox.pending_minutes()]
-    metrics.outbox.set(len(pending))
-    metrics.outbox_oldest.set(min(pending, default=times.FIRST))
-    return len(pending)

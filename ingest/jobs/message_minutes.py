@@ -1,7 +1,6 @@
 """Chooses the minute that a message is processed for: its own, or the current one if it is late or from a wrong clock."""
 
 import logging
-import math
 from typing import Final
 
 from db import times
@@ -14,7 +13,7 @@ MAX_MESSAGE_AHEAD_S: Final = 60
 
 
 class MinuteChooser:
-    """The minutes of one actor's messages, in one process.
+    """Chooses the minutes of one actor's messages, in one process.
 
     A message may be late, or its sender's clock may be wrong; the exchange's clock decides. If all late messages were skipped,
     a scheduler whose clock is behind would stop everything, so the first one in a minute is processed for the current minute.
@@ -30,21 +29,21 @@ class MinuteChooser:
         new response; without one, it is processed for its own minute.
         """
         clock = source.clock
-        now = clock.now(minute, max_age_s=math.inf)
+        now = clock.now(minute)
         if now is not None and minute > now + MAX_MESSAGE_AHEAD_S:
             try:
                 await source.names()
             except SourceError:
                 now = None
             else:
-                now = clock.now(minute, max_age_s=math.inf)
+                now = clock.now(minute)
         if now is not None and minute > now + MAX_MESSAGE_AHEAD_S:
             log.warning(
                 "the message is for %s, but the exchange's clock is at %s: the scheduler's clock is ahead",
                 *(times.iso(minute), times.iso(int(now))),
             )
             minute = times.minute_of(now)
-        elif clock.has_passed(minute, max_age_s=math.inf):
+        elif clock.has_passed(minute):
             current = times.minute_of(now) if now is not None else minute
             if current <= self._last_minute:
                 log.info("minute %s is over: nothing to do", times.iso(minute))

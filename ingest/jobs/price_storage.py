@@ -50,7 +50,9 @@ class PriceStorage:
         return found
 
     async def save(self, rows: Sequence[PriceRow]) -> None:
-        """Returns when the rows are in the outbox or committed. Raises StorageUnavailableError at the deadline."""
+        """Returns when the rows are in the outbox or committed. Raises StorageUnavailableError at the
+        deadline, or at once for an error that a retry cannot fix.
+        """
         if not rows:
             return
         try:

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -20,7 +19,7 @@ from ingest import metrics
 from ingest.errors import JobsFailedError, OutboxError
 from ingest.jobs.backfill import BackfillResult, backfill
 from ingest.jobs.candles import build_candles
-from ingest.jobs.changes import RESUME_DAYS, delete_old_changes
+from ingest.jobs.changes import delete_old_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.drain import drain, log_backlog
 from ingest.jobs.measure import measure
@@ -54,7 +53,8 @@ class ReconcileResult:
     """The result of reconciling."""
 
     until: int | None = None
-    """Every minute before this one is stored, queued or a gap; None if the exchange's clock is unknown."""
+    """Every expected minute before this one is stored, queued or a gap, unless its ticker has an older
+    queued price; None if the exchange's clock is unknown."""
     now: int | None = None
     """UNIX seconds by the exchange's clock, whatever the age of its last measurement."""
     opened: dict[tuple[str, Reason], int] = field(default_factory=dict)
@@ -69,21 +69,21 @@ async def reconcile(
     source: Exchange,
     db: Database,
     outbox: Outbox,
-    resume_days: int = RESUME_DAYS,
+    resume_days: int = 7,
     retention_days: int | None = None,
     budget_s: float = BUDGET_S,
-    minutes: MinuteChooser | None = None,
+    minute_chooser: MinuteChooser | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
 ) -> ReconcileResult:
     """Drains the outbox, opens new gaps, fills gaps, and runs the other jobs of a minute.
 
-    `minutes` chooses the minute of a late or early message. No gap is opened or filled while the outbox cannot be read: a
-    queued price takes precedence over an average. Data is deleted only if the exchange's and the database's clocks are known
-    and agree. Raises JobsFailedError after all jobs have run; the next minute continues.
+    `minute_chooser` chooses the minute of a late or early message. No gap is opened or filled while the outbox cannot be read:
+    a queued price takes precedence over an average. Data is deleted only if the exchange's and the database's clocks are
+    known and agree. Raises JobsFailedError after all jobs have run; the next minute continues.
     """
     await watchlist.read_worker_tickers(outbox)
     await watchlist.tickers(source=source)
-    chosen = await (minutes or MinuteChooser()).choose_minute(minute, source)
+    chosen = await (minute_chooser or MinuteChooser()).choose_minute(minute, source)
     if chosen is None:
         return ReconcileResult()
     minute = chosen
@@ -92,7 +92,7 @@ async def reconcile(
     async with jobs.run_job("tracking"):
         now = await database_clock(db)
         source.clock.observe_database(now)
-        exchange_now = source.clock.now(minute, max_age_s=math.inf)
+        exchange_now = source.clock.now(minute)
         clocks_are_known = exchange_now is not None
         agreed_now = agree_on_time(minute, exchange_now, now)
         await watchlist.update_tracking(minute, source=source, db=db)
@@ -159,7 +159,7 @@ class Jobs:
 
 async def detect_gaps(minute: int, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> ReconcileResult:
     """Opens the gaps from each ticker's watermark to the last minute that is over. The cost depends only on new minutes."""
-    now = clock.now(minute, max_age_s=math.inf)
+    now = clock.now(minute)
     if now is None:
         log.warning("waiting for the exchange's clock before checking for gaps up to %s", times.iso(minute))
         return ReconcileResult()

@@ -46,25 +46,11 @@ async def retain(now: int | None, days: int | None, db: Database, max_transactio
             for row in due
             if row["step"] > MAX_STEP_S
         ]
-    deleted_count = await delete_expired(now, db, max_transactions)
+    deleted_count = await retention.delete_expired(db, now, max_transactions)
     if refused:
         raise RetentionRefusedError(
             f"RETENTION_DAYS={days} would delete more than {MAX_STEP_S // times.DAY} days at once of {', '.join(refused[:5])}"
             f"{' and others' if len(refused) > 5 else ''}: these are not deleted. "  # noqa: PLR2004  a line's worth
             f"To delete them, run `python -m db forget --before {times.iso(horizon)} --yes`"
         )
-    return deleted_count
-
-
-async def delete_expired(now: int, db: Database, max_transactions: int = MAX_TRANSACTIONS) -> int:
-    """Deletes minutes before horizons that are not after `now`, in at most `max_transactions`. Returns the number of rows."""
-    deleted_count = 0
-    for ticker in await retention.tickers_with_expired_rows(db, now):
-        while max_transactions:
-            max_transactions -= 1
-            async with write_lock.write_transaction(db) as connection:
-                found = await retention.delete_expired_batch(connection, ticker["name"], ticker["horizon"])
-            deleted_count += found
-            if found < retention.BATCH_ROWS:
-                break
     return deleted_count

@@ -194,7 +194,7 @@ class Watchlist:
 
     async def _repair(self, minute: int, source: Exchange, db: Database) -> None:
         """Corrects periods that a wrong clock began too late. Runs first, and then once an hour."""
-        now = source.clock.now(minute, max_age_s=math.inf)
+        now = source.clock.now(minute)
         if now is None or self._monotonic() - self._repaired_at < REPAIR_INTERVAL_S:
             return
         moved = True
@@ -212,6 +212,6 @@ class Watchlist:
 async def _trusted_now(minute: int, source: Exchange, db: Database) -> float | None:
     """Returns UNIX seconds by the exchange's clock; if never measured, by the database's if it agrees with the minute."""
     if source.clock.has_observation:
-        return source.clock.now(minute, max_age_s=math.inf)
+        return source.clock.now(minute)
     now = await clock.now(db)
     return now if abs(now - minute) <= MAX_CLOCK_DIFFERENCE_S else None

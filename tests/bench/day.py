@@ -28,10 +28,10 @@ from db.pool import open_database
 from db.queries import candles, coverage
 from db.queues import Actor, Queue
 from db.runtime import embedded
+from db.runtime.embedded import free_port
 from ingest.simulator.server import Simulator, serve
 from tests.bench.throughput import run_server
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 
 BEGIN = 1_704_067_200
 """2024-01-01T00:00:00Z."""

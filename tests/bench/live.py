@@ -31,9 +31,9 @@ from rich.table import Table
 
 from db import migrate
 from db.runtime import embedded
+from db.runtime.embedded import free_port
 from tests.bench.load import BenchRequest, get, graphql, load
 from tests.bench.throughput import run_server
-from tests.e2e.conftest import free_port
 
 START_TS = 1_700_000_040
 QUERY = "subscription { priceAdded { ticker ts price } }"

@@ -28,10 +28,10 @@ from rich.table import Table
 
 from db import migrate
 from db.runtime import embedded
+from db.runtime.embedded import free_port
 from tests.bench import storage
 from tests.bench.load import BenchRequest, get, graphql, load
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 
 START_TS = 1_700_000_040
 MINUTES = 525_600
@@ -170,13 +170,13 @@ def main() -> None:
 
 
 def _measure_all(url: str, cache: int, options: argparse.Namespace) -> Table | Group:
-    target = tuple(options.only.split(",")) if options.only else ("",)
-    table = Table("workload", "floor, 1/s", "product, 1/s", "ratio", "wanted", "p50, ms", "p99, ms", "MB")
+    name_prefixes = tuple(options.only.split(",")) if options.only else ("",)
+    table = Table("workload", "floor, 1/s", "product, 1/s", "ratio", "target", "p50, ms", "p99, ms", "MB")
     ports = free_port(), free_port()
     floor = ("uvicorn", "tests.bench.floor:app", "--port", str(ports[1]), "--log-level", "warning", "--no-access-log")
     with run_server(url, ports[0], "graph", "serve", ANSWER_CACHE_MB=str(cache)) as process, run_server(url, ports[1], *floor):
         for workload in workloads(*ports):
-            if workload.name.startswith(target):
+            if workload.name.startswith(name_prefixes):
                 table.add_row(*_measure(workload, options, process, ports[0], 1 if cache else 0))
                 print(".", end="", file=sys.stderr, flush=True)
         return table if options.only else Group(table, _measure_latest_under_load(ports[0], options.rounds, process))

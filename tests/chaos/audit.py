@@ -81,7 +81,7 @@ class Audit:
         return result
 
     def _check_minute(
-        self, minute: tuple[str, int], expectation: Expectation, clock_minutes: bool, row: AuditRow, result: AuditResult
+        self, minute: tuple[str, int], expectation: Expectation, may_be_clock: bool, row: AuditRow, result: AuditResult
     ) -> None:
         def report(problem: str) -> None:
             result.problems.append(f"{minute[0]} {minute[1]} ({expectation.faults}): {problem}")
@@ -105,7 +105,7 @@ class Audit:
         if gap is not None:
             row.gaps += price is None
             reasons = expectation.reasons[minute[0]]
-            for problem in _gap_errors(gap, price, reasons | ({Reason.CLOCK} if clock_minutes and reasons else frozenset())):
+            for problem in _gap_errors(gap, price, reasons | ({Reason.CLOCK} if may_be_clock and reasons else frozenset())):
                 row.unjustified += 1
                 report(problem)
 

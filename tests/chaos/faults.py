@@ -31,6 +31,8 @@ MAX_WAL_SEGMENTS = 50
 PHASE_TIMEOUT_S = 8.0
 """Seconds in which a worker must reach the phase in which it is killed."""
 
+TERMINATE_SESSIONS = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -283,12 +285,9 @@ async def _enable_eviction(client: "redis.asyncio.Redis") -> None:
 async def make_postgres_read_only(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Makes PostgreSQL read-only, as during a failover or when a provider's disk is full."""
     name = environment.postgres.url.rpartition("/")[2]
-    terminate_tickgraph_sessions = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
-    )
     async with environment.sql() as connection:
         await connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
-        await connection.execute(terminate_tickgraph_sessions)
+        await connection.execute(TERMINATE_SESSIONS)
     try:
         yield
     finally:
@@ -342,16 +341,13 @@ async def fill_postgres_disk(environment: Environment, minute: int) -> AsyncIter
 async def exhaust_connections(environment: Environment, minute: int) -> AsyncIterator[None]:
     """Takes every connection, including the workers'."""
     connections: list[asyncpg.Connection] = []
-    terminate_tickgraph_sessions = (
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'tickgraph%'"
-    )
     async with environment.sql() as first:
         try:
             for _ in range(2):  # the second round takes the connections that the workers have lost
                 with contextlib.suppress(asyncpg.TooManyConnectionsError, OSError, asyncpg.PostgresError):
                     while True:
                         connections.append(await asyncpg.connect(environment.postgres.url, timeout=2))
-                await first.execute(terminate_tickgraph_sessions)
+                await first.execute(TERMINATE_SESSIONS)
             yield
         finally:
             for connection in connections:
@@ -445,7 +441,7 @@ KILLS = [
     Fault("worker killed, committed, not removed", kill_after_commit, touches="phase"),
 ]
 OUTAGES = [
-    Fault("all workers gone", kill_workers, NOT_COLLECTED_ONLY, 3, touches="worker"),
+    Fault("worker killed between minutes", kill_workers, NOT_COLLECTED_ONLY, 3, touches="worker"),
     Fault("Redis killed", kill_redis, NOT_COLLECTED_ONLY, 2, touches="redis"),
     Fault("Redis killed under a collect", kill_redis_during_collect, touches="redis"),
     Fault("Redis wiped", wipe_redis, NOT_COLLECTED_ONLY, touches="redis"),

@@ -8,7 +8,7 @@ export function shown(latest: LatestQuery, page: PageQuery, coverage: CoverageQu
   const instant: string = page.prices.nodes[0]!.observedAt;
   // @ts-expect-error ratio is null where no minute was expected
   const ratio: number = coverage.coverage.ratio;
-  // @ts-expect-error a ticker that was only imported
+  // @ts-expect-error a ticker that was never tracked
   const since: number = tickers.tickers[0]!.since;
   const safe: string | undefined = latest.latest?.price;
   const cursors: string[] = page.prices.edges.map((edge) => edge.cursor);

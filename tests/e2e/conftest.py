@@ -7,7 +7,6 @@ import os
 import pty
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import termios
@@ -17,16 +16,9 @@ from pathlib import Path
 
 import pytest
 
+from db.runtime.embedded import free_port
 from tests.conftest import ROOT
 from tests.wait import WAIT_TIMEOUT_S, wait_until
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
 
 OPENSSL = shutil.which("openssl")
 

@@ -18,8 +18,8 @@ import pytest
 from db import migrate
 from db.pool import Database, open_database
 from db.runtime import embedded
+from db.runtime.embedded import free_port
 from tests import replicas
-from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.sample_data import row, store, track
 

@@ -15,8 +15,8 @@ from typing import Any
 import aiohttp
 import pytest
 
+from db.runtime.embedded import free_port
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 from tests.wait import wait_until
 
 SECRET = uuid.uuid4().hex

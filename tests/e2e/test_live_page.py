@@ -16,9 +16,9 @@ from playwright.async_api import Browser, Page, Route, expect
 from db.pool import Database
 from db.queries import gaps, write_lock
 from db.rows import Reason, Source
+from db.runtime.embedded import free_port
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 from tests.e2e.test_pages import CHROMIUM, Visit, browser
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api, api, run_api
@@ -35,7 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chr
 
 
 @pytest.fixture
-async def now(db: Database) -> int:
+async def stored_until(db: Database) -> int:
     """Stores prices of some hours, with five minutes missing an hour ago, and returns the current minute."""
     now = int(time.time()) // 60 * 60
     begin = now - 60 * MINUTE_COUNT
@@ -67,16 +67,16 @@ async def _open_page(browser: Browser, api: Api, path: str, **options: Any) -> A
     await page.close()
 
 
-async def test_every_ticker_is_shown_and_updated(browser: Browser, api: Api, db: Database, now: int) -> None:
+async def test_every_ticker_is_shown_and_updated(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
     async with _open_page(browser, api, "/") as page:
         first = page.locator(".tickers li", has_text="btc_usd")
         await expect(first.locator(".price")).to_have_text("68,599")
         await expect(first.locator(".change")).to_have_text("+0.88 %")
         assert (await first.locator("path").get_attribute("d") or "").startswith("M")
-        await store(db, [row("btc_usd", now, "70000.5")])
+        await store(db, [row("btc_usd", stored_until, "70000.5")])
         await expect(first.locator(".price")).to_have_text("70,000.5")
-        await track(db, "btc_usd", "eth_usd", "sol_usd", since=now)
-        await store(db, [row("sol_usd", now, "142.5")])
+        await track(db, "btc_usd", "eth_usd", "sol_usd", since=stored_until)
+        await store(db, [row("sol_usd", stored_until, "142.5")])
         await expect(page.locator(".tickers li", has_text="sol_usd").locator(".price")).to_have_text("142.5")
 
 
@@ -89,7 +89,9 @@ async def test_an_empty_page_is_filled_when_prices_arrive(browser: Browser, api:
         await expect(page.locator(".tickers .price")).to_have_text("1")
 
 
-async def test_a_chart_is_updated_and_its_url_holds_the_view(browser: Browser, api: Api, db: Database, now: int) -> None:
+async def test_a_chart_is_updated_and_its_url_holds_the_view(
+    browser: Browser, api: Api, db: Database, stored_until: int
+) -> None:
     async with _open_page(browser, api, "/") as page:
         await page.get_by_role("link", name="btc_usd").click()
         await expect(page.get_by_role("heading", level=1)).to_have_text("btc_usd")
@@ -98,12 +100,12 @@ async def test_a_chart_is_updated_and_its_url_holds_the_view(browser: Browser, a
         await page.get_by_role("button", name="one minute").click()
         await expect(chart).to_have_attribute("data-candles", re.compile("50[01]"))
         assert page.url.endswith("/?ticker=btc_usd&interval=ONE_MINUTE")
-        await store(db, [row("btc_usd", now, "71234.5")])
+        await store(db, [row("btc_usd", stored_until, "71234.5")])
         await expect(chart).to_have_attribute("data-last", "71234.5")
         await expect(page.locator(".price.big")).to_have_text("71,234.5")
         await page.go_back()
         await expect(page.get_by_role("heading", level=1)).to_have_text("Index prices")
-        address = f"/?ticker=btc_usd&interval=FIFTEEN_MINUTES&from={now - 18_000}&to={now - 9_000}"
+        address = f"/?ticker=btc_usd&interval=FIFTEEN_MINUTES&from={stored_until - 18_000}&to={stored_until - 9_000}"
         await page.goto(api.url + address)
         await expect(chart).to_have_attribute("data-candles", re.compile(r"\d+"))
         await expect(page.get_by_role("button", name="fifteen minutes")).to_have_attribute("aria-pressed", "true")
@@ -111,8 +113,8 @@ async def test_a_chart_is_updated_and_its_url_holds_the_view(browser: Browser, a
         await expect(link).to_have_attribute("href", re.compile(r"export\?ticker=btc_usd&from=\d+&format=csv"))
 
 
-async def test_a_gap_is_drawn_with_its_reason(browser: Browser, api: Api, db: Database, now: int) -> None:
-    address = f"/?ticker=btc_usd&interval=ONE_MINUTE&from={now - 60 * 75}&to={now - 60 * 50}"
+async def test_a_gap_is_drawn_with_its_reason(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    address = f"/?ticker=btc_usd&interval=ONE_MINUTE&from={stored_until - 60 * 75}&to={stored_until - 60 * 50}"
     async with _open_page(browser, api, address) as page:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-missing", "5")
@@ -126,11 +128,13 @@ async def test_a_gap_is_drawn_with_its_reason(browser: Browser, api: Api, db: Da
                 break
         await expect(page.locator(".legend")).to_contain_text("5 minutes: Deribit did not respond in time, backfill pending")
         async with write_lock.write_transaction(db) as connection:
-            await gaps.mark_unrecoverable(connection, "btc_usd", [now - 60 * n for n in range(60, 65)])
+            await gaps.mark_unrecoverable(connection, "btc_usd", [stored_until - 60 * n for n in range(60, 65)])
         await expect(page.locator(".gaps")).to_contain_text("unrecoverable")
 
 
-async def test_prices_missed_offline_are_loaded_after_reconnecting(browser: Browser, api: Api, db: Database, now: int) -> None:
+async def test_prices_missed_offline_are_loaded_after_reconnecting(
+    browser: Browser, api: Api, db: Database, stored_until: int
+) -> None:
     async with (
         _open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page,
         _open_page(browser, api, "/") as overview,
@@ -140,7 +144,7 @@ async def test_prices_missed_offline_are_loaded_after_reconnecting(browser: Brow
         for visited_page in (page, overview):
             await visited_page.context.set_offline(True)
             await expect(visited_page.locator("#status")).to_have_text("Offline, reconnecting")
-        await store(db, [row("btc_usd", now - 60 * 60, "65000"), row("btc_usd", now, "72000")])
+        await store(db, [row("btc_usd", stored_until - 60 * 60, "65000"), row("btc_usd", stored_until, "72000")])
         for visited_page in (page, overview):
             await visited_page.context.set_offline(False)
             await expect(visited_page.locator("#status")).to_have_text("Live")
@@ -149,7 +153,9 @@ async def test_prices_missed_offline_are_loaded_after_reconnecting(browser: Brow
         await expect(page.locator(".chart")).to_have_attribute("data-missing", "4")
 
 
-async def test_the_page_reconnects_to_a_new_process(browser: Browser, dsn: str, db: Database, now: int, tmp_path: Path) -> None:
+async def test_the_page_reconnects_to_a_new_process(
+    browser: Browser, dsn: str, db: Database, stored_until: int, tmp_path: Path
+) -> None:
     port = free_port()
     async with run_api_process(dsn, tmp_path, port=port) as stand:
         page = await browser.new_page()
@@ -157,22 +163,22 @@ async def test_the_page_reconnects_to_a_new_process(browser: Browser, dsn: str, 
         await expect(page.locator("#status")).to_have_text("Live")
         assert stand.url
     await expect(page.locator("#status")).to_have_text("Offline, reconnecting")
-    await store(db, [row("btc_usd", now, "73000")])
+    await store(db, [row("btc_usd", stored_until, "73000")])
     async with run_api_process(dsn, tmp_path, port=port):
         await expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
         await expect(page.locator(".price.big")).to_have_text("73,000")
         await page.close()
 
 
-async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, db: Database, now: int) -> None:
-    window_start = now // 300 * 300 - 40 * 86_400
+async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    window_start = stored_until // 300 * 300 - 40 * 86_400
     await store(db, [row("btc_usd", window_start + 60 * n, str(50_000 + n)) for n in range(300)])
     async with _open_page(browser, api, f"/?ticker=btc_usd&from={window_start + 3_600}&to={window_start + 7_200}") as page:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-candles", re.compile(r"\d+"))
         await expect(page.locator(".legend")).to_contain_text("no prices")  # the last slot of the window is empty
         candles_before = await chart.get_attribute("data-candles")
-        await store(db, [row("btc_usd", now, "71234.5")])
+        await store(db, [row("btc_usd", stored_until, "71234.5")])
         await expect(page.locator(".price.big")).to_have_text("71,234.5")
         await store(db, [row("btc_usd", window_start + 60 * 299 + 60, "1", source=Source.IMPORT)])
         await expect(page.locator(".coverage .words")).to_contain_text("301 minutes stored")
@@ -180,18 +186,18 @@ async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, 
         assert f"to={window_start + 7_200}" in page.url
 
 
-async def test_late_prices_of_an_outage_are_drawn(browser: Browser, api: Api, db: Database, now: int) -> None:
-    begin = now - 60 * 100
+async def test_late_prices_of_an_outage_are_drawn(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    begin = stored_until - 60 * 100
     await track(db, "btc_usd", "eth_usd", "sol_usd", since=begin)
-    await store(db, [row("sol_usd", begin), row("sol_usd", now - 60)])
+    await store(db, [row("sol_usd", begin), row("sol_usd", stored_until - 60)])
     async with _open_page(browser, api, "/?ticker=sol_usd&interval=ONE_MINUTE") as page:
         coverage_text = page.locator(".coverage .words")
         await expect(coverage_text).to_contain_text(re.compile(r"2 of 10\d minutes"))
-        await store(db, [row("sol_usd", now - 60 * n) for n in range(5, 30)])
+        await store(db, [row("sol_usd", stored_until - 60 * n) for n in range(5, 30)])
         await expect(coverage_text).to_contain_text(re.compile(r"27 of 10\d minutes"))
 
 
-@pytest.mark.usefixtures("now")
+@pytest.mark.usefixtures("stored_until")
 async def test_a_response_for_a_closed_view_is_ignored(browser: Browser, api: Api, db: Database) -> None:
     async with _open_page(browser, api, "/") as page:
         request_is_sent = asyncio.Event()
@@ -214,7 +220,7 @@ async def test_a_response_for_a_closed_view_is_ignored(browser: Browser, api: Ap
         assert page.url == f"{api.url}/"
 
 
-@pytest.mark.usefixtures("now")
+@pytest.mark.usefixtures("stored_until")
 async def test_an_invalid_window_is_rejected_by_the_form(browser: Browser, api: Api) -> None:
     async with _open_page(browser, api, "/?ticker=btc_usd") as page:
         await expect(page.locator(".chart")).to_have_attribute("data-candles", re.compile(r"\d+"))
@@ -228,7 +234,7 @@ async def test_an_invalid_window_is_rejected_by_the_form(browser: Browser, api: 
         await page.wait_for_url("**from=*")
 
 
-@pytest.mark.usefixtures("now")
+@pytest.mark.usefixtures("stored_until")
 async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
     async with _open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page:
         chart = page.locator(".chart")
@@ -250,7 +256,7 @@ async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
         await expect(legend).to_contain_text("close 68,59")
 
 
-@pytest.mark.usefixtures("now")
+@pytest.mark.usefixtures("stored_until")
 @pytest.mark.skipif(not AXE.exists(), reason="the clients of Node.js are not installed")
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("path", ["/", "/?ticker=btc_usd"])
@@ -262,8 +268,8 @@ async def test_axe_finds_no_violation(browser: Browser, api: Api, path: str, sch
         assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
 
 
-async def test_the_page_of_a_protected_api_asks_for_the_key(browser: Browser, dsn: str, now: int) -> None:
-    assert now
+async def test_the_page_of_a_protected_api_asks_for_the_key(browser: Browser, dsn: str, stored_until: int) -> None:
+    assert stored_until
     async with run_api(Settings(database_url=dsn, api_keys=(sha256(b"open sesame").hexdigest(),))) as api:
         page = await browser.new_page()
         await page.goto(f"{api.url}/?ticker=btc_usd")
@@ -291,7 +297,7 @@ EVENT_SOURCE_SCRIPT = """query => {
 
 
 async def test_an_event_source_of_the_browser_resumes_at_its_last_event(
-    browser: Browser, dsn: str, db: Database, now: int, tmp_path: Path
+    browser: Browser, dsn: str, db: Database, stored_until: int, tmp_path: Path
 ) -> None:
     port = free_port()
     page = await browser.new_page()
@@ -299,10 +305,10 @@ async def test_an_event_source_of_the_browser_resumes_at_its_last_event(
         await page.goto(f"{stand.url}/docs")
         await page.evaluate(EVENT_SOURCE_SCRIPT, 'subscription { priceAdded(tickers: ["eth_usd"], after: "0") { price } }')
         await wait_until(lambda: page.evaluate("received.length === 1"))
-    await store(db, [row("eth_usd", now, "3")])
+    await store(db, [row("eth_usd", stored_until, "3")])
     async with run_api_process(dsn, tmp_path, port=port):
         await wait_until(lambda: page.evaluate("received.length === 2"))
-        await store(db, [row("eth_usd", now + 60, "4")])
+        await store(db, [row("eth_usd", stored_until + 60, "4")])
         await wait_until(lambda: page.evaluate("received.length === 3"))
         assert await page.evaluate("received") == ["2536.1", "3", "4"]
     await page.close()

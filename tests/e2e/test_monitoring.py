@@ -24,10 +24,10 @@ from db.pool import Database
 from db.queries import gaps, write_lock
 from db.queues import Actor, Queue
 from db.rows import Reason
+from db.runtime.embedded import free_port
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers
-from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.graph.conftest import Api
 from tests.graph.subscriptions import subscribe

@@ -14,9 +14,10 @@ import aiohttp
 import pytest
 
 from db.pool import Database
+from db.runtime.embedded import free_port
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.conftest import create_certificate, free_port
+from tests.e2e.conftest import create_certificate
 from tests.graph.conftest import Api, run_api
 from tests.graph.subscriptions import PRICES, open_event_stream, subscribe
 from tests.sample_data import START_TS, row, store, track

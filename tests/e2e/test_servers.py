@@ -14,8 +14,9 @@ import pytest
 
 from db.errors import DatabaseUnavailableError
 from db.pool import Database, connect, open_database
+from db.runtime.embedded import free_port
 from graph.settings import Settings
-from tests.e2e.conftest import create_certificate, free_port, run_verb
+from tests.e2e.conftest import create_certificate, run_verb
 from tests.graph.conftest import run_api
 from tests.graph.subscriptions import PRICES, subscribe
 from tests.sample_data import START_TS, row, store, track

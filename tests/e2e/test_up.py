@@ -11,8 +11,9 @@ from typing import Any
 import aiohttp
 import pytest
 
+from db.runtime.embedded import free_port
 from ingest.simulator.server import Simulator
-from tests.e2e.conftest import MakeProcess, RunMake, free_port
+from tests.e2e.conftest import MakeProcess, RunMake
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")]

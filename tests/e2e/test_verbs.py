@@ -15,10 +15,11 @@ import pytest
 from db import migrate, times
 from db.pool import Database
 from db.runtime import embedded
+from db.runtime.embedded import free_port
 from graph.settings import Settings
 from graph.watch import parse_base_url, sparkline
 from tests.conftest import ROOT, Servers
-from tests.e2e.conftest import free_port, run_verb
+from tests.e2e.conftest import run_verb
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import run_api
 from tests.sample_data import START_TS, minutes, row, store, track

@@ -16,8 +16,8 @@ import aiohttp
 import psutil
 from yarl import URL
 
+from db.runtime.embedded import free_port
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 from tests.graph.conftest import Api
 from tests.graph.probes import INIT, HttpProbe, Probe, RawProbe, SocketProbe
 from tests.wait import WAIT_TIMEOUT_S, wait_until
@@ -81,23 +81,23 @@ async def run_api_process(dsn: str, folder: Path, *, port: int | None = None, **
         await process.wait()
 
 
-async def send_probe(stand: ApiProcess, probe: Probe) -> str:
+async def send_probe(api: ApiProcess, probe: Probe) -> str:
     """Sends a probe. Returns the error's code, `data`, an HTTP status, or `closed CODE`."""
     match probe:
         case HttpProbe():
-            return await send_http_probe(stand, probe)
+            return await send_http_probe(api, probe)
         case RawProbe():
-            return await _send_raw_probe(stand, probe)
+            return await _send_raw_probe(api, probe)
         case SocketProbe():
-            return await _send_socket_probe(stand, probe)
+            return await _send_socket_probe(api, probe)
 
 
-async def send_http_probe(stand: ApiProcess | Api, probe: HttpProbe) -> str:
+async def send_http_probe(api: ApiProcess | Api, probe: HttpProbe) -> str:
     """Returns the outcome of a request. For status 500 or exposed internal details, returns status, details and body."""
-    url = URL(stand.url + probe.path, encoded=True)
+    url = URL(api.url + probe.path, encoded=True)
     headers = {name: value for name, value in probe.headers.items() if value}
     try:
-        async with stand.session.request(
+        async with api.session.request(
             probe.method,
             url,
             data=None if probe.body is None else io.BytesIO(probe.body),
@@ -126,8 +126,8 @@ def _classify_body(body: str) -> str:
     return "data" if "data" in result else str(result.get("code", ""))
 
 
-async def _send_raw_probe(stand: ApiProcess, probe: RawProbe) -> str:
-    reader, writer = await asyncio.open_connection("127.0.0.1", URL(stand.url).port)
+async def _send_raw_probe(api: ApiProcess, probe: RawProbe) -> str:
+    reader, writer = await asyncio.open_connection("127.0.0.1", URL(api.url).port)
     try:
         for part in probe.parts:
             writer.write(part)
@@ -142,10 +142,8 @@ async def _send_raw_probe(stand: ApiProcess, probe: RawProbe) -> str:
         writer.close()
 
 
-async def _send_socket_probe(stand: ApiProcess, probe: SocketProbe) -> str:
-    connection = stand.session.ws_connect(
-        f"{stand.url}/graphql", protocols=probe.protocols, headers=probe.headers, max_msg_size=0
-    )
+async def _send_socket_probe(api: ApiProcess, probe: SocketProbe) -> str:
+    connection = api.session.ws_connect(f"{api.url}/graphql", protocols=probe.protocols, headers=probe.headers, max_msg_size=0)
     try:
         async with connection as socket:
             if probe.sends_init:

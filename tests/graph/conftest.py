@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +21,6 @@ from graph.http.protocol import BoundedHttp, BoundedWebSocket
 from graph.schema.context import Resources
 from graph.settings import Settings
 from tests.wait import wait_until
-
-Execute = Callable[..., Awaitable[dict[str, Any]]]
 
 
 @dataclass(frozen=True)

@@ -79,9 +79,9 @@ async def subscribe(api: Api, query: str, **variables: Any) -> AsyncIterator[Sub
 async def subscribe_and_wait(api: Api, query: str) -> AsyncIterator[Subscriber]:
     """Opens a WebSocket with one subscription, and waits until it receives every later commit."""
     assert api.live is not None
-    before = api.live.subscribers
+    before = api.live.topics.subscribers
     async with subscribe(api, query) as listener:
-        await wait_until(lambda: api.live is not None and api.live.subscribers > before)
+        await wait_until(lambda: api.live is not None and api.live.topics.subscribers > before)
         yield listener
 
 

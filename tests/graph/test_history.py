@@ -67,7 +67,7 @@ async def test_an_id_above_the_newest_gets_the_id_to_resume_from(api: Api, db: D
 async def test_server_sent_events_report_a_history_change(api: Api, db: Database, common_id: int) -> None:
     body, headers = {"query": PRICES}, {"Accept": "text/event-stream"}
     async with api.session.post(f"{api.url}/graphql", json=body, headers=headers) as response:
-        await wait_until(lambda: api.live is not None and api.live.subscribers == 1)
+        await wait_until(lambda: api.live is not None and api.live.topics.subscribers == 1)
         await store(db, [row("btc_usd", START_TS + 60, "2")])
         await wait_until(lambda: api.live is not None and api.live.position > common_id)
         await _replace_history(db, common_id)

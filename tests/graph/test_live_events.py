@@ -375,7 +375,7 @@ async def test_a_failing_topic_does_not_affect_other_topics(db: Database) -> Non
             asyncio.create_task(anext(other_subscription)),
             asyncio.create_task(anext(failing_subscription)),
         )
-        await wait_until(lambda: live.subscribers == 2)
+        await wait_until(lambda: live.topics.subscribers == 2)
         await store(db, [row("btc_usd", START_TS)])
         commits.invalidate()
         with pytest.raises(UnavailableError, match="Subscribe again"):

@@ -17,8 +17,8 @@ from db import migrate
 from db.errors import DatabaseError
 from db.pool import open_database
 from db.runtime import embedded
+from db.runtime.embedded import free_port
 from tests.conftest import ROOT
-from tests.e2e.conftest import free_port
 from tests.graph.subscriptions import TERMINATE_COMMIT_LISTENERS
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until

@@ -6,8 +6,8 @@ from pathlib import Path
 from prometheus_client.parser import text_string_to_metric_families
 
 from db.pool import Database
+from db.runtime.embedded import free_port
 from graph.metrics import MAX_OPERATION_NAMES, OperationNames
-from tests.e2e.conftest import free_port
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.graph.conftest import Api
 from tests.graph.subscriptions import subscribe

@@ -1,7 +1,7 @@
 """The error and the reason that each fault of the simulated exchange must cause."""
 
 from db.rows import Reason
-from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
+from ingest.errors import PermanentError, RetryableError, SourceError, UnknownTickerError
 
 EXPECTED_BY_FAULT: dict[str, tuple[type[SourceError], Reason]] = {
     "too_many_requests": (RetryableError, Reason.RATE_LIMITED),
@@ -16,10 +16,10 @@ EXPECTED_BY_FAULT: dict[str, tuple[type[SourceError], Reason]] = {
     "http_500": (RetryableError, Reason.HTTP_5XX),
     "http_502": (RetryableError, Reason.HTTP_5XX),
     "http_503": (RetryableError, Reason.HTTP_5XX),
-    "system_maintenance": (RetryLaterError, Reason.MAINTENANCE),
-    "unauthenticated_disabled": (RetryLaterError, Reason.MAINTENANCE),
-    "maintenance_13025": (RetryLaterError, Reason.MAINTENANCE),
-    "maintenance_13503": (RetryLaterError, Reason.MAINTENANCE),
+    "system_maintenance": (RetryableError, Reason.MAINTENANCE),
+    "unauthenticated_disabled": (RetryableError, Reason.MAINTENANCE),
+    "maintenance_13025": (RetryableError, Reason.MAINTENANCE),
+    "maintenance_13503": (RetryableError, Reason.MAINTENANCE),
     "invalid_params": (PermanentError, Reason.REFUSED),
     "method_not_found": (PermanentError, Reason.REFUSED),
     "invalid_arguments": (PermanentError, Reason.REFUSED),

@@ -112,11 +112,11 @@ async def test_a_scheduler_whose_clock_is_wrong_stops_no_collection(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, ahead_s: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     simulator.clock.set(offset_s=0)
-    watchlist, message_minutes = Watchlist(("btc_usd",)), MinuteChooser()
+    watchlist, minute_chooser = Watchlist(("btc_usd",)), MinuteChooser()
     sent = (int(time.time()) + ahead_s) // 60 * 60
     for _ in range(3):
         collected = await collect(
-            sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2, minutes=message_minutes
+            sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2, minute_chooser=minute_chooser
         )
         assert collected.failures == {}
     (served,) = simulator.served
@@ -231,13 +231,13 @@ async def test_a_response_without_an_instant_counts_only_if_the_local_clock_is_t
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("no_clock", method="get_index_price")
-    assert (await _collect(db, outbox, deribit, budget_s=0.5)).failures["btc_usd"].reason is Reason.CLOCK
+    assert (await _collect(db, outbox, deribit, budget_s=2)).failures["btc_usd"].reason is Reason.CLOCK
     simulator.clock.set(offset_s=0)
     await deribit.names()
     failures: dict[str, object] = {}
     for _ in range(2):  # the first attempt may run past the end of a minute
         minute = int(time.time()) // 60 * 60
-        failures = dict((await _collect(db, outbox, deribit, minute, budget_s=0.5)).failures)
+        failures = dict((await _collect(db, outbox, deribit, minute, budget_s=2)).failures)
         if not failures:
             break
     assert failures == {}
@@ -329,7 +329,7 @@ async def test_without_redis_prices_are_stored_directly_and_failures_become_gaps
 ) -> None:
     simulator.fail("http_503", index="eth_usd")
     async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
-        collected = await _collect(db, unavailable_outbox, deribit, budget_s=1)
+        collected = await _collect(db, unavailable_outbox, deribit, budget_s=2)
     assert (collected.stored, set(collected.failures)) == (1, {"eth_usd"})
     assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", START_TS) == "http_5xx"
 
@@ -339,7 +339,7 @@ async def test_without_redis_a_minute_that_the_exchange_has_not_reached_becomes_
 ) -> None:
     simulator.clock.set(at=START_TS + 20)
     async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
-        collected = await _collect(db, unavailable_outbox, deribit, START_TS + 60, budget_s=1)
+        collected = await _collect(db, unavailable_outbox, deribit, START_TS + 60, budget_s=2)
     assert {failure.reason for failure in collected.failures.values()} == {Reason.CLOCK}
     assert await db.fetchval("SELECT count(*) FROM gap") == 0
 
@@ -352,7 +352,7 @@ async def test_with_both_servers_unavailable_the_reason_is_buffered_until_one_re
         open_database(missing_dsn, application_name="tests") as db,
         open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox,
     ):
-        collected = await _collect(db, unavailable_outbox, deribit, budget_s=0.5)
+        collected = await _collect(db, unavailable_outbox, deribit, budget_s=2)
         assert {failure.reason for failure in collected.failures.values()} == {Reason.STORAGE}
         recovered_outbox = Outbox(outbox._client, 10)  # noqa: SLF001  the same outbox after Redis recovered
         recovered_outbox.buffer_failures(unavailable_outbox._buffered_failures)  # noqa: SLF001
@@ -373,7 +373,7 @@ async def test_a_failure_is_recorded_in_redis_with_its_reason(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("html", index="eth_usd", method="get_index_price")
-    await _collect(db, outbox, deribit, budget_s=0.5)
+    await _collect(db, outbox, deribit, budget_s=2)
     assert await outbox.read_failures() == {("eth_usd", START_TS): Reason.MALFORMED}
     assert "malformed response" in (await outbox.read_report()).errors["eth_usd"]
 
@@ -551,7 +551,7 @@ async def test_a_price_with_an_implausible_instant_is_not_stored(
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=instant)
     deribit.clock.observe(START_TS * 10**6, 0, 0)
-    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []
 
@@ -560,8 +560,8 @@ async def test_a_resumed_host_collects_the_minute_of_the_message(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     """While the host is suspended, its monotonic clock stops, and so does the extrapolated exchange clock."""
-    watchlist, message_minutes = Watchlist(TICKERS), MinuteChooser()
+    watchlist, minute_chooser = Watchlist(TICKERS), MinuteChooser()
     for minute in (START_TS, START_TS + 7_200):
         simulator.clock.set(at=minute + 2)
-        await collect(minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, minutes=message_minutes)
+        await collect(minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, minute_chooser=minute_chooser)
     assert await minutes(db, "btc_usd") == [START_TS, START_TS + 7_200]

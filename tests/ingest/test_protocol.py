@@ -11,7 +11,7 @@ import pytest
 
 from db.rows import Reason
 from ingest.deribit import protocol
-from ingest.errors import PermanentError, RetryableError, RetryLaterError, SourceError, UnknownTickerError
+from ingest.errors import PermanentError, RetryableError, SourceError, UnknownTickerError
 from tests.conftest import ROOT
 
 RECORDED = ROOT.parent / "shared" / "data" / "deribit"
@@ -59,10 +59,10 @@ def test_a_chart_is_read_in_order_with_instants_as_integers() -> None:
         (13028, RetryableError, Reason.HTTP_5XX),
         (-32603, RetryableError, Reason.HTTP_5XX),
         (13888, RetryableError, Reason.TIMEOUT),
-        (11051, RetryLaterError, Reason.MAINTENANCE),
-        (11056, RetryLaterError, Reason.MAINTENANCE),
-        (13025, RetryLaterError, Reason.MAINTENANCE),
-        (13503, RetryLaterError, Reason.MAINTENANCE),
+        (11051, RetryableError, Reason.MAINTENANCE),
+        (11056, RetryableError, Reason.MAINTENANCE),
+        (13025, RetryableError, Reason.MAINTENANCE),
+        (13503, RetryableError, Reason.MAINTENANCE),
         (-32602, PermanentError, Reason.REFUSED),
         (-32601, PermanentError, Reason.REFUSED),
         (11029, PermanentError, Reason.REFUSED),

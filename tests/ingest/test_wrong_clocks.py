@@ -154,7 +154,7 @@ async def test_an_instant_ahead_of_the_local_clock_and_of_the_other_responses_is
     simulator.clock.set(offset_s=0)
     simulator.fail("clock_ahead", index="eth_usd")
     watchlist = Watchlist(("btc_usd", "eth_usd"))
-    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
+    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert {name: failure.reason for name, failure in collected.failures.items()} == {"eth_usd": Reason.CLOCK}
     assert await minutes(db, "eth_usd") == []
     now = deribit.clock.now(NOW)
@@ -170,7 +170,7 @@ async def test_the_instant_of_a_single_ticker_is_compared_with_another_response(
     await watchlist.tickers(source=deribit)
     deribit.clock._last_by_subject.clear()  # noqa: SLF001  as if the list of names had been read long ago
     simulator.fail("clock_ahead", method="get_index_price")
-    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.5)
+    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []
 

@@ -28,7 +28,6 @@ from graph.http.rest.models import ROW_SHAPE, Query, parse_query
 from graph.http.root_path import root_path_of
 from graph.schema.context import Context
 
-DAY = 86_400
 FIELD_COUNT = len(models.Row.model_fields)
 Handler = Callable[[Context, Any], Awaitable["Rows | Body"]]
 
@@ -106,11 +105,11 @@ async def minute(context: Context, query: models.MinuteQuery) -> Body:
 async def day(context: Context, query: models.DayQuery) -> Rows:
     """Returns the prices of a day (UTC), oldest first."""
     start = times.parse(query.date.isoformat())
-    context.charge(DAY // times.MINUTE * FIELD_COUNT)
-    price_page = await prices.fetch_page(context.db, ROW_SHAPE, query.ticker, start, start + DAY, newest_first=False)
+    context.charge(times.DAY // times.MINUTE * FIELD_COUNT)
+    price_page = await prices.fetch_page(context.db, ROW_SHAPE, query.ticker, start, start + times.DAY, newest_first=False)
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
-    return Rows(query.ticker, start, start + DAY, price_page.text)
+    return Rows(query.ticker, start, start + times.DAY, price_page.text)
 
 
 async def fetch(context: Context, query: models.FetchQuery) -> Body:
@@ -266,7 +265,7 @@ def _json(content: dict[str, Any] | str, status: int, headers: dict[str, str]) -
 
 
 def _reject_cross_site(request: Request, context: Context) -> None:
-    """Rejects cross-site requests without a token: a page of another site can make browsers send a GET request."""
+    """Rejects cross-site requests if ADMIN_TOKEN is not set: a page of another site can make browsers send a GET request."""
     site = request.headers.get("Sec-Fetch-Site", "none")
     if not context.needs_admin_token and site not in ("same-origin", "none"):
         raise ForbiddenError("Fetch requests from other sites are forbidden: set ADMIN_TOKEN and send it")

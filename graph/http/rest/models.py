@@ -103,7 +103,7 @@ class FilterQuery(TickerQuery):
         None,
         ge=1,
         le=MAX_RANGE_MINUTES,
-        description="maximum number of rows; default: all rows, streamed",
+        description="maximum number of rows; default: all rows",
         examples=[1000],
     )
 

@@ -19,11 +19,11 @@ from openapi_pydantic import (
 from openapi_pydantic.util import PydanticSchema, construct_open_api_with_schema_class
 from pydantic import BaseModel
 
+from db.runtime.metrics import version
 from graph.http.rest.endpoints import ENDPOINTS, Endpoint
 from graph.http.rest.export import MEDIA_TYPES, ExportQuery
 from graph.http.rest.models import Health, Problem, Query
 
-VERSION = "0.1.0"
 ADMIN_SCHEME = "adminToken"
 KEY_SCHEME = "apiKey"
 
@@ -57,7 +57,7 @@ def build_document(root_path: str = "") -> dict[str, Any]:
         openapi="3.1.0",
         info=Info(
             title="Tickgraph",
-            version=VERSION,
+            version=version(),
             summary="Deribit's index prices, one per minute.",
             description="REST API for GET clients. GraphQL at `/graphql` has the same prices and more.",
         ),
@@ -110,7 +110,7 @@ def _export() -> Operation:
         tags=["prices"],
         summary="Streams a ticker's history as a file.",
         parameters=_parameters(ExportQuery),
-        responses={"200": success_response} | {str(status): _problem(status) for status in (401, 404, 422, 429, 500, 503, 504)},
+        responses={"200": success_response} | {str(status): _problem(status) for status in Endpoint.error_statuses},
         security=[{}, {KEY_SCHEME: []}],
     )
 

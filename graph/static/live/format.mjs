@@ -66,7 +66,7 @@ const REASONS = {
   MAINTENANCE: "Deribit was under maintenance",
   CLOCK: "the minute was unclear because of a wrong clock",
   STORAGE: "the price could not be stored",
-  NOT_COLLECTED: "no worker was running",
+  NOT_COLLECTED: "no worker ran, or no message arrived",
   NOT_IMPORTED: "not part of the import",
 };
 

@@ -1,7 +1,7 @@
 // The overview: for each ticker the last price, its age, the change and a sparkline of the last 24 hours.
 
 import { execute } from "./api.mjs";
-import { spark } from "./buckets.mjs";
+import { spark } from "./chart_data.mjs";
 import { make, setText } from "./dom.mjs";
 import { change, direction, duration, price } from "./format.mjs";
 import { buildViewUrl } from "./state.mjs";
@@ -50,8 +50,8 @@ export async function showOverview(main, { socket, go, isCurrent }) {
   const loadAll = () => load([...rows.keys()]).catch((error) => console.warn(error.message));
   loadAll();
 
-  const last = tickers.reduce((most, ticker) => (BigInt(ticker.latest?.id ?? 0) > most ? BigInt(ticker.latest.id) : most), 0n);
-  const unsubscribe = socket.subscribe(ADDED, { after: last ? String(last) : null }, {
+  const newestId = tickers.map((ticker) => BigInt(ticker.latest?.id ?? 0)).reduce((a, b) => (a > b ? a : b), 0n);
+  const unsubscribe = socket.subscribe(ADDED, { after: newestId ? String(newestId) : null }, {
     onData: (event) => {
       if (!rows.has(event.ticker)) {
         if (!list.isConnected) main.querySelector(".empty")?.replaceWith(list);
@@ -81,7 +81,7 @@ class Row {
   #age = make("span", { class: "age" });
   #path = make("path", {});
   #latest = null;
-  #first = null;
+  #dayStartPrice = null;
   #isTracked;
 
   constructor(ticker, go) {
@@ -103,7 +103,7 @@ class Row {
   }
 
   showDay(candles, first) {
-    this.#first = first?.price ?? null;
+    this.#dayStartPrice = first?.price ?? null;
     this.#path.setAttribute("d", spark(candles.map((candle) => (candle.close === null ? null : Number(candle.close))), WIDTH, HEIGHT));
     this.#showChange();
   }
@@ -116,8 +116,8 @@ class Row {
   }
 
   #showChange() {
-    if (this.#first === null || !this.#latest) return;
-    setText(this.#change, change(this.#first, this.#latest.price));
-    this.element.dataset.direction = direction(this.#first, this.#latest.price);
+    if (this.#dayStartPrice === null || !this.#latest) return;
+    setText(this.#change, change(this.#dayStartPrice, this.#latest.price));
+    this.element.dataset.direction = direction(this.#dayStartPrice, this.#latest.price);
   }
 }

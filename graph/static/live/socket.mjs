@@ -132,7 +132,7 @@ export class Socket {
       return;
     }
     if (code === "HISTORY_CHANGED") {
-      subscription.last = error.extensions.resumeFrom; // the server no longer has the events after it
+      subscription.last = error.extensions.resumeFrom; // events with a higher id belong to the replaced history
     } else if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
       subscription.last = null; // the view reloads the missed data
       subscription.variables = { ...subscription.variables, after: null };

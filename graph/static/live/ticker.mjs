@@ -1,7 +1,7 @@
 // The view of one ticker: price, candle chart with gaps, coverage.
 
 import { execute, hasKey, headers } from "./api.mjs";
-import { mergeCandles, overlapping } from "./buckets.mjs";
+import { mergeCandles, overlapping } from "./chart_data.mjs";
 import { Chart } from "./chart.mjs";
 import { make, setText } from "./dom.mjs";
 import { change, coverage, direction, duration, gap, instant, minutes, price } from "./format.mjs";
@@ -63,7 +63,7 @@ class TickerView {
   #latest = null;
   #isTracked;
   #dayStartPrice;
-  #first;
+  #firstPriceTs;
   #candles = [];
   #gaps = [];
   #parts = [];
@@ -168,7 +168,7 @@ class TickerView {
         switch (event.__typename) {
           case "Price":
             if (!this.#latest || event.ts >= this.#latest.ts) this.#latest = event;
-            this.#first ??= event.ts;
+            this.#firstPriceTs ??= event.ts;
             this.#showPrice();
             // candleUpdated delivers the last candle; an older price changes another candle.
             if (event.ts < (this.#candles.at(-1)?.ts ?? 0)) this.#refresh();
@@ -201,7 +201,7 @@ class TickerView {
     this.#isTracked = found.ticker.tracked;
     if (found.ticker.latest && (!this.#latest || found.ticker.latest.ts >= this.#latest.ts)) this.#latest = found.ticker.latest;
     this.#dayStartPrice = found.summary?.first.price ?? null;
-    this.#first = found.first.nodes[0]?.ts ?? null;
+    this.#firstPriceTs = found.first.nodes[0]?.ts ?? null;
     setText(this.#elements.range, found.summary ? `24 h: ${price(found.summary.low.price)} to ${price(found.summary.high.price)}` : "");
     this.#showPrice();
   }
@@ -245,7 +245,7 @@ class TickerView {
   /** Reads the candles of a window, including empty ones. `to` null means now. */
   async #read(from, to) {
     const seconds = INTERVALS[this.#view.interval].seconds;
-    const first = this.#first === null ? now() - DAY : this.#first - seconds;
+    const first = this.#firstPriceTs === null ? now() - DAY : this.#firstPriceTs - seconds;
     const low = Math.max(0, Math.min(Math.max(from, first), now() - MINUTE), (to ?? now()) - MAX_REQUEST_CANDLES * seconds);
     if (to !== null && low >= to) return [];
     const { candles } = await execute(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: low, to });
@@ -255,7 +255,7 @@ class TickerView {
   /** Loads older (-1) or newer (1) candles. Above the limit, removes candles on the other side. */
   async #loadMore(side) {
     const [first, last] = [this.#candles[0], this.#candles.at(-1)];
-    const isAllThere = side < 0 ? this.#first === null || first?.ts <= this.#first : this.#end === null;
+    const isAllThere = side < 0 ? this.#firstPriceTs === null || first?.ts <= this.#firstPriceTs : this.#end === null;
     if (this.#isLoading || !first || isAllThere) return;
     const generation = this.#generation;
     const span = PAGE_CANDLES * INTERVALS[this.#view.interval].seconds;
@@ -394,7 +394,7 @@ class TickerView {
 
   #setRange(name) {
     const range = RANGES[name];
-    const seconds = range.seconds === Infinity ? now() - (this.#first ?? now() - DAY) : range.seconds;
+    const seconds = range.seconds === Infinity ? now() - (this.#firstPriceTs ?? now() - DAY) : range.seconds;
     const interval = range.seconds !== Infinity ? range.interval : seconds > 5 * 365 * DAY ? "ONE_WEEK" : seconds > 60 * DAY ? "ONE_DAY" : seconds > 5 * DAY ? "ONE_HOUR" : "FIVE_MINUTES";
     this.#view = { ...this.#view, interval, from: now() - seconds, to: now() };
     this.#go();
@@ -407,7 +407,7 @@ class TickerView {
     this.#elements.to.setCustomValidity(problem);
     if (problem) return this.#elements.to.reportValidity();
     const interval = intervalFor(to - from, PAGE_CANDLES);
-    this.#view = { ...this.#view, interval: INTERVALS[this.#view.interval].seconds * 5_000 >= to - from ? this.#view.interval : interval, from, to };
+    this.#view = { ...this.#view, interval: INTERVALS[this.#view.interval].seconds * MAX_LOADED_CANDLES >= to - from ? this.#view.interval : interval, from, to };
     this.#go();
   }
 

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bands, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/buckets.mjs";
+import { bands, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
 
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
