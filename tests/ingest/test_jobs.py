@@ -73,7 +73,7 @@ async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
     await track(db, *TICKERS, since=START_TS - 60)
     simulator.raw = {"eth_usd": body}
     watchlist = Watchlist(TICKERS)
-    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=0.2, max_retries=0)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2, max_retries=0)
     assert START_TS in await minutes(db, "btc_usd")
     assert set(collected.prices) | set(collected.failures) | set(collected.later_tickers) == set(TICKERS)
     if "eth_usd" in collected.failures:
