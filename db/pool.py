@@ -297,6 +297,11 @@ async def connect(dsn: str) -> asyncpg.Connection:
         return await _Connector(dsn, {})()
 
 
+def _close_unused(connecting: asyncio.Future[asyncpg.Connection]) -> None:
+    if not connecting.cancelled() and connecting.exception() is None:
+        connecting.result().terminate()
+
+
 class _Connector:
     """Opens connections to one URL. Raises DatabaseUnavailableError for errors that `translate_errors` would misclassify.
 
@@ -328,13 +333,21 @@ class _Connector:
     async def _connect(self, options: Mapping[str, Any]) -> asyncpg.Connection:
         names = ("command_timeout", "connection_class", "loop", "record_class")
         connect_options = {name: value for name, value in options.items() if name in names}
-        return await asyncpg.connect(
-            self._address.asyncpg_dsn,
-            timeout=self._address.connect_timeout_s,
-            server_settings=self._settings,
-            **connect_options,
-            **self._options,
+        connecting = asyncio.ensure_future(
+            asyncpg.connect(
+                self._address.asyncpg_dsn,
+                timeout=self._address.connect_timeout_s,
+                server_settings=self._settings,
+                **connect_options,
+                **self._options,
+            )
         )
+        # asyncpg leaves an exception behind, which asyncio logs, if it is cancelled while it connects.
+        try:
+            return await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            connecting.add_done_callback(_close_unused)
+            raise
 
     def _disable_session_state(self, reason: str) -> None:
         """Disables session settings and prepared statements, because a pooler may run each statement in another session."""

@@ -147,7 +147,7 @@ class PricePage:
     high: int | None
     """The latest minute of the page; None if it is empty."""
     has_more: bool
-    """Whether the window has prices after this page."""
+    """Whether the window has prices after this page; if it was read backwards, before this page."""
 
 
 async def fetch_page(
@@ -158,11 +158,12 @@ async def fetch_page(
     high: int,
     *,
     newest_first: bool,
+    backwards: bool = False,
     limit: int | None = None,
     offset: int = 0,
 ) -> PricePage:
-    """Returns the prices of `window` as JSON."""
-    statement = page_statement(shape, newest_first=newest_first)
+    """Returns the prices of `window` as JSON. A page that is read `backwards` is the last one of the list, in its order."""
+    statement = page_statement(shape, newest_first=newest_first, backwards=backwards)
     (row,) = await db.fetch(statement.sql, ticker, low, high, limit, offset, *statement.constants)
     return PricePage(**row)
 
@@ -174,18 +175,21 @@ async def window_json(db: Executor, shape: Shape, ticker: str, low: int, high: i
     return text
 
 
-async def latest_json(db: Executor, shape: Shape, ticker: str, now: float) -> str | None:
-    """Returns the price of `latest` as JSON."""
+async def latest_json(db: Executor, shape: Shape, tickers: Sequence[str], now: float) -> dict[str, str]:
+    """Returns `latest` of each ticker that has a price, as JSON."""
     statement = latest_statement(shape)
-    text: str | None = await db.fetchval(statement.sql, ticker, int(now), *statement.constants)
-    return text
+    rows = await db.fetch(statement.sql, tickers, int(now), *statement.constants)
+    return {row[0]: row[1] for row in rows}
 
 
 @lru_cache(256)
-def page_statement(shape: Shape, *, newest_first: bool) -> Statement:
+def page_statement(shape: Shape, *, newest_first: bool, backwards: bool = False) -> Statement:
     """Builds the statement of `fetch_page`. Its five parameters precede the constants."""
-    window = NEWEST_FIRST if newest_first else OLDEST_FIRST
-    remaining = "ts >= $2 AND ts < page.low" if newest_first else "ts > page.high AND ts < $3"
+    reads_newest_first = newest_first != backwards
+    window = NEWEST_FIRST if reads_newest_first else OLDEST_FIRST
+    remaining = "ts >= $2 AND ts < page.low" if reads_newest_first else "ts > page.high AND ts < $3"
+    if backwards:
+        window = f"SELECT * FROM ({window}) AS part ORDER BY ts {'DESC' if newest_first else 'ASC'}"  # noqa: S608  constants
     return shapes.build_list_statement(
         shape,
         6,
@@ -206,7 +210,15 @@ def window_statement(shape: Shape, *, newest_first: bool) -> Statement:
 @lru_cache(256)
 def latest_statement(shape: Shape) -> Statement:
     """Builds the statement of `latest_json`. Its two parameters precede the constants."""
-    return shapes.build_object_statement(shape, 3, lambda text: f"SELECT {text} FROM ({LATEST}) AS price")  # noqa: S608  constants
+    latest = LATEST.replace("ticker = $1", "price.ticker = names.ticker")
+    return shapes.build_object_statement(
+        shape,
+        3,
+        lambda text: (
+            "SELECT names.ticker, text FROM unnest($1::text[]) AS names (ticker) "  # noqa: S608  constants
+            f"CROSS JOIN LATERAL (SELECT {text} AS text FROM ({latest}) AS price) AS found"
+        ),
+    )
 
 
 async def count_in(db: Executor, ticker: str, low: int, high: int) -> int:

@@ -2,14 +2,26 @@
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import Final
+from copy import copy
+from functools import cached_property
+from typing import Any, Final
 
 from cachetools import LRUCache
-from graphql import DocumentNode, GraphQLError, OperationDefinitionNode, parse
+from graphql import (
+    DocumentNode,
+    GraphQLError,
+    GraphQLInputType,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    Undefined,
+    coerce_input_value,
+    parse,
+)
 
+from graph.engine import literals
 from graph.engine.field_rules import SchemaRules
 from graph.engine.limits import check_document_size
-from graph.engine.selection import Selections
+from graph.engine.selection import Selections, directive_variables
 from graph.errors import TooComplexError
 
 MAX_CHARACTERS: Final = 16_384
@@ -36,26 +48,40 @@ class InvalidDocumentError(Exception):
 
 
 class DocumentCache:
-    """Cache of valid documents. Most clients send the same few documents."""
+    """Cache of valid documents. Most clients send the same few documents, often with other literals."""
 
-    def __init__(self, validate: Validate) -> None:
+    def __init__(self, schema: GraphQLSchema, validate: Validate) -> None:
+        self._schema = schema
         self._validate = validate
-        self._cache: LRUCache[str, Document] = LRUCache(MAX_CACHE_BYTES, getsizeof=_memory_bytes)
+        self._cache: LRUCache[str, Document] = LRUCache(MAX_CACHE_BYTES, getsizeof=lambda document: document.memory_bytes)
 
-    def get(self, text: str) -> "Document | None":
-        """Returns the cached document, which is valid, or None."""
-        return self._cache.get(text)
+    def get(self, text: str) -> "tuple[Document, dict[str, Any]] | None":
+        """Returns a valid document and the variables that stand for the literals of the text; None if none is cached."""
+        document = self._cache.get(text)
+        if document is not None:
+            return document, {}
+        found = literals.split(text)
+        if found is None:
+            return None
+        template, values = found
+        document = self._cache.get(template)
+        if document is None or not document.accepts(values):
+            return None
+        return document, {str(number): value for number, value in enumerate(values)}
 
     def validate_and_cache(self, document: "Document") -> None:
         """Validates the document and caches it. Raises InvalidDocumentError if it does not match the schema."""
         errors = self._validate(document.node)
         if errors:
             raise InvalidDocumentError(errors)
+        found = literals.split(document.text)
+        if found is not None and found[1] and not document.pairs:
+            template, values = found
+            parametrized = document.parametrize(self._schema)
+            if parametrized is not None and len(parametrized.literal_types) == len(values):
+                self._cache[template] = parametrized
+                return
         self._cache[document.text] = document
-
-
-def _memory_bytes(document: "Document") -> int:
-    return sys.getsizeof(document.text) + BYTES_PER_TOKEN * (document.node.token_count or 0)
 
 
 def check_length(text: str) -> None:
@@ -82,11 +108,51 @@ class Document:
         try:
             self.node: DocumentNode = parse(text, max_tokens=MAX_TOKENS)
             self.selections = Selections(self.node, rules)
-            pairs = check_document_size(self.node, self.selections)
+            self.pairs = check_document_size(self.node, self.selections)
+            """Pairs of fields with the same response key."""
         except RecursionError:
             raise TooComplexError("The document is nested too deeply. Split it into several requests.") from None
-        self.cost = (self.node.token_count or 0) // TOKENS_PER_COST + pairs // PAIRS_PER_COST
+        self.token_count = self.node.token_count or 0
+        self.cost = self.token_count // TOKENS_PER_COST + self.pairs // PAIRS_PER_COST
         """The cost of validation. The cost of parsing (`parse_cost`) is not included."""
+        self.literal_types: Sequence[GraphQLInputType] = ()
+        """The types of the variables that replace the literals."""
+        self.plans: dict[tuple[Any, ...], Any] = {}
+        """The plans of its operations. See `graph.engine.plans`."""
+
+    @cached_property
+    def condition_names(self) -> tuple[str, ...]:
+        """The names of the variables of @skip and @include."""
+        return directive_variables(self.node)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Approximate memory."""
+        return sys.getsizeof(self.text) + BYTES_PER_TOKEN * self.token_count
+
+    def parametrize(self, schema: GraphQLSchema) -> "Document | None":
+        """Returns this valid document with variables instead of literals. None if a literal is no argument of a field."""
+        found = literals.parametrize(self.node, schema)
+        if found is None:
+            return None
+        document = copy(self)
+        document.node, document.literal_types = found
+        document.selections = Selections(document.node, self.selections.rules)
+        document.plans = {}
+        return document
+
+    def accepts(self, values: Sequence[Any]) -> bool:
+        """Returns whether the values are valid for the arguments whose literals were replaced."""
+        return all(
+            coerce_input_value(value, type_) is not Undefined for value, type_ in zip(values, self.literal_types, strict=True)
+        )
+
+    def relocate(self, errors: Sequence[GraphQLError], text: str) -> list[GraphQLError]:
+        """Returns errors of an execution with their positions in the executed text, which may differ from `self.text`."""
+        if not self.literal_types:
+            return list(errors)
+        node = parse(text, max_tokens=MAX_TOKENS)
+        return [literals.relocate(error, self.node, node) for error in errors]
 
     def operation(self, name: str | None) -> OperationDefinitionNode:
         """Returns the operation with this name, or the only operation. Raises GraphQLError if there is no such operation."""

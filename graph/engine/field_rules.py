@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from graphql import GraphQLObjectType, GraphQLSchema, OperationType, get_named_type
 
+from graph.engine.json_fragments import Rows
+
 Arguments = Mapping[str, Any]
 """The arguments of a field by name, not validated."""
 Cost = Callable[[Arguments, int, int], int]
@@ -29,6 +31,10 @@ class FieldRules:
     cost: Cost = cost_of_one_row
     changes_with_clock: Callable[[Arguments, float], bool] | None = None
     """Returns whether the value can change without a commit, from the arguments and the time in UNIX seconds. None: never."""
+    rows: Rows | None = None
+    """The rows that the resolver reads as JSON, if `row_selection` allows it."""
+    json_fields: tuple[str, ...] = ()
+    """The child fields that the resolver always reads as JSON. `rows` and these are what a plan may consist of."""
     reads_window: bool = False
     """Whether the value, except fields that change with the clock, depends only on prices of `ticker` from `from` to `to`."""
 

@@ -1,8 +1,8 @@
 """Inserts JSON from PostgreSQL unchanged into a response, if only plain columns of the rows are selected."""
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import orjson
 from graphql import (
@@ -10,7 +10,7 @@ from graphql import (
     DirectiveNode,
     FieldNode,
     FragmentSpreadNode,
-    GraphQLResolveInfo,
+    GraphQLOutputType,
     SelectionNode,
     VariableNode,
     get_named_type,
@@ -43,49 +43,91 @@ class JsonFragmentExecutionContext(StrawberryGraphQLCoreExecutionContext):
         return super().complete_value(return_type, details, info, path, result, context)
 
 
-def row_selection(
-    info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column], *, child_field: str = ""
-) -> Shape | None:
+class FieldInfo(Protocol):
+    """What a field's selection depends on: a part of graphql-core's GraphQLResolveInfo."""
+
+    @property
+    def field_nodes(self) -> list[FieldNode]: ...
+    @property
+    def return_type(self) -> GraphQLOutputType: ...
+    @property
+    def fragments(self) -> dict[str, Any]: ...
+    @property
+    def variable_values(self) -> Any: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Rows of a type whose fields PostgreSQL can write as JSON."""
+
+    typename: str
+    columns: Mapping[str, Column]
+    """The fields that have a column, by name."""
+    child_field: str = ""
+    """The child field that holds the rows; empty if the field itself is a row or a list of rows."""
+
+
+@dataclass(frozen=True)
+class FieldSelection:
+    """The selection of a planned field. It is the same in each request, so its shapes are computed once."""
+
+    field_nodes: list[FieldNode]
+    return_type: GraphQLOutputType
+    fragments: dict[str, Any]
+    variable_values: Mapping[str, Any]
+    """The variables of @skip and @include."""
+    shapes: dict[Rows, Shape | None] = field(default_factory=dict)
+
+
+def row_selection(info: FieldInfo, rows: Rows) -> Shape | None:
     """Returns the selected columns of each row of a field; None if other fields are selected, so that rows must become objects.
 
-    With `child_field`, the rows are those of that child field. Then returns None also if `edges` reads the rows, or if the
-    child field is selected under no or several response keys. The document must be valid. Of a union, only the selections
-    on `typename` count.
+    With a child field, returns None also if `edges` reads the rows, or if the child field is selected under no or several
+    response keys. The document must be valid. Of a union, only the selections on the type of the rows count.
     """
-    nodes, types = list(info.field_nodes), {typename, get_named_type(info.return_type).name}
-    if child_field:
-        selected = _selected_fields(nodes, info, types)
+    if not isinstance(info, FieldSelection):
+        return _select_rows(info, rows)
+    if rows not in info.shapes:
+        info.shapes[rows] = _select_rows(info, rows)
+    return info.shapes[rows]
+
+
+def _select_rows(info: FieldInfo, rows: Rows) -> Shape | None:
+    nodes, types = list(info.field_nodes), {rows.typename, get_named_type(info.return_type).name}
+    if rows.child_field:
+        selected = selected_fields(nodes, info, types)
         if "edges" in {node.name.value for node in selected}:
             return None
-        nodes = [node for node in selected if node.name.value == child_field]
-        if len({_response_key(node) for node in nodes}) != 1:
+        nodes = [node for node in selected if node.name.value == rows.child_field]
+        if len({response_key(node) for node in nodes}) != 1:
             return None
-        types = {typename}
+        types = {rows.typename}
     members: dict[str, Column | Constant] = {}
-    for node in _selected_fields(nodes, info, types):
+    for node in selected_fields(nodes, info, types):
         name = node.name.value
         if name == "__typename":
-            members[_response_key(node)] = Constant(typename)
-        elif name in columns:
-            members[_response_key(node)] = columns[name]
+            members[response_key(node)] = Constant(rows.typename)
+        elif name in rows.columns:
+            members[response_key(node)] = rows.columns[name]
         else:
             return None
     return Shape(tuple(members.items()))
 
 
-def require_row_selection(info: GraphQLResolveInfo[Any], typename: str, columns: Mapping[str, Column]) -> Shape:
+def require_row_selection(info: FieldInfo, rows: Rows) -> Shape:
     """Returns the selected columns of a type whose fields are all columns. Raises TypeError for any other field."""
-    shape = row_selection(info, typename, columns)
+    shape = row_selection(info, rows)
     if shape is None:
-        raise TypeError(f"{typename}: a selected field has no column")
+        raise TypeError(f"{rows.typename}: a selected field has no column")
     return shape
 
 
-def _response_key(node: FieldNode) -> str:
+def response_key(node: FieldNode) -> str:
+    """Returns the name of a field in the response."""
     return node.alias.value if node.alias else node.name.value
 
 
-def _selected_fields(nodes: list[FieldNode], info: GraphQLResolveInfo[Any], types: Container[str]) -> list[FieldNode]:
+def selected_fields(nodes: Sequence[Any], info: FieldInfo, types: Container[str]) -> list[FieldNode]:
     """Returns the fields selected below the nodes on these types, in order, without those that @skip or @include exclude."""
     found: list[FieldNode] = []
     waiting: list[SelectionNode] = [one for node in nodes if node.selection_set for one in node.selection_set.selections][::-1]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from graphql import (
+    DirectiveNode,
     DocumentNode,
     EnumValueNode,
     FieldNode,
@@ -20,6 +21,8 @@ from graphql import (
     StringValueNode,
     ValueNode,
     VariableNode,
+    Visitor,
+    visit,
 )
 
 from graph.engine.field_rules import FieldRules, SchemaRules
@@ -166,6 +169,30 @@ def count_directives(node: Node) -> int:
         selection_set = getattr(current, "selection_set", None)
         waiting += selection_set.selections if selection_set else ()
     return found
+
+
+def find_variables(node: Node) -> set[str]:
+    """Returns the names of all variables in a node and below it."""
+    found: set[str] = set()
+
+    class Collector(Visitor):
+        def enter_variable(self, variable: VariableNode, *_: Any) -> None:
+            found.add(variable.name.value)
+
+    visit(node, Collector())
+    return found
+
+
+def directive_variables(document: DocumentNode) -> tuple[str, ...]:
+    """Returns the names of the variables in directives, sorted."""
+    found: set[str] = set()
+
+    class Collector(Visitor):
+        def enter_directive(self, directive: DirectiveNode, *_: Any) -> None:
+            found.update(find_variables(directive))
+
+    visit(document, Collector())
+    return tuple(sorted(found))
 
 
 def _plain_value(value: ValueNode, variables: Mapping[str, Any]) -> Any:

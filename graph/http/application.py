@@ -27,6 +27,7 @@ from graph.engine.live_candles import LiveCandles
 from graph.engine.live_events import LiveEvents
 from graph.engine.rate_limit import CostBudget
 from graph.engine.replica import Replica
+from graph.engine.shared_reads import SharedReads
 from graph.errors import ApiError
 from graph.http import health, pages, problems
 from graph.http.admission import (
@@ -139,7 +140,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             nullcontext() if replica is None else replica.run_in_background(db, statement_timeout_s),
         ):
             app.state.resources = Resources(
-                db, replica, fetch_requests, settings.stale_after_s, live, live_candles, cost_budget, history
+                db, replica, fetch_requests, settings.stale_after_s, live, live_candles, cost_budget, history, shared_reads
             )
             yield {ON_SHUTDOWN: on_shutdown}
         fetch_requests.close()
@@ -160,6 +161,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
     replica = None if read_url is None else Replica(commits, read_url, settings.replica_behind_most_s)
     live = LiveEvents(commits)
     live_candles = LiveCandles(live)
+    shared_reads = SharedReads()
     history = HistoryWatch(commits, live.handle_history_change, lambda: live.position)
     response_cache = ResponseCache(commits, settings.answer_cache_mb << 20, CACHED_PATHS)
     has_fast_path = not (settings.api_keys or settings.rate_limit or settings.cors_origins)

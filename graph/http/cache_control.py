@@ -49,6 +49,6 @@ async def cache_policy(
     else:
         # Read before the query runs: after a commit in between, the client only repeats the request.
         data_version = await version.current(context.db)
-    parts = [data_version, prepared.document.text, prepared.operation_name, prepared.variables, *extra_parts]
+    parts = [data_version, prepared.text, prepared.operation_name, *extra_parts]
     digest = sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
     return CachePolicy(headers | {"ETag": f'W/"{digest[:32]}"'})  # weak: compression changes the bytes

@@ -155,6 +155,7 @@ class GraphQLEndpoint:
             context,
             prepared,
             media_type,
+            graphql_request.variables,
             graphql_request.extensions,
             self._schema.digest,
             private=self._requires_key,

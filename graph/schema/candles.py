@@ -10,12 +10,15 @@ from db.queries import candles, summaries
 from db.queries.shapes import Shape
 from db.rows import normalize_price
 from graph import metrics
-from graph.engine.json_fragments import json_fragment, require_row_selection
+from graph.engine.json_fragments import Rows, json_fragment, require_row_selection
 from graph.engine.windows import Window
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.scalars import UnixTime
 from graph.schema.types import Price
+
+CANDLE_ROWS = Rows("Candle", candles.JSON_COLUMNS)
+CANDLE_ROWS_WITH_EMPTY = Rows("Candle", candles.JSON_COLUMNS_WITH_EMPTY)
 
 
 @strawberry.enum(description="Length of a candle. Candles align with UTC: weeks start on Monday, months on their first day.")
@@ -58,9 +61,8 @@ class Candle:
     @staticmethod
     def shape(info: Info, *, with_empty: bool) -> Shape:
         """Returns the selected columns of candles. PostgreSQL can write all of them as JSON."""
-        columns = candles.JSON_COLUMNS_WITH_EMPTY if with_empty else candles.JSON_COLUMNS
         metrics.list_encodings.labels("postgresql").inc()
-        return require_row_selection(info._raw_info, "Candle", columns)  # noqa: SLF001  graphql-core's info
+        return require_row_selection(info._raw_info, CANDLE_ROWS_WITH_EMPTY if with_empty else CANDLE_ROWS)  # noqa: SLF001  graphql-core's info
 
 
 @strawberry.type(description="Prices of a window as columns, oldest first. The smallest response, for charts and data frames.")

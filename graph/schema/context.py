@@ -15,6 +15,7 @@ from graph.engine.live_candles import LiveCandles
 from graph.engine.live_events import LiveEvents
 from graph.engine.rate_limit import CallerBudget, CostBudget
 from graph.engine.replica import Replica
+from graph.engine.shared_reads import SharedReads
 from graph.errors import ForbiddenError
 
 
@@ -31,6 +32,7 @@ class Resources:
     cost_budget: CostBudget | None
     """The budget of all callers; None without a rate limit."""
     history: HistoryWatch
+    shared_reads: SharedReads
 
 
 class Context:
@@ -58,6 +60,11 @@ class Context:
     def db(self) -> Executor:
         """The reader for this response: the replica or the primary."""
         return self._reader[0]
+
+    @property
+    def shared_reads(self) -> SharedReads:
+        """Reads that share statements with other requests."""
+        return self.resources.shared_reads
 
     @property
     def is_current(self) -> bool:

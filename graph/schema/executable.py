@@ -39,6 +39,7 @@ from graph.engine.documents import Document, DocumentCache, InvalidDocumentError
 from graph.engine.fair_lock import FairLock
 from graph.engine.field_rules import SchemaRules
 from graph.engine.json_fragments import JsonFragmentExecutionContext
+from graph.engine.plans import Planner
 from graph.engine.topics import Event
 from graph.errors import ApiError, InternalError, TooComplexError
 from graph.schema.context import Context
@@ -62,7 +63,9 @@ class PreparedOperation:
     """A valid operation that may be executed, and its cost."""
 
     document: Document
+    text: str
     variables: dict[str, Any]
+    """The variables of the request, and those that stand for literals of the text."""
     operation_name: str | None
     operation: OperationDefinitionNode
     cost: int
@@ -118,10 +121,13 @@ class Schema(strawberry.Schema):
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self._operation_names = metrics.OperationNames()
         self._middleware = MiddlewareManager(_trace_field) if tracing.is_enabled() else None
+        self._planner = None if tracing.is_enabled() else Planner(self._schema, self.field_rules)  # spans are per field
         self._large_responses = asyncio.Semaphore(MAX_CONCURRENT_LARGE_RESPONSES)
         self.digest = sha256(self.as_str().encode()).hexdigest()
         self._parse_lock = FairLock()
-        self.documents = DocumentCache(lambda document: validate(self._schema, document, rules, MAX_VALIDATION_ERRORS))
+        self.documents = DocumentCache(
+            self._schema, lambda document: validate(self._schema, document, rules, MAX_VALIDATION_ERRORS)
+        )
 
     async def prepare(
         self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context
@@ -131,11 +137,9 @@ class Schema(strawberry.Schema):
         A document that is not cached waits for the parser. Its parsing and its validation are charged before they start.
         """
         try:
-            document = self.documents.get(text)
-            if document is not None:
-                prepared = self._build_operation(document, variables, operation_name)
-            else:
-                prepared = await self._parse_and_validate(text, variables, operation_name, context)
+            prepared = self._find_cached(text, variables, operation_name) or await self._parse_and_validate(
+                text, variables, operation_name, context
+            )
         except (GraphQLError, TooComplexError) as error:
             raise self._build_rejection(error) from error
         except InvalidDocumentError as invalid:
@@ -146,23 +150,31 @@ class Schema(strawberry.Schema):
     async def _parse_and_validate(
         self, text: str, variables: dict[str, Any], operation_name: str | None, context: Context
     ) -> PreparedOperation:
-        documents.check_length(text)
         context.charge(documents.parse_cost(text), already_charged=0)
         async with self._parse_lock.acquire(context.caller):
-            document = self.documents.get(text)  # another request may have cached it meanwhile
-            if document is not None:
-                return self._build_operation(document, variables, operation_name)
+            if cached := self._find_cached(text, variables, operation_name):  # another request may have cached it meanwhile
+                return cached
             document = Document(text, self.field_rules)
-            prepared = self._build_operation(document, variables, operation_name)
+            prepared = self._build_operation(document, text, variables, operation_name)
             context.charge(document.cost, already_charged=0)
             self.documents.validate_and_cache(document)
             return prepared
 
-    def _build_operation(self, document: Document, variables: dict[str, Any], operation_name: str | None) -> PreparedOperation:
+    def _find_cached(self, text: str, variables: dict[str, Any], operation_name: str | None) -> PreparedOperation | None:
+        documents.check_length(text)
+        cached = self.documents.get(text)
+        if cached is None:
+            return None
+        document, literal_variables = cached
+        return self._build_operation(document, text, variables | literal_variables, operation_name)
+
+    def _build_operation(
+        self, document: Document, text: str, variables: dict[str, Any], operation_name: str | None
+    ) -> PreparedOperation:
         operation = document.operation(operation_name)
         cost = limits.estimate_cost(document.selections, operation, variables)
         limits.check_cost(cost)
-        return PreparedOperation(document, variables, operation_name, operation, cost)
+        return PreparedOperation(document, text, variables, operation_name, operation, cost)
 
     async def execute_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
         """Executes a query or a mutation. Raises RequestRejectedError if nothing was executed.
@@ -187,30 +199,35 @@ class Schema(strawberry.Schema):
             operation_name=prepared.operation_name,
         )
         if isinstance(executor, list):
-            raise self._build_rejection(*executor, code="BAD_USER_INPUT")  # invalid variables
+            errors = prepared.document.relocate(executor, prepared.text)
+            raise self._build_rejection(*errors, code="BAD_USER_INPUT")  # invalid variables
         pending: Any = create_source_event_stream(executor)
         stream = await pending if isawaitable(pending) else pending
         outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
         metrics.operations.labels(self._operation_names.label_for(prepared.name), outcome).inc()
         if isinstance(stream, ExecutionResult):
-            raise RequestRejectedError(*(stream.errors or ()))
+            raise RequestRejectedError(*prepared.document.relocate(stream.errors or (), prepared.text))
         field = prepared.document.selections.fields(prepared.operation.selection_set)[0]  # the only one, in a valid document
         return SubscriptionStream(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
 
     async def _run_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
         started_at, name = time.perf_counter(), self._operation_names.label_for(prepared.name)
-        # Bypasses the hooks of Strawberry's extensions, which are not used: they take as long as a small query.
-        execution = execute(
-            self._schema,
-            prepared.document.node,
-            variable_values=prepared.variables,
-            operation_name=prepared.operation_name,
-            context_value=context,
-            executor_class=JsonFragmentExecutionContext,
-            middleware=self._middleware,
-        )
-        result = await execution if isawaitable(execution) else execution
+        plan = self._planner.find(prepared.document, prepared.operation, prepared.variables) if self._planner else None
+        result = await plan.run(context, prepared.variables) if plan else None
+        if result is None:
+            # Bypasses the hooks of Strawberry's extensions, which are not used: they take as long as a small query.
+            execution = execute(
+                self._schema,
+                prepared.document.node,
+                variable_values=prepared.variables,
+                operation_name=prepared.operation_name,
+                context_value=context,
+                executor_class=JsonFragmentExecutionContext,
+                middleware=self._middleware,
+            )
+            result = await execution if isawaitable(execution) else execution
         if result.errors:
+            result.errors = prepared.document.relocate(result.errors, prepared.text)
             if result.data is None and not any(error.path for error in result.errors):
                 raise self._build_rejection(*result.errors, code="BAD_USER_INPUT")  # invalid variables
             result.errors = [with_error_code(error) for error in result.errors]

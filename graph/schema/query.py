@@ -16,11 +16,11 @@ from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
 from graph.schema import arguments
 from graph.schema.arguments import Order
-from graph.schema.candles import Candle, Interval, Series, Summary, WithEmpty, WithOpen
+from graph.schema.candles import CANDLE_ROWS, Candle, Interval, Series, Summary, WithEmpty, WithOpen
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.scalars import UnixTime
-from graph.schema.types import Price, PriceConnection, Ticker
+from graph.schema.types import PRICE_PAGE_ROWS, PRICE_ROWS, Price, PriceConnection, Ticker
 
 
 def _argument(description: str, name: str | None = None) -> object:
@@ -54,13 +54,15 @@ class Query:
         record = await tickers.get_ticker(info.context.db, arguments.parse_ticker(name), info.context.now())
         return None if record is None else Ticker.from_record(record, info.context.now(), info.context.resources.stale_after_s)
 
-    @strawberry.field(description="The newest price of a ticker; null if it has none yet.", metadata=declare(FieldRules()))
+    @strawberry.field(
+        description="The newest price of a ticker; null if it has none yet.", metadata=declare(FieldRules(rows=PRICE_ROWS))
+    )
     async def latest(self, info: Info, ticker: TickerName) -> Price | None:
         name = arguments.parse_ticker(ticker)
         shape = Price.shape(info)
         if shape is not None:
-            text = await prices.latest_json(info.context.db, shape, name, info.context.now())
-            found = None if text is None else json_fragment(text)
+            texts = await info.context.shared_reads.latest_json(info.context.db, shape, [name], info.context.now())
+            found = json_fragment(texts[name]) if name in texts else None
         else:
             record = await prices.latest(info.context.db, name, info.context.now())
             found = None if record is None else Price.from_record(record)
@@ -70,7 +72,7 @@ class Query:
 
     @strawberry.field(
         description="The newest price of each requested ticker that has one, in the requested order.",
-        metadata=declare(FieldRules(cost=limits.cost_of_tickers)),
+        metadata=declare(FieldRules(cost=limits.cost_of_tickers, rows=PRICE_ROWS)),
     )
     async def latest_prices(
         self,
@@ -79,12 +81,22 @@ class Query:
     ) -> list[Price]:
         requested = arguments.unset_to_none(tickers)
         names = await list_tracked(info.context.db) if requested is None else arguments.parse_tickers(requested)
-        records = await prices.latest_of_each(info.context.db, names, info.context.now())
-        await require_known_tickers(info.context.db, set(names) - {record["ticker"] for record in records})
-        return [Price.from_record(record) for record in records]
+        shape = Price.shape(info)
+        found: list[Price]
+        if shape is not None:
+            texts = await info.context.shared_reads.latest_json(info.context.db, shape, names, info.context.now())
+            missing = set(names) - set(texts)
+            found = json_fragment(f"[{','.join(texts[name] for name in names if name in texts)}]")
+        else:
+            records = await prices.latest_of_each(info.context.db, names, info.context.now())
+            missing = set(names) - {record["ticker"] for record in records}
+            found = [Price.from_record(record) for record in records]
+        await require_known_tickers(info.context.db, missing)
+        return found
 
     @strawberry.field(
-        description="Prices of a window, in pages. Default: the first 100.", metadata=declare(FieldRules(reads_window=True))
+        description="Prices of a window, in pages. Default: the first 100.",
+        metadata=declare(FieldRules(rows=PRICE_PAGE_ROWS, reads_window=True)),
     )
     async def prices(
         self,
@@ -102,10 +114,17 @@ class Query:
         window = arguments.parse_window(from_, to)
         page = arguments.parse_page(first, after, last, before, info.context.resources.history)
         part = _page_window(window, order, page.after, page.before)
-        shape = None if page.backwards else Price.shape(info, child_field="nodes")
+        shape = Price.shape(info, PRICE_PAGE_ROWS)
         if shape is not None:
-            price_page = await prices.fetch_page(
-                info.context.db, shape, name, part.low, part.high, newest_first=order is Order.NEWEST_FIRST, limit=page.size
+            price_page = await info.context.shared_reads.fetch_page(
+                info.context.db,
+                shape,
+                name,
+                part.low,
+                part.high,
+                newest_first=order is Order.NEWEST_FIRST,
+                backwards=page.backwards,
+                limit=page.size,
             )
             found = PriceConnection.from_json_page(price_page, name, window, order, page)
         else:
@@ -124,7 +143,7 @@ class Query:
 
     @strawberry.field(
         description="All prices of a window of at most 50,000 minutes.",
-        metadata=declare(FieldRules(cost=limits.cost_of_minutes, reads_window=True)),
+        metadata=declare(FieldRules(cost=limits.cost_of_minutes, rows=PRICE_ROWS, reads_window=True)),
     )
     async def range(
         self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, order: WindowOrder = Order.OLDEST_FIRST
@@ -135,7 +154,9 @@ class Query:
         shape = Price.shape(info)
         found: list[Price]
         if shape is not None:
-            text = await prices.window_json(info.context.db, shape, name, window.low, window.high, newest_first=newest_first)
+            text = await info.context.shared_reads.window_json(
+                info.context.db, shape, name, window.low, window.high, newest_first=newest_first
+            )
             is_empty, found = text == b"[]", json_fragment(text)
         else:
             records = await prices.window(info.context.db, name, window.low, window.high, newest_first=newest_first)
@@ -175,7 +196,7 @@ class Query:
     @strawberry.field(
         description="The candles that start in a window, oldest first; at most 10,000. Candles of one hour or longer are "
         "precomputed, so a year of days costs as little as a few hours of minutes.",
-        metadata=declare(FieldRules(cost=limits.cost_of_candles, changes_with_clock=has_open_candles)),
+        metadata=declare(FieldRules(cost=limits.cost_of_candles, rows=CANDLE_ROWS, changes_with_clock=has_open_candles)),
     )
     async def candles(
         self,
@@ -218,7 +239,7 @@ class Query:
 
     @strawberry.field(
         description="All prices of a window of at most 50,000 minutes, in columnar form.",
-        metadata=declare(FieldRules(cost=limits.cost_of_minutes)),
+        metadata=declare(FieldRules(cost=limits.cost_of_minutes, json_fields=("ts", "price"))),
     )
     async def series(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Series:
         name = arguments.parse_ticker(ticker)

@@ -7,8 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db.queries import events
-from db.queries.shapes import Column
-from graph.engine.json_fragments import require_row_selection
+from graph.engine.json_fragments import Rows, require_row_selection
 from graph.engine.live_candles import CandleSelection
 from graph.engine.live_events import EventSelection
 from graph.engine.tickers import require_known_tickers
@@ -70,8 +69,8 @@ Change = Annotated[
     strawberry.union("Change", description="A change of the data that clients can read."),
 ]
 
-_KINDS: Final[Mapping[str, tuple[str, Mapping[str, Column]]]] = {
-    "price": (
+_KINDS: Final[Mapping[str, Rows]] = {
+    "price": Rows(
         "Price",
         events.PRICE_COLUMNS
         | {
@@ -79,14 +78,14 @@ _KINDS: Final[Mapping[str, tuple[str, Mapping[str, Column]]]] = {
             "originalSource": events.PRICE_COLUMNS["original_source"],
         },
     ),
-    "history": ("HistoryChanged", events.CHANGE_COLUMNS),
-    "gap_opened": ("GapOpened", events.CHANGE_COLUMNS),
-    "gap_closed": ("GapClosed", events.CHANGE_COLUMNS),
-    "gap_given_up": ("GapClosed", events.CHANGE_COLUMNS),
-    "tracking": ("TickerChanged", events.CHANGE_COLUMNS),
-    "horizon": ("TickerChanged", events.CHANGE_COLUMNS),
+    "history": Rows("HistoryChanged", events.CHANGE_COLUMNS),
+    "gap_opened": Rows("GapOpened", events.CHANGE_COLUMNS),
+    "gap_closed": Rows("GapClosed", events.CHANGE_COLUMNS),
+    "gap_given_up": Rows("GapClosed", events.CHANGE_COLUMNS),
+    "tracking": Rows("TickerChanged", events.CHANGE_COLUMNS),
+    "horizon": Rows("TickerChanged", events.CHANGE_COLUMNS),
 }
-"""The GraphQL type and the columns of each kind of event."""
+"""The rows of each kind of event."""
 
 Tickers = Annotated[
     list[str] | None, strawberry.argument(description="Deribit index names. Default: all tickers, including future ones.")
@@ -139,7 +138,7 @@ async def _subscribe(
     names = None if requested is None else arguments.parse_tickers(requested)
     await require_known_tickers(resources.primary, names or ())
     raw = info._raw_info  # noqa: SLF001  graphql-core's info
-    shapes = tuple((kind, require_row_selection(raw, *_KINDS[kind])) for kind in kinds)
+    shapes = tuple((kind, require_row_selection(raw, _KINDS[kind])) for kind in kinds)
     selection = EventSelection(None if names is None else frozenset(names), shapes)
     position = arguments.parse_event_id(info.context.last_event_id or after)
     return await resources.live_events.subscribe(resources.primary, selection, position, info.context.budget)

@@ -14,7 +14,7 @@ from db.queries.shapes import Shape
 from graph import metrics
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, always, declare
-from graph.engine.json_fragments import json_fragment, row_selection
+from graph.engine.json_fragments import Rows, json_fragment, row_selection
 from graph.engine.windows import Window
 from graph.schema import arguments
 from graph.schema.arguments import Order, Page
@@ -34,6 +34,8 @@ PRICE_COLUMNS = {
     "originalSource": prices.JSON_COLUMNS["original_source"],
 }
 """The fields of Price that PostgreSQL can write as JSON."""
+PRICE_ROWS = Rows("Price", PRICE_COLUMNS)
+PRICE_PAGE_ROWS = Rows("Price", PRICE_COLUMNS, child_field="nodes")
 
 
 @strawberry.type(description="The index price of a ticker in a minute. It never changes once it is stored.")
@@ -61,9 +63,9 @@ class Price:
         return None if self.observed_us is None else DateTime(self.observed_us)
 
     @staticmethod
-    def shape(info: Info, *, child_field: str = "") -> Shape | None:
+    def shape(info: Info, rows: Rows = PRICE_ROWS) -> Shape | None:
         """Returns the selected columns of prices if PostgreSQL can write all of them as JSON; otherwise None."""
-        shape = row_selection(info._raw_info, "Price", PRICE_COLUMNS, child_field=child_field)  # noqa: SLF001  graphql-core's info
+        shape = row_selection(info._raw_info, rows)  # noqa: SLF001  graphql-core's info
         metrics.list_encodings.labels("python" if shape is None else "postgresql").inc()
         return shape
 

@@ -94,7 +94,7 @@ def _queries(db: Database, end: int) -> dict[str, Callable[[], Awaitable[object]
     name = "t100_usd"
     day = functools.partial(candles.fetch_json, db, Interval.ONE_HOUR, storage.CANDLE, name, end - 86_400, end, end)
     return {
-        "latest": lambda: prices.latest_json(db, PRICE, name, end),
+        "latest": lambda: prices.latest_json(db, PRICE, [name], end),
         "last 100": functools.partial(prices.fetch_page, db, PRICE, name, 0, end, newest_first=True, limit=100),
         "range 1,440": functools.partial(prices.window_json, db, PRICE, name, end - 86_400, end, newest_first=False),
         "hours of a day": day,

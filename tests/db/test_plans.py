@@ -58,10 +58,12 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     for newest_first in (True, False):
         page = prices.page_statement(PRICE_SHAPE, newest_first=newest_first)
         yield f"page {newest_first}", page.sql, [*window, 100, 0, *page.constants], 0
+        last = prices.page_statement(PRICE_SHAPE, newest_first=newest_first, backwards=True)
+        yield f"last page {newest_first}", last.sql, [*window, 100, 0, *last.constants], 100
         text = prices.window_statement(PRICE_SHAPE, newest_first=newest_first)
         yield f"window_json {newest_first}", text.sql, [*window, *text.constants], WINDOW_MINUTES
     latest = prices.latest_statement(PRICE_SHAPE)
-    yield "latest_json", latest.sql, ["btc_usd", 0, *latest.constants], 0
+    yield "latest_json", latest.sql, [["btc_usd", "eth_usd"], 0, *latest.constants], 2
     yield "latest", prices.LATEST, ["btc_usd", 0], 0
     yield "latest_of_each", prices.LATEST_OF_EACH, [["btc_usd", "eth_usd"], 0], 2
     yield "count_in", prices.COUNT_IN, window, 0

@@ -74,7 +74,7 @@ async def test_stop_ends_the_process_that_uses_the_data_dir(tmp_path: Path) -> N
     status, _, err = await run_verb(tmp_path, "db", "stop")
     assert status == 0
     assert "no process uses DATA_DIR" in err
-    running = asyncio.create_task(run_verb(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 60"))
+    running = asyncio.create_task(run_verb(tmp_path, "db", "with-servers", "--", "sh", "-c", "touch up; exec sleep 3600"))
     await wait_until((tmp_path / "up").exists)
     for arguments in (
         ("db", "psql", "--", "-c", "SELECT 1"),

@@ -102,6 +102,7 @@ async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=1,
+            timeout_keep_alive=3_600,  # a slow test must not reuse a connection that the server is closing
             proxy_headers=False,
             http=BoundedHttp,
             ws=BoundedWebSocket,

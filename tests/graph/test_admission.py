@@ -15,7 +15,8 @@ from tests.graph.conftest import LONG_TIMEOUT_S, Api, run_api
 from tests.sample_data import START_TS, lock_price_table, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
-LATEST = {"query": '{ latest(ticker: "btc_usd") { price } }'}
+NUMBERS = itertools.count()
+"""Numbers the requests, because identical ones would share a statement."""
 ACTIVE_STATEMENTS = """
 SELECT count(*) FROM pg_stat_activity
  WHERE application_name = 'tickgraph api' AND state = 'active' AND datname = current_database()
@@ -37,7 +38,8 @@ async def prices(db: Database) -> None:
 
 async def _request(api: Api, path: str = "/graphql", **headers: str) -> tuple[int, str, str]:
     if path == "/graphql":
-        request = api.session.post(api.url + path, json=LATEST, headers=headers)
+        query = f'{{ latest(ticker: "btc_usd") {{ price{next(NUMBERS)}: price }} }}'
+        request = api.session.post(api.url + path, json={"query": query}, headers=headers)
     else:
         request = api.session.get(api.url + path, headers=headers)
     async with request as response:
@@ -166,7 +168,7 @@ async def test_an_exhausted_connection_pool_is_reported_as_busy_and_counted(dsn:
     previous = _saturated("database_connections")
     async with run_api(long_timeout_settings(dsn, answer_cache_mb=0)) as api:
         async with lock_price_table(dsn):
-            pending = [asyncio.create_task(_request(api, "/prices/last?ticker=btc_usd")) for _ in range(30)]
+            pending = [asyncio.create_task(_request(api, f"/prices?ticker=btc_usd&offset={n}")) for n in range(30)]
 
             async def all_connections_are_busy() -> bool:
                 return bool(await db.fetchval(ACTIVE_STATEMENTS) == 10)

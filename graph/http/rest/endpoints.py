@@ -75,11 +75,11 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
 
 async def latest(context: Context, query: models.TickerQuery) -> Body:
     """Returns the newest price."""
-    text = await prices.latest_json(context.db, ROW_SHAPE, query.ticker, context.now())
-    if text is None:
+    texts = await context.shared_reads.latest_json(context.db, ROW_SHAPE, [query.ticker], context.now())
+    if query.ticker not in texts:
         await require_known_tickers(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price yet. Retry in a minute.")
-    return Body(text)
+    return Body(texts[query.ticker])
 
 
 async def filtered_window(context: Context, query: models.FilterQuery) -> Rows:
@@ -95,7 +95,9 @@ async def range_window(context: Context, query: models.RangeQuery) -> Rows:
 async def minute(context: Context, query: models.MinuteQuery) -> Body:
     """Returns the price of a minute."""
     ts = times.minute_of(query.date)
-    price_page = await prices.fetch_page(context.db, ROW_SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False)
+    price_page = await context.shared_reads.fetch_page(
+        context.db, ROW_SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False
+    )
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price for the minute {times.iso(ts)}")
@@ -106,7 +108,9 @@ async def day(context: Context, query: models.DayQuery) -> Rows:
     """Returns the prices of a day (UTC), oldest first."""
     start = times.parse(query.date.isoformat())
     context.charge(times.DAY // times.MINUTE * FIELD_COUNT)
-    price_page = await prices.fetch_page(context.db, ROW_SHAPE, query.ticker, start, start + times.DAY, newest_first=False)
+    price_page = await context.shared_reads.fetch_page(
+        context.db, ROW_SHAPE, query.ticker, start, start + times.DAY, newest_first=False
+    )
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
     return Rows(query.ticker, start, start + times.DAY, price_page.text)
@@ -139,7 +143,9 @@ async def _window(
     extent = await history_export.extent(context.db, ticker, low, high) if limit is None else None
     if extent is not None and extent[1] - extent[0] > MAX_RANGE_MINUTES * times.MINUTE:
         return Rows(ticker, low, high, None)
-    price_page = await prices.fetch_page(context.db, ROW_SHAPE, ticker, low, high, newest_first=False, limit=max_rows)
+    price_page = await context.shared_reads.fetch_page(
+        context.db, ROW_SHAPE, ticker, low, high, newest_first=False, limit=max_rows
+    )
     if price_page.high is None:
         await require_known_tickers(context.db, [ticker])
     if price_page.high is None or not price_page.has_more or limit is None:

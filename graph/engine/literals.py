@@ -1,0 +1,123 @@
+"""Replaces the literal arguments of a document by variables, so that documents that differ only in values share one entry.
+
+Clients often write values into the text: `range(ticker: "btc_usd", from: 1735689600)`. The text without its literals, the
+template, is the key of the document cache. So each further text costs one pass of a regular expression instead of parsing
+and validation.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from graphql import (
+    SKIP,
+    DocumentNode,
+    GraphQLError,
+    GraphQLInputType,
+    GraphQLSchema,
+    IntValueNode,
+    NameNode,
+    Node,
+    OperationDefinitionNode,
+    StringValueNode,
+    TypeInfo,
+    TypeInfoVisitor,
+    VariableDefinitionNode,
+    VariableNode,
+    Visitor,
+    parse_type,
+    visit,
+)
+from graphql.language import VisitorAction
+
+_LITERAL: Final = re.compile(r'("[^"\n\r]*"|(?<![\w.-])-?(?:0|[1-9][0-9]{0,17})(?![\w.]))', re.ASCII)
+"""A string or an integer. In a text without escapes, block strings and comments, quotes only begin and end strings."""
+_UNSUPPORTED: Final = ("\\", '"""', "#", "\0")
+"""Texts that contain one of these are not split. The last one separates the parts of a template."""
+
+
+def split(text: str) -> tuple[str, list[Any]] | None:
+    """Returns the template of a text and the values of its literals, in order; None if the text cannot be split.
+
+    Texts with the same template have the same tokens, except for the values of strings and integers.
+    """
+    if any(mark in text for mark in _UNSUPPORTED):
+        return None
+    parts = _LITERAL.split(text)
+    values: list[Any] = [literal[1:-1] if literal[0] == '"' else int(literal) for literal in parts[1::2]]
+    kinds = "".join((literal[0] == '"' and "s") or "i" for literal in parts[1::2])
+    return "\0".join([*parts[::2], kinds]), values
+
+
+def parametrize(document: DocumentNode, schema: GraphQLSchema) -> tuple[DocumentNode, list[GraphQLInputType]] | None:
+    """Returns a valid document with variables `0`, `1`, … instead of its literals, and their types.
+
+    None if a literal is no argument of a field, or if the document has several operations. No two fields may have the same
+    response key, because validation compares their literals.
+    """
+    operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
+    if len(operations) != 1:
+        return None
+    type_info = TypeInfo(schema)
+    visitor = _Parametrizer(type_info)
+    found: DocumentNode = visit(document, TypeInfoVisitor(type_info, visitor))
+    (operation,) = [node for node in found.definitions if isinstance(node, OperationDefinitionNode)]
+    definitions = [
+        VariableDefinitionNode(variable=_variable(number), type=parse_type(str(type_), no_location=True), directives=())
+        for number, type_ in enumerate(visitor.types)
+    ]
+    parametrized = replace(operation, variable_definitions=(*(operation.variable_definitions or ()), *definitions))
+    others = tuple(parametrized if node is operation else node for node in found.definitions)
+    return replace(found, definitions=others), visitor.types
+
+
+class _Parametrizer(Visitor):
+    """Replaces the literals in arguments of fields, outside of directives and default values."""
+
+    def __init__(self, type_info: TypeInfo) -> None:
+        super().__init__()
+        self.types: list[GraphQLInputType] = []
+        self._type_info = type_info
+
+    def enter_directive(self, *_: Any) -> VisitorAction:
+        return SKIP
+
+    def enter_variable_definition(self, *_: Any) -> VisitorAction:
+        return SKIP
+
+    def enter_int_value(self, node: IntValueNode, *_: Any) -> VariableNode:
+        return self._replace(node)
+
+    def enter_string_value(self, node: StringValueNode, *_: Any) -> VariableNode:
+        return self._replace(node)
+
+    def _replace(self, node: Node) -> VariableNode:
+        type_ = self._type_info.get_input_type()
+        assert type_ is not None  # noqa: S101  the document is valid
+        self.types.append(type_)
+        return _variable(len(self.types) - 1, node)
+
+
+def _variable(number: int, node: Node | None = None) -> VariableNode:
+    return VariableNode(name=NameNode(value=str(number)), loc=node.loc if node else None)
+
+
+def relocate(error: GraphQLError, document: DocumentNode, text_document: DocumentNode) -> GraphQLError:
+    """Returns the error with the positions of another document with the same template."""
+    positions = {id(node): other for node, other in zip(_located(document), _located(text_document), strict=True)}
+    nodes: Sequence[Node] = [positions.get(id(node), node) for node in error.nodes or ()]
+    return GraphQLError(error.message, nodes, path=error.path, original_error=error.original_error, extensions=error.extensions)
+
+
+def _located(document: DocumentNode) -> Iterator[Node]:
+    """Yields the nodes of a document that have a position in its text, in order."""
+    found: list[Node] = []
+
+    class Collector(Visitor):
+        def enter(self, node: Node, *_: Any) -> None:
+            if node.loc is not None:
+                found.append(node)
+
+    visit(document, Collector())
+    return iter(found)

@@ -1,0 +1,206 @@
+"""Plans: an operation whose root fields are JSON of PostgreSQL runs without graphql-core's executor.
+
+A plan holds what the executor would derive from the document again in each request: fields, selected columns, constant
+arguments. It calls the same resolvers, and the response has the same bytes. All other operations run in the executor.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+import orjson
+from graphql import (
+    ExecutionResult,
+    FieldNode,
+    FragmentDefinitionNode,
+    GraphQLError,
+    GraphQLField,
+    GraphQLSchema,
+    OperationDefinitionNode,
+    OperationType,
+    get_argument_values,
+    get_named_type,
+    get_variable_values,
+    is_non_null_type,
+    located_error,
+)
+from graphql.execution.values import VariableValues
+
+from graph.engine.documents import Document
+from graph.engine.field_rules import SchemaRules
+from graph.engine.json_fragments import FieldSelection, JsonFragment, response_key, row_selection, selected_fields
+from graph.engine.selection import find_variables, variables_of
+
+MAX_PLANS: Final = 8
+"""Plans of one document: it needs one for each combination of the conditions of @skip and @include."""
+
+Arguments = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ResolverInfo:
+    """What resolvers of planned fields use of `strawberry.Info`."""
+
+    context: Any
+    _raw_info: FieldSelection
+
+
+@dataclass(frozen=True)
+class PlannedField:
+    """A root field of a plan."""
+
+    key: str
+    definition: GraphQLField
+    selection: FieldSelection
+    resolve: Callable[..., Awaitable[Any]]
+    argument_names: Mapping[str, str]
+    """The name of each argument in the resolver."""
+    constant_arguments: Arguments | None
+    """None if an argument contains a variable."""
+    members: tuple[tuple[bytes, str], ...]
+    """Start of the JSON and attribute of each member of an object; empty if the value itself is JSON."""
+
+    def arguments(self, variables: VariableValues | None) -> Arguments:
+        """Returns the arguments of the resolver. Raises GraphQLError if a variable is null where the argument is not."""
+        if self.constant_arguments is not None:
+            return self.constant_arguments
+        values = get_argument_values(self.definition, self.selection.field_nodes[0], variables)
+        return {self.argument_names[name]: value for name, value in values.items()}
+
+    async def read(self, context: Any, arguments: Arguments) -> bytes | Exception:
+        """Returns the field's value as JSON, or the error of its resolver."""
+        try:
+            result = await self.resolve(None, info=ResolverInfo(context, self.selection), **arguments)
+            if result is None or not self.members:
+                return _encode(result)
+            members = [start + (_encode(getattr(result, name)) if name else b"") for start, name in self.members]
+        except Exception as error:  # noqa: BLE001  any error is the field's, as in graphql-core
+            return error
+        return b"{" + b",".join(members) + b"}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An operation that runs without the executor. `fields` are its root fields, each with the start of its JSON."""
+
+    schema: GraphQLSchema
+    operation: OperationDefinitionNode
+    fields: tuple[tuple[bytes, PlannedField | None], ...]
+    """A field without a plan is `__typename`, whose start is its whole JSON."""
+
+    async def run(self, context: Any, raw_variables: dict[str, Any]) -> ExecutionResult | None:
+        """Returns the result of the operation; None if a variable is invalid, which the executor reports."""
+        variables = None
+        if self.operation.variable_definitions:
+            found = get_variable_values(self.schema, self.operation.variable_definitions, raw_variables)
+            if not isinstance(found, VariableValues):
+                return None
+            variables = found
+        planned = [field for _, field in self.fields if field is not None]
+        try:
+            arguments = [field.arguments(variables) for field in planned]
+        except GraphQLError:
+            return None
+        reads = [field.read(context, values) for field, values in zip(planned, arguments, strict=True)]
+        results = [await reads[0]] if len(reads) == 1 else await asyncio.gather(*reads)
+        return self._build_result(iter(results))
+
+    def _build_result(self, results: Iterator[bytes | Exception]) -> ExecutionResult:
+        members, errors, is_null = [], [], False
+        for start, field in self.fields:
+            result = b"" if field is None else next(results)
+            if field is not None and isinstance(result, Exception):
+                errors.append(located_error(result, field.selection.field_nodes, [field.key]))
+                is_null |= is_non_null_type(field.definition.type)
+                result = b"null"
+            members.append(start + cast(bytes, result))
+        data: Any = None if is_null else orjson.Fragment(b"{" + b",".join(members) + b"}")
+        return ExecutionResult(data, errors or None)
+
+
+class Planner:
+    """Compiles operations of a schema into plans, once for each document and combination of conditions."""
+
+    def __init__(self, schema: GraphQLSchema, rules: SchemaRules) -> None:
+        self._schema = schema
+        self._rules = rules
+
+    def find(self, document: Document, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> Plan | None:
+        """Returns the plan of the operation for these variables; None if it needs the executor."""
+        conditions: dict[str, bool] = {}
+        names = document.condition_names
+        if names:
+            variables = variables_of(operation, raw_variables)
+            for name in names:
+                value = variables.get(name)
+                if not isinstance(value, bool):
+                    return None
+                conditions[name] = value
+        key = (id(operation), *conditions.values())
+        if key not in document.plans:
+            if len(document.plans) >= MAX_PLANS:
+                return None
+            document.plans[key] = self._compile(document, operation, conditions)
+        plan: Plan | None = document.plans[key]
+        return plan
+
+    def _compile(self, document: Document, operation: OperationDefinitionNode, conditions: dict[str, bool]) -> Plan | None:
+        root = self._schema.query_type
+        if operation.operation is not OperationType.QUERY or root is None:
+            return None
+        fragments = {node.name.value: node for node in document.node.definitions if isinstance(node, FragmentDefinitionNode)}
+        nodes_by_key: dict[str, list[FieldNode]] = {}
+        for node in selected_fields([operation], FieldSelection([], root, fragments, conditions), {root.name}):
+            nodes_by_key.setdefault(response_key(node), []).append(node)
+        fields: list[tuple[bytes, PlannedField | None]] = []
+        for key, nodes in nodes_by_key.items():
+            start, name = orjson.dumps(key) + b":", nodes[0].name.value
+            if name == "__typename":
+                fields.append((start + orjson.dumps(root.name), None))
+                continue
+            definition = root.fields.get(name)
+            field = (
+                None
+                if definition is None
+                else self._plan_field(key, name, definition, FieldSelection(nodes, definition.type, fragments, conditions))
+            )
+            if field is None:
+                return None
+            fields.append((start, field))
+        return Plan(self._schema, operation, tuple(fields))
+
+    def _plan_field(self, key: str, name: str, definition: GraphQLField, selection: FieldSelection) -> PlannedField | None:
+        assert self._schema.query_type is not None  # noqa: S101  the caller checked it
+        rules, _ = self._rules.find(self._schema.query_type.name, name)
+        json_fields = rules.json_fields
+        if rules.rows is not None:
+            if row_selection(selection, rules.rows) is None:
+                return None
+            json_fields = (rules.rows.child_field,) if rules.rows.child_field else ()
+        elif not json_fields:
+            return None
+        members: list[tuple[bytes, str]] = []
+        typename = get_named_type(definition.type).name
+        for node in selected_fields(selection.field_nodes, selection, {typename}) if json_fields else ():
+            start = orjson.dumps(response_key(node)) + b":"
+            if node.name.value == "__typename":
+                members.append((start + orjson.dumps(typename), ""))
+            elif node.name.value in json_fields:
+                members.append((start, node.name.value))
+            else:
+                return None
+        field = definition.extensions["strawberry-definition"]
+        names = {argument.graphql_name or argument.python_name: argument.python_name for argument in field.arguments}
+        planned = PlannedField(key, definition, selection, field.base_resolver, names, None, tuple(dict(members).items()))
+        if any(find_variables(argument.value) for argument in selection.field_nodes[0].arguments or ()):
+            return planned
+        return replace(planned, constant_arguments=planned.arguments(None))
+
+
+def _encode(result: Any) -> bytes:
+    if result is None:
+        return b"null"
+    if not isinstance(result, JsonFragment):
+        raise TypeError(f"a planned field returned {type(result).__name__} instead of JSON")
+    return result.text if isinstance(result.text, bytes) else result.text.encode()
