@@ -76,10 +76,9 @@ class DocumentCache:
             raise InvalidDocumentError(errors)
         found = literals.split(document.text)
         if found is not None and found[1] and not document.pairs:
-            template, values = found
             parametrized = document.parametrize(self._schema)
-            if parametrized is not None and len(parametrized.literal_types) == len(values):
-                self._cache[template] = parametrized
+            if parametrized is not None:
+                self._cache[found[0]] = parametrized
                 return
         self._cache[document.text] = document
 
@@ -132,7 +131,7 @@ class Document:
 
     def parametrize(self, schema: GraphQLSchema) -> "Document | None":
         """Returns this valid document with variables instead of literals. None if a literal is no argument of a field."""
-        found = literals.parametrize(self.node, schema)
+        found = literals.parametrize(self.text, self.node, schema)
         if found is None:
             return None
         document = copy(self)

@@ -50,10 +50,15 @@ def split(text: str) -> tuple[str, list[Any]] | None:
     return "\0".join([*parts[::2], kinds]), values
 
 
-def parametrize(document: DocumentNode, schema: GraphQLSchema) -> tuple[DocumentNode, list[GraphQLInputType]] | None:
-    """Returns a valid document with variables `0`, `1`, … instead of its literals, and their types.
+def spans(text: str) -> list[tuple[int, int]]:
+    """Returns the positions of the literals that `split` finds."""
+    return [found.span() for found in _LITERAL.finditer(text)]
 
-    None if a literal is no argument of a field, or if the document has several operations. No two fields may have the same
+
+def parametrize(text: str, document: DocumentNode, schema: GraphQLSchema) -> tuple[DocumentNode, list[GraphQLInputType]] | None:
+    """Returns a valid document with variables `0`, `1`, … instead of the literals that `split` finds, and their types.
+
+    None if one of them is no argument of a field, or if the document has several operations. No two fields may have the same
     response key, because validation compares their literals.
     """
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
@@ -62,6 +67,8 @@ def parametrize(document: DocumentNode, schema: GraphQLSchema) -> tuple[Document
     type_info = TypeInfo(schema)
     visitor = _Parametrizer(type_info)
     found: DocumentNode = visit(document, TypeInfoVisitor(type_info, visitor))
+    if visitor.spans != spans(text):
+        return None
     (operation,) = [node for node in found.definitions if isinstance(node, OperationDefinitionNode)]
     definitions = [
         VariableDefinitionNode(variable=_variable(number), type=parse_type(str(type_), no_location=True), directives=())
@@ -78,6 +85,7 @@ class _Parametrizer(Visitor):
     def __init__(self, type_info: TypeInfo) -> None:
         super().__init__()
         self.types: list[GraphQLInputType] = []
+        self.spans: list[tuple[int, int]] = []
         self._type_info = type_info
 
     def enter_directive(self, *_: Any) -> VisitorAction:
@@ -95,7 +103,9 @@ class _Parametrizer(Visitor):
     def _replace(self, node: Node) -> VariableNode:
         type_ = self._type_info.get_input_type()
         assert type_ is not None  # noqa: S101  the document is valid
+        assert node.loc is not None  # noqa: S101  it was parsed with positions
         self.types.append(type_)
+        self.spans.append((node.loc.start, node.loc.end))
         return _variable(len(self.types) - 1, node)
 
 
