@@ -35,6 +35,7 @@ cost = Histogram(
 )
 rejected_requests = Counter("tickgraph_rejected_requests", "Errors returned to clients, by code.", ("code",))
 list_encodings = Counter("tickgraph_list_encodings", "Lists encoded as JSON, by encoder: postgresql or python.", ("encoder",))
+lists_by_postgresql, lists_by_python = (list_encodings.labels(encoder) for encoder in ("postgresql", "python"))
 cached_responses = Counter("tickgraph_cached_responses", "Lookups in the response cache, by outcome.", ("outcome",))
 response_cache_bytes = Gauge(
     "tickgraph_response_cache_bytes", "Size of the response cache in bytes.", multiprocess_mode="livesum"
@@ -61,8 +62,11 @@ replica_lag = Gauge(
 database_connections = Gauge("tickgraph_database_connections", "Connections to PostgreSQL in use.", multiprocess_mode="livesum")
 
 
+_unnamed_operations, _unnamed_operation_seconds = operations.labels("", "ok"), operation_seconds.labels("")
+
+
 class OperationNames:
-    """Limits the operation names that are used as metric labels.
+    """Counts operations by name, and limits the names that are used as metric labels.
 
     At most MAX_OPERATION_NAMES have a label of their own. A new name replaces the oldest one that is idle.
     """
@@ -70,6 +74,17 @@ class OperationNames:
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
         self._used_at: OrderedDict[str, float] = OrderedDict()
+
+    def record(self, name: str | None, outcome: str, seconds: float | None) -> None:
+        """Counts an operation. `seconds` is its duration; None for a subscription."""
+        if name is None and outcome == "ok" and seconds is not None:  # the most frequent case, without a search by labels
+            _unnamed_operations.inc()
+            _unnamed_operation_seconds.observe(seconds)
+            return
+        label = self.label_for(name)
+        operations.labels(label, outcome).inc()
+        if seconds is not None:
+            operation_seconds.labels(label).observe(seconds)
 
     def label_for(self, name: str | None) -> str:
         """Returns the label of an operation: its name, `other` above the limit, or an empty string without a name."""

@@ -1,10 +1,10 @@
 """Parses and validates GraphQL documents, caches valid ones, and selects the operation to execute."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from functools import cached_property
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cachetools import LRUCache
 from graphql import (
@@ -47,6 +47,17 @@ class InvalidDocumentError(Exception):
         self.errors = errors
 
 
+class Literals(NamedTuple):
+    """The literals of a text as variables of its document, by name."""
+
+    raw: Mapping[str, Any]
+    coerced: Mapping[str, Any]
+    """As resolvers receive them."""
+
+
+NO_LITERALS: Final = Literals({}, {})
+
+
 class DocumentCache:
     """Cache of valid documents. Most clients send the same few documents, often with other literals."""
 
@@ -55,19 +66,21 @@ class DocumentCache:
         self._validate = validate
         self._cache: LRUCache[str, Document] = LRUCache(MAX_CACHE_BYTES, getsizeof=lambda document: document.memory_bytes)
 
-    def get(self, text: str) -> "tuple[Document, dict[str, Any]] | None":
-        """Returns a valid document and the variables that stand for the literals of the text; None if none is cached."""
+    def get(self, text: str) -> "tuple[Document, Literals] | None":
+        """Returns a valid document and the literals of the text that it has as variables; None if none is cached."""
         document = self._cache.get(text)
         if document is not None:
-            return document, {}
+            return document, NO_LITERALS
         found = literals.split(text)
         if found is None:
             return None
         template, values = found
         document = self._cache.get(template)
-        if document is None or not document.accepts(values):
+        coerced = None if document is None else document.coerce(values)
+        if document is None or coerced is None:
             return None
-        return document, {str(number): value for number, value in enumerate(values)}
+        names = document.literal_names
+        return document, Literals(dict(zip(names, values, strict=True)), dict(zip(names, coerced, strict=True)))
 
     def validate_and_cache(self, document: "Document") -> None:
         """Validates the document and caches it. Raises InvalidDocumentError if it does not match the schema."""
@@ -116,6 +129,8 @@ class Document:
         """The cost of validation. The cost of parsing (`parse_cost`) is not included."""
         self.literal_types: Sequence[GraphQLInputType] = ()
         """The types of the variables that replace the literals."""
+        self.literal_names: Sequence[str] = ()
+        """Their names."""
         self.plans: dict[tuple[Any, ...], Any] = {}
         """The plans of its operations. See `graph.engine.plans`."""
 
@@ -136,15 +151,15 @@ class Document:
             return None
         document = copy(self)
         document.node, document.literal_types = found
+        document.literal_names = [str(number) for number in range(len(document.literal_types))]
         document.selections = Selections(document.node, self.selections.rules)
         document.plans = {}
         return document
 
-    def accepts(self, values: Sequence[Any]) -> bool:
-        """Returns whether the values are valid for the arguments whose literals were replaced."""
-        return all(
-            coerce_input_value(value, type_) is not Undefined for value, type_ in zip(values, self.literal_types, strict=True)
-        )
+    def coerce(self, values: Sequence[Any]) -> list[Any] | None:
+        """Returns the values as the resolvers receive them; None if one is invalid for the argument that it belongs to."""
+        coerced = [coerce_input_value(value, type_) for value, type_ in zip(values, self.literal_types, strict=True)]
+        return None if Undefined in coerced else coerced
 
     def relocate(self, errors: Sequence[GraphQLError], text: str) -> list[GraphQLError]:
         """Returns errors of an execution with their positions in the executed text, which may differ from `self.text`."""

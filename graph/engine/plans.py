@@ -19,6 +19,7 @@ from graphql import (
     GraphQLSchema,
     OperationDefinitionNode,
     OperationType,
+    VariableDefinitionNode,
     get_argument_values,
     get_named_type,
     get_variable_values,
@@ -61,7 +62,7 @@ class PlannedField:
     members: tuple[tuple[bytes, str], ...]
     """Start of the JSON and attribute of each member of an object; empty if the value itself is JSON."""
 
-    def arguments(self, variables: VariableValues | None) -> Arguments:
+    def arguments(self, variables: VariableValues) -> Arguments:
         """Returns the arguments of the resolver. Raises GraphQLError if a variable is null where the argument is not."""
         if self.constant_arguments is not None:
             return self.constant_arguments
@@ -85,18 +86,19 @@ class Plan:
     """An operation that runs without the executor. `fields` are its root fields, each with the start of its JSON."""
 
     schema: GraphQLSchema
-    operation: OperationDefinitionNode
+    definitions: tuple[VariableDefinitionNode, ...]
+    """The variables of the operation, without those that replace literals."""
     fields: tuple[tuple[bytes, PlannedField | None], ...]
     """A field without a plan is `__typename`, whose start is its whole JSON."""
 
-    async def run(self, context: Any, raw_variables: dict[str, Any]) -> ExecutionResult | None:
+    async def run(self, context: Any, raw_variables: dict[str, Any], literals: Mapping[str, Any]) -> ExecutionResult | None:
         """Returns the result of the operation; None if a variable is invalid, which the executor reports."""
-        variables = None
-        if self.operation.variable_definitions:
-            found = get_variable_values(self.schema, self.operation.variable_definitions, raw_variables)
+        variables = VariableValues({}, {**literals})
+        if self.definitions:
+            found = get_variable_values(self.schema, self.definitions, raw_variables)
             if not isinstance(found, VariableValues):
                 return None
-            variables = found
+            variables = VariableValues(found.sources, found.coerced | variables.coerced)
         planned = [field for _, field in self.fields if field is not None]
         try:
             arguments = [field.arguments(variables) for field in planned]
@@ -168,7 +170,9 @@ class Planner:
             if field is None:
                 return None
             fields.append((start, field))
-        return Plan(self._schema, operation, tuple(fields))
+        definitions = operation.variable_definitions or ()
+        own_definitions = definitions[: len(definitions) - len(document.literal_types)]
+        return Plan(self._schema, tuple(own_definitions), tuple(fields))
 
     def _plan_field(self, key: str, name: str, definition: GraphQLField, selection: FieldSelection) -> PlannedField | None:
         assert self._schema.query_type is not None  # noqa: S101  the caller checked it
@@ -195,7 +199,7 @@ class Planner:
         planned = PlannedField(key, definition, selection, field.base_resolver, names, None, tuple(dict(members).items()))
         if any(find_variables(argument.value) for argument in selection.field_nodes[0].arguments or ()):
             return planned
-        return replace(planned, constant_arguments=planned.arguments(None))
+        return replace(planned, constant_arguments=planned.arguments(VariableValues({}, {})))
 
 
 def _encode(result: Any) -> bytes:

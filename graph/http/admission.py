@@ -3,15 +3,15 @@
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from typing import Any, Final
+from contextlib import contextmanager
+from typing import Any, Final, Self
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from graph import metrics
 from graph.engine.rate_limit import WINDOW_S, CostBudget
-from graph.errors import RETRY_AFTER_S, ApiError, BusyError, RateLimitedError, TimedOutError, UnauthenticatedError
+from graph.errors import RETRY_AFTER_S, BusyError, RateLimitedError, TimedOutError, UnauthenticatedError
 from graph.http.caller import Authenticator, address_of
 from graph.http.negotiation import prefers_html
 from graph.http.problems import GRAPHQL_PATH, error_response
@@ -20,68 +20,6 @@ from graph.http.request_state import state_of
 WATCH_DELAY_S: Final = 0.05
 CHUNK_BYTES: Final = 256 * 1024
 """Maximum bytes of a response body in one ASGI message."""
-
-
-class AuthenticationMiddleware:
-    """Identifies the caller and rejects HTTP requests without read permission.
-
-    `public_paths` and the paths below them require no key; of `/`, only the path itself. A WebSocket handshake requires none
-    either: browsers send the key in the first message.
-    """
-
-    def __init__(self, app: ASGIApp, authenticator: Authenticator, public_paths: tuple[str, ...]) -> None:
-        self.app = app
-        self._authenticator = authenticator
-        self._public_paths = public_paths
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket"):
-            state_of(scope).caller = self._authenticator.identify(scope, Headers(scope=scope))
-        if scope["type"] == "http" and not state_of(scope).caller.may_read and not self._is_public(scope):
-            await error_response(scope, UnauthenticatedError())(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-    def _is_public(self, scope: Scope) -> bool:
-        path = scope["path"]
-        if path == GRAPHQL_PATH:  # the GraphiQL page itself contains no data
-            return (
-                scope["method"] == "GET" and not scope["query_string"] and prefers_html(Headers(scope=scope).get("Accept", ""))
-            )
-        return any(
-            path == public_path or (public_path != "/" and path.startswith(f"{public_path}/"))
-            for public_path in self._public_paths
-        )
-
-
-class RateLimitMiddleware:
-    """Charges each request a cost of 1 to the caller's budget and adds the RateLimit headers."""
-
-    def __init__(self, app: ASGIApp, cost_budget: CostBudget) -> None:
-        self.app = app
-        self._cost_budget = cost_budget
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        caller = state_of(scope).caller.name
-
-        # https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
-        async def send_with_rate(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = MutableHeaders(scope=message)
-                headers["RateLimit-Policy"] = f'"cost";q={self._cost_budget.per_minute};w={WINDOW_S}'
-                reset_s = round(self._cost_budget.reset_after_s(caller))
-                headers["RateLimit"] = f'"cost";r={self._cost_budget.remaining(caller)};t={reset_s}'
-            await send(message)
-
-        try:
-            self._cost_budget.charge(caller, 1)
-        except ApiError as error:
-            await error_response(scope, error)(scope, receive, send_with_rate)
-        else:
-            await self.app(scope, receive, send_with_rate)
 
 
 class ConcurrencyLimiter:
@@ -96,9 +34,8 @@ class ConcurrencyLimiter:
         self._count_by_address: Counter[str] = Counter()
         self._total = 0
 
-    @contextmanager
-    def acquire(self, address: str) -> Iterator[None]:
-        """Holds a slot for the length of the block.
+    def acquire(self, address: str) -> "Slot":
+        """Returns a slot, which is held until its release or the end of its `with` block.
 
         Raises RateLimitedError at the limit of this address, BusyError at the total limit. It never waits.
         """
@@ -113,13 +50,35 @@ class ConcurrencyLimiter:
             raise BusyError(f"The server is busy: {self._max_total} {self._description}. Retry in a few seconds.")
         self._count_by_address[address] += 1
         self._total += 1
-        try:
-            yield
-        finally:
-            self._total -= 1
-            self._count_by_address[address] -= 1
-            if not self._count_by_address[address]:
-                del self._count_by_address[address]
+        return Slot(self, address)
+
+    def _release(self, address: str) -> None:
+        self._total -= 1
+        self._count_by_address[address] -= 1
+        if not self._count_by_address[address]:
+            del self._count_by_address[address]
+
+
+class Slot:
+    """A slot of a ConcurrencyLimiter."""
+
+    __slots__ = ("_address", "_limiter")
+
+    def __init__(self, limiter: ConcurrencyLimiter, address: str) -> None:
+        self._limiter: ConcurrencyLimiter | None = limiter
+        self._address = address
+
+    def release(self) -> None:
+        """Releases the slot. Only the first call has an effect."""
+        if self._limiter is not None:
+            self._limiter._release(self._address)  # noqa: SLF001  the two classes are one
+            self._limiter = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 @contextmanager
@@ -131,47 +90,60 @@ def hold_connection(scope: Scope, connections: ConcurrencyLimiter) -> Iterator[N
     with connections.acquire(address_of(scope)):
         slot = state_of(scope).slot
         if slot is not None:
-            slot.close()
+            slot.release()
         yield
 
 
-class ConcurrencyLimitMiddleware:
-    """Limits the concurrent requests. Further requests get 429 (per client) or 503 (in total) with Retry-After."""
+class AdmissionMiddleware:
+    """Admits a request: identifies its caller, checks the permission to read, holds a slot, and charges it to the rate limit.
 
-    def __init__(self, app: ASGIApp, slots: ConcurrencyLimiter) -> None:
-        self.app = app
-        self._slots = slots
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        try:
-            with ExitStack() as slot:
-                slot.enter_context(self._slots.acquire(address_of(scope)))
-                state_of(scope).slot = slot
-                await self.app(scope, receive, send)
-        except (BusyError, RateLimitedError) as error:
-            await error_response(scope, error)(scope, receive, send)
-
-
-class CancelOnDisconnect:
-    """Cancels a request, and its SQL statement, when the client disconnects or the request timeout expires.
-
-    Most requests finish at once. The middleware therefore watches for a disconnect only after WATCH_DELAY_S.
+    Cancels the request, and its SQL statement, when the client disconnects or the request timeout expires. `public_paths` and
+    the paths below them require no key; of `/`, only the path itself. A WebSocket handshake requires none either: browsers
+    send the key in the first message. One class does all this, because each layer costs time in every request.
     """
 
-    def __init__(self, app: ASGIApp, request_timeout_s: float) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        authenticator: Authenticator,
+        public_paths: tuple[str, ...],
+        slots: ConcurrencyLimiter,
+        cost_budget: CostBudget | None,
+        request_timeout_s: float,
+    ) -> None:
+        """Without a `cost_budget` there is no rate limit."""
         self.app = app
+        self._authenticator = authenticator
+        self._public_paths = public_paths
+        self._slots = slots
+        self._cost_budget = cost_budget
         self._request_timeout_s = request_timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
             return
+        state = state_of(scope)
+        state.caller = self._authenticator.identify(scope)
+        if scope["type"] == "websocket":
+            await self.app(scope, receive, send)
+        elif not state.caller.may_read and not self._is_public(scope):
+            await error_response(scope, UnauthenticatedError())(scope, receive, send)
+        else:
+            try:
+                with self._slots.acquire(address_of(scope)) as state.slot:
+                    await self._run(scope, receive, self._add_rate_headers(send, state.caller.name))
+            except (BusyError, RateLimitedError) as error:
+                await error_response(scope, error)(scope, receive, send)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         monitor = _RequestMonitor(scope, receive, send, self._request_timeout_s)
         try:
+            if self._cost_budget is not None:
+                self._cost_budget.charge(state_of(scope).caller.name, 1)
             await self.app(scope, monitor.receive, monitor.send)
+        except RateLimitedError as error:
+            await error_response(scope, error)(scope, receive, send)
         except asyncio.CancelledError:
             if not monitor.is_cancelled or monitor.task.uncancel():
                 raise
@@ -179,6 +151,35 @@ class CancelOnDisconnect:
                 await error_response(scope, timeout_error(self._request_timeout_s))(scope, receive, send)
         finally:
             monitor.stop_watching()
+
+    def _add_rate_headers(self, send: Send, caller: str) -> Send:
+        """Returns a `send` that adds the RateLimit headers.
+
+        See https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/.
+        """
+        budget = self._cost_budget
+        if budget is None:
+            return send
+
+        async def send_with_rate(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["RateLimit-Policy"] = f'"cost";q={budget.per_minute};w={WINDOW_S}'
+                headers["RateLimit"] = f'"cost";r={budget.remaining(caller)};t={round(budget.reset_after_s(caller))}'
+            await send(message)
+
+        return send_with_rate
+
+    def _is_public(self, scope: Scope) -> bool:
+        path = scope["path"]
+        if path == GRAPHQL_PATH:  # the GraphiQL page itself contains no data
+            return (
+                scope["method"] == "GET" and not scope["query_string"] and prefers_html(Headers(scope=scope).get("Accept", ""))
+            )
+        return any(
+            path == public_path or (public_path != "/" and path.startswith(f"{public_path}/"))
+            for public_path in self._public_paths
+        )
 
 
 class _RequestMonitor:

@@ -30,13 +30,7 @@ from graph.engine.replica import Replica
 from graph.engine.shared_reads import SharedReads
 from graph.errors import ApiError
 from graph.http import health, pages, problems
-from graph.http.admission import (
-    AuthenticationMiddleware,
-    CancelOnDisconnect,
-    ConcurrencyLimiter,
-    ConcurrencyLimitMiddleware,
-    RateLimitMiddleware,
-)
+from graph.http.admission import AdmissionMiddleware, ConcurrencyLimiter
 from graph.http.caller import Authenticator
 from graph.http.forwarded_headers import ForwardedHeadersMiddleware
 from graph.http.graphql import STATIC_DIR, GraphQLEndpoint
@@ -207,10 +201,14 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             ),
             *([_cors_middleware(settings)] if settings.cors_origins else ()),
             Middleware(AccessLogMiddleware),
-            Middleware(AuthenticationMiddleware, authenticator=authenticator, public_paths=PUBLIC_PATHS),
-            Middleware(ConcurrencyLimitMiddleware, slots=slots),
-            *([Middleware(RateLimitMiddleware, cost_budget=cost_budget)] if cost_budget else ()),
-            Middleware(CancelOnDisconnect, request_timeout_s=settings.request_timeout_s),
+            Middleware(
+                AdmissionMiddleware,
+                authenticator=authenticator,
+                public_paths=PUBLIC_PATHS,
+                slots=slots,
+                cost_budget=cost_budget,
+                request_timeout_s=settings.request_timeout_s,
+            ),
             *([Middleware(ResponseCacheMiddleware, response_cache=response_cache)] if settings.answer_cache_mb else ()),
             Middleware(CompressionMiddleware, minimum_size=MIN_COMPRESSED_BYTES, compresslevel=COMPRESSION_LEVEL),
         ],

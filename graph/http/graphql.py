@@ -101,8 +101,11 @@ class GraphQLEndpoint:
             self._persisted.store(graphql_request)
             if prepared.is_subscription:
                 return await self._subscribe(request, context, prepared, accepts_sse=accepts_sse(accept))
-            selection_args = prepared.document.selections, prepared.operation, prepared.variables, context.now()
-            is_cacheable = cacheability.depends_only_on_stored_data(*selection_args)
+            is_cacheable = (not is_post or response_cache.may_be_cached(request.scope)) and (
+                cacheability.depends_only_on_stored_data(
+                    prepared.document.selections, prepared.operation, prepared.variables, context.now()
+                )
+            )
             response_cache.set_cacheable(request.scope, cacheable=is_cacheable and context.is_current)
             if is_post:
                 context.charge(prepared.cost)

@@ -4,6 +4,7 @@ import logging
 import random
 import re
 import time
+from functools import cache
 from http import HTTPStatus
 from urllib.parse import quote
 
@@ -113,13 +114,18 @@ STREAM_KIND = "stream"
 """Metric label of an event stream."""
 
 
+# Finding the series by its labels takes as long as the increment.
+_request_counter = cache(metrics.requests.labels)
+_duration_histogram = cache(metrics.request_seconds.labels)
+
+
 def record_request(scope: Scope, state: RequestState, status: int, size: int, started_at: float) -> None:
     """Counts a request and writes its access log line. `started_at` is a reading of `time.perf_counter`."""
     first, _, remainder = scope["path"][1:].partition("/")
     kind = state.kind or KIND_BY_PATH.get(remainder.partition("/")[0] if first == "v1" else first, "page")
-    metrics.requests.labels(kind, status).inc()
+    _request_counter(kind, status).inc()
     if kind != STREAM_KIND:  # the client determines the duration of a stream
-        metrics.request_seconds.labels(kind).observe(time.perf_counter() - started_at)
+        _duration_histogram(kind).observe(time.perf_counter() - started_at)
     # Static files and health checks are frequent, so successful ones are logged at DEBUG level only.
     level = logging.DEBUG if status < HTTPStatus.BAD_REQUEST and (kind == "health" or first == "static") else logging.INFO
     if log.isEnabledFor(level):

@@ -1,5 +1,6 @@
 """Error responses: GraphQL errors, or `application/problem+json` (RFC 9457); older clients read its `detail`."""
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -18,6 +19,28 @@ from graph.errors import ApiError
 from graph.http.negotiation import JSON, response_media_type
 
 GRAPHQL_PATH: Final = "/graphql"
+DEFAULT_HEADERS: Final = {
+    "Cache-Control": "no-store",
+    "Vary": "Accept, Accept-Encoding",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class GraphQLResponse(Response):
+    """A GraphQL response. Its headers are encoded once."""
+
+    def __init__(self, body: dict[str, Any], media: str, status: int, headers: dict[str, str]) -> None:
+        self.status_code = int(status)
+        self.background = None
+        self.body = orjson.dumps(body)
+        length = (b"content-length", str(len(self.body)).encode())
+        self.raw_headers = [*_encode_headers(media, tuple(headers.items())), length]
+
+
+@lru_cache(64)
+def _encode_headers(media: str, headers: tuple[tuple[str, str], ...]) -> list[tuple[bytes, bytes]]:
+    found = DEFAULT_HEADERS | dict(headers) | {"Content-Type": f"{media}; charset=utf-8"}
+    return [(name.lower().encode(), value.encode()) for name, value in found.items()]
 
 
 def error_response(scope: Scope, error: ApiError) -> Response:
@@ -34,8 +57,7 @@ def graphql_response(
     body: dict[str, Any], media: str, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
 ) -> Response:
     """Returns a GraphQL response. It is not cacheable unless `headers` override Cache-Control."""
-    default_headers = {"Cache-Control": "no-store", "Vary": "Accept, Accept-Encoding", "X-Content-Type-Options": "nosniff"}
-    return Response(orjson.dumps(body), status, default_headers | (headers or {}) | {"Content-Type": f"{media}; charset=utf-8"})
+    return GraphQLResponse(body, media, status, headers or {})
 
 
 async def on_known_error(request: Request, error: Exception) -> Response:

@@ -116,6 +116,46 @@ class BoundedWebSocket(WriteTimeoutProtocol, WebSocketsSansIOProtocol):
             WebSocketsSansIOProtocol.shutdown(self)
 
 
+class ResponseWriter:
+    """Passes the writes of one response to the transport, its head together with the start of its body.
+
+    uvicorn writes them separately, which costs a system call and a packet. A head without a body is written in the next turn
+    of the event loop.
+    """
+
+    __slots__ = ("_head", "_loop", "_transport")
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._head: bytes | None = b""
+
+    def write(self, data: bytes) -> None:
+        """Writes data; the first data of the response after the current turn, or with the next data."""
+        if self._head == b"":
+            self._head = data
+            self._loop.call_soon(self._flush)
+        elif self._head is not None:
+            head, self._head = self._head, None
+            self._transport.writelines([head, data])
+        else:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Closes the connection after everything is written."""
+        self._flush()
+        self._transport.close()
+
+    def is_closing(self) -> bool:
+        """Whether the connection is closing."""
+        return self._transport.is_closing()
+
+    def _flush(self) -> None:
+        if self._head and not self._transport.is_closing():
+            self._transport.write(self._head)
+        self._head = None
+
+
 class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
     """HTTP protocol: closes connections that would hold memory or sockets.
 
@@ -151,13 +191,11 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         self._head_size = 0
-        if len(self.url) + sum(len(name) + len(value) for name, value in self.headers) > MAX_HEADER_BYTES:
-            self._is_head_too_long = True
-            raise ValueError  # stops the parser; send_400_response then rejects the request
-        self._head_error = self._find_head_error()
-        if self._head_error:
-            raise ValueError
+        self._check_head()
+        previous_cycle = self.cycle
         super().on_headers_complete()
+        if self.cycle is not None and self.cycle is not previous_cycle:
+            self.cycle.transport = ResponseWriter(self.transport, self.loop)  # type: ignore[assignment]  # what a cycle uses of it
 
     def on_message_complete(self) -> None:
         self._in_request = False
@@ -187,18 +225,22 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
         else:
             super().send_400_response(self._head_error or msg)
 
-    def _find_head_error(self) -> str:
-        """Returns the reason to reject the headers, '' if they are valid."""
-        names = [name for name, _ in self.headers]
-        hosts = names.count(b"host")
+    def _check_head(self) -> None:
+        """Raises ValueError, which stops the parser, if the headers must be rejected; `send_400_response` gives the reason."""
+        size, hosts, has_body = len(self.url), 0, False
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding" or (name == b"content-length" and value.strip() != b"0"):
+                has_body = True
+        self._is_head_too_long = size > MAX_HEADER_BYTES
         if hosts > 1 or (hosts == 0 and self.parser.get_http_version() == "1.1"):
-            return _BAD_HOST  # RFC 9112, 3.2
-        has_body = b"transfer-encoding" in names or any(
-            name == b"content-length" and value.strip() != b"0" for name, value in self.headers
-        )
-        if has_body and self.parser.should_upgrade() and self._should_upgrade():
-            return _BAD_UPGRADE
-        return ""
+            self._head_error = _BAD_HOST  # RFC 9112, 3.2
+        elif has_body and self.parser.should_upgrade() and self._should_upgrade():
+            self._head_error = _BAD_UPGRADE
+        if self._is_head_too_long or self._head_error:
+            raise ValueError
 
     def _start_request_timer(self) -> None:
         if self._request_timer is None:

@@ -6,6 +6,7 @@ Follows the GraphQL over HTTP specification (https://graphql.github.io/graphql-o
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -50,13 +51,7 @@ async def parse_body(request: Request) -> GraphQLRequest:
 
     Raises BadRequestError, UnsupportedMediaTypeError or PayloadTooLargeError.
     """
-    media, _, parameters = request.headers.get("Content-Type", "").partition(";")
-    if media.strip().lower() != "application/json":
-        actual = f"{media.strip()[:60]!r}" if media.strip() else "none"
-        raise UnsupportedMediaTypeError(f"Content-Type: send application/json, not {actual}")
-    charset = parse_media_parameters(parameters).get("charset", "utf-8")
-    if charset not in ("utf-8", "utf8"):
-        raise UnsupportedMediaTypeError(f"Content-Type: send utf-8, not {charset[:40]!r}")
+    _require_json(request.headers.get("Content-Type", ""))
     body = await _read_body(request)
     parts = parse_json(body, "The body")
     if isinstance(parts, list):
@@ -64,6 +59,17 @@ async def parse_body(request: Request) -> GraphQLRequest:
     if not isinstance(parts, dict):
         raise BadRequestError("The body should be a JSON object with a `query`")
     return _build_request(parts)
+
+
+@lru_cache(64)
+def _require_json(content_type: str) -> None:
+    media, _, parameters = content_type.partition(";")
+    if media.strip().lower() != "application/json":
+        actual = f"{media.strip()[:60]!r}" if media.strip() else "none"
+        raise UnsupportedMediaTypeError(f"Content-Type: send application/json, not {actual}")
+    charset = parse_media_parameters(parameters).get("charset", "utf-8")
+    if charset not in ("utf-8", "utf8"):
+        raise UnsupportedMediaTypeError(f"Content-Type: send utf-8, not {charset[:40]!r}")
 
 
 async def _read_body(request: Request) -> bytes:

@@ -1,40 +1,31 @@
 """The state of one request. Middleware and endpoints share it: AccessLogMiddleware creates it, each sets its own member."""
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from starlette.types import Scope
 
 if TYPE_CHECKING:  # these modules import this one
+    from graph.http.admission import Slot
     from graph.http.caller import Caller
     from graph.http.response_cache import InFlightRequest
 
 _KEY: Final = "request_state"
 
 
-@dataclass
+@dataclass(slots=True)
 class RequestState:
     """The state of one request."""
 
     request_id: str
     kind: str = ""
     """Metric label, if it differs from that of the path."""
-    slot: ExitStack | None = None
-    """Holds the request's slot. A streaming response releases it early."""
+    slot: "Slot | None" = None
+    """The request's slot. A streaming response releases it early."""
     in_flight_request: "InFlightRequest | None" = None
     """The request that the response cache records; None if its response cannot be cached."""
-    _caller: "Caller | None" = None
-
-    @property
-    def caller(self) -> "Caller":
-        """The client that AuthenticationMiddleware identified."""
-        assert self._caller is not None  # noqa: S101  that middleware precedes every reader
-        return self._caller
-
-    @caller.setter
-    def caller(self, caller: "Caller") -> None:
-        self._caller = caller
+    caller: "Caller" = field(init=False)
+    """The client that AdmissionMiddleware identified."""
 
 
 def create_state(scope: Scope, request_id: str) -> RequestState:

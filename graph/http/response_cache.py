@@ -81,6 +81,11 @@ class InFlightRequest:
             self.response.set_result(cached)
 
 
+def may_be_cached(scope: Scope) -> bool:
+    """Whether the response cache records the response of this request."""
+    return state_of(scope).in_flight_request is not None
+
+
 def set_cacheable(scope: Scope, *, cacheable: bool = True) -> None:
     """Declares whether the response of a request stays the same until the next commit. Call it as early as possible."""
     in_flight_request = state_of(scope).in_flight_request

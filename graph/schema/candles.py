@@ -61,7 +61,7 @@ class Candle:
     @staticmethod
     def shape(info: Info, *, with_empty: bool) -> Shape:
         """Returns the selected columns of candles. PostgreSQL can write all of them as JSON."""
-        metrics.list_encodings.labels("postgresql").inc()
+        metrics.lists_by_postgresql.inc()
         return require_row_selection(info._raw_info, CANDLE_ROWS_WITH_EMPTY if with_empty else CANDLE_ROWS)  # noqa: SLF001  graphql-core's info
 
 

@@ -35,7 +35,7 @@ from db.runtime import tracing
 from graph import metrics
 from graph.engine import documents, limits
 from graph.engine.client_errors import to_client_error
-from graph.engine.documents import Document, DocumentCache, InvalidDocumentError
+from graph.engine.documents import NO_LITERALS, Document, DocumentCache, InvalidDocumentError, Literals
 from graph.engine.fair_lock import FairLock
 from graph.engine.field_rules import SchemaRules
 from graph.engine.json_fragments import JsonFragmentExecutionContext
@@ -66,6 +66,7 @@ class PreparedOperation:
     text: str
     variables: dict[str, Any]
     """The variables of the request, and those that stand for literals of the text."""
+    literals: Literals
     operation_name: str | None
     operation: OperationDefinitionNode
     cost: int
@@ -165,16 +166,21 @@ class Schema(strawberry.Schema):
         cached = self.documents.get(text)
         if cached is None:
             return None
-        document, literal_variables = cached
-        return self._build_operation(document, text, variables | literal_variables, operation_name)
+        document, literals = cached
+        return self._build_operation(document, text, {**variables, **literals.raw}, operation_name, literals)
 
     def _build_operation(
-        self, document: Document, text: str, variables: dict[str, Any], operation_name: str | None
+        self,
+        document: Document,
+        text: str,
+        variables: dict[str, Any],
+        operation_name: str | None,
+        literals: Literals = NO_LITERALS,
     ) -> PreparedOperation:
         operation = document.operation(operation_name)
         cost = limits.estimate_cost(document.selections, operation, variables)
         limits.check_cost(cost)
-        return PreparedOperation(document, text, variables, operation_name, operation, cost)
+        return PreparedOperation(document, text, variables, literals, operation_name, operation, cost)
 
     async def execute_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
         """Executes a query or a mutation. Raises RequestRejectedError if nothing was executed.
@@ -204,16 +210,16 @@ class Schema(strawberry.Schema):
         pending: Any = create_source_event_stream(executor)
         stream = await pending if isawaitable(pending) else pending
         outcome = "error" if isinstance(stream, ExecutionResult) else "subscribed"
-        metrics.operations.labels(self._operation_names.label_for(prepared.name), outcome).inc()
+        self._operation_names.record(prepared.name, outcome, None)
         if isinstance(stream, ExecutionResult):
             raise RequestRejectedError(*prepared.document.relocate(stream.errors or (), prepared.text))
         field = prepared.document.selections.fields(prepared.operation.selection_set)[0]  # the only one, in a valid document
         return SubscriptionStream(f'{{"data":{{"{(field.alias or field.name).value}":', stream)
 
     async def _run_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
-        started_at, name = time.perf_counter(), self._operation_names.label_for(prepared.name)
+        started_at = time.perf_counter()
         plan = self._planner.find(prepared.document, prepared.operation, prepared.variables) if self._planner else None
-        result = await plan.run(context, prepared.variables) if plan else None
+        result = await plan.run(context, prepared.variables, prepared.literals.coerced) if plan else None
         if result is None:
             # Bypasses the hooks of Strawberry's extensions, which are not used: they take as long as a small query.
             execution = execute(
@@ -232,8 +238,7 @@ class Schema(strawberry.Schema):
                 raise self._build_rejection(*result.errors, code="BAD_USER_INPUT")  # invalid variables
             result.errors = [with_error_code(error) for error in result.errors]
             _count_errors(result.errors)
-        metrics.operations.labels(name, "error" if result.errors else "ok").inc()
-        metrics.operation_seconds.labels(name).observe(time.perf_counter() - started_at)
+        self._operation_names.record(prepared.name, "error" if result.errors else "ok", time.perf_counter() - started_at)
         return result
 
     def _build_rejection(self, *errors: GraphQLError | ApiError, code: str = VALIDATION_FAILED) -> RequestRejectedError:

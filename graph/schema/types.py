@@ -66,7 +66,7 @@ class Price:
     def shape(info: Info, rows: Rows = PRICE_ROWS) -> Shape | None:
         """Returns the selected columns of prices if PostgreSQL can write all of them as JSON; otherwise None."""
         shape = row_selection(info._raw_info, rows)  # noqa: SLF001  graphql-core's info
-        metrics.list_encodings.labels("python" if shape is None else "postgresql").inc()
+        (metrics.lists_by_python if shape is None else metrics.lists_by_postgresql).inc()
         return shape
 
     @classmethod

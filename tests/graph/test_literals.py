@@ -8,7 +8,7 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from graph.engine import literals
-from graph.engine.documents import Document
+from graph.engine.documents import NO_LITERALS, Document
 from graph.schema.executable import Schema
 
 SCHEMA = Schema()
@@ -85,7 +85,7 @@ def test_documents_that_differ_in_literal_arguments_share_an_entry(text: str, ot
     assert found[0] is found_other[0]
     values = literals.split(other)
     assert values is not None
-    assert list(found_other[1].values()) == values[1]
+    assert list(found_other[1].raw.values()) == values[1]
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_other_documents_are_cached_by_their_whole_text(text: str, other: str) -
     _cache(text)
     found = SCHEMA.documents.get(text)
     assert found is not None
-    assert found[1] == {}
+    assert found[1] == NO_LITERALS
     assert SCHEMA.documents.get(text.replace(other, '"zzz"' if '"' in other else "77", 1)) is None
 
 
