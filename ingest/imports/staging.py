@@ -33,6 +33,7 @@ class StagedRows:
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._database.execute("PRAGMA journal_mode = OFF")
         self._database.execute(_TABLE)
+        self._database.execute("BEGIN")  # otherwise each row would be a transaction
 
     def add(self, rows: Iterable[Row]) -> None:
         """Adds rows. They replace rows of the same minute that have a later instant."""
