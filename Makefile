@@ -57,6 +57,7 @@ chaos: $(DEV)  ## run the fault injection test for 15 minutes, then verify that 
 
 bench: $(DEV)  ## benchmark the API against minimal HTTP routes over the same tables (ARGS="--only latest")
 	@python -m tests.bench.throughput $(ARGS)
+	@python -m tests.bench.peers
 
 bench-growth: $(DEV)  ## benchmark queries at one million and fifty million rows (ARGS="--rows 10000000")
 	@python -m tests.bench.growth $(ARGS)

@@ -130,7 +130,22 @@ def workloads(product: int, floor: int) -> list[Workload]:
             (None, None),
             connections=4,
         ),
+        Workload(
+            "latest of two",
+            [graphql(product, '{ latestPrices(tickers: ["btc_usd", "eth_usd"]) { ts price } }')],
+            [get(floor, "/latest?ticker=btc_usd")],
+            (None, None),
+        ),
         Workload("new documents", [], [get(floor, "/latest?ticker=btc_usd")], (None, None)),
+        Workload(
+            "new values",
+            [
+                graphql(product, f'{{ range(ticker: "btc_usd", from: {at}, to: {at + 6_000}) {{ ts price }} }}')
+                for at in range(START_TS, end - 6_000, 6_060)
+            ],
+            [get(floor, f"/range?ticker=btc_usd&from={at}&to={at + 6_000}") for at in range(START_TS, end - 6_000, 6_060)],
+            (None, None),
+        ),
     ]
 
 

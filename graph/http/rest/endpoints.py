@@ -219,7 +219,7 @@ class Endpoint:
 
 ENDPOINTS = (
     Endpoint(("/prices", "/prices/all"), models.PageQuery, page, models.Row, is_list=True),
-    Endpoint(("/prices/last", "/prices/latest"), models.TickerQuery, latest, models.Row),
+    Endpoint(("/prices/latest", "/prices/last"), models.TickerQuery, latest, models.Row),
     Endpoint(("/prices/filter",), models.FilterQuery, filtered_window, models.Row, is_list=True),
     Endpoint(("/prices/range",), models.RangeQuery, range_window, models.Row, is_list=True),
     Endpoint(("/prices/filtered",), models.MinuteQuery, minute, models.Row),

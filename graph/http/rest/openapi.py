@@ -93,6 +93,7 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
         operationId=path.strip("/").replace("/", "_").replace("-", "_"),
         tags=["manual fetch" if endpoint.has_side_effects else "prices"],
         summary=endpoint.summary,
+        description=None if path == endpoint.paths[0] else f"The same as `{endpoint.paths[0]}`, for older clients.",
         parameters=_parameters(endpoint.query),
         responses={str(endpoint.success_status): success_response}
         | {str(status): _problem(status) for status in endpoint.error_statuses},
