@@ -85,7 +85,7 @@ restore: $(RUN)  ## restore a backup (FILE=…) into the empty database of DATAB
 drill-restore: $(DEV)  ## drill: collect, back up, delete everything, restore elsewhere, backfill; prints the durations
 	@pytest -q -s tests/e2e/test_drills.py -k restore
 
-drill-upgrade: $(DEV)  ## drill: migrate a filled database from schemas 0001 to 0003 during reads and writes
+drill-upgrade: $(DEV)  ## drill: migrate filled databases from schemas 0001, 0002 and 0003 to the newest during reads and writes
 	@pytest -q -s tests/e2e/test_drills.py -k upgrade
 
 drill-replica: $(DEV)  ## drill: a replica under load lags, is killed and restarts; no query fails or returns stale data

@@ -26,7 +26,7 @@ def build() -> cli.CommandLine:
     verbs = cli.CommandLine("db", __doc__, EXAMPLES)
     with_servers = verbs.add(
         "with-servers",
-        "db.commands:run_with_servers",
+        "db.with_servers:run",
         "start embedded PostgreSQL and Valkey where none is configured, migrate, run a command, then stop them",
         "with-servers -- alembic current",
     )
@@ -34,7 +34,8 @@ def build() -> cli.CommandLine:
         "--demo", action="store_true", help="use embedded servers with separate data in DATA_DIR/demo, ignoring configured ones"
     )
     with_servers.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND…")
-    verbs.add("migrate", "db.commands:run_migrate", "migrate the database to the newest schema", "migrate")
+    migrate = verbs.add("migrate", "db.commands:run_migrate", "migrate the database to the newest schema", "migrate")
+    migrate.add_argument("--mark-demo", action="store_true", help=argparse.SUPPRESS)  # for `with-servers --demo`
     psql = verbs.add(
         "psql",
         "db.commands:run_psql",

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import redis
 from alembic.util.exc import CommandError
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -21,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
-from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
+from db.errors import CommandLineError, DatabaseUnavailableError
 from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
 from db.queries.history_export import ExportFormat
 from db.runtime import backup, embedded, embedded_lookup, log, processes
@@ -33,19 +32,14 @@ MAX_DIFFERENCES_SHOWN = 20
 HOUR = 3_600
 
 
-def run_with_servers(options: argparse.Namespace) -> int:
-    """`with-servers`."""
-    settings = _read_settings()
-    command = processes.strip_separator(options.command)
-    if not command:
-        raise UsageError("no command given. Name it after --, for example: with-servers -- alembic current")
-    return _with_servers(_demo_settings(settings) if options.demo else settings, command, is_demo=options.demo)
-
-
-def run_migrate(_options: argparse.Namespace) -> int:
+def run_migrate(options: argparse.Namespace) -> int:
     """`migrate`."""
     settings = _read_settings()
-    return _migrate(embedded_lookup.postgres_url(settings), settings.dsn_setting)
+    dsn = embedded_lookup.postgres_url(settings)
+    _migrate(dsn, settings.dsn_setting)
+    if options.mark_demo:
+        asyncio.run(backup.mark_as_demo(dsn))
+    return 0
 
 
 def run_psql(options: argparse.Namespace) -> int:
@@ -94,36 +88,7 @@ def _read_settings() -> Settings:
     return settings
 
 
-def _demo_settings(settings: Settings) -> Settings:
-    """Returns settings without configured servers, so that the demo writes to its own servers only."""
-    unset = dict.fromkeys(("database_url", "broker_url", *(n for n in Settings.model_fields if n[:5] in ("postg", "redis"))))
-    return settings.model_copy(update=unset | {"data_dir": settings.data_dir / embedded.DEMO_FOLDER})
-
-
-def _with_servers(settings: Settings, command: Sequence[str], *, is_demo: bool) -> int:
-    folder = settings.data_dir
-    os.environ["DATA_DIR"] = str(folder)
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    with contextlib.ExitStack() as servers:
-        started_servers: list[embedded.Server] = []
-        # The lock is taken even if neither server is embedded: only one `make up` may use a folder.
-        servers.enter_context(embedded.lock_data_dir(folder))
-        if settings.redis is None:
-            started_servers.append(servers.enter_context(embedded.valkey(folder / "valkey")))
-            os.environ["REDIS_URL"] = started_servers[-1].url
-            os.environ["BROKER_URL"] = settings.broker_url or started_servers[-1].url
-        else:
-            _require_redis(settings.redis)
-        if settings.dsn is None:
-            started_servers.append(servers.enter_context(embedded.postgres(folder / "postgres")))
-            os.environ["DATABASE_URL"] = started_servers[-1].url
-        _migrate(settings.dsn or os.environ["DATABASE_URL"], settings.dsn_setting)
-        if is_demo:
-            asyncio.run(backup.mark_as_demo(os.environ["DATABASE_URL"]))
-        return processes.run(command, {server.name: server.process for server in started_servers})
-
-
-def _migrate(dsn: str, setting: str) -> int:
+def _migrate(dsn: str, setting: str) -> None:
     try:
         asyncio.run(_require_postgres(dsn))
         migrate.upgrade(dsn)
@@ -132,20 +97,11 @@ def _migrate(dsn: str, setting: str) -> int:
     except (SQLAlchemyError, CommandError) as error:
         reason = str(error).partition("\n")[0]
         raise CommandLineError(f"{setting}: {mask_password(dsn)} cannot be migrated: {reason}") from error
-    return 0
 
 
 async def _require_postgres(dsn: str) -> None:
     connection = await pool.connect(dsn)
     await connection.close()
-
-
-def _require_redis(url: str) -> None:
-    try:
-        with redis.Redis.from_url(url, socket_connect_timeout=3) as client:
-            client.ping()
-    except (redis.exceptions.RedisError, ValueError, TypeError) as error:
-        raise CommandLineError(f"REDIS_URL: no connection to {mask_password(url)}: {error}") from error
 
 
 def _psql(settings: Settings, arguments: Sequence[str]) -> int:

@@ -170,7 +170,7 @@ def require_valid_ports(hosts: str) -> None:
 
 
 def _classify_parameters(pairs: list[tuple[str, str]]) -> tuple[dict[str, str], dict[str, str]]:
-    """Returns the supported parameters, and those that the driver does not get, with the reason. Some are in both."""
+    """Returns the supported parameters, and those not passed to the driver, with the reason. Some of libpq are in both."""
     supported: dict[str, str] = {}
     ignored: dict[str, str] = {}
     for name, value in pairs:

@@ -44,12 +44,12 @@ def build() -> cli.CommandLine:
         "collect",
         "ingest.commands.collect:run",
         "collect a minute now, without a worker, and print the prices",
-        "collect --minute 2024-01-15T11:40:00Z   # stores current prices, in their own minute",
+        "collect --minute 2024-01-15T11:40:00Z   # a past minute: collects the current one",
     )
     collect.add_argument(
         "--minute",
         type=cli.argument("ingest.commands.arguments:parse_minute"),
-        help="UNIX seconds or ISO 8601 (default: the current minute)",
+        help="UNIX seconds or ISO 8601; a past minute is replaced by the current one (default: the current minute)",
     )
     status = verbs.add(
         "status",
@@ -82,7 +82,7 @@ def _add_gaps_and_rejects(verbs: cli.CommandLine) -> None:
         "list the gaps with their reasons",
         "gaps --ticker btc_usd --from 2024-01-15 --open",
     )
-    gaps.add_argument("--open", action="store_true", help="only missing minutes of tracking periods, without filled ones")
+    gaps.add_argument("--open", action="store_true", help="only gaps that are not filled, without minutes that an import lacks")
     gaps.add_argument("--check", action="store_true", help="detect new gaps first, as the worker does every minute")
     backfill = verbs.add(
         "backfill",

@@ -8,8 +8,6 @@ from db.errors import DatabaseError
 from db.queues import Actor, Queue
 from ingest.broker import broker, resource_middleware, settings
 from ingest.errors import JobsFailedError, OutboxError
-from ingest.jobs.collect import collect as collect_minute
-from ingest.jobs.reconcile import reconcile as reconcile_until
 
 EVERY_MINUTE = cron("* * * * *")
 EXPECTED_ERRORS = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
@@ -28,6 +26,8 @@ EXPECTED_ERRORS = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
 )
 async def collect(minute: int, only: list[str] | None = None) -> None:
     """Collects the prices of one minute, of the tickers in `only` or of all. `minute` is its first UNIX second."""
+    from ingest.jobs.collect import collect as collect_minute  # noqa: PLC0415  the scheduler does without it
+
     resources = await resource_middleware.resources()
     await collect_minute(
         minute,
@@ -56,6 +56,8 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
 )
 async def reconcile(minute: int) -> None:
     """Drains the outbox, records each missing minute before this one as a gap, and fills gaps."""
+    from ingest.jobs.reconcile import reconcile as reconcile_until  # noqa: PLC0415  the scheduler does without it
+
     resources = await resource_middleware.resources()
     await reconcile_until(
         minute,

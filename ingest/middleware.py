@@ -15,6 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 import dramatiq
 import redis
@@ -24,16 +25,17 @@ from dramatiq.broker import MessageProxy
 from dramatiq.middleware import AsyncIO
 
 from db import times
-from db.pool import WRITER_TIMEOUT_S, Database, open_database
 from db.runtime import metrics, tracing
 from ingest import redis_state
-from ingest.deribit.client import open_deribit
 from ingest.jobs.message_minutes import MinuteChooser
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import HEARTBEATS, Outbox, open_outbox
 from ingest.redis_state import RedisState
 from ingest.settings import Settings
 from ingest.source import Exchange
+
+if TYPE_CHECKING:
+    from db.pool import Database
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_INTERVAL_S = 5
@@ -195,7 +197,7 @@ def has_local_heartbeat(client: redis.Redis) -> bool:
 class Resources:
     """The resources of the jobs, one set per process."""
 
-    db: Database
+    db: "Database"
     outbox: Outbox
     source: Exchange
     watchlist: Watchlist
@@ -218,6 +220,10 @@ class ResourceMiddleware(dramatiq.Middleware):
 
     async def resources(self) -> Resources:
         """Returns the resources. The first call opens them."""
+        # The scheduler, which loads this module, too, does without them.
+        from db.pool import WRITER_TIMEOUT_S, open_database  # noqa: PLC0415
+        from ingest.deribit.client import open_deribit  # noqa: PLC0415
+
         async with self._lock:
             if self._resources is None:
                 database = open_database(

@@ -64,7 +64,7 @@ class Settings(settings.Settings):
     http_max_retries: int | None = Field(
         None,
         ge=0,
-        description="maximum number of retries of a failed call; if unset, until the minute's 50 s are over",
+        description="maximum number of retries of a failed call; if unset, retries end 50 s after the collect began",
     )
     deribit_rate_per_second: float = Field(10.0, gt=0, description="average number of Deribit calls per second")
     deribit_burst: int = Field(50, ge=1, description="maximum number of Deribit calls in a burst")

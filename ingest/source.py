@@ -9,8 +9,6 @@ from typing import Protocol
 
 from db import times
 
-"""Default maximum age of a measurement. Only `python -m ingest backfill` uses it: the jobs pass infinity."""
-
 MAX_PLAUSIBLE_OFFSET_S = 86_400
 MAX_AHEAD_S = 2.0
 """How far a response may be ahead of the local clock and of other responses."""
@@ -132,7 +130,7 @@ class ExchangeClock:
         return min(abs(exchange_s - clock) for clock in clocks if clock is not None) <= MAX_PLAUSIBLE_OFFSET_S
 
     def now(self, expected_at: int) -> float | None:
-        """Returns UNIX seconds; None if the last measurement is too old, or not plausible near the expected time."""
+        """Returns UNIX seconds; None if the clock was never measured, or if the last measurement is not plausible."""
         if self._last_accepted is None or self.skew_s is None:
             return None
         exchange_s, measured_at = self._last_accepted

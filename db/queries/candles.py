@@ -1,7 +1,7 @@
 """Candles of any interval. Intervals of an hour or more come from the table `candle`, shorter ones from minute prices.
 
-Candles of prices older than the table `candle` are built backwards, several days per transaction. Until then they are
-computed from minute prices.
+The candles of prices that were stored before the table `candle` existed are built from the newest day back, several days
+per transaction. Until then they are computed from minute prices.
 """
 
 from dataclasses import dataclass

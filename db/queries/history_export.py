@@ -78,7 +78,8 @@ async def slices(
     current: asyncio.Task[str] | None = None
     upcoming: asyncio.Task[str] | None = None
     try:
-        # PostgreSQL formats the next slice while the client reads the current one. The pair (end, end) yields the last slice.
+        # PostgreSQL formats the next slice while the client reads the current one. Each step starts one slice and yields the
+        # previous one, which ends at `begin`. The pair (end, end) starts none and yields the last one.
         for begin, until in itertools.pairwise([*borders, end]):
             upcoming = asyncio.create_task(_slice(db, export_format, ticker, begin, until)) if begin < until else None
             if current is not None:

@@ -19,7 +19,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Constant:
+class ConstantMember:
     """A member with the same value in every row."""
 
     text: str
@@ -29,14 +29,14 @@ class Constant:
 class Shape:
     """The members of a JSON object, in order."""
 
-    members: tuple[tuple[str, Column | Constant], ...]
+    members: tuple[tuple[str, Column | ConstantMember], ...]
 
     def parts(self) -> tuple[list[str], list[str]]:
-        """Returns the SQL expressions of the columns, and the constant texts before, between and after them (one more)."""
+        """Returns the SQL expressions of the n columns, and the n + 1 constant texts before, between and after them."""
         expressions, constants, pending = [], [], "{"
         for number, (key, value) in enumerate(self.members):
             pending += f"{',' if number else ''}{orjson.dumps(key).decode()}:"
-            if isinstance(value, Constant):
+            if isinstance(value, ConstantMember):
                 pending += orjson.dumps(value.text).decode()
             else:
                 constants.append(pending + value.quote)

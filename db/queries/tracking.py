@@ -34,10 +34,10 @@ WITH started AS (
 SELECT ticker, since FROM started
 """
 
-# Live prices right before an open period, or a period that begins in the future, show that the clock was wrong when the period
-# began. The period is moved to the first of these prices in the day before it (before now, if it begins in the future), or to
-# now if there is none. The next call finds earlier prices. An hour without a price ends the search, because prices before it
-# were collected manually.
+# An open period began too late by a wrong clock if live prices precede it, or if it begins in the future. Its begin is moved to
+# the first of these prices, searched backwards from the begin (or from now, if that is earlier) for at most a day and until an
+# hour without a price: prices before that hour were collected manually. A future begin without such prices is moved to now. The
+# caller repeats the call until nothing moves, so that the search covers more than a day.
 REPAIR: Final = """
 WITH stray AS (
     SELECT period.ticker, period.since, (

@@ -114,10 +114,10 @@ async def replica_state(db: Executor, newest: LastCommit) -> ReplicaState:
     return ReplicaState(**row)
 
 
-SERVER: Final = "SELECT pg_postmaster_start_time()::text"
+SERVER_START: Final = "SELECT pg_postmaster_start_time()::text"
 
 
 async def read_server_start(db: Executor) -> str:
     """Returns the start time of the server, which identifies it until its next restart."""
-    found: str = await db.fetchval(SERVER)
+    found: str = await db.fetchval(SERVER_START)
     return found

@@ -33,8 +33,8 @@ PAIRS_PER_COST: Final = 1_500
 """Each of these three amounts costs 1: about half a millisecond of parsing and validation, the time of a small query."""
 MAX_CACHE_BYTES: Final = 16 * 1024 * 1024
 """Size of the document cache. The least recently used documents are evicted."""
-BYTES_PER_TOKEN: Final = 550
-"""Measured memory per token, including its share of the AST nodes."""
+BYTES_PER_TOKEN: Final = 800
+"""Measured memory per token, including its share of the AST nodes and of the plans."""
 
 Validate = Callable[[DocumentNode], Sequence[GraphQLError]]
 
@@ -64,10 +64,11 @@ class DocumentCache:
     def __init__(self, schema: GraphQLSchema, validate: Validate) -> None:
         self._schema = schema
         self._validate = validate
-        self._cache: LRUCache[str, Document] = LRUCache(MAX_CACHE_BYTES, getsizeof=lambda document: document.memory_bytes)
+        # Texts, and templates in a tuple, because a text may look like a template.
+        self._cache: LRUCache[str | tuple[str], Document] = LRUCache(MAX_CACHE_BYTES, getsizeof=_memory_bytes)
 
     def get(self, text: str) -> "tuple[Document, Literals] | None":
-        """Returns a valid document and the literals of the text that it has as variables; None if none is cached."""
+        """Returns the cached document of a text, and the literals that replace its variables; None if it is not cached."""
         document = self._cache.get(text)
         if document is not None:
             return document, NO_LITERALS
@@ -75,7 +76,7 @@ class DocumentCache:
         if found is None:
             return None
         template, values = found
-        document = self._cache.get(template)
+        document = self._cache.get((template,))
         coerced = None if document is None else document.coerce(values)
         if document is None or coerced is None:
             return None
@@ -91,9 +92,13 @@ class DocumentCache:
         if found is not None and found[1] and not document.pairs:
             parametrized = document.parametrize(self._schema)
             if parametrized is not None:
-                self._cache[found[0]] = parametrized
+                self._cache[(found[0],)] = parametrized
                 return
         self._cache[document.text] = document
+
+
+def _memory_bytes(document: "Document") -> int:
+    return sys.getsizeof(document.text) + BYTES_PER_TOKEN * document.token_count
 
 
 def check_length(text: str) -> None:
@@ -139,11 +144,6 @@ class Document:
         """The names of the variables of @skip and @include."""
         return directive_variables(self.node)
 
-    @property
-    def memory_bytes(self) -> int:
-        """Approximate memory."""
-        return sys.getsizeof(self.text) + BYTES_PER_TOKEN * self.token_count
-
     def parametrize(self, schema: GraphQLSchema) -> "Document | None":
         """Returns this valid document with variables instead of literals. None if a literal is no argument of a field."""
         found = literals.parametrize(self.text, self.node, schema)
@@ -163,10 +163,7 @@ class Document:
 
     def relocate(self, errors: Sequence[GraphQLError], text: str) -> list[GraphQLError]:
         """Returns errors of an execution with their positions in the executed text, which may differ from `self.text`."""
-        if not self.literal_types:
-            return list(errors)
-        node = parse(text, max_tokens=MAX_TOKENS)
-        return [literals.relocate(error, self.node, node) for error in errors]
+        return [literals.relocate(error, self.text, text) for error in errors] if self.literal_types else list(errors)
 
     def operation(self, name: str | None) -> OperationDefinitionNode:
         """Returns the operation with this name, or the only operation. Raises GraphQLError if there is no such operation."""

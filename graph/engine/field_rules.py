@@ -34,7 +34,7 @@ class FieldRules:
     rows: Rows | None = None
     """The rows that the resolver reads as JSON, if `row_selection` allows it."""
     json_fields: tuple[str, ...] = ()
-    """The child fields that the resolver always reads as JSON. `rows` and these are what a plan may consist of."""
+    """The child fields that the resolver always reads as JSON. Only a field with `rows` or `json_fields` can have a plan."""
     reads_window: bool = False
     """Whether the value, except fields that change with the clock, depends only on prices of `ticker` from `from` to `to`."""
 

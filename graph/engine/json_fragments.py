@@ -17,7 +17,7 @@ from graphql import (
 )
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from db.queries.shapes import Column, Constant, Shape
+from db.queries.shapes import Column, ConstantMember, Shape
 from graph.errors import BadInputError
 
 
@@ -102,11 +102,11 @@ def _select_rows(info: FieldInfo, rows: Rows) -> Shape | None:
         if len({response_key(node) for node in nodes}) != 1:
             return None
         types = {rows.typename}
-    members: dict[str, Column | Constant] = {}
+    members: dict[str, Column | ConstantMember] = {}
     for node in selected_fields(nodes, info, types):
         name = node.name.value
         if name == "__typename":
-            members[response_key(node)] = Constant(rows.typename)
+            members[response_key(node)] = ConstantMember(rows.typename)
         elif name in rows.columns:
             members[response_key(node)] = rows.columns[name]
         else:

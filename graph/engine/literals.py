@@ -6,7 +6,6 @@ and validation.
 """
 
 import re
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -20,6 +19,7 @@ from graphql import (
     NameNode,
     Node,
     OperationDefinitionNode,
+    Source,
     StringValueNode,
     TypeInfo,
     TypeInfoVisitor,
@@ -58,8 +58,8 @@ def spans(text: str) -> list[tuple[int, int]]:
 def parametrize(text: str, document: DocumentNode, schema: GraphQLSchema) -> tuple[DocumentNode, list[GraphQLInputType]] | None:
     """Returns a valid document with variables `0`, `1`, … instead of the literals that `split` finds, and their types.
 
-    None if one of them is no argument of a field, or if the document has several operations. No two fields may have the same
-    response key, because validation compares their literals.
+    Returns None if a literal is outside the arguments of fields, or if the document has several operations. The caller ensures
+    that no two fields have the same response key: validation compares the literals of such fields.
     """
     operations = [node for node in document.definitions if isinstance(node, OperationDefinitionNode)]
     if len(operations) != 1:
@@ -113,21 +113,20 @@ def _variable(number: int, node: Node | None = None) -> VariableNode:
     return VariableNode(name=NameNode(value=str(number)), loc=node.loc if node else None)
 
 
-def relocate(error: GraphQLError, document: DocumentNode, text_document: DocumentNode) -> GraphQLError:
-    """Returns the error with the positions of another document with the same template."""
-    positions = {id(node): other for node, other in zip(_located(document), _located(text_document), strict=True)}
-    nodes: Sequence[Node] = [positions.get(id(node), node) for node in error.nodes or ()]
-    return GraphQLError(error.message, nodes, path=error.path, original_error=error.original_error, extensions=error.extensions)
-
-
-def _located(document: DocumentNode) -> Iterator[Node]:
-    """Yields the nodes of a document that have a position in its text, in order."""
-    found: list[Node] = []
-
-    class Collector(Visitor):
-        def enter(self, node: Node, *_: Any) -> None:
-            if node.loc is not None:
-                found.append(node)
-
-    visit(document, Collector())
-    return iter(found)
+def relocate(error: GraphQLError, text: str, executed_text: str) -> GraphQLError:
+    """Returns an error in a document of `text` with its positions in another text with the same template."""
+    lengths = [(end, end - start) for start, end in spans(text)]
+    executed_lengths = [end - start for start, end in spans(executed_text)]
+    positions = [
+        position
+        + sum(executed - length for (end, length), executed in zip(lengths, executed_lengths, strict=True) if end <= position)
+        for position in error.positions or ()
+    ]
+    return GraphQLError(
+        error.message,
+        source=Source(executed_text) if positions else None,
+        positions=positions or None,
+        path=error.path,
+        original_error=error.original_error,
+        extensions=error.extensions,
+    )

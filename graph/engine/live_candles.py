@@ -111,6 +111,7 @@ class LiveCandles:
                 starts = _starts_to_check(interval, interval.floor(start - 1), now)
                 found = {begin: await _read_candle(db, selection, begin, now) for begin in starts}
                 start = starts[-1]
+                # The first read publishes only the open candle; later reads also publish changes of the previous ones.
                 for begin, text in found.items():
                     if text and text != published.get(begin) and (published or begin == start):
                         topic.add_event(text, is_open=begin == start)

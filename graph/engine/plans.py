@@ -1,4 +1,4 @@
-"""Plans: an operation whose root fields are JSON of PostgreSQL runs without graphql-core's executor.
+"""Plans: run an operation without graphql-core's executor if PostgreSQL writes the JSON of all its root fields.
 
 A plan holds what the executor would derive from the document again in each request: fields, selected columns, constant
 arguments. It calls the same resolvers, and the response has the same bytes. All other operations run in the executor.
@@ -34,14 +34,14 @@ from graph.engine.json_fragments import FieldSelection, JsonFragment, response_k
 from graph.engine.selection import find_variables, variables_of
 
 MAX_PLANS: Final = 8
-"""Plans of one document: it needs one for each combination of the conditions of @skip and @include."""
+"""Maximum plans of a document: one per operation and combination of its @skip and @include variables. Others are executed."""
 
 Arguments = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class ResolverInfo:
-    """What resolvers of planned fields use of `strawberry.Info`."""
+    """The part of `strawberry.Info` that the resolvers of planned fields use."""
 
     context: Any
     _raw_info: FieldSelection
@@ -59,8 +59,10 @@ class PlannedField:
     """The name of each argument in the resolver."""
     constant_arguments: Arguments | None
     """None if an argument contains a variable."""
-    members: tuple[tuple[bytes, str], ...]
-    """Start of the JSON and attribute of each member of an object; empty if the value itself is JSON."""
+    members: tuple[tuple[bytes, str], ...] | None
+    """For an object: the encoded key and the attribute of each member. Without an attribute, the bytes include the value.
+
+    None if the value of the field is itself JSON."""
 
     def arguments(self, variables: VariableValues) -> Arguments:
         """Returns the arguments of the resolver. Raises GraphQLError if a variable is null where the argument is not."""
@@ -73,9 +75,9 @@ class PlannedField:
         """Returns the field's value as JSON, or the error of its resolver."""
         try:
             result = await self.resolve(None, info=ResolverInfo(context, self.selection), **arguments)
-            if result is None or not self.members:
+            if result is None or self.members is None:
                 return _encode(result)
-            members = [start + (_encode(getattr(result, name)) if name else b"") for start, name in self.members]
+            members = [encoded_key + (_encode(getattr(result, name)) if name else b"") for encoded_key, name in self.members]
         except Exception as error:  # noqa: BLE001  any error is the field's, as in graphql-core
             return error
         return b"{" + b",".join(members) + b"}"
@@ -83,19 +85,19 @@ class PlannedField:
 
 @dataclass(frozen=True)
 class Plan:
-    """An operation that runs without the executor. `fields` are its root fields, each with the start of its JSON."""
+    """An operation that runs without the executor. `fields` are its root fields, each after its encoded key."""
 
     schema: GraphQLSchema
-    definitions: tuple[VariableDefinitionNode, ...]
+    variable_definitions: tuple[VariableDefinitionNode, ...]
     """The variables of the operation, without those that replace literals."""
     fields: tuple[tuple[bytes, PlannedField | None], ...]
-    """A field without a plan is `__typename`, whose start is its whole JSON."""
+    """The field of `__typename` is None: its bytes contain the key and the value."""
 
     async def run(self, context: Any, raw_variables: dict[str, Any], literals: Mapping[str, Any]) -> ExecutionResult | None:
         """Returns the result of the operation; None if a variable is invalid, which the executor reports."""
         variables = VariableValues({}, {**literals})
-        if self.definitions:
-            found = get_variable_values(self.schema, self.definitions, raw_variables)
+        if self.variable_definitions:
+            found = get_variable_values(self.schema, self.variable_definitions, raw_variables)
             if not isinstance(found, VariableValues):
                 return None
             variables = VariableValues(found.sources, found.coerced | variables.coerced)
@@ -110,13 +112,13 @@ class Plan:
 
     def _build_result(self, results: Iterator[bytes | Exception]) -> ExecutionResult:
         members, errors, is_null = [], [], False
-        for start, field in self.fields:
+        for encoded_key, field in self.fields:
             result = b"" if field is None else next(results)
             if field is not None and isinstance(result, Exception):
                 errors.append(located_error(result, field.selection.field_nodes, [field.key]))
                 is_null |= is_non_null_type(field.definition.type)
                 result = b"null"
-            members.append(start + cast(bytes, result))
+            members.append(encoded_key + cast(bytes, result))
         data: Any = None if is_null else orjson.Fragment(b"{" + b",".join(members) + b"}")
         return ExecutionResult(data, errors or None)
 
@@ -157,9 +159,9 @@ class Planner:
             nodes_by_key.setdefault(response_key(node), []).append(node)
         fields: list[tuple[bytes, PlannedField | None]] = []
         for key, nodes in nodes_by_key.items():
-            start, name = orjson.dumps(key) + b":", nodes[0].name.value
+            encoded_key, name = orjson.dumps(key) + b":", nodes[0].name.value
             if name == "__typename":
-                fields.append((start + orjson.dumps(root.name), None))
+                fields.append((encoded_key + orjson.dumps(root.name), None))
                 continue
             definition = root.fields.get(name)
             field = (
@@ -169,7 +171,7 @@ class Planner:
             )
             if field is None:
                 return None
-            fields.append((start, field))
+            fields.append((encoded_key, field))
         definitions = operation.variable_definitions or ()
         own_definitions = definitions[: len(definitions) - len(document.literal_types)]
         return Plan(self._schema, tuple(own_definitions), tuple(fields))
@@ -187,16 +189,17 @@ class Planner:
         members: list[tuple[bytes, str]] = []
         typename = get_named_type(definition.type).name
         for node in selected_fields(selection.field_nodes, selection, {typename}) if json_fields else ():
-            start = orjson.dumps(response_key(node)) + b":"
+            encoded_key = orjson.dumps(response_key(node)) + b":"
             if node.name.value == "__typename":
-                members.append((start + orjson.dumps(typename), ""))
+                members.append((encoded_key + orjson.dumps(typename), ""))
             elif node.name.value in json_fields:
-                members.append((start, node.name.value))
+                members.append((encoded_key, node.name.value))
             else:
                 return None
         field = definition.extensions["strawberry-definition"]
         names = {argument.graphql_name or argument.python_name: argument.python_name for argument in field.arguments}
-        planned = PlannedField(key, definition, selection, field.base_resolver, names, None, tuple(dict(members).items()))
+        found = tuple(dict(members).items()) if json_fields else None
+        planned = PlannedField(key, definition, selection, field.base_resolver, names, None, found)
         if any(find_variables(argument.value) for argument in selection.field_nodes[0].arguments or ()):
             return planned
         return replace(planned, constant_arguments=planned.arguments(VariableValues({}, {})))

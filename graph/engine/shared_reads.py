@@ -1,7 +1,7 @@
 """Shares statements between requests that read the same prices in the same turn of the event loop.
 
-As a DataLoader does within one request, but across requests. A statement starts in the next turn, so no request waits for
-others, and each result is as new as its request.
+As a DataLoader does within one request, but across requests. A statement starts in the next turn, so each result is as new as
+its request. A request for one ticker waits for the statement for all tickers that were requested in its turn.
 """
 
 import asyncio
@@ -27,7 +27,10 @@ class _Batch:
 
 
 class SharedReads:
-    """Reads of prices as JSON, like those of `db.queries.prices`. A cancelled request cancels no other one."""
+    """Reads of prices as JSON, like those of `db.queries.prices`. A cancelled request cancels no other one.
+
+    Responses that read from a replica share nothing, because each of them falls back to the primary on its own.
+    """
 
     def __init__(self) -> None:
         self._batches: dict[Hashable, _Batch] = {}

@@ -18,6 +18,7 @@ from graph.http.problems import GRAPHQL_PATH, error_response
 from graph.http.request_state import state_of
 
 WATCH_DELAY_S: Final = 0.05
+"""Age of a request, in seconds, at which the monitor starts to wait for a disconnect. Most requests end before."""
 CHUNK_BYTES: Final = 256 * 1024
 """Maximum bytes of a response body in one ASGI message."""
 
@@ -97,9 +98,9 @@ def hold_connection(scope: Scope, connections: ConcurrencyLimiter) -> Iterator[N
 class AdmissionMiddleware:
     """Admits a request: identifies its caller, checks the permission to read, holds a slot, and charges it to the rate limit.
 
-    Cancels the request, and its SQL statement, when the client disconnects or the request timeout expires. `public_paths` and
-    the paths below them require no key; of `/`, only the path itself. A WebSocket handshake requires none either: browsers
-    send the key in the first message. One class does all this, because each layer costs time in every request.
+    Cancels the request, and its SQL statement, when the client disconnects or the request timeout expires. A path in
+    `public_paths`, or below one, requires no key; `/` has no paths below it. A WebSocket handshake requires none either:
+    browsers send the key in the first message. One class does all this, because each layer costs time in every request.
     """
 
     def __init__(
@@ -189,9 +190,12 @@ class _RequestMonitor:
         self._receive = receive
         self._send = send
         self._remaining_s = max(0.0, request_timeout_s - WATCH_DELAY_S)
-        has_body = any(name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"])
+        # The endpoints read no body of a GET request, so the watcher does.
+        has_body = scope["method"] not in ("GET", "HEAD") and any(
+            name in (b"content-length", b"transfer-encoding") for name, _ in scope["headers"]
+        )
         self._is_body_complete = not has_body
-        self._must_send_empty_body = not has_body
+        self._must_deliver_empty_body = not has_body
         self._is_slow = False
         self.response_started = False
         self.is_disconnected = False
@@ -202,8 +206,8 @@ class _RequestMonitor:
 
     async def receive(self) -> Message:
         """Returns the next message of the body. After the body it never returns: the watcher receives the rest."""
-        if self._must_send_empty_body:
-            self._must_send_empty_body = False
+        if self._must_deliver_empty_body:
+            self._must_deliver_empty_body = False
             return {"type": "http.request", "body": b"", "more_body": False}
         if self._is_body_complete:
             await asyncio.get_running_loop().create_future()
@@ -219,7 +223,7 @@ class _RequestMonitor:
         """Sends a message. The timeout no longer applies once the response has started."""
         self.response_started = True
         body = message.get("body", b"")
-        # A large body is sent in chunks, so that a slow client holds its slot instead of buffered memory.
+        # Between chunks, `send` waits for the client. So a slow client holds its slot, but not the whole body in memory.
         last = (len(body) - 1) // CHUNK_BYTES * CHUNK_BYTES if body else 0
         for start in range(0, last, CHUNK_BYTES):
             await self._send({"type": "http.response.body", "body": body[start : start + CHUNK_BYTES], "more_body": True})
@@ -255,8 +259,10 @@ class _RequestMonitor:
         self._cancel()
 
     def _cancel(self) -> None:
-        self.is_cancelled = True
-        self.task.cancel()
+        """Cancels the request once: a second cancellation would interrupt its cleanup."""
+        if not self.is_cancelled:
+            self.is_cancelled = True
+            self.task.cancel()
 
 
 def _current_task() -> asyncio.Task[Any]:

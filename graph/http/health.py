@@ -7,7 +7,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from db import migrate, times
+from db import revisions, times
 from db.errors import DatabaseError
 from db.queries import retention, tickers, version
 from graph.engine.client_errors import to_client_error
@@ -50,8 +50,8 @@ async def ready(request: Request) -> Response:
             current_revision = await version.revision(context_of(request).resources.primary)
     except (DatabaseError, TimeoutError) as error:
         return _unavailable(reason=_describe_error(error))
-    if not migrate.is_compatible(current_revision):
-        required_revision = migrate.head()
+    if not revisions.is_compatible(current_revision):
+        required_revision = revisions.head()
         return _unavailable(
             reason=f"The database is at migration {current_revision}; this version requires {required_revision}. "
             "Run `python -m db migrate`."

@@ -128,10 +128,10 @@ class ResponseWriter:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._head: bytes | None = b""
+        self._head: bytes | None = b""  # empty before the first write, then the pending head, then None
 
     def write(self, data: bytes) -> None:
-        """Writes data; the first data of the response after the current turn, or with the next data."""
+        """Writes data. The first data waits for the next call, at most until the next turn of the event loop."""
         if self._head == b"":
             self._head = data
             self._loop.call_soon(self._flush)
@@ -194,8 +194,9 @@ class BoundedHttp(WriteTimeoutProtocol, HttpToolsProtocol):
         self._check_head()
         previous_cycle = self.cycle
         super().on_headers_complete()
-        if self.cycle is not None and self.cycle is not previous_cycle:
-            self.cycle.transport = ResponseWriter(self.transport, self.loop)  # type: ignore[assignment]  # what a cycle uses of it
+        # A HEAD response has no body to wait for.
+        if self.cycle is not None and self.cycle is not previous_cycle and self.scope["method"] != "HEAD":
+            self.cycle.transport = ResponseWriter(self.transport, self.loop)  # type: ignore[assignment]  # has all methods that a cycle calls
 
     def on_message_complete(self) -> None:
         self._in_request = False

@@ -291,7 +291,7 @@ def with_error_code(error: GraphQLError, default_code: str = VALIDATION_FAILED) 
     cause = error.original_error
     client_error = to_client_error(cause)
     if client_error is not None:
-        return GraphQLError(str(client_error), nodes=error.nodes, path=error.path, extensions=client_error.extensions)
+        return _replace_message(error, client_error)
     if isinstance(error, GraphQLSyntaxError):
         return _set_code(error, "GRAPHQL_PARSE_FAILED")
     if error.path is not None and (cause is None or isinstance(cause, GraphQLError)):
@@ -302,7 +302,13 @@ def with_error_code(error: GraphQLError, default_code: str = VALIDATION_FAILED) 
         return _set_code(error, "BAD_USER_INPUT" if isinstance(cause, ValueError) else default_code)
     log.error("unexpected error at %s", ".".join(map(str, error.path)), exc_info=cause or error)
     internal_error = InternalError(str(get_contextvars().get("request_id")))
-    return GraphQLError(str(internal_error), nodes=error.nodes, path=error.path, extensions=internal_error.extensions)
+    return _replace_message(error, internal_error)
+
+
+def _replace_message(error: GraphQLError, replacement: ApiError) -> GraphQLError:
+    return GraphQLError(
+        str(replacement), source=error.source, positions=error.positions, path=error.path, extensions=replacement.extensions
+    )
 
 
 def _error_code(error: GraphQLError) -> Any:

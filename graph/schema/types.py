@@ -157,6 +157,7 @@ class PriceConnection:
 
     @strawberry.field(description="Position of the page in the list. Both flags are exact in both directions.")
     async def page_info(self, info: Info) -> PageInfo:
+        # The cursors where reading the page ends and starts. A backwards page is read from the end of the list.
         reading_end, reading_start = self.page.before, self.page.after
         if self.page.backwards:
             reading_end, reading_start = reading_start, reading_end

@@ -63,8 +63,8 @@ def check_health(options: argparse.Namespace) -> int:
         address = settings.broker or embedded_lookup.redis_url(settings) or settings.required_broker()
         with redis.Redis.from_url(address, socket_timeout=2, socket_connect_timeout=2) as client:
             redis_state.require_writable(client)
-        prices = embedded_lookup.redis_url(settings) or address
-        with redis.Redis.from_url(prices, socket_timeout=2, socket_connect_timeout=2) as client:
+        outbox_url = embedded_lookup.redis_url(settings) or address
+        with redis.Redis.from_url(outbox_url, socket_timeout=2, socket_connect_timeout=2) as client:
             redis_state.require_writable(client)
             has_heartbeat = has_local_heartbeat(client)
     except redis.RedisError as error:

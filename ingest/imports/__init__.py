@@ -1,4 +1,4 @@
-"""Reads historical prices of files; validates and stages those of files and of other databases.
+"""Reads historical prices from files and from other databases, validates them and stages them.
 
 Does not use the database of Tickgraph.
 """

@@ -23,7 +23,8 @@ from ingest.imports.columns import PRICE_NAMES, TICKER_NAMES, TIME_NAMES, UNITS
 from ingest.imports.rules import is_same_minute
 
 OBSERVED_AT_NAME: Final = "observed_at"
-"""The column of Tickgraph's own exports with the time inside the minute. It replaces a detected time of the same minute."""
+"""The column of Tickgraph's own exports with the time inside the minute. If both lie in the same minute, it is used instead
+of the detected time column."""
 SOURCE_NAMES: Final = ("original_source", "source")
 """The columns of Tickgraph's own exports with the source of the price. The first that is not empty applies."""
 NONE: Final = "none"

@@ -21,8 +21,8 @@ _PLAIN = re.compile(r"(\d{1,15})(?:\.(\d{1,18}))?", re.ASCII)
 def parse_row(time: str, price: str, unit: str | None = None, *, is_exact: bool = False, source: str | None = None) -> Row:
     """Returns the row, with the price in plain notation. Raises ValueError if the time or the price is invalid.
 
-    `unit` is the unit of a UNIX time; None: by its size. A time of a full minute may be rounded, so `observed_at` is stored
-    for it only if it `is_exact`. `source` is the value for `original_source`.
+    `unit` is the unit of a UNIX time; None: by its size. A time without seconds may have been
+    rounded to the minute, so it becomes `observed_at` only if `is_exact`. `source` is the value for `original_source`.
     """
     if (
         not is_exact

@@ -12,7 +12,7 @@ CACHE_KIB: Final = 64 * 1024
 """Memory that SQLite uses before it writes to its temporary file: about two million minutes."""
 
 _TABLE: Final = "CREATE TABLE staged (ts INTEGER PRIMARY KEY, price TEXT, observed_at INTEGER, original_source TEXT)"
-# A row without observed_at has the first instant of its minute.
+# A row without observed_at counts as observed at the start of its minute, so it wins over a row with observed_at.
 _ADD: Final = """
 INSERT INTO staged VALUES (?, ?, ?, ?)
     ON CONFLICT (ts) DO UPDATE

@@ -39,7 +39,7 @@ class BackfillResult:
 
 
 async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox) -> BackfillResult:
-    """Fills the gaps that are due, the newest first: the finest chart window has them for the shortest time.
+    """Fills the gaps that are due, the newest first, because the finest chart window reaches back the least.
 
     `now` is the exchange's time in UNIX seconds. Raises OutboxError or DatabaseError; minutes filled before stay filled.
     """

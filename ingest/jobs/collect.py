@@ -54,8 +54,9 @@ async def collect(
     """Fetches every ticker (or those in `only`) concurrently and stores each price as it arrives.
 
     A price belongs to the minute in which the exchange quoted it. It goes into the outbox, and from there into the database.
-    `minute_chooser` chooses the minute of a late or early message. Requests no price if all exist. A ticker's
-    failure does not stop the others; each is retried until the budget ends, then the reason of its failure is recorded.
+    `minute_chooser` chooses the minute of a late or early message. Skips tickers whose price is stored or queued.
+    A ticker's failure does not stop the others. It is retried until the budget or `max_retries` ends; then its reason is
+    recorded.
     """
     collected = CollectResult()
     deadline = Deadline(budget_s)

@@ -56,7 +56,7 @@ class ReconcileResult:
     """Every expected minute before this one is stored, queued or a gap, unless its ticker has an older
     queued price; None if the exchange's clock is unknown."""
     now: int | None = None
-    """UNIX seconds by the exchange's clock, whatever the age of its last measurement."""
+    """UNIX seconds by the exchange's clock; None if it is unknown."""
     opened: dict[tuple[str, Reason], int] = field(default_factory=dict)
     """Number of minutes of the opened gaps, by ticker and reason."""
     backfilled: BackfillResult = field(default_factory=BackfillResult)

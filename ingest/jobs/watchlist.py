@@ -48,7 +48,7 @@ class Watchlist:
         self._updates_tracking = updates_tracking
         self._monotonic = monotonic
         self._supported: frozenset[str] | None = None
-        self._looked_up_at = -math.inf
+        self._list_read_at = -math.inf
         self._missing_names: frozenset[str] = frozenset()
         """Names that are missing in the last list."""
         self._dropped: set[str] = set()
@@ -69,10 +69,10 @@ class Watchlist:
         """Returns the tickers to collect. The first call compares TICKERS with the exchange's list."""
         async with self._lookup_lock:
             interval_s = LIST_RETRY_INTERVAL_S if self._missing_names else LIST_INTERVAL_S
-            wants_list = self._wants_all and (self._supported is None or self._since_looked_up_s >= interval_s)
-            if self._looked_up_at == -math.inf or wants_list:
+            wants_list = self._wants_all and (self._supported is None or self._since_list_read_s >= interval_s)
+            if self._list_read_at == -math.inf or wants_list:
                 await self._read_exchange_names(source)
-                self._looked_up_at = self._monotonic()
+                self._list_read_at = self._monotonic()
             names = self._names()
             # Forgets the names that disappeared: if one returns, its tracking period begins at its return.
             self._requested_since = {name: self._requested_since.get(name, self._monotonic()) for name in names}
@@ -109,7 +109,7 @@ class Watchlist:
         of the exchange's clock, or of the database's if the exchange has not responded yet. If both are unreliable, no period
         begins.
         """
-        if not self._updates_tracking or self._looked_up_at == -math.inf:
+        if not self._updates_tracking or self._list_read_at == -math.inf:
             return
         async with self._tracking_lock:
             await self._repair(minute, source, db)
@@ -150,8 +150,8 @@ class Watchlist:
         return ALL in self._wanted or ALL in self._wanted_by_others_at
 
     @property
-    def _since_looked_up_s(self) -> float:
-        return self._monotonic() - self._looked_up_at
+    def _since_list_read_s(self) -> float:
+        return self._monotonic() - self._list_read_at
 
     def _names(self) -> list[str]:
         wanted = [*self._wanted, *self._wanted_by_others_at, *(sorted(self._supported or ()) if self._wants_all else ())]

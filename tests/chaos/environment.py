@@ -163,7 +163,7 @@ class Stack:
         return await self._fields(FAILURES)
 
     async def delete_failures(self, minute: int) -> None:
-        """Deletes failures of a virtual minute that a worker recorded when it started in the same real minute."""
+        """Deletes the failures of a virtual minute. A worker that starts in this real minute fetches it and records some."""
         with contextlib.suppress(redis.RedisError):
             async with self.redis() as client:
                 await client.hdel(FAILURES, *(f"{ticker}|{minute}" for ticker in TICKERS))

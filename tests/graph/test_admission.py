@@ -7,8 +7,12 @@ from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
+from starlette.types import Message, Receive, Scope, Send
 
 from db.pool import Database
+from graph.http.admission import AdmissionMiddleware, ConcurrencyLimiter
+from graph.http.caller import Authenticator
+from graph.http.request_state import create_state
 from graph.schema.executable import LARGE_RESPONSE_COST, MAX_CONCURRENT_LARGE_RESPONSES
 from graph.settings import Settings
 from tests.graph.conftest import LONG_TIMEOUT_S, Api, run_api
@@ -53,13 +57,20 @@ async def _count_running(db: Database) -> int:
 
 
 @pytest.mark.usefixtures("prices")
-@pytest.mark.parametrize("path", ["/graphql", "/prices/last?ticker=btc_usd"])
+@pytest.mark.parametrize(
+    ("path", "headers"),
+    [
+        ("/graphql", {}),
+        ("/prices/last?ticker=btc_usd", {}),
+        ("/prices/last?ticker=btc_usd", {"Content-Length": "0"}),
+    ],
+)
 async def test_a_statement_ends_when_its_client_disconnects(
-    dsn: str, db: Database, path: str, caplog: pytest.LogCaptureFixture
+    dsn: str, db: Database, path: str, headers: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "graph.access")
     async with run_api(long_timeout_settings(dsn)) as api, lock_price_table(dsn):
-        pending = asyncio.create_task(_request(api, path))
+        pending = asyncio.create_task(_request(api, path, **headers))
 
         async def is_running() -> bool:
             return await _count_running(db) == 1
@@ -84,6 +95,35 @@ async def test_a_request_ends_with_504_after_its_timeout(dsn: str, path: str) ->
     assert status == 504
     assert "exceeded the timeout of 0.5 s" in body
     assert "TIMEOUT" in body
+
+
+async def test_a_disconnect_after_the_timeout_does_not_interrupt_the_cleanup_of_the_request() -> None:
+    cleaned_up = asyncio.Event()
+    disconnected = asyncio.Event()
+
+    async def application(_scope: Scope, _receive: Receive, _send: Send) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            disconnected.set()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            cleaned_up.set()
+
+    async def receive() -> Message:
+        await disconnected.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Message) -> None:
+        return None
+
+    slots = ConcurrencyLimiter("requests", "concurrent requests", 1, 1)
+    middleware = AdmissionMiddleware(application, Authenticator((), None), (), slots, None, 0.1)
+    scope: Scope = {"type": "http", "method": "GET", "path": "/prices", "headers": [], "client": ("192.0.2.1", 1)}
+    create_state(scope, "test")
+    await middleware(scope, receive, send)
+    assert cleaned_up.is_set()
+    slots.acquire("192.0.2.1").release()
 
 
 @pytest.mark.usefixtures("prices")

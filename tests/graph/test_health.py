@@ -1,6 +1,6 @@
 """Liveness and readiness of an API process."""
 
-from db import migrate
+from db import revisions
 from db.pool import Database
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
@@ -13,7 +13,7 @@ async def _status(api: Api, path: str) -> tuple[int, str]:
 
 async def test_a_process_with_a_migrated_database_is_ready(api: Api, db: Database) -> None:
     assert await _status(api, "/health/live") == (200, '{"status":"ok"}')
-    assert await _status(api, "/health/ready") == (200, f'{{"status":"ok","migration":"{migrate.head()}"}}')
+    assert await _status(api, "/health/ready") == (200, f'{{"status":"ok","migration":"{revisions.head()}"}}')
     await db.execute("UPDATE alembic_version SET version_num = '9999'")  # a newer release, during a rollout
     assert (await _status(api, "/health/ready"))[0] == 200
     await db.execute("UPDATE alembic_version SET version_num = '0001'")

@@ -171,6 +171,13 @@ async def test_flat_selections_are_encoded_by_postgresql(uncached_api: Api, work
         assert any("string_agg" in statement for statement in work_log) is is_written_by_sql, (query, json.dumps(work_log))
 
 
+@pytest.mark.parametrize("condition", ["@skip(if: true)", "@include(if: $no)"])
+async def test_an_object_without_any_selected_field_is_empty(uncached_api: Api, condition: str) -> None:
+    head = "query ($no: Boolean = false) " if "$no" in condition else ""
+    fields = f'series(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 60}) {{ ts {condition} }} __typename {condition}'
+    assert await uncached_api.data(f"{head}{{ {fields} }}") == {"series": {}}
+
+
 @pytest.mark.parametrize("field", ["latest", "tickers"])
 async def test_a_null_condition_is_a_client_error_with_both_encoders(uncached_api: Api, field: str) -> None:
     selection = (

@@ -107,6 +107,15 @@ def test_other_documents_are_cached_by_their_whole_text(text: str, other: str) -
     assert SCHEMA.documents.get(text.replace(other, '"zzz"' if '"' in other else "77", 1)) is None
 
 
+def test_a_text_that_looks_like_a_template_is_not_taken_for_it() -> None:
+    text = '{ latest(ticker: "btc_usd") { ts } }'
+    _cache(text)
+    found = literals.split(text)
+    assert found is not None
+    assert SCHEMA.documents.get(text) is not None
+    assert SCHEMA.documents.get(found[0]) is None
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -389,7 +389,7 @@ class TickerView {
 
   #setInterval(interval) {
     this.#view.interval = interval;
-    this.#go();
+    this.#showChangedView();
   }
 
   #setRange(name) {
@@ -397,7 +397,7 @@ class TickerView {
     const seconds = range.seconds === Infinity ? now() - (this.#firstPriceTs ?? now() - DAY) : range.seconds;
     const interval = range.seconds !== Infinity ? range.interval : seconds > 5 * 365 * DAY ? "ONE_WEEK" : seconds > 60 * DAY ? "ONE_DAY" : seconds > 5 * DAY ? "ONE_HOUR" : "FIVE_MINUTES";
     this.#view = { ...this.#view, interval, from: now() - seconds, to: now() };
-    this.#go();
+    this.#showChangedView();
   }
 
   #setWindow(event) {
@@ -408,10 +408,10 @@ class TickerView {
     if (problem) return this.#elements.to.reportValidity();
     const interval = intervalFor(to - from, PAGE_CANDLES);
     this.#view = { ...this.#view, interval: INTERVALS[this.#view.interval].seconds * MAX_LOADED_CANDLES >= to - from ? this.#view.interval : interval, from, to };
-    this.#go();
+    this.#showChangedView();
   }
 
-  #go() {
+  #showChangedView() {
     this.#onMove(this.#view);
     this.#show().catch((error) => setText(this.#elements.words, error.message));
   }
