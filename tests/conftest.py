@@ -3,6 +3,7 @@ simulated exchange over HTTP.
 """
 
 import os
+import signal
 import uuid
 from collections.abc import AsyncIterator, Generator, Iterator
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from db.runtime import embedded
 from graph.settings import Settings as GraphSettings
 from ingest.settings import Settings as IngestSettings
 from ingest.simulator.server import Simulator, serve
+
+# A shell starts background jobs with SIGINT ignored; the processes of the tests must not inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).parent.parent
 TEMPLATE = "template_tickgraph"

@@ -132,5 +132,6 @@ async def run_verb(folder: Path, *arguments: str, **env: str) -> tuple[int, str,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT_S)
+    # As long as several others, because a test may run them while this one waits.
+    out, err = await asyncio.wait_for(process.communicate(), 10 * WAIT_TIMEOUT_S)
     return process.returncode or 0, out.decode(), err.decode()

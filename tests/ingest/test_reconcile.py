@@ -14,7 +14,7 @@ from db.queries import gaps, tracking, write_lock
 from db.rows import Reason, Source
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
-from ingest.jobs.reconcile import MAX_BATCH_MINUTES, ReconcileResult, detect_gaps, reconcile
+from ingest.jobs.reconcile import JOB_TIMEOUTS_S, MAX_BATCH_MINUTES, ReconcileResult, detect_gaps, reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
@@ -221,13 +221,14 @@ async def test_a_change_is_recorded_for_each_state_of_a_gap(db: Database, outbox
 
 @pytest.mark.parametrize("outage", [3, 180, 3 * 1440])
 async def test_after_an_outage_every_minute_is_stored_or_a_gap(
-    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, outage: int
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, outage: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ingest.jobs.reconcile.JOB_TIMEOUTS_S", dict.fromkeys(JOB_TIMEOUTS_S, 300.0))  # for a slow machine
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", _minute_at(0))])
     simulator.clock.set(at=_minute_at(outage) + 2)
     watchlist = Watchlist(["btc_usd"])
-    reconciled = await reconcile(_minute_at(outage), watchlist=watchlist, source=deribit, db=db, outbox=outbox)
+    reconciled = await reconcile(_minute_at(outage), watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=300)
     assert sum(reconciled.opened.values()) == outage - 1
     fine_minutes = min(outage - 1, 1440)  # the simulator's chart of a day has a step of 60 s, that of two days one of 120 s
     assert reconciled.backfilled.filled == pytest.approx(fine_minutes, abs=1)
