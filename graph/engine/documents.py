@@ -34,7 +34,7 @@ PAIRS_PER_COST: Final = 1_500
 MAX_CACHE_BYTES: Final = 16 * 1024 * 1024
 """Size of the document cache. The least recently used documents are evicted."""
 BYTES_PER_TOKEN: Final = 800
-"""Measured memory per token, including its share of the AST nodes and of the plans."""
+"""Approximate memory per token, with its share of the AST nodes and of the plans; measured: 420 to 940."""
 
 Validate = Callable[[DocumentNode], Sequence[GraphQLError]]
 
