@@ -318,7 +318,9 @@ async def test_service_alerts_fire_by_their_causes(
             await listener.events(1)  # the subscription has started
             async with lock_price_table(dsn):
                 await db.execute("SELECT pg_notify('tickgraph', '')")
-                query_tasks = [asyncio.create_task(api.execute('{ latest(ticker: "btc_usd") { price } }')) for _ in range(40)]
+                # Different selections, because identical requests would share a statement.
+                queries = [f'{{ latest(ticker: "btc_usd") {{ price{number}: price }} }}' for number in range(40)]
+                query_tasks = [asyncio.create_task(api.execute(query)) for query in queries]
                 await asyncio.sleep(3)  # slow enough for the alert
         await asyncio.gather(*query_tasks)
         await product.wait_for_alerts("RequestsSlow", "EventsDelayed", "ReplicaLagging", "Saturated")

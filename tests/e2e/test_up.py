@@ -76,8 +76,8 @@ async def test_after_a_kill_no_process_is_left_and_the_next_start_succeeds(run_m
     async with run_make() as run:
         await _wait_for_prices(run)
         run.process.send_signal(signal.SIGKILL)
+        await run.wait_until_ended()  # until then, the data folder is in use
         async with run_make() as second_run:
-            await run.wait_until_ended()
             await _wait_for_prices(second_run)
             os.kill(second_run.pid_of("db with-servers"), signal.SIGKILL)
             await second_run.wait_until_ended()
