@@ -11,18 +11,24 @@ _DOWN_REVISION: Final = re.compile(r'^down_revision\b[^=\n]*= "(\w+)"$', re.MULT
 
 
 @cache
-def head() -> str:
-    """Returns the newest revision of this release."""
-    texts = [file.read_text(encoding="utf-8") for file in VERSIONS.glob("*.py")]
-    previous = {name for text in texts for name in _DOWN_REVISION.findall(text)}
-    (newest,) = known() - previous
-    return newest
+def _names(pattern: re.Pattern[str]) -> frozenset[str]:
+    return frozenset(name for text in _texts() for name in pattern.findall(text))
 
 
 @cache
+def _texts() -> tuple[str, ...]:
+    return tuple(file.read_text(encoding="utf-8") for file in VERSIONS.glob("*.py"))
+
+
 def known() -> frozenset[str]:
     """Returns the revisions of this release."""
-    return frozenset(name for file in VERSIONS.glob("*.py") for name in _REVISION.findall(file.read_text(encoding="utf-8")))
+    return _names(_REVISION)
+
+
+def head() -> str:
+    """Returns the newest revision of this release."""
+    (newest,) = known() - _names(_DOWN_REVISION)
+    return newest
 
 
 def is_compatible(revision: str | None) -> bool:

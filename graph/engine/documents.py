@@ -163,7 +163,7 @@ class Document:
 
     def relocate(self, errors: Sequence[GraphQLError], text: str) -> list[GraphQLError]:
         """Returns errors of an execution with their positions in the executed text, which may differ from `self.text`."""
-        return [literals.relocate(error, self.text, text) for error in errors] if self.literal_types else list(errors)
+        return literals.relocate(errors, self.text, text) if self.literal_types else list(errors)
 
     def operation(self, name: str | None) -> OperationDefinitionNode:
         """Returns the operation with this name, or the only operation. Raises GraphQLError if there is no such operation."""

@@ -6,6 +6,7 @@ and validation.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -113,20 +114,23 @@ def _variable(number: int, node: Node | None = None) -> VariableNode:
     return VariableNode(name=NameNode(value=str(number)), loc=node.loc if node else None)
 
 
-def relocate(error: GraphQLError, text: str, executed_text: str) -> GraphQLError:
-    """Returns an error in a document of `text` with its positions in another text with the same template."""
-    lengths = [(end, end - start) for start, end in spans(text)]
-    executed_lengths = [end - start for start, end in spans(executed_text)]
-    positions = [
-        position
-        + sum(executed - length for (end, length), executed in zip(lengths, executed_lengths, strict=True) if end <= position)
-        for position in error.positions or ()
+def relocate(errors: Sequence[GraphQLError], text: str, executed_text: str) -> list[GraphQLError]:
+    """Returns errors in a document of `text` with their positions in another text with the same template."""
+    source = Source(executed_text)
+    shifts = [
+        (end, executed_end - executed_start - (end - start))
+        for (start, end), (executed_start, executed_end) in zip(spans(text), spans(executed_text), strict=True)
     ]
-    return GraphQLError(
-        error.message,
-        source=Source(executed_text) if positions else None,
-        positions=positions or None,
-        path=error.path,
-        original_error=error.original_error,
-        extensions=error.extensions,
-    )
+
+    def move(error: GraphQLError) -> GraphQLError:
+        positions = [position + sum(shift for end, shift in shifts if end <= position) for position in error.positions or ()]
+        return GraphQLError(
+            error.message,
+            source=source if positions else None,
+            positions=positions or None,
+            path=error.path,
+            original_error=error.original_error,
+            extensions=error.extensions,
+        )
+
+    return [move(error) for error in errors]

@@ -26,7 +26,7 @@ from graph.http.cache_control import cache_policy
 from graph.http.caller import context_of
 from graph.http.negotiation import EVENT_STREAM, GRAPHQL, JSON, accepts_sse, prefers_html, response_media_type
 from graph.http.persisted_queries import PersistedQueries
-from graph.http.problems import graphql_response, on_known_error
+from graph.http.problems import GraphQLResponse, on_known_error
 from graph.http.request import GraphQLRequest, parse_body, parse_query_string
 from graph.http.root_path import root_path_of
 from graph.schema.context import Context
@@ -122,7 +122,7 @@ class GraphQLEndpoint:
             media_type = GRAPHQL
         # application/json has status 200: older clients read the body only with 200.
         status = HTTPStatus.BAD_REQUEST if media_type == GRAPHQL else HTTPStatus.OK
-        return graphql_response({"errors": [error.formatted for error in errors]}, media_type, status)
+        return GraphQLResponse({"errors": [error.formatted for error in errors]}, media_type, status)
 
     async def _subscribe(
         self, request: Request, context: Context, prepared: PreparedOperation, *, accepts_sse: bool
@@ -189,4 +189,4 @@ class GraphQLEndpoint:
         if result.errors:
             response_cache.set_cacheable(request.scope, cacheable=False)
             headers = {}
-        return sse.single_response(body) if media_type == EVENT_STREAM else graphql_response(body, media_type, headers=headers)
+        return sse.single_response(body) if media_type == EVENT_STREAM else GraphQLResponse(body, media_type, headers=headers)

@@ -27,14 +27,16 @@ DEFAULT_HEADERS: Final = {
 
 
 class GraphQLResponse(Response):
-    """A GraphQL response. Its headers are encoded once."""
+    """A GraphQL response. It is not cacheable unless `headers` override Cache-Control. Its headers are encoded once."""
 
-    def __init__(self, body: dict[str, Any], media: str, status: int, headers: dict[str, str]) -> None:
+    def __init__(
+        self, body: dict[str, Any], media: str, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
+    ) -> None:
         self.status_code = int(status)
         self.background = None
         self.body = orjson.dumps(body)
         length = (b"content-length", str(len(self.body)).encode())
-        self.raw_headers = [*_encode_headers(media, tuple(headers.items())), length]
+        self.raw_headers = [*_encode_headers(media, tuple((headers or {}).items())), length]
 
 
 @lru_cache(64)
@@ -50,14 +52,7 @@ def error_response(scope: Scope, error: ApiError) -> Response:
         return _problem(error.status, str(error), error.code, error.headers)
     media = response_media_type(Headers(scope=scope).get("Accept", "")) or JSON
     body = {"errors": [{"message": str(error), "extensions": error.extensions}]}
-    return graphql_response(body, media, error.status, error.headers)
-
-
-def graphql_response(
-    body: dict[str, Any], media: str, status: int = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    """Returns a GraphQL response. It is not cacheable unless `headers` override Cache-Control."""
-    return GraphQLResponse(body, media, status, headers or {})
+    return GraphQLResponse(body, media, error.status, error.headers)
 
 
 async def on_known_error(request: Request, error: Exception) -> Response:
