@@ -144,11 +144,14 @@ class Reader:
         headers = {"If-None-Match": self.etag} if self.etag else {}
         try:
             async with self.stand.session.get(f"{self.stand.url}{self.path}", headers=headers) as response:
-                if response.status == 200:
-                    self.body, self.etag = await response.text(), response.headers["ETag"]
+                body = await response.text()
+                assert response.status in (200, 304, 503), body
+                # The server may be killed between the statements of one request: GraphQL reports that in the body.
+                is_unavailable = response.status == 503 or '"code":"UNAVAILABLE"' in body
+                if response.status == 200 and not is_unavailable:
+                    self.body, self.etag = body, response.headers["ETag"]
                 self.not_modified_count += response.status == 304
-                self.unavailable_count += response.status == 503
-                assert response.status in (200, 304, 503), await response.text()
+                self.unavailable_count += is_unavailable
         except aiohttp.ClientError:
             self.unavailable_count += 1
 
