@@ -60,7 +60,8 @@ def normalize_price(price: Decimal) -> Decimal:
     return Decimal(text.rstrip("0").rstrip(".") if "." in text else text)
 
 
-def _validate_price(price: Decimal) -> Decimal:
+def validate_price(price: Decimal) -> Decimal:
+    """Returns a price in its normal form. Raises ValueError if it is not positive, not finite, or has too many digits."""
     if not price.is_finite() or not 0 < price < MAX_PRICE:
         raise ValueError(f"should be greater than 0 and less than {MAX_PRICE}")
     _, digits, exponent = price.as_tuple()
@@ -80,6 +81,8 @@ def _validate_minute(ts: int) -> int:
 
 
 Minute = Annotated[int, AfterValidator(_validate_minute)]
+Price = Annotated[Decimal, AfterValidator(validate_price)]
+Offset = Annotated[int, Field(ge=0, lt=times.MINUTE * 1_000)]
 
 
 class PriceRow(BaseModel):
@@ -89,7 +92,7 @@ class PriceRow(BaseModel):
 
     ticker: str = Field(pattern=NAME_PATTERN)
     ts: Minute
-    price: Annotated[Decimal, AfterValidator(_validate_price)]
+    price: Price
     observed_at: int | None = None
     source: Source
 
@@ -97,4 +100,32 @@ class PriceRow(BaseModel):
     def _require_observed_in_minute(self) -> Self:
         if self.observed_at is not None and times.minute_of(self.observed_at // 1_000_000) != self.ts:
             raise ValueError("observed_at should be within the minute")
+        return self
+
+
+class RangeRow(BaseModel):
+    """A validated range of one minute, to be stored in the table `minute_range`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    ticker: str = Field(pattern=NAME_PATTERN)
+    ts: Minute
+    open: Price
+    high: Price
+    low: Price
+    close: Price
+    opened_ms: Offset
+    """When the open was published, in milliseconds after the start of the minute."""
+    closed_ms: Offset
+    twap: Price
+    ticks: Annotated[int, Field(gt=0)] | None
+    """Number of ticks; None if the range was imported."""
+    watched_s: Annotated[int, Field(ge=0, le=times.MINUTE)] | None
+    longest_silence_ms: Annotated[int, Field(ge=0, le=times.MINUTE * 1_000)] | None
+    source: Source
+
+    @model_validator(mode="after")
+    def _require_order(self) -> Self:
+        if not self.low <= min(self.open, self.close, self.twap) <= max(self.open, self.close, self.twap) <= self.high:
+            raise ValueError("open, close and twap should be between low and high")
         return self

@@ -17,6 +17,7 @@ from sqlalchemy import (
     Integer,
     Numeric,
     Sequence,
+    SmallInteger,
     Text,
     UniqueConstraint,
     text,
@@ -38,6 +39,7 @@ metadata.naming_convention = {
 data_version = Sequence("data_version", metadata=metadata, data_type=BigInteger)
 """Provides the ids of all rows that change query results. Ids follow the order of commits."""
 
+_NOW = text("extract(epoch FROM now())::bigint")
 _IS_MINUTE = "{0} % 60 = 0 AND {0} >= 0 AND {0} < " + str(times.END)
 
 
@@ -136,6 +138,69 @@ class Price(SQLModel, table=True):
     )
 
 
+class MinuteRange(SQLModel, table=True):
+    """What the index did within a minute, from the ticks of the exchange. A merge of further ticks replaces it."""
+
+    __tablename__ = "minute_range"
+    __table_args__ = (
+        UniqueConstraint("id"),
+        CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
+        CheckConstraint(f"low > 0 AND high < {MAX_PRICE}", name="prices"),
+        CheckConstraint("low <= least(open, close, twap) AND high >= greatest(open, close, twap)", name="order"),
+        CheckConstraint("opened_ms >= 0 AND closed_ms >= opened_ms AND closed_ms < 60000", name="instants"),
+        CheckConstraint("ticks > 0", name="ticks"),
+        CheckConstraint("watched_s >= 0 AND watched_s <= 60", name="watched_s"),
+        CheckConstraint("longest_silence_ms >= 0 AND longest_silence_ms <= 60000", name="longest_silence_ms"),
+        CheckConstraint(
+            "num_nulls(ticks, watched_s, longest_silence_ms) = CASE source WHEN 'IMPORT' THEN 3 ELSE 0 END", name="watched"
+        ),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
+    id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), nullable=False))
+    open: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    high: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    low: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    close: Decimal = Field(sa_column=Column(Numeric, nullable=False))
+    opened_ms: int = Field(
+        sa_column=Column(Integer, nullable=False, comment="when the open was published; milliseconds of the minute")
+    )
+    closed_ms: int = Field(
+        sa_column=Column(Integer, nullable=False, comment="when the close was published; milliseconds of the minute")
+    )
+    twap: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="mean price, weighted by time"))
+    ticks: int | None = Field(None, sa_column=Column(Integer, comment="number of ticks; null if imported"))
+    watched_s: int | None = Field(
+        None, sa_column=Column(SmallInteger, comment="seconds that ticks cover; 60: watched completely; null if imported")
+    )
+    longest_silence_ms: int | None = Field(
+        None, sa_column=Column(Integer, comment="longest time without a tick; null if imported")
+    )
+    source: Source = Field(sa_column=Column(Enum(Source, name="price_source"), nullable=False))
+
+
+class MinuteTicks(SQLModel, table=True):
+    """The ticks of a minute, while what another process saw may be merged into it, or for TICKS_DAYS."""
+
+    __tablename__ = "minute_ticks"
+    __table_args__ = (
+        CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
+        Index("ix_minute_ticks_stored_at", "stored_at"),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
+    ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
+    ticks: str = Field(
+        sa_column=Column(
+            Text, nullable=False, comment="JSON list of [milliseconds of the minute, price, arrival in UNIX microseconds]"
+        )
+    )
+    stored_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+
+
 class Candle(SQLModel, table=True):
     """A candle of an hour or a day. A trigger on `price` computes hours from minutes and days from hours."""
 
@@ -144,6 +209,12 @@ class Candle(SQLModel, table=True):
         CheckConstraint(f"ts % span = 0 AND ts >= 0 AND ts < {times.END}", name="ts"),
         CheckConstraint("low <= least(open, close) AND high >= greatest(open, close)", name="prices"),
         CheckConstraint("count > 0 AND count <= span / 60", name="count"),
+        CheckConstraint("ranged >= 0 AND ranged <= count AND watched >= 0 AND watched <= ranged", name="ranged"),
+        CheckConstraint(
+            "num_nulls(range_open, range_high, range_low, range_close, range_sum) = CASE WHEN ranged = 0 THEN 5 ELSE 0 END "
+            "AND range_low <= least(low, range_open, range_close) AND range_high >= greatest(high, range_open, range_close)",
+            name="range_prices",
+        ),
     )
 
     ticker: str = Field(sa_column=Column(Text, primary_key=True))
@@ -157,9 +228,21 @@ class Candle(SQLModel, table=True):
     close: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     count: int = Field(sa_column=Column(BigInteger, nullable=False, comment="minutes stored"))
     sum: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="of the stored minutes' prices"))
-
-
-_NOW = text("extract(epoch FROM now())::bigint")
+    range_open: Decimal | None = Field(
+        None, sa_column=Column(Numeric, comment="of prices and ranges, like the following ones; null without a range")
+    )
+    range_high: Decimal | None = Field(None, sa_column=Column(Numeric))
+    range_low: Decimal | None = Field(None, sa_column=Column(Numeric))
+    range_close: Decimal | None = Field(None, sa_column=Column(Numeric))
+    range_sum: Decimal | None = Field(
+        None, sa_column=Column(Numeric, comment="of the mean of each stored minute, or its price if it has no range")
+    )
+    ranged: int = Field(
+        0, sa_column=Column(Integer, nullable=False, server_default="0", comment="stored minutes that have a range")
+    )
+    watched: int = Field(
+        0, sa_column=Column(Integer, nullable=False, server_default="0", comment="stored minutes that were watched completely")
+    )
 
 
 class Gap(SQLModel, table=True):

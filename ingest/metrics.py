@@ -8,6 +8,21 @@ lateness_seconds = Histogram(
     "Seconds from the start of a live price's minute to its commit.",
     buckets=(1, 2, 5, 10, 20, 30, 45, 60, 120, 300, 900, 3_600, 21_600),
 )
+ranges_stored = Counter("tickgraph_ranges_stored", "Ranges of minutes committed, also after a merge of further ticks.")
+ticks = Counter(
+    "tickgraph_ticks", "Ticks from the exchange's stream, by outcome: `ok`, or why a tick is no evidence.", ("outcome",)
+)
+stream_connected = Gauge(
+    "tickgraph_stream_connected",
+    "1 while the stream process is connected to the exchange, else 0.",
+    multiprocess_mode="mostrecent",
+)
+stream_subscribed = Gauge(
+    "tickgraph_stream_subscribed_tickers", "Tickers whose channel the exchange confirmed.", multiprocess_mode="mostrecent"
+)
+stream_reconnects = Counter(
+    "tickgraph_stream_reconnects", "Connections to the exchange's stream that ended, by reason.", ("reason",)
+)
 calls = Counter("tickgraph_exchange_calls", "Calls to the exchange.", ("method", "outcome"))
 call_seconds = Histogram("tickgraph_exchange_call_seconds", "Duration of calls to the exchange in seconds.", ("method",))
 clock_skew_seconds = Gauge(

@@ -83,6 +83,15 @@ class Interval(Enum):
         return f"ts + {self.value.seconds}"
 
 
+class Basis(Enum):
+    """What the numbers of a candle are computed from."""
+
+    RANGE = "RANGE"
+    """The ranges of the minutes that have one, and the prices."""
+    SAMPLE = "SAMPLE"
+    """The prices alone, one sample a minute."""
+
+
 _NUMBERS: Final = {name: f"{name}::text" for name in ("open", "high", "low", "close")} | {
     "twap": "trim_scale(round(sum::numeric(60, 18) / count, 12))::text"
 }
@@ -94,6 +103,8 @@ JSON_COLUMNS: Final = {
     "expected": Column("((end_ts - ts) / 60)::text"),
     "closed": Column("(end_ts <= $4)::text"),
     "complete": Column("(end_ts <= $4 AND count = (end_ts - ts) / 60)::text"),
+    "watched": Column("watched::text"),
+    "sampled": Column("(count - ranged)::text"),
     **{name: Column(sql, '"') for name, sql in _NUMBERS.items()},
 }
 """SQL expressions of the JSON values of a candle."""
@@ -103,33 +114,56 @@ JSON_COLUMNS_WITH_EMPTY: Final = JSON_COLUMNS | {
 }
 """Like JSON_COLUMNS, for candles that may have no price."""
 
-_MINUTE_CANDLES: Final = """
-    SELECT ts, price AS open, price AS high, price AS low, price AS close, 1::bigint AS count, price AS sum
+_MINUTE_CANDLES: Final = {
+    Basis.SAMPLE: """
+    SELECT ts, price AS open, price AS high, price AS low, price AS close, 1::bigint AS count, price AS sum,
+           0 AS ranged, 0 AS watched
       FROM price
-     WHERE ticker = $1 AND ts >= $2 AND ts < """
+     WHERE ticker = $1 AND ts >= $2 AND ts < {high}""",
+    # The earliest evidence of a minute is its open, the latest its close: a tick, or the price.
+    Basis.RANGE: """
+    SELECT p.ts,
+           CASE WHEN r.ts IS NULL OR p.observed_at < p.ts * 1000000 + r.opened_ms * 1000 THEN p.price ELSE r.open END AS open,
+           greatest(p.price, r.high) AS high, least(p.price, r.low) AS low,
+           CASE WHEN r.ts IS NULL OR p.observed_at > p.ts * 1000000 + r.closed_ms * 1000 THEN p.price ELSE r.close END AS close,
+           1::bigint AS count, coalesce(r.twap, p.price) AS sum, (r.ts IS NOT NULL)::int AS ranged,
+           (r.watched_s IS NOT DISTINCT FROM 60)::int AS watched
+      FROM price AS p
+      LEFT JOIN minute_range AS r ON r.ticker = p.ticker AND r.ts = p.ts AND r.ts >= $2 AND r.ts < {high}
+     WHERE p.ticker = $1 AND p.ts >= $2 AND p.ts < {high}""",
+}
+
+_STORED_NUMBERS: Final = {
+    Basis.SAMPLE: "open, high, low, close, count, sum, 0 AS ranged, 0 AS watched",
+    Basis.RANGE: "coalesce(range_open, open) AS open, coalesce(range_high, high) AS high, coalesce(range_low, low) AS low, "
+    "coalesce(range_close, close) AS close, count, coalesce(range_sum, sum) AS sum, ranged, watched",
+}
 
 _STORED_CANDLES: Final = """
-    SELECT ts, open, high, low, close, count, sum
+    SELECT ts, {numbers}
       FROM candle
      WHERE ticker = $1 AND span = {span} AND ts >= greatest($2, (SELECT ts FROM built)) AND ts < $3"""
 
 
 @lru_cache(512)
-def statement(interval: Interval, shape: Shape, *, with_open: bool, with_empty: bool) -> Statement:
+def statement(interval: Interval, shape: Shape, basis: Basis, *, with_open: bool, with_empty: bool) -> Statement:
     """Builds the statement of `fetch_json`. Parameters: ticker, first start, last end, now; then the constants."""
-    return shapes.build_list_statement(shape, 5, lambda text: _sql(interval, text, with_open=with_open, with_empty=with_empty))
+    return shapes.build_list_statement(
+        shape, 5, lambda text: _sql(interval, text, basis, with_open=with_open, with_empty=with_empty)
+    )
 
 
-def _sql(interval: Interval, text: str, *, with_open: bool, with_empty: bool) -> str:
+def _sql(interval: Interval, text: str, basis: Basis, *, with_open: bool, with_empty: bool) -> str:
     base, seconds = interval.value.base, interval.value.seconds
-    stored = _STORED_CANDLES.format(span=base)
+    stored = _STORED_CANDLES.format(numbers=_STORED_NUMBERS[basis], span=base)
+    unbuilt = _MINUTE_CANDLES[basis].format(high="least($3, (SELECT ts FROM built))")
     # If a stored row already is a candle, only the part that is not built yet must be grouped.
     if base == times.MINUTE:
-        found = _group_sql(interval, f"{_MINUTE_CANDLES} $3")
+        found = _group_sql(interval, _MINUTE_CANDLES[basis].format(high="$3"))
     elif base == seconds:
-        found = f"{stored} UNION ALL {_group_sql(interval, f'{_MINUTE_CANDLES} least($3, (SELECT ts FROM built))')}"
+        found = f"{stored} UNION ALL {_group_sql(interval, unbuilt)}"
     else:
-        found = _group_sql(interval, f"{stored} UNION ALL {_MINUTE_CANDLES} least($3, (SELECT ts FROM built))")
+        found = _group_sql(interval, f"{stored} UNION ALL {unbuilt}")
     slots = "found"
     if with_empty:
         step = "1 month" if interval.value.is_monthly else f"{seconds} seconds"
@@ -143,7 +177,9 @@ WITH built AS (
     SELECT coalesce((SELECT candles_from FROM ticker WHERE name = $1), 0) AS ts
 ), found AS MATERIALIZED ({found}
 ), slots_with_end AS (
-    SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, coalesce(count, 0) AS count, sum FROM {slots}
+    SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, coalesce(count, 0) AS count, sum,
+           coalesce(ranged, 0) AS ranged, coalesce(watched, 0) AS watched
+      FROM {slots}
 )
 SELECT {text}
   FROM (SELECT * FROM slots_with_end WHERE end_ts <= $4::bigint OR {str(with_open).lower()} ORDER BY ts) AS candle
@@ -154,7 +190,8 @@ def _group_sql(interval: Interval, part: str) -> str:
     # min(ARRAY[ts, open]) finds the first open in one pass; joins on the first and last minute would need three.
     return f"""
     SELECT {interval.start_sql} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
-           (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum
+           (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum,
+           sum(ranged)::bigint AS ranged, sum(watched)::bigint AS watched
       FROM ({part}) AS part
      GROUP BY 1"""
 
@@ -168,11 +205,12 @@ async def fetch_json(
     high: int,
     now: int,
     *,
+    basis: Basis = Basis.RANGE,
     with_open: bool = False,
     with_empty: bool = False,
 ) -> str:
     """Returns the candles that start in [low, high) as a JSON list, oldest first. Those that end by `now` are closed."""
-    query = statement(interval, shape, with_open=with_open, with_empty=with_empty)
+    query = statement(interval, shape, basis, with_open=with_open, with_empty=with_empty)
     # The last candle ends after `high`, unless `high` is the start of a candle.
     bounds = interval.ceil(low), interval.ceil(high)
     text: str = await db.fetchval(query.sql, ticker, *bounds, now, *query.constants)
@@ -202,21 +240,43 @@ UPDATE ticker
 RETURNING candles_from
 """
 
-# Recomputes the candles from minute prices, with a method that differs from that of the trigger.
+# Recomputes the candles from prices and ranges, with a method that differs from that of the triggers.
 FIND_DIFFERENCES: Final = """
 WITH minutes AS (
-    SELECT ticker, ts, price FROM price WHERE ticker = $1 AND ts >= greatest($2, 0)
+    SELECT ticker, ts, price, coalesce(opening.value, price) AS range_open, coalesce(closing.value, price) AS range_close,
+           greatest(price, high) AS range_high, least(price, low) AS range_low, coalesce(twap, price) AS twap,
+           minute_range.open IS NOT NULL AS is_ranged, coalesce(watched_s = 60, false) AS is_watched
+      FROM price
+      LEFT JOIN minute_range USING (ticker, ts)
+      LEFT JOIN LATERAL (
+           SELECT value
+             FROM (VALUES (ts * 1000000 + opened_ms * 1000, open, 1), (observed_at, price, 2)) AS seen (at, value, rank)
+            WHERE open IS NOT NULL AND at IS NOT NULL ORDER BY at, rank LIMIT 1) AS opening ON true
+      LEFT JOIN LATERAL (
+           SELECT value
+             FROM (VALUES (ts * 1000000 + closed_ms * 1000, close, 1), (observed_at, price, 2)) AS seen (at, value, rank)
+            WHERE open IS NOT NULL AND at IS NOT NULL ORDER BY at DESC, rank LIMIT 1) AS closing ON true
+     WHERE ticker = $1 AND ts >= greatest($2, 0)
 ), ranked AS (
-    SELECT ticker, span, ts - ts % span AS bucket, price,
-           row_number() OVER (PARTITION BY span, ts - ts % span ORDER BY ts) AS from_first,
-           row_number() OVER (PARTITION BY span, ts - ts % span ORDER BY ts DESC) AS from_last
+    SELECT minutes.*, span, ts - ts % span AS bucket,
+           row_number() OVER (PARTITION BY span, ts - ts % span ORDER BY ts) = 1 AS is_first,
+           row_number() OVER (PARTITION BY span, ts - ts % span ORDER BY ts DESC) = 1 AS is_last,
+           bool_or(is_ranged) OVER (PARTITION BY span, ts - ts % span) AS has_range
       FROM minutes, unnest(ARRAY[3600, 86400]) AS span
 ), expected AS (
-    SELECT ticker, span, bucket AS ts, max(price) FILTER (WHERE from_first = 1) AS open, max(price) AS high, min(price) AS low,
-           max(price) FILTER (WHERE from_last = 1) AS close, count(*) AS count, sum(price) AS sum
+    SELECT ticker, span, bucket AS ts, max(price) FILTER (WHERE is_first) AS open, max(price) AS high, min(price) AS low,
+           max(price) FILTER (WHERE is_last) AS close, count(*) AS count, sum(price) AS sum,
+           max(range_open) FILTER (WHERE is_first AND has_range) AS range_open,
+           max(range_high) FILTER (WHERE has_range) AS range_high,
+           min(range_low) FILTER (WHERE has_range) AS range_low,
+           max(range_close) FILTER (WHERE is_last AND has_range) AS range_close,
+           sum(twap) FILTER (WHERE has_range) AS range_sum, count(*) FILTER (WHERE is_ranged) AS ranged,
+           count(*) FILTER (WHERE is_watched) AS watched
       FROM ranked GROUP BY ticker, span, bucket
 ), stored AS (
-    SELECT ticker, span, ts, open, high, low, close, count, sum FROM candle WHERE ticker = $1 AND ts >= greatest($2, 0)
+    SELECT ticker, span, ts, open, high, low, close, count, sum,
+           range_open, range_high, range_low, range_close, range_sum, ranged, watched
+      FROM candle WHERE ticker = $1 AND ts >= greatest($2, 0)
 )
 SELECT DISTINCT span, ts FROM ((TABLE expected EXCEPT TABLE stored) UNION (TABLE stored EXCEPT TABLE expected)) AS different
  ORDER BY span, ts
@@ -238,5 +298,5 @@ async def build(db: Transaction, ticker: str, days: int) -> int | None:
 
 
 async def find_differences(db: Executor, ticker: str, since: int) -> list[tuple[int, int]]:
-    """Returns span and start of each hour and day candle from `since` on that differs from its minute prices."""
+    """Returns span and start of each hour and day candle from `since` on that differs from its minutes."""
     return [(row["span"], row["ts"]) for row in await db.fetch(FIND_DIFFERENCES, ticker, since)]

@@ -5,10 +5,11 @@ from typing import Final
 
 from db.pool import Executor
 
-# Prices and changes share one sequence and the writer lock, so the version grows with each commit. Old changes are deleted;
-# milestones remain.
+# Prices, ranges and changes share one sequence and the writer lock, so the version grows with each commit. Old changes are
+# deleted; milestones remain.
 CURRENT: Final = """
-SELECT greatest((SELECT max(id) FROM price), (SELECT max(id) FROM change), (SELECT max(id) FROM milestone), 0)
+SELECT greatest((SELECT max(id) FROM price), (SELECT max(id) FROM minute_range), (SELECT max(id) FROM change),
+                (SELECT max(id) FROM milestone), 0)
 """
 
 

@@ -29,6 +29,8 @@ CURRENT_TABLES = [
     "gap",
     "import_period",
     "milestone",
+    "minute_range",
+    "minute_ticks",
     "price",
     "reject",
     "ticker",

@@ -1,5 +1,6 @@
 """With a million stored minutes, every statement reads by index and sorts no more rows than it returns."""
 
+import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -8,8 +9,8 @@ import asyncpg
 import pytest
 
 from db.pool import SESSION_SETTINGS
-from db.queries import candles, coverage, gaps, history_export, prices, summaries, tickers, version
-from db.queries.candles import Interval
+from db.queries import candles, coverage, gaps, history_export, prices, ranges, summaries, tickers, version
+from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
 from tests.conftest import Servers, clone
 from tests.sample_data import START_TS
@@ -19,7 +20,7 @@ ROWS = 500_000
 DAY = 86_400
 WINDOW_MINUTES = 1_440
 """Minutes of the window that the statements read."""
-LARGE_TABLES = {"price", "gap", "change", "candle"}
+LARGE_TABLES = {"price", "gap", "change", "candle", "minute_range"}
 
 FILL = f"""
 INSERT INTO ticker (name) VALUES ('btc_usd'), ('eth_usd');
@@ -28,6 +29,11 @@ ALTER TABLE price DISABLE TRIGGER USER;
 INSERT INTO price (ticker, ts, price, source)
 SELECT name, {START_TS} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1) AS m, ticker;
 ALTER TABLE price ENABLE TRIGGER USER;
+ALTER TABLE minute_range DISABLE TRIGGER USER;
+INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s, longest_silence_ms,
+                          source)
+SELECT 'btc_usd', {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE' FROM generate_series(0, 199999) AS m;
+ALTER TABLE minute_range ENABLE TRIGGER USER;
 INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM ticker, unnest(ARRAY[3600, 86400]) AS span,
        generate_series(({START_TS} / span * span)::bigint, ({START_TS} + 60 * {ROWS})::bigint, span) AS ts;
 INSERT INTO gap (ticker, ts, reason, filled_at)
@@ -79,16 +85,22 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "version", version.CURRENT, [], 0
     yield "summary", summaries.SUMMARY, window, 0
     yield "series", summaries.SERIES, window, WINDOW_MINUTES
+    yield "ranges", ranges.RANGES_OF, [["btc_usd"] * 3, [LOW, LOW + 60, HIGH]], 3
     yield "csv", history_export.CSV, window, WINDOW_MINUTES
     yield "extent", history_export.EXTENT, window, 0
-    for interval in Interval:
+    for interval, basis in itertools.product(Interval, Basis):
         for empty in (False, True):
-            statement = candles.statement(interval, CANDLE_SHAPE, with_open=False, with_empty=empty)
+            statement = candles.statement(interval, CANDLE_SHAPE, basis, with_open=False, with_empty=empty)
             days = 400 if interval.value.base == DAY else 20
             bounds = [interval.ceil(START_TS), interval.ceil(START_TS + days * DAY)]
             if interval is Interval.ONE_MINUTE:
                 bounds[1] = bounds[0] + 6_000 * 60
-            yield f"{interval.name} {empty}", statement.sql, ["btc_usd", *bounds, 2**40, *statement.constants], 6_000
+            yield (
+                f"{interval.name} {basis.name} {empty}",
+                statement.sql,
+                ["btc_usd", *bounds, 2**40, *statement.constants],
+                6_000,
+            )
 
 
 @pytest.mark.parametrize("name", [name for name, *_ in _statements()])

@@ -40,6 +40,28 @@ INVALID_PRICES: list[tuple[str, dict[str, Any]]] = [
 
 INSERT_PRICE = "INSERT INTO price (ticker, ts, price, observed_at, source) VALUES ($1, $2, $3, $4, $5)"
 
+RANGE: dict[str, object] = {
+    "ticker": "'btc_usd'",
+    "ts": 60,
+    "open": 2,
+    "high": 3,
+    "low": 1,
+    "close": 2,
+    "opened_ms": 0,
+    "closed_ms": 59_000,
+    "twap": 2,
+    "ticks": 60,
+    "watched_s": 60,
+    "longest_silence_ms": 1_000,
+    "source": "'LIVE'",
+}
+
+
+def _range_sql(**changes: object) -> str:
+    columns = RANGE | changes
+    return f"INSERT INTO minute_range ({', '.join(columns)}) VALUES ({', '.join(map(str, columns.values()))})"  # noqa: S608
+
+
 INVALID_STATEMENTS = [
     ("ck_ticker_name", "INSERT INTO ticker (name) VALUES ('BTC USD')"),
     ("ck_ticker_horizon", "INSERT INTO ticker (name, horizon) VALUES ('a', 61)"),
@@ -64,6 +86,25 @@ INVALID_STATEMENTS = [
     ("ck_milestone_id", "INSERT INTO milestone VALUES (3600, -1)"),
     ("ck_epoch_forked_at", "INSERT INTO epoch VALUES (7, 7, '')"),
     ("ck_candle_count", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 61, 1)"),
+    ("ck_candle_ranged", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2, 0)"),
+    ("ck_candle_ranged", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2)"),
+    ("ck_candle_range_prices", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0)"),
+    ("ck_candle_range_prices", "INSERT INTO candle VALUES ('btc_usd', 3600, 0, 1, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0)"),
+    ("ck_minute_range_ts", _range_sql(ts=61)),
+    ("ck_minute_range_prices", _range_sql(low=0)),
+    ("ck_minute_range_prices", _range_sql(high=10**15)),
+    ("ck_minute_range_order", _range_sql(low=3)),
+    ("ck_minute_range_order", _range_sql(twap=4)),
+    ("ck_minute_range_instants", _range_sql(opened_ms=59_000, closed_ms=58_000)),
+    ("ck_minute_range_instants", _range_sql(closed_ms=60_000)),
+    ("ck_minute_range_ticks", _range_sql(ticks=0)),
+    ("ck_minute_range_watched_s", _range_sql(watched_s=61)),
+    ("ck_minute_range_longest_silence_ms", _range_sql(longest_silence_ms=60_001)),
+    ("ck_minute_range_watched", _range_sql(ticks="NULL")),
+    ("ck_minute_range_watched", _range_sql(source="'IMPORT'")),
+    ("fk_minute_range_ticker", _range_sql(ticker="'unknown'")),
+    ("ck_minute_ticks_ts", "INSERT INTO minute_ticks (ticker, ts, ticks) VALUES ('btc_usd', 61, '[]')"),
+    ("fk_minute_ticks_ticker", "INSERT INTO minute_ticks (ticker, ts, ticks) VALUES ('unknown', 60, '[]')"),
     ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('unknown', 0, 1, 'LIVE')"),
 ]
 
