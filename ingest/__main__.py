@@ -11,6 +11,7 @@ from ingest.imports.columns import PRICE_NAMES, TICKER_NAMES, TIME_NAMES, UNITS
 EXAMPLES = """examples:
   python -m ingest work --threads 4                        # like `dramatiq ingest.broker:broker ingest.actors`
   python -m ingest schedule                                # like `periodiq ingest.broker:broker ingest.actors`
+  python -m ingest stream                                  # the ticks of each minute, from Deribit's WebSocket
   python -m ingest status                                  # the system status as a table
   python -m ingest gaps --open                             # missing minutes and their reasons
   python -m ingest import history.csv.gz --ticker btc_usd  # history from a file
@@ -33,6 +34,7 @@ def build() -> cli.CommandLine:
     work.add_argument("--processes", type=int, default=1, help="worker processes (default: %(default)s)")
     work.add_argument("--threads", type=int, default=4, help="concurrent messages in each process (default: %(default)s)")
     verbs.add("schedule", "ingest.commands.work:schedule", "send the messages of every minute until stopped", "schedule")
+    verbs.add("stream", "ingest.commands.stream:run", "collect the ticks of every minute until stopped", "stream")
     healthy = verbs.add(
         "healthy",
         "ingest.commands.work:check_health",
@@ -40,6 +42,7 @@ def build() -> cli.CommandLine:
         "healthy --worker",
     )
     healthy.add_argument("--worker", action="store_true", help="also check that a worker runs on this host")
+    healthy.add_argument("--stream", action="store_true", help="also check that a stream process runs on this host")
     collect = verbs.add(
         "collect",
         "ingest.commands.collect:run",

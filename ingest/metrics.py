@@ -12,6 +12,9 @@ ranges_stored = Counter("tickgraph_ranges_stored", "Ranges of minutes committed,
 ticks = Counter(
     "tickgraph_ticks", "Ticks from the exchange's stream, by outcome: `ok`, or why a tick is no evidence.", ("outcome",)
 )
+ticks_dropped_minutes = Counter(
+    "tickgraph_ticks_dropped_minutes", "Minutes of ticks lost because neither Redis nor PostgreSQL accepted them."
+)
 stream_connected = Gauge(
     "tickgraph_stream_connected",
     "1 while the stream process is connected to the exchange, else 0.",

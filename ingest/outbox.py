@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import redis
@@ -21,8 +21,15 @@ from db import times
 from db.queries.gaps import TickerMinute
 from db.rows import NAME_PATTERN, PriceRow, Reason
 from ingest.errors import OutboxError, OutboxFullError
+from ingest.ticks import MinuteTicks
 
 PRICES = "tickgraph:outbox"
+TICKS = "tickgraph:ticks"
+TICKS_RATIO = 10
+"""A minute of ticks needs about as much memory as this many prices."""
+STREAM = "tickgraph:stream:"
+"""Prefix of the states of stream processes: prefix and process. They expire, like heartbeats."""
+STREAM_STATE_TTL_S = 20
 FAILURES = "tickgraph:failures"
 REPORT = "tickgraph:report"
 HEARTBEATS = "tickgraph:worker:"
@@ -57,6 +64,29 @@ class OutboxBatch:
     """Hash fields and their raw values."""
     rows: list[PriceRow] = field(default_factory=list)
     invalid: list[InvalidEntry] = field(default_factory=list)
+
+
+@dataclass
+class TicksBatch:
+    """A batch of minutes of ticks that wait in the outbox."""
+
+    entries: dict[bytes, bytes] = field(default_factory=dict)
+    """Hash fields and their raw values."""
+    minutes: list[MinuteTicks] = field(default_factory=list)
+    invalid: list[InvalidEntry] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """The state of a stream process."""
+
+    connected: bool
+    subscribed: list[str]
+    """Tickers whose channel the exchange confirmed."""
+    refused: list[str]
+    """Tickers whose channel the exchange left out."""
+    last_tick_at: float | None
+    """The exchange's timestamp of the newest tick, in UNIX seconds."""
 
 
 @dataclass(frozen=True)
@@ -132,6 +162,54 @@ class Outbox:
         if entries:
             with _translate_errors():
                 await self._remove(keys=[PRICES], args=[part for entry in entries.items() for part in entry])
+
+    async def put_ticks(self, process: str, minutes: Sequence[MinuteTicks]) -> None:
+        """Adds the ticks that a process saw of each minute. Raises OutboxFullError, and adds none, if they do not all fit."""
+        max_minutes = self.max_prices // TICKS_RATIO
+        with _translate_errors():
+            if await self._client.hlen(TICKS) + len(minutes) > max_minutes:
+                raise OutboxFullError(
+                    f"the outbox holds at most {max_minutes} minutes of ticks. Restore PostgreSQL, or raise OUTBOX_MOST"
+                )
+            entries: dict[Any, str] = {f"{_field(one.ticker, one.ts)}|{process}": one.to_json() for one in minutes}
+            await self._client.hset(TICKS, mapping=entries)
+
+    async def tick_fields(self) -> list[bytes]:
+        """Returns the hash fields of all minutes of ticks, the oldest minute first."""
+        with _translate_errors():
+            names = await self._client.hkeys(TICKS)
+        return sorted(map(_bytes, names), key=lambda name: name.split(b"|")[1:2])
+
+    async def read_ticks(self, fields: Sequence[bytes]) -> TicksBatch:
+        """Reads the minutes of the fields. Skips entries that no longer exist."""
+        with _translate_errors():
+            values = await self._client.hmget(TICKS, list(fields))
+        batch = TicksBatch()
+        for name, value in zip(fields, values, strict=True):
+            if value is not None:
+                batch.entries[name] = _bytes(value)
+                _parse_ticks(batch, _text(name), _text(value))
+        return batch
+
+    async def remove_ticks(self, entries: Mapping[bytes, bytes]) -> None:
+        """Removes committed or rejected minutes, unless their value has changed since they were read."""
+        if entries:
+            with _translate_errors():
+                await self._remove(keys=[TICKS], args=[part for entry in entries.items() for part in entry])
+
+    async def write_stream_state(self, process: str, state: StreamState) -> None:
+        """Writes the state of a stream process, which expires after STREAM_STATE_TTL_S."""
+        with _translate_errors():
+            await self._client.set(STREAM + process, json.dumps(asdict(state)), ex=STREAM_STATE_TTL_S)
+
+    async def read_stream_states(self) -> dict[str, StreamState]:
+        """Returns the states of the running stream processes, by `host:pid:random`."""
+        found = {}
+        with _translate_errors():
+            async for key in self._client.scan_iter(f"{STREAM}*"):
+                with suppress(ValueError, TypeError):
+                    found[_text(key).removeprefix(STREAM)] = StreamState(**json.loads(await self._client.get(key) or "null"))
+        return found
 
     async def record_failures(self, failures: Mapping[TickerMinute, Reason]) -> None:
         """Records why minutes have no price, for the job that opens gaps."""
@@ -264,6 +342,18 @@ def _parse_entry(batch: OutboxBatch, name: str, value: str) -> None:
         batch.rows.append(row)
     else:
         batch.invalid.append(_invalid_entry(name, value, f"its hash field is {name}"))
+
+
+def _parse_ticks(batch: TicksBatch, name: str, value: str) -> None:
+    minute, _, _ = name.rpartition("|")
+    ticker_minute = _minute(minute)
+    if ticker_minute is None:
+        batch.invalid.append(_invalid_entry(minute, value, f"its hash field is {name}"))
+        return
+    try:
+        batch.minutes.append(MinuteTicks.from_json(*ticker_minute, value))
+    except ValueError as error:
+        batch.invalid.append(_invalid_entry(minute, value, f"invalid ticks: {error}"))
 
 
 def _invalid_entry(name: str, value: str, reason: str) -> InvalidEntry:

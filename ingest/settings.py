@@ -23,6 +23,12 @@ def _normalize_rpc_url(url: str) -> str:
     return f"{scheme}://{rest if '/' in rest else rest + '/api/v2'}"
 
 
+def _validate_ws_url(url: str | None) -> str | None:
+    if url is not None and not re.fullmatch(r"wss?://[^/\s]+(/\S*)?", url.strip()):
+        raise ValueError("should look like wss://www.deribit.com/ws/api/v2")
+    return None if url is None else url.strip()
+
+
 def _deduplicate(names: tuple[str, ...]) -> tuple[str, ...]:
     if not names:
         raise ValueError("should name at least one index, like btc_usd,eth_usd")
@@ -70,6 +76,24 @@ class Settings(settings.Settings):
     deribit_burst: int = Field(50, ge=1, description="maximum number of Deribit calls in a burst")
     deribit_connections: int = Field(
         16, ge=1, le=32, description="maximum number of connections; Deribit allows 32 per IP address"
+    )
+    stream: bool = Field(
+        True,
+        description="whether `python -m ingest stream` collects the ticks of each minute from Deribit's WebSocket; `false`: it "
+        "ends at once, and minutes have only their price",
+    )
+    deribit_ws_url: Annotated[str | None, AfterValidator(_validate_ws_url)] = Field(
+        None, description="URL of Deribit's WebSocket API; if unset, it is derived from `DERIBIT_RPC_URL`"
+    )
+    ticks_days: int = Field(
+        0,
+        ge=0,
+        le=7,
+        description="number of days to retain single ticks in the table `minute_ticks`; 0: only for the ten minutes in which "
+        "the ticks of several stream processes are merged",
+    )
+    stream_metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="port on which the stream process serves `/metrics` for Prometheus; disabled if unset"
     )
     worker_metrics_port: int | None = Field(
         None, ge=1, le=65535, description="port on which workers serve `/metrics` for Prometheus; disabled if unset"

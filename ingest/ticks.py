@@ -66,6 +66,24 @@ class Tick:
         return self.at_ms // MINUTE_MS * times.MINUTE
 
 
+@dataclass(frozen=True)
+class ClockReading:
+    """The exchange's clock in a response, and the local times of request and response; all in UNIX microseconds."""
+
+    exchange_us: int
+    requested_us: int
+    received_us: int
+
+
+@dataclass
+class Received:
+    """What a message of the exchange's stream contained."""
+
+    ticks: list[Tick] = field(default_factory=list)
+    rejections: list[TickRejection] = field(default_factory=list)
+    clock: ClockReading | None = None
+
+
 @dataclass
 class MinuteTicks:
     """The set of ticks of one ticker in one minute."""
@@ -153,12 +171,12 @@ def _weighted_mean(prices: Sequence[Decimal], weights: Sequence[int]) -> Decimal
         return normalize_price((total / sum(weights)).quantize(Decimal(1).scaleb(-min(decimals, MAX_PRICE_DECIMALS))))
 
 
-def parse_price(text: str | Decimal) -> Decimal:
+def parse_price(value: str | int | Decimal) -> Decimal:
     """Returns a valid price in its normal form. Raises ValueError if it is not positive, not finite, or has too many digits."""
     try:
-        return validate_price(Decimal(text))
+        return validate_price(Decimal(value))
     except ArithmeticError:
-        raise ValueError(f"{text!s:.40} is not a number") from None
+        raise ValueError(f"{value!s:.40} is not a number") from None
 
 
 class TickCollector:

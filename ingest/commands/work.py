@@ -2,6 +2,7 @@
 
 import argparse
 import signal
+import socket
 import sys
 
 import dramatiq.cli
@@ -11,6 +12,7 @@ import redis
 from db.runtime import embedded_lookup, log, metrics, tracing
 from ingest import redis_state
 from ingest.middleware import HEARTBEAT_TTL_S, has_local_heartbeat
+from ingest.outbox import STREAM, STREAM_STATE_TTL_S
 from ingest.settings import Settings
 
 ENTRY_MODULES = ["ingest.broker:broker", "ingest.actors"]
@@ -67,10 +69,14 @@ def check_health(options: argparse.Namespace) -> int:
         with redis.Redis.from_url(outbox_url, socket_timeout=2, socket_connect_timeout=2) as client:
             redis_state.require_writable(client)
             has_heartbeat = has_local_heartbeat(client)
+            has_stream = next(iter(client.scan_iter(f"{STREAM}{socket.gethostname()}:*")), None) is not None
     except redis.RedisError as error:
         sys.stderr.write(f"REDIS_URL or BROKER_URL: {error}\n")
         return 1
     if options.worker and not has_heartbeat:
         sys.stderr.write(f"no worker of this host sent a heartbeat within {HEARTBEAT_TTL_S} s\n")
+        return 1
+    if options.stream and not has_stream:
+        sys.stderr.write(f"no stream process of this host wrote its state within {STREAM_STATE_TTL_S} s\n")
         return 1
     return 0

@@ -100,11 +100,18 @@ def _point(point: Any) -> tuple[int, Decimal] | None:
 def _json(body: bytes) -> Any:
     if len(body) > MAX_BODY_BYTES:
         raise ValueError(f"longer than {MAX_BODY_BYTES} bytes")
-    # Decimal from the digits sent, never through float. A price may have no decimal point: `60000`.
-    value = json.loads(body, parse_float=_decimal, parse_constant=_reject_constant)
+    value = load_json(body)
     if isinstance(value, dict) and isinstance(value.get("result"), dict | list):
         value["result"] = _integers_as_decimals(value["result"])
     return value
+
+
+def load_json(text: str | bytes) -> Any:
+    """Parses JSON. Numbers become Decimal with the digits sent, never through float, or int without a decimal point: `60000`.
+
+    Raises ValueError, also for NaN and Infinity, or RecursionError.
+    """
+    return json.loads(text, parse_float=_decimal, parse_constant=_reject_constant)
 
 
 def _decimal(text: str) -> Decimal:

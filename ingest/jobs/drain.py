@@ -1,4 +1,4 @@
-"""Moves prices from the outbox into PostgreSQL."""
+"""Moves prices and ticks from the outbox into PostgreSQL."""
 
 import logging
 
@@ -7,12 +7,15 @@ from db.pool import Database
 from db.queries import rejects
 from ingest.errors import OutboxError
 from ingest.jobs.store import StoreResult, store
+from ingest.jobs.store_ranges import store_ranges
 from ingest.outbox import Outbox
 
 log = logging.getLogger(__name__)
 
 MAX_BATCH_ROWS = 1_000
 """Rows per transaction."""
+MAX_BATCH_MINUTES = 500
+"""Minutes of ticks per transaction."""
 BACKLOG_ERROR_RATIO = 0.1
 """Part of the outbox's limit from which the backlog is logged as an error."""
 
@@ -34,6 +37,23 @@ async def drain(outbox: Outbox, db: Database, drained: StoreResult | None = None
             drained.rejected += 1
         await outbox.remove(batch.entries)
     return drained
+
+
+async def drain_ticks(outbox: Outbox, db: Database) -> int:
+    """Commits every queued minute of ticks, the oldest first, then removes it from the outbox. Returns the changed ranges.
+
+    Raises OutboxError or DatabaseError; minutes that were not committed stay queued.
+    """
+    fields = await outbox.tick_fields()
+    stored = 0
+    for start in range(0, len(fields), MAX_BATCH_MINUTES):
+        batch = await outbox.read_ticks(fields[start : start + MAX_BATCH_MINUTES])
+        stored += (await store_ranges(db, batch.minutes)).stored
+        for invalid in batch.invalid:
+            log.error("ticks in the outbox are rejected: %s: %.80s", invalid.reason, invalid.entry)
+            await rejects.insert_reject(db, invalid.ticker, invalid.ts, invalid.entry, invalid.reason)
+        await outbox.remove_ticks(batch.entries)
+    return stored
 
 
 async def log_backlog(outbox: Outbox, error: DatabaseError) -> None:

@@ -1,11 +1,12 @@
 """The HTTP server of the simulator: Deribit's methods, and `/control/…` to control it while it runs.
 
 GET    /control          the clock and the active faults
-PUT    /control/clock    {"offset_s": -30} · {"at": 1700000000.5} · {"at": 1700000000.5, "stands": true}
+PUT    /control/clock    {"offset_s": -30} · {"at": 1700000000.5} · {"at": 1700000000.5, "stands": true} · {"rate": 10}
 POST   /control/faults   {"name": "hang", "index": "btc_usd", "method": "get_index_price", "times": 3}
 DELETE /control/faults
 PUT    /control/steps    {"1d": 300}: seconds from one chart point to the next, by window
 GET    /control/served   every served price: {"ticker", "price", "us_out"}
+GET    /control/ticks    every served tick: {"ticker", "at_ms", "price"}
 """
 
 import asyncio
@@ -20,8 +21,10 @@ from aiohttp import web
 
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS, Fault, respond
+from ingest.simulator.stream import STREAM_FAULTS, IndexStream
 
 PREFIX = "/api/v2/public/"
+STREAM_PATH = "/ws/api/v2"
 
 
 @dataclass(frozen=True)
@@ -34,21 +37,25 @@ class ServedPrice:
 
 
 class SimulatorClock:
-    """The exchange's clock: the local clock with an offset, or a frozen clock."""
+    """The exchange's clock: the local clock with an offset, a faster or slower one, or a frozen one."""
 
     def __init__(self) -> None:
-        self._offset_us = 0
-        self._frozen_at_us: int | None = None
+        self._set_at_us = self._instant_us = time.time_ns() // 1000
+        self._rate = 1.0
 
-    def set(self, *, at: float | None = None, offset_s: float = 0.0, stands: bool = False) -> None:
-        """Sets the clock to `at` (UNIX seconds) or, without `at`, to the local clock plus `offset_s`. `stands` freezes it."""
-        instant = time.time_ns() // 1000 + int(offset_s * 1e6) if at is None else int(at * 1e6)
-        self._offset_us = instant - time.time_ns() // 1000
-        self._frozen_at_us = instant if stands else None
+    def set(self, *, at: float | None = None, offset_s: float = 0.0, stands: bool = False, rate: float = 1.0) -> None:
+        """Sets the clock to `at` (UNIX seconds) or, without `at`, to the local clock plus `offset_s`.
+
+        It then runs `rate` times as fast as the local clock; `stands` freezes it.
+        """
+        self._set_at_us = time.time_ns() // 1000
+        self._instant_us = self._set_at_us + int(offset_s * 1e6) if at is None else int(at * 1e6)
+        self._rate = 0.0 if stands else rate
 
     def now_us(self) -> int:
         """Returns UNIX microseconds."""
-        return self._frozen_at_us if self._frozen_at_us is not None else time.time_ns() // 1000 + self._offset_us
+        elapsed_us = time.time_ns() // 1000 - self._set_at_us
+        return self._instant_us + (elapsed_us if self._rate == 1 else int(elapsed_us * self._rate))
 
 
 class Simulator:
@@ -59,6 +66,7 @@ class Simulator:
         self.clock = SimulatorClock()
         self.faults: list[Fault] = []
         self.served: list[ServedPrice] = []
+        self.stream = IndexStream(lambda: self.names, self.clock.now_us, self.faults)
         self.calls: dict[str, int] = {}
         self.steps_s = dict(market.STEPS_S)
         self.delay_s = 0.0
@@ -70,7 +78,8 @@ class Simulator:
 
     def fail(self, name: str, *, method: str | None = None, index: str | None = None, times: int | None = None) -> None:
         """Activates a fault. Raises KeyError if the name is unknown."""
-        FAULTS[name]
+        if name not in FAULTS and name not in STREAM_FAULTS:
+            raise KeyError(name)
         self.faults.append(Fault(name, method=method, index=index, times=times))
 
     def clear_faults(self) -> None:
@@ -83,12 +92,14 @@ class Simulator:
         app.add_routes(
             [
                 web.get(PREFIX + "{method}", self._call),
+                web.get(STREAM_PATH, self.stream.handle),
                 web.get("/control", self._show),
                 web.put("/control/clock", self._set_clock),
                 web.post("/control/faults", self._add_fault),
                 web.delete("/control/faults", self._drop_faults),
                 web.put("/control/steps", self._set_steps),
                 web.get("/control/served", self._show_served),
+                web.get("/control/ticks", self._show_ticks),
             ]
         )
         return app
@@ -110,7 +121,7 @@ class Simulator:
         }
         if index in self.raw:
             return web.Response(body=self.raw[index], content_type="application/json")
-        fault = next((fault for fault in self.faults if fault.consume(method, index)), None)
+        fault = next((fault for fault in self.faults if fault.name in FAULTS and fault.consume(method, index)), None)
         if fault is not None:
             return await FAULTS[fault.name](request, envelope)
         response = respond(envelope, status=400 if "error" in payload else 200)
@@ -152,7 +163,7 @@ class Simulator:
             "faults": [asdict(f) for f in self.faults],
             "calls": self.calls,
         }
-        return web.json_response(state | {"known_faults": sorted(FAULTS)})
+        return web.json_response(state | {"known_faults": sorted([*FAULTS, *STREAM_FAULTS])})
 
     async def _set_clock(self, request: web.Request) -> web.Response:
         try:
@@ -167,7 +178,9 @@ class Simulator:
         try:
             self.fail(**await request.json())
         except (KeyError, TypeError, ValueError) as error:
-            raise web.HTTPBadRequest(text=f"invalid fault: {error}; use one of {', '.join(sorted(FAULTS))}") from error
+            raise web.HTTPBadRequest(
+                text=f"invalid fault: {error}; use one of {', '.join(sorted([*FAULTS, *STREAM_FAULTS]))}"
+            ) from error
         return await self._show(request)
 
     async def _drop_faults(self, request: web.Request) -> web.Response:
@@ -187,6 +200,9 @@ class Simulator:
 
     async def _show_served(self, _request: web.Request) -> web.Response:
         return web.json_response([asdict(one) for one in self.served])
+
+    async def _show_ticks(self, _request: web.Request) -> web.Response:
+        return web.json_response([asdict(one) for one in self.stream.served])
 
 
 @asynccontextmanager
