@@ -67,5 +67,6 @@ async def reconcile(minute: int) -> None:
         outbox=resources.outbox,
         resume_days=settings.resume_days,
         retention_days=settings.retention_days,
+        ticks_days=settings.ticks_days,
         minute_chooser=resources.reconcile_minute_chooser,
     )

@@ -8,14 +8,16 @@ from db.pool import Executor, Record
 from db.queries.retention import valid_window_sql
 
 # Minutes in a tracking period or an import period and not before the horizon are expected. Other stored minutes are extra.
-COUNT: Final = f"""
-WITH period AS (
+_PERIOD: Final = f"""
     SELECT lower(merged) AS low, upper(merged) AS high
       FROM unnest({valid_window_sql} * (
            SELECT range_agg(int8range(since, until))
              FROM (SELECT since, until FROM tracking WHERE ticker = $1
                     UNION ALL
-                   SELECT since, until FROM import_period WHERE ticker = $1) AS period)) AS merged
+                   SELECT since, until FROM import_period WHERE ticker = $1) AS period)) AS merged"""  # noqa: S608  constants
+
+COUNT: Final = f"""
+WITH period AS ({_PERIOD}
 ), expected AS (
     SELECT coalesce(sum((high - low) / 60), 0)::bigint AS minutes FROM period
 ), stored AS (
@@ -28,6 +30,14 @@ WITH period AS (
 SELECT expected.minutes AS expected, stored.minutes AS stored, live, backfilled, imported,
        (SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) - stored.minutes AS extra
   FROM expected, stored
+"""  # noqa: S608  inserts a constant
+
+
+COUNT_WATCHED: Final = f"""
+WITH period AS ({_PERIOD})
+SELECT count(*)
+  FROM period JOIN minute_range ON minute_range.ticker = $1 AND minute_range.ts >= period.low AND minute_range.ts < period.high
+ WHERE watched_s = 60
 """  # noqa: S608  inserts a constant
 
 
@@ -58,6 +68,12 @@ async def count(db: Executor, ticker: str, low: int, high: int, now: float) -> C
     high = max(low, min(-(-high // times.MINUTE) * times.MINUTE, times.minute_of(now)))
     (row,) = await db.fetch(COUNT, ticker, low, high)
     return CoverageCounts(low, high, **row)
+
+
+async def count_watched(db: Executor, ticker: str, low: int, high: int) -> int:
+    """Returns the number of expected minutes in [low, high) that were watched completely."""
+    found: int = await db.fetchval(COUNT_WATCHED, ticker, low, high)
+    return found
 
 
 NON_LIVE_PERIODS: Final = """

@@ -1,16 +1,19 @@
-"""Events in the order of commits: stored prices and changes. Clients resume by the id of an event."""
+"""Events in the order of commits: stored prices, ranges and changes. Clients resume by the id of an event."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from db.pool import Executor, Record, Transaction
-from db.queries import prices
+from db.queries import prices, ranges
 from db.queries.shapes import Column
 from db.queries.version import CURRENT
 
 PRICE_COLUMNS: Final = {name: Column(name, column.quote) for name, column in prices.JSON_COLUMNS.items()}
 """JSON columns of a price event."""
+
+RANGE_COLUMNS: Final = {name: Column(f"range_{name}", column.quote) for name, column in ranges.JSON_COLUMNS.items()}
+"""JSON columns of a range event, and of the range of a price event. All are None if the minute has no range."""
 
 CHANGE_COLUMNS: Final = {
     "id": Column("id", '"'),
@@ -21,6 +24,8 @@ CHANGE_COLUMNS: Final = {
     "filled": Column("filled"),
 }
 """JSON columns of a change event. `from`, `to` and `count` are those of `db.tables.Change`."""
+
+_RANGE_JSON_SQL: Final = ", ".join(f"{column.sql} AS range_{name}" for name, column in ranges.JSON_COLUMNS.items())
 
 _PRICE_JSON_SQL: Final = ", ".join(
     f"{column.sql} AS {name}" for name, column in prices.JSON_COLUMNS.items() if name not in ("id", "ticker")
@@ -33,6 +38,9 @@ WITH page AS MATERIALIZED (
     (SELECT id, 'price' AS kind, ticker, ts, price, observed_at, source, original_source,
             NULL::bigint AS from_ts, NULL::bigint AS to_ts, NULL::bigint AS count
        FROM price WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
+     UNION ALL
+    (SELECT id, 'range', ticker, ts, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+       FROM minute_range WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      UNION ALL
     (SELECT id, kind, ticker, NULL, NULL, NULL, NULL, NULL, from_ts, to_ts, count
        FROM change WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
@@ -54,8 +62,10 @@ WITH page AS MATERIALIZED (
 )
 SELECT bounds.*, selected_events.id AS position, kind, ticker, selected_events.id::text AS id, {_PRICE_JSON_SQL},
        coalesce(from_ts::text, 'null') AS from, coalesce(to_ts::text, 'null') AS to, coalesce(count::text, 'null') AS count,
-       (kind = 'gap_closed')::text AS filled
+       (kind = 'gap_closed')::text AS filled, minute_range.*
   FROM bounds LEFT JOIN selected_events ON true
+  LEFT JOIN LATERAL (SELECT {_RANGE_JSON_SQL} FROM minute_range AS r
+                      WHERE r.ticker = selected_events.ticker AND r.ts = selected_events.ts) AS minute_range ON true
  ORDER BY selected_events.id
 """  # noqa: S608  inserts constants
 
@@ -70,8 +80,8 @@ class Page:
     """A page of events, in order of their ids."""
 
     events: Sequence[Record]
-    """Records with `position` (the id), `kind` ('price' or a `db.rows.ChangeKind`), `ticker`, and the columns of
-    PRICE_COLUMNS or CHANGE_COLUMNS."""
+    """Records with `position` (the id), `kind` ('price', 'range' or a `db.rows.ChangeKind`), `ticker`, and the columns of
+    PRICE_COLUMNS, RANGE_COLUMNS or CHANGE_COLUMNS."""
     end_position: int
     """The page contains all events up to this id."""
     oldest_resumable_id: int

@@ -22,6 +22,9 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
 }
 """SQL expressions of the JSON values of a range."""
 
+of_price_sql: Final = "FROM minute_range AS r WHERE r.ticker = price.ticker AND r.ts = price.ts"
+"""The range of a row of `price`, for a subquery."""
+
 STORED_TICKS: Final = f"""
 SELECT given.ticker, given.ts, coalesce(minute_range.source <> 'IMPORT', false) AS is_stored, minute_ticks.ticks,
        given.ts >= coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = given.ticker), 0) AS is_retained

@@ -52,13 +52,19 @@ TICKERS_WITH_EXPIRED_ROWS: Final = """
 SELECT name, horizon FROM ticker
  WHERE horizon <= $1::bigint
    AND (EXISTS (SELECT FROM price WHERE price.ticker = name AND price.ts < horizon)
-        OR EXISTS (SELECT FROM gap WHERE gap.ticker = name AND gap.ts < horizon))
+        OR EXISTS (SELECT FROM gap WHERE gap.ticker = name AND gap.ts < horizon)
+        OR EXISTS (SELECT FROM minute_range WHERE minute_range.ticker = name AND minute_range.ts < horizon))
  ORDER BY name
 """
 
 DELETE_EXPIRED_PRICES: Final = """
 DELETE FROM price
  WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM price WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
+"""
+
+DELETE_EXPIRED_RANGES: Final = """
+DELETE FROM minute_range
+ WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM minute_range WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
 """
 
 DELETE_EXPIRED_GAPS: Final = """
@@ -121,10 +127,12 @@ async def delete_expired(db: Database, now: int, max_transactions: int | None = 
 
 
 async def _delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> int:
-    """Deletes a batch of the oldest prices and gaps before the horizon. Returns their number. Requires a write transaction."""
-    statuses = [
-        await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in (DELETE_EXPIRED_PRICES, DELETE_EXPIRED_GAPS)
-    ]
+    """Deletes a batch of the oldest prices, ranges and gaps before the horizon. Returns the number of rows.
+
+    Requires a write transaction.
+    """
+    statements = DELETE_EXPIRED_PRICES, DELETE_EXPIRED_RANGES, DELETE_EXPIRED_GAPS
+    statuses = [await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in statements]
     return sum(int(status.rpartition(" ")[2]) for status in statuses)
 
 

@@ -6,6 +6,7 @@ constants. Constants are bound as parameters, so a statement depends only on its
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 
 import orjson
 
@@ -26,10 +27,34 @@ class ConstantMember:
 
 
 @dataclass(frozen=True)
+class NestedRow:
+    """A member that is a row of another table as a JSON object, or null if there is none.
+
+    Its constants are part of the statement, so it should not have keys that a client chose.
+    """
+
+    shape: "Shape"
+    source: str
+    """`FROM … WHERE …` of the other row. In a fetched row, the name of a column that is None if there is no other row."""
+
+    @property
+    def sql(self) -> str:
+        """SQL expression for the JSON text."""
+        expressions, (begin, *rest) = self.shape.parts()
+        text = _quote(begin) + "".join(f" || {sql} || {_quote(end)}" for sql, end in zip(expressions, rest, strict=True))
+        return f"coalesce((SELECT {text} {self.source}), 'null')"
+
+    def writer(self) -> Callable[[Mapping[str, str]], str]:
+        """Returns a function that formats the other row of a fetched row. See `Shape.writer`."""
+        write = self.shape.writer()
+        return lambda row: "null" if row[self.source] is None else write(row)
+
+
+@dataclass(frozen=True)
 class Shape:
     """The members of a JSON object, in order."""
 
-    members: tuple[tuple[str, Column | ConstantMember], ...]
+    members: tuple[tuple[str, Column | ConstantMember | NestedRow], ...]
 
     def parts(self) -> tuple[list[str], list[str]]:
         """Returns the SQL expressions of the n columns, and the n + 1 constant texts before, between and after them."""
@@ -39,19 +64,29 @@ class Shape:
             if isinstance(value, ConstantMember):
                 pending += orjson.dumps(value.text).decode()
             else:
-                constants.append(pending + value.quote)
+                quote = value.quote if isinstance(value, Column) else ""
+                constants.append(pending + quote)
                 expressions.append(value.sql)
-                pending = value.quote
+                pending = quote
         return expressions, [*constants, pending + "}"]
 
     def writer(self) -> Callable[[Mapping[str, str]], str]:
         """Returns a function that formats a fetched row as JSON. The `sql` of each column is the name of a text in the row."""
-        names, constants = self.parts()
+        _, constants = self.parts()
+        readers = [
+            itemgetter(value.sql) if isinstance(value, Column) else value.writer()
+            for _, value in self.members
+            if not isinstance(value, ConstantMember)
+        ]
 
         def write(row: Mapping[str, str]) -> str:
-            return constants[0] + "".join([row[name] + constant for name, constant in zip(names, constants[1:], strict=True)])
+            return constants[0] + "".join([read(row) + constant for read, constant in zip(readers, constants[1:], strict=True)])
 
         return write
+
+
+def _quote(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 @dataclass(frozen=True)

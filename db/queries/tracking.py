@@ -97,6 +97,7 @@ DELETE FROM ticker
    AND NOT EXISTS (SELECT FROM price WHERE ticker = $1)
    AND NOT EXISTS (SELECT FROM tracking WHERE ticker = $1)
    AND NOT EXISTS (SELECT FROM gap WHERE ticker = $1)
+   AND NOT EXISTS (SELECT FROM minute_range WHERE ticker = $1)
 """
 
 

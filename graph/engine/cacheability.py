@@ -51,7 +51,12 @@ def has_open_candles(arguments: Mapping[str, Any], now: float) -> bool:
 def past_windows(
     selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any], now: float
 ) -> list[TickerWindow]:
-    """Returns the windows of the operation if it selects only prices and all windows are over; otherwise an empty list."""
+    """Returns the windows of the operation if it selects only prices, which never change, and all windows are over.
+
+    Otherwise returns an empty list.
+    """
+    if selections.has_replaceable_fields(operation):
+        return []
     variables = variables_of(operation, raw_variables)
     root = selections.rules.root_type(operation.operation)
     found = [

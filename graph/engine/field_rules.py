@@ -37,6 +37,8 @@ class FieldRules:
     """The child fields that the resolver always reads as JSON. Only a field with `rows` or `json_fields` can have a plan."""
     reads_window: bool = False
     """Whether the value, except fields that change with the clock, depends only on prices of `ticker` from `from` to `to`."""
+    is_replaceable: bool = False
+    """Whether a later commit can replace the value, although prices never change."""
 
 
 def declare(rules: FieldRules) -> dict[Any, Any]:

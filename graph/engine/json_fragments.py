@@ -17,7 +17,7 @@ from graphql import (
 )
 from strawberry.schema.schema import StrawberryGraphQLCoreExecutionContext
 
-from db.queries.shapes import Column, ConstantMember, Shape
+from db.queries.shapes import Column, ConstantMember, NestedRow, Shape
 from graph.errors import BadInputError
 
 
@@ -57,12 +57,25 @@ class FieldInfo(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class NestedRows:
+    """A field whose value is a row of another table, or null."""
+
+    rows: "Rows"
+    source: str
+    """See `NestedRow`."""
+    is_fetched: bool = False
+    """Whether the row is fetched with the other one. Otherwise it is part of the statement, and so are its keys."""
+
+
+@dataclass(frozen=True, eq=False)
 class Rows:
     """Rows of a type whose fields PostgreSQL can write as JSON."""
 
     typename: str
     columns: Mapping[str, Column]
     """The fields that have a column, by name."""
+    nested: Mapping[str, NestedRows] = field(default_factory=dict)
+    """The fields that are a row of another table, by name."""
     child_field: str = ""
     """The child field that holds the rows; empty if the field itself is a row or a list of rows."""
 
@@ -102,16 +115,31 @@ def _select_rows(info: FieldInfo, rows: Rows) -> Shape | None:
         if len({response_key(node) for node in nodes}) != 1:
             return None
         types = {rows.typename}
-    members: dict[str, Column | ConstantMember] = {}
-    for node in selected_fields(nodes, info, types):
-        name = node.name.value
+    return _build_shape(selected_fields(nodes, info, types), info, rows)
+
+
+def _build_shape(nodes: Sequence[FieldNode], info: FieldInfo, rows: Rows, *, with_aliases: bool = True) -> Shape | None:
+    members: dict[str, Column | ConstantMember | NestedRow | None] = {}
+    nested_nodes: dict[str, list[FieldNode]] = {}
+    for node in nodes:
+        key, name = response_key(node), node.name.value
         if name == "__typename":
-            members[response_key(node)] = ConstantMember(rows.typename)
-        elif name in rows.columns:
-            members[response_key(node)] = rows.columns[name]
+            members[key] = ConstantMember(rows.typename)
+        elif name in rows.columns and (with_aliases or key == name):
+            members[key] = rows.columns[name]
+        elif name in rows.nested:
+            members.setdefault(key)  # in the order of the first selection; all selections are merged
+            nested_nodes.setdefault(key, []).append(node)
         else:
             return None
-    return Shape(tuple(members.items()))
+    for key, merged_nodes in nested_nodes.items():
+        nested = rows.nested[merged_nodes[0].name.value]
+        found = selected_fields(merged_nodes, info, {nested.rows.typename})
+        shape = _build_shape(found, info, nested.rows, with_aliases=nested.is_fetched)
+        if shape is None:
+            return None
+        members[key] = NestedRow(shape, nested.source)
+    return Shape(tuple((key, value) for key, value in members.items() if value is not None))
 
 
 def require_row_selection(info: FieldInfo, rows: Rows) -> Shape:

@@ -10,7 +10,7 @@ from typing import Final
 
 from db.pool import Database
 from db.queries import candles
-from db.queries.candles import Interval
+from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
 from db.runtime import tracing
 from graph.engine.live_events import EventSelection, LiveEvents, read_with_retry
@@ -31,6 +31,7 @@ class CandleSelection:
 
     ticker: str
     interval: Interval
+    basis: Basis
     shape: Shape
 
 
@@ -100,9 +101,10 @@ class LiveCandles:
             self.topics.discard((db, selection), topic)
 
     async def _publish_changes(self, db: Database, selection: CandleSelection, topic: _CandleTopic) -> None:
-        """Reads the candles again after each stored price of the ticker, and when the interval of the open candle ends."""
+        """Reads the candles again after each price or range of the ticker, and when the interval of the open candle ends."""
         interval, published = selection.interval, dict[int, str]()
-        event_selection = EventSelection(frozenset({selection.ticker}), (("price", NO_COLUMNS), ("history", NO_COLUMNS)))
+        kinds = ("price", "range", "history")
+        event_selection = EventSelection(frozenset({selection.ticker}), tuple((kind, NO_COLUMNS) for kind in kinds))
         position = await read_with_retry(lambda: self._live.start_position(db))
         start = interval.floor(int(time.time()))
         with self._live.topics.join(event_selection) as price_topic:
@@ -135,4 +137,4 @@ def _starts_to_check(interval: Interval, low: int, now: int) -> list[int]:
 async def _read_candle(db: Database, selection: CandleSelection, start: int, now: int) -> str:
     """Returns the JSON of the candle that starts at `start`; '' if it has no price."""
     arguments = selection.interval, selection.shape, selection.ticker, start, start + 1, now
-    return (await read_with_retry(lambda: candles.fetch_json(db, *arguments, with_open=True)))[1:-1]
+    return (await read_with_retry(lambda: candles.fetch_json(db, *arguments, basis=selection.basis, with_open=True)))[1:-1]

@@ -50,6 +50,7 @@ class Selections:
         self._size_of: dict[int, Size] = {}
         self._fields_of: dict[int, tuple[FieldNode, ...]] = {}
         self._clock_fields_of: dict[int, tuple[tuple[FieldNode, FieldRules], ...]] = {}
+        self._has_replaceable_fields: dict[int, bool] = {}
 
     def size(self, selection_set: SelectionSetNode | None) -> Size:
         """Returns the size of the selection."""
@@ -69,17 +70,24 @@ class Selections:
         """Returns the fields of an operation, at all levels, whose values may change with the clock."""
         key = id(operation)
         if key not in self._clock_fields_of:
-            root = self.rules.root_type(operation.operation)
-            self._clock_fields_of[key] = tuple(self._find_clock_fields(operation.selection_set, root))
+            found = self._find_all(operation.selection_set, self.rules.root_type(operation.operation))
+            self._clock_fields_of[key] = tuple((node, rules) for node, rules in found if rules.changes_with_clock is not None)
         return self._clock_fields_of[key]
 
-    def _find_clock_fields(self, selections: SelectionSetNode, type_name: str) -> Iterator[tuple[FieldNode, FieldRules]]:
+    def has_replaceable_fields(self, operation: OperationDefinitionNode) -> bool:
+        """Returns whether the operation selects, at any level, a value that a later commit can replace."""
+        key = id(operation)
+        if key not in self._has_replaceable_fields:
+            found = self._find_all(operation.selection_set, self.rules.root_type(operation.operation))
+            self._has_replaceable_fields[key] = any(rules.is_replaceable for _, rules in found)
+        return self._has_replaceable_fields[key]
+
+    def _find_all(self, selections: SelectionSetNode, type_name: str) -> Iterator[tuple[FieldNode, FieldRules]]:
         for node in self.fields(selections):
             rules, child_type = self.rules.find(type_name, node.name.value)
-            if rules.changes_with_clock is not None:
-                yield node, rules
+            yield node, rules
             if node.selection_set is not None:
-                yield from self._find_clock_fields(node.selection_set, child_type)
+                yield from self._find_all(node.selection_set, child_type)
 
     def count_pairs(self, selection_sets: Sequence[SelectionSetNode]) -> int:
         """Counts the pairs of fields with the same response key, in the selections and below such fields.

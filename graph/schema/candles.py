@@ -42,21 +42,38 @@ class Interval(Enum):
         return candles.Interval[self.name]
 
 
+@strawberry.enum(description="What the numbers of a candle are computed from.")
+class Basis(Enum):
+    """What the numbers of a candle are computed from."""
+
+    RANGE = strawberry.enum_value(
+        "RANGE", description="The ticks of the minutes that have a range, and the prices. Wicks show what happened in between."
+    )
+    SAMPLE = strawberry.enum_value("SAMPLE", description="The prices alone, one sample a minute, as in archives of samples.")
+
+
 @strawberry.type(description="Aggregates of the stored minutes of an interval. The prices are null if no minute is stored.")
 class Candle:
     """Aggregates of the stored minutes of an interval."""
 
     ts: UnixTime = strawberry.field(description="Start of the interval.")
     end: UnixTime = strawberry.field(description="End of the interval (exclusive).")
-    open: Decimal | None = strawberry.field(description="The first price.")
-    high: Decimal | None = strawberry.field(description="The highest price.")
-    low: Decimal | None = strawberry.field(description="The lowest price.")
-    close: Decimal | None = strawberry.field(description="The last price.")
+    open: Decimal | None = strawberry.field(description="The first price: a tick, or the price of a minute without ticks.")
+    high: Decimal | None = strawberry.field(description="The highest tick or price.")
+    low: Decimal | None = strawberry.field(description="The lowest tick or price.")
+    close: Decimal | None = strawberry.field(description="The last tick or price.")
     count: int = strawberry.field(description="Number of stored minutes.")
     expected: int = strawberry.field(description="Number of minutes in the interval.")
     closed: bool = strawberry.field(description="Whether the interval is over.")
     complete: bool = strawberry.field(description="Whether the interval is over and every minute of it is stored.")
-    twap: Decimal | None = strawberry.field(description="Mean price of the stored minutes, to 12 decimal places.")
+    watched: int = strawberry.field(
+        description="Number of stored minutes that were watched completely; 0 with `basis: SAMPLE`."
+    )
+    sampled: int = strawberry.field(description="Number of stored minutes that are known by their price alone.")
+    twap: Decimal | None = strawberry.field(
+        description="Mean price of the stored minutes, to 12 decimal places. A minute counts with the time-weighted mean of "
+        "its ticks, or with its price."
+    )
 
     @staticmethod
     def shape(info: Info, *, with_empty: bool) -> Shape:
@@ -117,6 +134,7 @@ class Summary:
         )
 
 
+OfBasis = Annotated[Basis, strawberry.argument(description="What the numbers are computed from.", name="basis")]
 WithOpen = Annotated[bool, strawberry.argument(description="Include the current, unfinished candle.", name="includeOpen")]
 WithEmpty = Annotated[
     bool, strawberry.argument(description="Include candles without any price, with nulls.", name="includeEmpty")

@@ -8,7 +8,8 @@ import strawberry
 from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Executor, Record
-from db.queries import gaps
+from db.queries import gaps, ranges
+from db.queries.gaps import TickerMinute
 from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
 from graph.engine.live_candles import LiveCandles
@@ -94,6 +95,16 @@ class Context:
         async def load(tickers: list[str]) -> list[Record | None]:
             found = await gaps.last_period_of_each(self.db, tickers)
             return [found.get(ticker) for ticker in tickers]
+
+        return DataLoader(load_fn=load, cache=False)
+
+    @cached_property
+    def ranges(self) -> DataLoader[TickerMinute, Record | None]:
+        """Loads the range of a minute, with one statement for all minutes that are loaded at the same time."""
+
+        async def load(minutes: list[TickerMinute]) -> list[Record | None]:
+            found = await ranges.ranges_of(self.db, minutes)
+            return [found.get(minute) for minute in minutes]
 
         return DataLoader(load_fn=load, cache=False)
 

@@ -159,6 +159,12 @@ class Coverage:
     def extra(self) -> int:
         return self.counts.extra
 
+    @strawberry.field(
+        description="Expected minutes that were watched completely: ticks cover them, with no silence of over five seconds."
+    )
+    async def watched(self, info: Info) -> int:
+        return await coverage.count_watched(info.context.db, self.ticker, self.counts.low, self.counts.high)
+
     @strawberry.field(description="Expected minutes that are not stored.")
     def missing(self) -> int:
         return self.counts.missing

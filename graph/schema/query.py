@@ -1,5 +1,6 @@
 """Queries. Each resolver validates its arguments, reads through `db.queries` and returns types of the schema."""
 
+from decimal import Decimal
 from typing import Annotated
 
 import strawberry
@@ -16,10 +17,11 @@ from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
 from graph.schema import arguments
 from graph.schema.arguments import Order
-from graph.schema.candles import CANDLE_ROWS, Candle, Interval, Series, Summary, WithEmpty, WithOpen
+from graph.schema.candles import CANDLE_ROWS, Basis, Candle, Interval, OfBasis, Series, Summary, WithEmpty, WithOpen
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.scalars import UnixTime
+from graph.schema.touch import Touch, reaches_now
 from graph.schema.types import PRICE_PAGE_ROWS, PRICE_ROWS, Price, PriceConnection, Ticker
 
 
@@ -205,6 +207,7 @@ class Query:
         interval: Annotated[Interval, _argument("Length of each candle.")],
         from_: WindowStart,
         to: WindowEnd = UNSET,
+        basis: OfBasis = Basis.RANGE,
         include_open: WithOpen = False,
         include_empty: WithEmpty = False,
     ) -> list[Candle]:
@@ -218,6 +221,7 @@ class Query:
             window.low,
             window.high,
             times.minute_of(now),
+            basis=candles.Basis[basis.name],
             with_open=include_open,
             with_empty=include_empty,
         )
@@ -234,6 +238,24 @@ class Query:
         name = arguments.parse_ticker(ticker)
         found = await Summary.read(info, name, arguments.parse_window(from_, to))
         if found is None:
+            await require_known_tickers(info.context.db, [name])
+        return found
+
+    @strawberry.field(
+        description="When an index first reached a price in a window of at most 366 days, and whether that is certain.",
+        metadata=declare(FieldRules(cost=limits.cost_of_touch, changes_with_clock=reaches_now)),
+    )
+    async def touched(
+        self,
+        info: Info,
+        ticker: TickerName,
+        price: Annotated[Decimal, _argument("The price to reach.")],
+        from_: WindowStart,
+        to: WindowEnd = UNSET,
+    ) -> Touch:
+        name = arguments.parse_ticker(ticker)
+        found = await Touch.read(info, name, price, arguments.parse_window(from_, to))
+        if found.start is None:
             await require_known_tickers(info.context.db, [name])
         return found
 

@@ -25,6 +25,16 @@ def _format_decimal(price: PythonDecimal) -> str:
     return f"{price:f}"
 
 
+def _parse_decimal(value: object) -> PythonDecimal:
+    try:
+        number = PythonDecimal(str(value)) if isinstance(value, str | int | float) and not isinstance(value, bool) else None
+    except ArithmeticError:
+        number = None
+    if number is None or not number.is_finite():
+        raise ValueError(f"{str(value)[:40]!r} is not a number; send a string like '68241.5'")
+    return number
+
+
 SCALARS: dict[object, ScalarDefinition] = {
     UnixTime: strawberry.scalar(
         name="UnixTime",
@@ -46,6 +56,6 @@ SCALARS: dict[object, ScalarDefinition] = {
         description="A number as a string in plain notation: no exponent, no trailing zeros. Prices have all other "
         "digits as received. `68241.5`.",
         serialize=_format_decimal,
-        parse_value=PythonDecimal,
+        parse_value=_parse_decimal,
     ),
 }

@@ -6,14 +6,15 @@ from typing import Annotated, Any, Final, cast
 import strawberry
 from strawberry import UNSET
 
-from db.queries import events
-from graph.engine.json_fragments import Rows, require_row_selection
+from db.queries import candles, events
+from graph.engine.json_fragments import NestedRows, Rows, require_row_selection
 from graph.engine.live_candles import CandleSelection
 from graph.engine.live_events import EventSelection
 from graph.engine.tickers import require_known_tickers
 from graph.schema import arguments
-from graph.schema.candles import Candle, Interval
+from graph.schema.candles import Basis, Candle, Interval, OfBasis
 from graph.schema.context import Info
+from graph.schema.ranges import MinuteRange
 from graph.schema.scalars import UnixTime
 from graph.schema.types import Price
 
@@ -65,10 +66,15 @@ class TickerChanged(ChangeEvent):
 
 
 Change = Annotated[
-    Price | HistoryChanged | GapOpened | GapClosed | TickerChanged,
+    Price | MinuteRange | HistoryChanged | GapOpened | GapClosed | TickerChanged,
     strawberry.union("Change", description="A change of the data that clients can read."),
 ]
 
+_RANGE_ROWS: Final = Rows(
+    "MinuteRange",
+    events.RANGE_COLUMNS
+    | {"watchedS": events.RANGE_COLUMNS["watched_s"], "longestSilenceS": events.RANGE_COLUMNS["longest_silence_s"]},
+)
 _KINDS: Final[Mapping[str, Rows]] = {
     "price": Rows(
         "Price",
@@ -77,7 +83,9 @@ _KINDS: Final[Mapping[str, Rows]] = {
             "observedAt": events.PRICE_COLUMNS["observed_at"],
             "originalSource": events.PRICE_COLUMNS["original_source"],
         },
+        {"range": NestedRows(_RANGE_ROWS, events.RANGE_COLUMNS["id"].sql, is_fetched=True)},
     ),
+    "range": _RANGE_ROWS,
     "history": Rows("HistoryChanged", events.CHANGE_COLUMNS),
     "gap_opened": Rows("GapOpened", events.CHANGE_COLUMNS),
     "gap_closed": Rows("GapClosed", events.CHANGE_COLUMNS),
@@ -123,11 +131,13 @@ class Subscription:
         info: Info,
         ticker: Annotated[str, strawberry.argument(description=_TICKER)],
         interval: Annotated[Interval, strawberry.argument(description="Length of the candle.")],
+        basis: OfBasis = Basis.RANGE,
     ) -> AsyncGenerator[Candle, None]:
         name = arguments.parse_ticker(ticker)
         resources = info.context.resources
         await require_known_tickers(resources.primary, [name])
-        selection = CandleSelection(name, interval.db_interval, Candle.shape(info, with_empty=False))
+        shape = Candle.shape(info, with_empty=False)
+        selection = CandleSelection(name, interval.db_interval, candles.Basis[basis.name], shape)
         return cast(AsyncGenerator[Candle, None], resources.live_candles.subscribe(resources.primary, selection))
 
 

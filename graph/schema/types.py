@@ -20,6 +20,7 @@ from graph.schema import arguments
 from graph.schema.arguments import Order, Page
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage, Gap
+from graph.schema.ranges import NESTED_RANGE, MinuteRange
 from graph.schema.scalars import DateTime, UnixTime
 from graph.schema.source import Source
 
@@ -34,8 +35,8 @@ PRICE_COLUMNS = {
     "originalSource": prices.JSON_COLUMNS["original_source"],
 }
 """The fields of Price that PostgreSQL can write as JSON."""
-PRICE_ROWS = Rows("Price", PRICE_COLUMNS)
-PRICE_PAGE_ROWS = Rows("Price", PRICE_COLUMNS, child_field="nodes")
+PRICE_ROWS = Rows("Price", PRICE_COLUMNS, {"range": NESTED_RANGE})
+PRICE_PAGE_ROWS = Rows("Price", PRICE_COLUMNS, {"range": NESTED_RANGE}, child_field="nodes")
 
 
 @strawberry.type(description="The index price of a ticker in a minute. It never changes once it is stored.")
@@ -61,6 +62,14 @@ class Price:
     @strawberry.field(description="Deribit's own timestamp of the price, inside the minute; null if only the minute is known.")
     def observed_at(self) -> DateTime | None:
         return None if self.observed_us is None else DateTime(self.observed_us)
+
+    @strawberry.field(
+        description="What the index did within the minute; null if no tick of it was received or imported.",
+        metadata=declare(FieldRules(is_replaceable=True)),
+    )
+    async def range(self, info: Info) -> MinuteRange | None:
+        record = await info.context.ranges.load((self.ticker, self.ts))
+        return None if record is None else MinuteRange.from_record(record)
 
     @staticmethod
     def shape(info: Info, rows: Rows = PRICE_ROWS) -> Shape | None:

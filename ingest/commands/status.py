@@ -23,9 +23,11 @@ from ingest import redis_state
 from ingest.commands.arguments import console
 from ingest.errors import OutboxError
 from ingest.jobs.watchlist import ALL
-from ingest.outbox import Report, open_outbox
+from ingest.outbox import Report, StreamState, open_outbox
 from ingest.settings import Settings
 
+MAX_TICK_AGE_S = 60
+"""The newest tick of a stream is older than this only if something is wrong. Deribit sends about one a second."""
 MIN_SHOWN_LOCK_S = 2.0
 """A writer holds the lock for milliseconds. A lock that is held for longer than this is reported."""
 
@@ -56,8 +58,12 @@ class Status:
     redis: str = "ok"
     workers: int | None = None
     """Number of hosts with a running worker; None if Redis is unavailable."""
+    streams: list[StreamState] = field(default_factory=list)
+    """The state of each running stream process."""
     outbox: int | None = None
     """Number of queued prices."""
+    outbox_ticks: int | None = None
+    """Number of queued minutes of ticks."""
     rejects: int | None = None
     clock_skew_s: float | None = None
     tickers: list[TickerStatus] = field(default_factory=list)
@@ -103,6 +109,10 @@ async def read_status(settings: Settings) -> Status:
         async with open_outbox(redis_url, settings.outbox_most) as outbox:
             try:
                 status.outbox, report = await outbox.depth(), await outbox.read_report()
+                status.outbox_ticks = len(await outbox.tick_fields())
+                status.streams = list((await outbox.read_stream_states()).values())
+                if settings.stream:
+                    status.problems += _stream_problems(status.streams, status.at)
                 workers = await outbox.worker_tickers()
                 status.workers = len({worker.rpartition(":")[0] for worker in workers})
                 status.clock_skew_s = report.clock_skew_s
@@ -164,6 +174,13 @@ def _print_servers(status: Status, outbox_most: int, console: Console) -> None:
         _line(console, "workers", f"on {status.workers} host{'' if status.workers == 1 else 's'}", bad=status.workers == 0)
     if status.outbox is not None:
         _line(console, "outbox", f"{status.outbox:,} of {outbox_most:,} prices queued", bad=status.outbox > outbox_most // 10)
+    if status.outbox_ticks:
+        _line(console, "outbox", f"{status.outbox_ticks:,} minutes of ticks queued", bad=True)
+    for stream in status.streams:
+        connected = "connected" if stream.connected else "not connected"
+        last_tick = "-" if stream.last_tick_at is None else _age(max(0, status.at - int(stream.last_tick_at))) + " ago"
+        text = f"{connected}, {len(stream.subscribed):,} tickers, last tick {last_tick}"
+        _line(console, "stream", text, bad=not stream.connected)
     if status.rejects:
         _line(console, "rejects", f"{status.rejects:,} rejected prices: run `python -m ingest rejects`", bad=True)
     if status.clock_skew_s is not None:
@@ -234,6 +251,20 @@ def _disagreements(workers: dict[str, list[str]]) -> list[str]:
         return []
     shown = "; ".join(f"{worker} has {', '.join(sorted(names))}" for worker, names in sorted(lists.items()))
     return [f"TICKERS differ between running workers, all of them are collected: {shown}"]
+
+
+def _stream_problems(streams: list[StreamState], now: int) -> list[str]:
+    if not streams:
+        return ["no stream process runs, so no minute is watched: start `python -m ingest stream`, or set STREAM=false"]
+    last_tick_at = max((stream.last_tick_at or 0.0 for stream in streams), default=0.0)
+    problems = []
+    if not any(stream.connected for stream in streams):
+        problems.append("no stream process is connected to the exchange: see its log")
+    elif now - last_tick_at > MAX_TICK_AGE_S:
+        problems.append(f"the newest tick is of {times.iso(int(last_tick_at))}" if last_tick_at else "no tick has arrived yet")
+    subscribed = {name for stream in streams for name in stream.subscribed}
+    refused = sorted({name for stream in streams for name in stream.refused} - subscribed)
+    return problems + ([f"the exchange has no stream of {', '.join(refused)}: only their prices are stored"] if refused else [])
 
 
 def _redis_problems(*urls: str) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 from db import times
 from db.errors import DatabaseError
 from db.pool import Database, Executor, Record
-from db.queries import clock, gaps, write_lock
+from db.queries import clock, gaps, ranges, write_lock
 from db.queries.gaps import TickerMinute
 from db.rows import Reason
 from ingest import metrics
@@ -21,10 +21,11 @@ from ingest.jobs.backfill import BackfillResult, backfill
 from ingest.jobs.candles import build_candles
 from ingest.jobs.changes import delete_old_changes
 from ingest.jobs.deadline import Deadline
-from ingest.jobs.drain import drain, log_backlog
+from ingest.jobs.drain import drain, drain_ticks, log_backlog
 from ingest.jobs.measure import measure
 from ingest.jobs.message_minutes import MinuteChooser
 from ingest.jobs.retain import RetentionRefusedError, retain
+from ingest.jobs.store_ranges import MERGE_WINDOW_S
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.source import Exchange, ExchangeClock, agree_on_time
@@ -35,6 +36,7 @@ JOB_TIMEOUTS_S: Final = {
     "tracking": 5.0,
     "outbox": 15.0,
     "gaps": 10.0,
+    "ticks": 10.0,
     "metrics": 5.0,
     "backfill": 20.0,
     "candles": 10.0,
@@ -71,6 +73,7 @@ async def reconcile(
     outbox: Outbox,
     resume_days: int = 7,
     retention_days: int | None = None,
+    ticks_days: int = 0,
     budget_s: float = BUDGET_S,
     minute_chooser: MinuteChooser | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
@@ -100,6 +103,10 @@ async def reconcile(
         await drain(outbox, db)
     async with jobs.run_job("gaps"):
         reconciled = await detect_gaps(minute, clock=source.clock, db=db, outbox=outbox)
+    async with jobs.run_job("ticks"):
+        await drain_ticks(outbox, db)
+        async with write_lock.write_transaction(db) as connection:
+            await ranges.delete_old_ticks(connection, max(MERGE_WINDOW_S, ticks_days * times.DAY))
     async with jobs.run_job("metrics"):
         await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
     if reconciled.now is not None:

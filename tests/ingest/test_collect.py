@@ -482,7 +482,7 @@ async def test_tracking_is_written_again_after_the_database_was_emptied(
 ) -> None:
     watchlist = Watchlist(TICKERS)
     await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    await db.execute("TRUNCATE price, gap, tracking, import_period, ticker")
+    await db.execute("TRUNCATE price, gap, tracking, import_period, ticker CASCADE")
     simulator.clock.set(at=START_TS + 61)
     assert (await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 2
     assert await db.fetchval("SELECT count(*) FROM tracking WHERE until IS NULL") == 2

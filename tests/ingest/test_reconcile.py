@@ -257,7 +257,7 @@ async def test_a_queued_price_restores_its_period_in_an_emptied_database(
     simulator.clock.set(at=_minute_at(0) + 2)
     watchlist = Watchlist(["btc_usd", "eth_usd"])
     await reconcile(_minute_at(0), watchlist=watchlist, source=deribit, db=db, outbox=outbox)
-    await db.execute("TRUNCATE ticker, tracking, import_period, price, gap, change")
+    await db.execute("TRUNCATE ticker, tracking, import_period, price, gap, change CASCADE")
     await outbox.put([row("btc_usd", _minute_at(0)), row("eth_usd", _minute_at(0))])
     simulator.clock.set(at=_minute_at(1) + 2)
     await reconcile(_minute_at(1), watchlist=watchlist, source=deribit, db=db, outbox=outbox)
@@ -299,7 +299,7 @@ async def clear_servers(db: Database, redis_url: str) -> AsyncIterator[Any]:
     client = redis.asyncio.Redis.from_url(redis_url)
 
     async def empty() -> None:
-        await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change")
+        await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change CASCADE")
         await client.flushall()
 
     yield empty
