@@ -70,8 +70,11 @@ BEGIN
                   sum(coalesce(range_sum, sum)) AS range_sum, sum(ranged) AS ranged, sum(watched) AS watched
              FROM candle AS h
             WHERE h.ticker = touched.ticker AND h.span = 3600 AND h.ts >= touched.ts AND h.ts < touched.ts + 86400) AS day
-      JOIN candle AS first ON first.ticker = touched.ticker AND first.span = 3600 AND first.ts = day.first
-      JOIN candle AS last ON last.ticker = touched.ticker AND last.span = 3600 AND last.ts = day.last
+     -- LIMIT forces index lookups. The planner, which has no statistics of the arrays, would read all candles for a join.
+     CROSS JOIN LATERAL (
+           SELECT * FROM candle AS h WHERE h.ticker = touched.ticker AND h.span = 3600 AND h.ts = day.first LIMIT 1) AS first
+     CROSS JOIN LATERAL (
+           SELECT * FROM candle AS h WHERE h.ticker = touched.ticker AND h.span = 3600 AND h.ts = day.last LIMIT 1) AS last
      WHERE day.count > 0
         ON CONFLICT (ticker, span, ts) DO UPDATE
        SET open = excluded.open, high = excluded.high, low = excluded.low, close = excluded.close,
