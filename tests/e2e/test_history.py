@@ -182,6 +182,7 @@ async def test_status_fails_for_a_ticker_that_is_not_collected(env: dict[str, st
     now = times.minute_of(time.time())
     await track(db, "btc_usd", since=now)
     await store(db, [row("btc_usd", now)])
+    env = env | {"STREAM": "false"}
     assert (await _ingest(env | {"TICKERS": "btc_usd"}, "status"))[0] == 0
     status, out, _ = await _ingest(env | {"TICKERS": "btc_usd,xpr_usd"}, "status")
     assert (status, "xpr_usd is in TICKERS but not collected: see the log" in out) == (1, True), out

@@ -225,7 +225,7 @@ async def test_closed_candles_are_cacheable_and_open_ones_are_not(api: Api, stor
 
 
 def test_the_json_columns_include_every_field() -> None:
-    assert set(candles.JSON_COLUMNS) == set(FIELDS.split())
+    assert set(candles.JSON_COLUMNS) == {*FIELDS.split(), "watched", "sampled"}
     assert {"id", "ticker", "ts", "time", "price", "observed_at", "source"} <= set(prices.JSON_COLUMNS)
 
 

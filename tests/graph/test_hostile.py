@@ -47,7 +47,7 @@ def _string_arguments() -> Iterator[tuple[str, str, str]]:
             kind: Any = definition.type
             while isinstance(kind, GraphQLNonNull | GraphQLList):
                 kind = kind.of_type
-            if isinstance(kind, GraphQLScalarType) and kind.name in ("String", "ID", "UnixTime"):
+            if isinstance(kind, GraphQLScalarType) and kind.name in ("String", "ID", "UnixTime", "Decimal"):
                 yield name, argument, str(definition.type)
 
 
@@ -61,7 +61,14 @@ REST = sorted(
     }
     | {("/export", name) for name in ("ticker", "from", "to", "format")}
 )
-REQUIRED = {"ticker": '"btc_usd"', "name": '"btc_usd"', "from": str(START_TS), "at": str(START_TS), "interval": "ONE_DAY"}
+REQUIRED = {
+    "ticker": '"btc_usd"',
+    "name": '"btc_usd"',
+    "from": str(START_TS),
+    "at": str(START_TS),
+    "interval": "ONE_DAY",
+    "price": "7",
+}
 SELECTIONS = {
     "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected", "summary": "count",
 }  # fmt: skip
@@ -78,6 +85,7 @@ def _query(field: str, argument: str, kind: str) -> str:
         "ticker": ["name"], "latest": ["ticker"], "prices": ["ticker"], "range": ["ticker", "from"],
         "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"], "summary": ["ticker", "from"],
         "series": ["ticker", "from"], "candles": ["ticker", "interval", "from"],
+        "touched": ["ticker", "price", "from"],
     }.get(field, [])  # fmt: skip
     others = [f"{name}: {REQUIRED[name]}" for name in required if name != argument]
     arguments = ", ".join([f"{argument}: $hostile", *others])

@@ -57,13 +57,14 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         "range": ("ticker: String!, from: UnixTime!, to: UnixTime, order: Order!", "[Price!]!"),
         "candles": (
             (
-                "ticker: String!, interval: Interval!, from: UnixTime!, to: UnixTime, "
+                "ticker: String!, interval: Interval!, from: UnixTime!, to: UnixTime, basis: Basis!, "
                 "includeOpen: Boolean!, includeEmpty: Boolean!"
             ),
             "[Candle!]!",
         ),
         "summary": ("ticker: String!, from: UnixTime!, to: UnixTime", "Summary"),
         "series": ("ticker: String!, from: UnixTime!, to: UnixTime", "Series!"),
+        "touched": ("ticker: String!, price: Decimal!, from: UnixTime!, to: UnixTime", "Touch!"),
         "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime", "Coverage!"),
         "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!", "Price"),
     }

@@ -66,7 +66,7 @@ BODIES = st.one_of(
 async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, body: bytes
 ) -> None:
-    await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change")
+    await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change CASCADE")
     if pending := await outbox.fields():
         await outbox.remove((await outbox.read(pending)).entries)
     simulator.clock.set(at=START_TS + 2)

@@ -10,6 +10,7 @@ import pytest
 from ingest.simulator import market
 from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
+from ingest.simulator.stream import STREAM_FAULTS
 from tests.sample_data import START_TS
 
 
@@ -39,7 +40,7 @@ async def test_the_simulator_is_controlled_over_http(rpc_url: str, simulator: Si
             assert response.status == 400
             assert "use one of" in await response.text()
         async with session.get(f"{root}/control") as response:
-            assert (await response.json())["known_faults"] == sorted(FAULTS)
+            assert (await response.json())["known_faults"] == sorted([*FAULTS, *STREAM_FAULTS])
 
 
 @pytest.mark.parametrize(
