@@ -17,7 +17,11 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
     **{name: Column(f"{name}::text", '"') for name in ("open", "high", "low", "close", "twap")},
     "ticks": Column("coalesce(ticks::text, 'null')"),
     "watched_s": Column("coalesce(watched_s::text, 'null')"),
-    "longest_silence_s": Column("coalesce(trim_scale(longest_silence_ms / 1000.0)::text, 'null')"),
+    # A float of Python has a decimal point, too.
+    "longest_silence_s": Column(
+        "coalesce(CASE WHEN longest_silence_ms % 1000 = 0 THEN (longest_silence_ms / 1000)::text || '.0' "
+        "ELSE trim_scale(longest_silence_ms / 1000.0)::text END, 'null')"
+    ),
     "source": Column("source::text", '"'),
 }
 """SQL expressions of the JSON values of a range."""

@@ -17,13 +17,36 @@ from graph.engine.plans import Planner
 from graph.schema.context import Context
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import START_TS, row, store, track
+from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
 
 PRICE_FIELDS = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "__typename"]
+RANGE_FIELDS = [
+    "id",
+    "ticker",
+    "ts",
+    "open",
+    "high",
+    "low",
+    "close",
+    "twap",
+    "ticks",
+    "watchedS",
+    "longestSilenceS",
+    "source",
+    "__typename",
+]
 ALIASES = st.sampled_from(["", "", "a: ", "b1: ", "_c: ", "price_: "])
 CONDITIONS = st.sampled_from(
     ["", "", "", " @include(if: $yes)", " @skip(if: $yes)", " @include(if: false)", " @skip(if: false)"]
 )
+
+
+@st.composite
+def _range_selections(draw: st.DrawFn) -> str:
+    """Draws fields of a minute's range. An alias belongs to one field, so that selections can always be merged."""
+    names = draw(st.lists(st.sampled_from(RANGE_FIELDS), min_size=1, max_size=5))
+    parts = [f"{draw(st.sampled_from(['', '', f'x_{name}: ']))}{name}{draw(CONDITIONS)}" for name in names]
+    return f"{' '.join(parts)} ... on MinuteRange {{ low }}"
 
 
 @st.composite
@@ -32,12 +55,14 @@ def _selections(draw: st.DrawFn, depth: int = 2) -> str:
     response_names: dict[str, str] = {}
     parts = []
     for _ in range(draw(st.integers(1, 6))):
-        kind = draw(st.sampled_from(["field", "field", "field", "inline", "spread"])) if depth else "field"
+        kind = draw(st.sampled_from(["field", "field", "field", "inline", "spread", "range"])) if depth else "field"
         if kind == "inline":
             type_condition = draw(st.sampled_from(["", " on Price"]))
             parts.append(f"...{type_condition}{draw(CONDITIONS)} {{ {draw(_selections(depth=0))} }}")
         elif kind == "spread":
             parts.append(f"...Parts{draw(CONDITIONS)}")
+        elif kind == "range":
+            parts.append(f"range{draw(CONDITIONS)} {{ {draw(_range_selections())} }}")
         else:
             name, alias = draw(st.sampled_from(PRICE_FIELDS)), draw(ALIASES)
             # The API would reject one response name for two fields.
@@ -105,7 +130,8 @@ def _requests(draw: st.DrawFn) -> _Request:
                     f"prices({ticker}, {start}, {end}{order}, {size}) {{ nodes {{ {selection} }} }}",
                     f"prices({ticker}, {end}{order}, {size}) {{ __typename {page} nodes {{ {selection} }} }}",
                     f"prices({ticker}, {start}{order}, {size}) {{ nodes {{ ts }} edges {{ cursor node {{ {selection} }} }} }}",
-                    f"candles({ticker}, interval: FIVE_MINUTES, {start}, {end}) {{ ts end open c: close complete __typename }}",
+                    f"candles({ticker}, interval: FIVE_MINUTES, {start}, {end}) {{ open c: close twap complete __typename }}",
+                    f"candles({ticker}, interval: FIVE_MINUTES, {start}, {end}, basis: SAMPLE) {{ high twap watched sampled }}",
                     f"series({ticker}, {start}, {end}) {{ price __typename t: ts }}",
                     "__typename",
                 ]
@@ -129,6 +155,8 @@ async def uncached_api(dsn: str, db: Database) -> AsyncIterator[Api]:
     kinds = [("1", 1.0, Source.LIVE), ("0.000001", 59.999999, Source.BACKFILL), ("68241.5", None, Source.IMPORT)]
     rows = [row("btc_usd", START_TS + 60 * i, kinds[i % 3][0], at_s=kinds[i % 3][1], source=kinds[i % 3][2]) for i in range(8)]
     await store(db, [*rows, row("btc_usd", START_TS + 480, "99999999999999.123456789", at_s=0.000001)])
+    ranges = [(START_TS + 60, "0.0000005", 60), (START_TS + 120, "7", 31), (START_TS + 240, "1", None)]
+    await store_ranges(db, [range_row("btc_usd", ts, low, "70000.5", watched_s=s, twap="60000") for ts, low, s in ranges])
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0)) as running:
         yield running
 
