@@ -9,6 +9,7 @@ import asyncpg
 
 from db.errors import DatabaseUnavailableError
 from db.pool import connect, translate_errors
+from db.queries import ticks
 from db.queries.write_lock import CHANNEL
 
 HEARTBEAT_INTERVAL_S: Final = 1.0
@@ -22,9 +23,14 @@ SEND_HEARTBEAT: Final = "SELECT pg_notify($1, '')"
 
 
 async def listen(
-    dsn: str, *, on_commit: Callable[[], None], on_heartbeat: Callable[[], None], on_loss: Callable[[], None]
+    dsn: str,
+    *,
+    on_commit: Callable[[], None],
+    on_ticks: Callable[[str], None],
+    on_heartbeat: Callable[[], None],
+    on_loss: Callable[[], None],
 ) -> None:
-    """Calls `on_commit` after each commit of a writer and `on_heartbeat` every second.
+    """Calls `on_commit` after each commit of a writer, `on_ticks` with each notification of ticks, `on_heartbeat` every second.
 
     When the connection is lost, it calls `on_loss`. At the start it calls `on_commit` and `on_heartbeat` once, because
     earlier commits sent no notification to this connection. Raises DatabaseError.
@@ -32,16 +38,18 @@ async def listen(
     heartbeat_channel = f"tickgraph_{uuid4().hex}"
     connection = await connect(dsn)
 
-    def on_notification(_connection: Any, _pid: int, channel: str, _payload: object) -> None:
+    def on_notification(_connection: Any, _pid: int, channel: str, payload: object) -> None:
         if channel == CHANNEL:
             on_commit()
+        elif channel == ticks.CHANNEL:
+            on_ticks(str(payload))
         on_heartbeat()
 
     try:
         with translate_errors():
             await _require_dedicated_session(connection, dsn)
             connection.add_termination_listener(lambda _: on_loss())
-            for channel in (CHANNEL, heartbeat_channel):
+            for channel in (CHANNEL, ticks.CHANNEL, heartbeat_channel):
                 await connection.add_listener(channel, on_notification)
             on_commit()
             on_heartbeat()

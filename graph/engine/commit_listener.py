@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 class CommitListener:
     """Counts commits. While the connection is lost, the count is unreliable and `version` returns None."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_ticks: Callable[[str], None] = lambda _: None) -> None:
+        """`on_ticks` gets each notification of ticks, which arrives on the same connection."""
+        self._on_ticks = on_ticks
         self._count = 0
         self._last_heartbeat_at = -HEARTBEAT_TIMEOUT_S
         self._waiters: list[asyncio.Future[None]] = []
@@ -58,7 +60,11 @@ class CommitListener:
         while True:
             try:
                 await notifications.listen(
-                    dsn, on_commit=self._on_commit, on_heartbeat=self._on_heartbeat, on_loss=self._on_loss
+                    dsn,
+                    on_commit=self._on_commit,
+                    on_ticks=self._on_ticks,
+                    on_heartbeat=self._on_heartbeat,
+                    on_loss=self._on_loss,
                 )
             except DatabaseError as error:
                 self._log_disconnect(str(error))

@@ -4,9 +4,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncGenerator
-from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from decimal import Decimal
+from typing import Any, Final
+
+import orjson
 
 from db.pool import Database
 from db.queries import candles
@@ -14,6 +16,7 @@ from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
 from db.runtime import tracing
 from graph.engine.live_events import EventSelection, LiveEvents, read_with_retry
+from graph.engine.live_ticks import LiveTicks
 from graph.engine.topics import Event, ShuttingDownError, Topic, TopicRegistry
 from graph.errors import HistoryChangedError, UnavailableError
 
@@ -61,8 +64,9 @@ class _CandleTopic(Topic):
 class LiveCandles:
     """The candle subscriptions of a process."""
 
-    def __init__(self, live: LiveEvents) -> None:
+    def __init__(self, live: LiveEvents, ticks: LiveTicks) -> None:
         self._live = live
+        self._ticks = ticks
         self.topics: TopicRegistry[tuple[Database, CandleSelection], _CandleTopic] = TopicRegistry(self._start_topic)
 
     async def subscribe(self, db: Database, selection: CandleSelection) -> AsyncGenerator[Event, None]:
@@ -101,29 +105,63 @@ class LiveCandles:
             self.topics.discard((db, selection), topic)
 
     async def _publish_changes(self, db: Database, selection: CandleSelection, topic: _CandleTopic) -> None:
-        """Reads the candles again after each price or range of the ticker, and when the interval of the open candle ends."""
+        """Reads the candles again after each price or range of the ticker, and when the interval of the open candle ends.
+
+        In between, ticks move the open candle as they are published.
+        """
         interval, published = selection.interval, dict[int, str]()
         kinds = ("price", "range", "history")
         event_selection = EventSelection(frozenset({selection.ticker}), tuple((kind, NO_COLUMNS) for kind in kinds))
         position = await read_with_retry(lambda: self._live.start_position(db))
         start = interval.floor(int(time.time()))
+        found: dict[int, str] = {}
         with self._live.topics.join(event_selection) as price_topic:
             while True:
-                now = int(time.time())
-                starts = _starts_to_check(interval, interval.floor(start - 1), now)
-                found = {begin: await _read_candle(db, selection, begin, now) for begin in starts}
-                start = starts[-1]
+                if not found or price_topic.events_after(position) or time.time() >= interval.ceil(start + 1):
+                    position = max([position, *(event.position for event in price_topic.events_after(position))])
+                    now = int(time.time())
+                    starts = _starts_to_check(interval, interval.floor(start - 1), now)
+                    found = {begin: await _read_candle(db, selection, begin, now) for begin in starts}
+                    start = starts[-1]
+                moved = found | {start: self._move_by_ticks(selection, start, found[start])}
                 # The first read publishes only the open candle; later reads also publish changes of the previous ones.
-                for begin, text in found.items():
+                for begin, text in moved.items():
                     if text and text != published.get(begin) and (published or begin == start):
                         topic.add_event(text, is_open=begin == start)
-                if not found[start]:
+                if not moved[start]:
                     topic.open_event = None
-                published = found
+                published = moved
                 await topic.wake()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(interval.ceil(start + 1) - time.time()):
-                        position = (await price_topic.wait_for_events_after(position))[-1].position
+                await self._wait_for_change(selection, price_topic, position, interval.ceil(start + 1) - time.time())
+
+    async def _wait_for_change(self, selection: CandleSelection, price_topic: Topic, position: int, timeout_s: float) -> None:
+        """Waits for an event after the position, a tick, or the timeout. Raises the error of a closed topic."""
+        events = asyncio.create_task(price_topic.wait_for_events_after(position))
+        waiting: set[asyncio.Task[Any]] = {events}
+        if selection.basis is Basis.RANGE:
+            waiting.add(asyncio.create_task(self._ticks.wait_for_tick(selection.ticker)))
+        try:
+            await asyncio.wait(waiting, timeout=max(0.0, timeout_s), return_when=asyncio.FIRST_COMPLETED)
+            if events.done():
+                events.result()
+        finally:
+            for task in waiting:
+                task.cancel()
+
+    def _move_by_ticks(self, selection: CandleSelection, start: int, text: str) -> str:
+        """Returns the open candle with the ticks that are not stored yet. Ticks that are stored do not change it again."""
+        seen = self._ticks.extremes(selection.ticker, start, selection.interval.ceil(start + 1))
+        if not text or seen is None or selection.basis is not Basis.RANGE:
+            return text
+        members = orjson.loads(text)
+        for key, column in selection.shape.members:
+            if column is candles.JSON_COLUMNS["high"]:
+                members[key] = f"{max(Decimal(members[key]), seen.high):f}"
+            elif column is candles.JSON_COLUMNS["low"]:
+                members[key] = f"{min(Decimal(members[key]), seen.low):f}"
+            elif column is candles.JSON_COLUMNS["close"] and seen.is_live:
+                members[key] = f"{seen.close:f}"
+        return orjson.dumps(members).decode()
 
 
 def _starts_to_check(interval: Interval, low: int, now: int) -> list[int]:

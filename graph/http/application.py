@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import resource
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import cache
 from typing import Any
@@ -25,9 +25,11 @@ from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
 from graph.engine.live_candles import LiveCandles
 from graph.engine.live_events import LiveEvents
+from graph.engine.live_ticks import LiveTicks
 from graph.engine.rate_limit import CostBudget
 from graph.engine.replica import Replica
 from graph.engine.shared_reads import SharedReads
+from graph.engine.topics import TopicRegistry
 from graph.errors import ApiError
 from graph.http import health, pages, problems
 from graph.http.admission import AdmissionMiddleware, ConcurrencyLimiter
@@ -86,11 +88,11 @@ def _tracing_middleware() -> list[Middleware]:
 
 
 async def _sample_gauges(
-    db: Database, live: LiveEvents, live_candles: LiveCandles, response_cache: ResponseCache, replica: Replica | None
+    db: Database, registries: Sequence[TopicRegistry[Any, Any]], response_cache: ResponseCache, replica: Replica | None
 ) -> None:
     """Updates the gauges every SAMPLE_INTERVAL_S seconds."""
     while True:
-        api_metrics.subscribers.set(live.topics.subscribers + live_candles.topics.subscribers)
+        api_metrics.subscribers.set(sum(registry.subscribers for registry in registries))
         api_metrics.response_cache_bytes.set(response_cache.size)
         api_metrics.database_connections.set(db.in_use)
         if replica is not None:
@@ -130,11 +132,20 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             commits.run_in_background(settings.database_listen_url or settings.required_dsn()),
             live.run_in_background(db),
             history.run_in_background(db),
-            background_task(_sample_gauges(db, live, live_candles, response_cache, replica)),
+            background_task(_sample_gauges(db, registries, response_cache, replica)),
             nullcontext() if replica is None else replica.run_in_background(db, statement_timeout_s),
         ):
             app.state.resources = Resources(
-                db, replica, fetch_requests, settings.stale_after_s, live, live_candles, cost_budget, history, shared_reads
+                primary=db,
+                replica=replica,
+                fetch_requests=fetch_requests,
+                stale_after_s=settings.stale_after_s,
+                live_events=live,
+                live_candles=live_candles,
+                live_ticks=live_ticks,
+                cost_budget=cost_budget,
+                history=history,
+                shared_reads=shared_reads,
             )
             yield {ON_SHUTDOWN: on_shutdown}
         fetch_requests.close()
@@ -143,18 +154,20 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
 
     @cache  # every connection calls it; it runs once
     def on_shutdown() -> None:
-        live.topics.shut_down()
-        live_candles.topics.shut_down()
+        for registry in registries:
+            registry.shut_down()
 
     authenticator = Authenticator(settings.api_keys, settings.admin_token.get_secret_value() if settings.admin_token else None)
     connections = ConcurrencyLimiter("connections", "open connections", settings.max_sockets, settings.max_sockets_per_client)
     slots = ConcurrencyLimiter("requests", "concurrent requests", settings.max_in_flight, settings.max_in_flight_per_client)
     cost_budget = CostBudget(settings.rate_limit_per_process) if settings.rate_limit_per_process else None
-    commits = CommitListener()
+    live_ticks = LiveTicks()
+    commits = CommitListener(live_ticks.receive)
     read_url = settings.database_read_url
     replica = None if read_url is None else Replica(commits, read_url, settings.replica_behind_most_s)
     live = LiveEvents(commits)
-    live_candles = LiveCandles(live)
+    live_candles = LiveCandles(live, live_ticks)
+    registries: list[TopicRegistry[Any, Any]] = [live.topics, live_candles.topics, live_ticks.topics]
     shared_reads = SharedReads()
     history = HistoryWatch(commits, live.handle_history_change, lambda: live.position)
     response_cache = ResponseCache(commits, settings.answer_cache_mb << 20, CACHED_PATHS)

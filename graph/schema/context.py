@@ -14,6 +14,7 @@ from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
 from graph.engine.live_candles import LiveCandles
 from graph.engine.live_events import LiveEvents
+from graph.engine.live_ticks import LiveTicks
 from graph.engine.rate_limit import CallerBudget, CostBudget
 from graph.engine.replica import Replica
 from graph.engine.shared_reads import SharedReads
@@ -30,6 +31,7 @@ class Resources:
     stale_after_s: int
     live_events: LiveEvents
     live_candles: LiveCandles
+    live_ticks: LiveTicks
     cost_budget: CostBudget | None
     """The budget of all callers; None without a rate limit."""
     history: HistoryWatch

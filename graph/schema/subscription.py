@@ -1,6 +1,7 @@
 """Subscriptions. Their events are already JSON: see `graph.engine.live_events`."""
 
 from collections.abc import AsyncGenerator, Mapping
+from decimal import Decimal
 from typing import Annotated, Any, Final, cast
 
 import strawberry
@@ -10,12 +11,13 @@ from db.queries import candles, events
 from graph.engine.json_fragments import NestedRows, Rows, require_row_selection
 from graph.engine.live_candles import CandleSelection
 from graph.engine.live_events import EventSelection
+from graph.engine.live_ticks import TICK_COLUMNS, TickSelection
 from graph.engine.tickers import require_known_tickers
 from graph.schema import arguments
 from graph.schema.candles import Basis, Candle, Interval, OfBasis
 from graph.schema.context import Info
 from graph.schema.ranges import MinuteRange
-from graph.schema.scalars import UnixTime
+from graph.schema.scalars import DateTime, UnixTime
 from graph.schema.types import Price
 
 _TICKER: Final = "Deribit index name, like `btc_usd`."
@@ -65,11 +67,21 @@ class TickerChanged(ChangeEvent):
     """A tracking period started or ended, an import period grew, or old history was deleted."""
 
 
+@strawberry.type(description="A price that Deribit published a moment before. Ticks are not stored one by one.")
+class Tick:
+    """A price that Deribit published a moment before."""
+
+    ticker: str = strawberry.field(description=_TICKER)
+    at: DateTime = strawberry.field(description="Deribit's own timestamp.")
+    price: Decimal = strawberry.field(description="In the quote currency, with Deribit's digits.")
+
+
 Change = Annotated[
     Price | MinuteRange | HistoryChanged | GapOpened | GapClosed | TickerChanged,
     strawberry.union("Change", description="A change of the data that clients can read."),
 ]
 
+_TICK_ROWS: Final = Rows("Tick", TICK_COLUMNS)
 _RANGE_ROWS: Final = Rows(
     "MinuteRange",
     events.RANGE_COLUMNS
@@ -139,6 +151,18 @@ class Subscription:
         shape = Candle.shape(info, with_empty=False)
         selection = CandleSelection(name, interval.db_interval, candles.Basis[basis.name], shape)
         return cast(AsyncGenerator[Candle, None], resources.live_candles.subscribe(resources.primary, selection))
+
+    @strawberry.subscription(
+        description="The newest tick of each ticker, about a second after Deribit publishes it, at most two a second. Ticks "
+        "are not stored: there is no resume, and a slow client misses some. Needs the stream process."
+    )
+    async def tick_updated(self, info: Info, tickers: Tickers = UNSET) -> AsyncGenerator[Tick, None]:
+        resources, requested = info.context.resources, arguments.unset_to_none(tickers)
+        names = None if requested is None else arguments.parse_tickers(requested)
+        await require_known_tickers(resources.primary, names or ())
+        shape = require_row_selection(info._raw_info, _TICK_ROWS)  # noqa: SLF001  graphql-core's info
+        selection = TickSelection(None if names is None else frozenset(names), shape)
+        return cast(AsyncGenerator[Tick, None], resources.live_ticks.subscribe(selection))
 
 
 async def _subscribe(
