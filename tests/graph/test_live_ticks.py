@@ -13,24 +13,18 @@ from graph.engine import live_ticks
 from graph.engine.live_ticks import LiveTicks
 from tests.graph.conftest import Api
 from tests.graph.subscriptions import subscribe
-from tests.sample_data import row, store, track
+from tests.sample_data import START_TS, row, store, track
 
 TICKS = "subscription ($tickers: [String!]) { tickUpdated(tickers: $tickers) { ticker at price __typename } }"
 
 
-def milliseconds(second: float) -> int:
-    return int(second * 1_000)
-
-
 async def test_subscribers_get_the_newest_tick_and_each_later_one(api: Api, db: Database) -> None:
     await track(db, "btc_usd", "eth_usd")
-    second = 1_705_318_800.123
+    at_ms = START_TS * 1_000 + 123
     async with subscribe(api, TICKS, tickers=["btc_usd"]) as subscriber:
         received: list[str] = []
         for number in range(3):
-            await notify_ticks(
-                db, {"btc_usd": (milliseconds(second + number), Decimal(100 + number)), "eth_usd": (1, Decimal(7))}
-            )
+            await notify_ticks(db, {"btc_usd": (at_ms + 1_000 * number, Decimal(100 + number)), "eth_usd": (1, Decimal(7))})
             (event,) = await subscriber.events(1)
             received.append(event["price"])
             assert event == {
@@ -74,7 +68,7 @@ async def test_events_are_at_least_half_a_second_apart_and_an_invalid_notificati
     async def record_pause(seconds: float) -> None:
         pauses.append(seconds)
 
-    monkeypatch.setattr(live_ticks.asyncio, "sleep", record_pause)
+    monkeypatch.setattr("graph.engine.live_ticks.asyncio.sleep", record_pause)
     now = 1_000.0
     live = LiveTicks(lambda: now)
     for payload in ("", "[]", "{", '{"btc_usd": 1}', '{"btc_usd": [1, "x"]}'):
@@ -100,8 +94,8 @@ def test_extremes_are_those_of_the_requested_minutes_and_an_old_tick_is_no_close
     whole, first = live.extremes("btc_usd", 0, 3_600), live.extremes("btc_usd", 0, 60)
     assert whole is not None
     assert first is not None
-    assert (whole.low, whole.high, whole.close, whole.is_live) == (3, 9, 7, True)
-    assert (first.low, first.high, first.close) == (3, 5, 3)
+    assert [str(whole.low), str(whole.high), str(whole.close), whole.is_live] == ["3", "9", "7", True]
+    assert [str(first.low), str(first.high), str(first.close)] == ["3", "5", "3"]
     assert live.extremes("btc_usd", 120, 180) is None
     assert live.extremes("eth_usd", 0, 60) is None
     now += live_ticks.MAX_CLOSE_AGE_S + 1
