@@ -28,6 +28,15 @@ class Source(StrEnum):
     IMPORT = "IMPORT"
 
 
+class DeliveryBasis(StrEnum):
+    """What the mean before a delivery was computed from."""
+
+    RANGE = "RANGE"
+    """The ranges of 30 minutes that were watched completely."""
+    CHART = "CHART"
+    """The exchange's chart, whose points are a few seconds apart."""
+
+
 class Reason(StrEnum):
     """Reason why a minute has no price."""
 
@@ -95,6 +104,8 @@ class PriceRow(BaseModel):
     price: Price
     observed_at: int | None = None
     source: Source
+    estimated_delivery_price: Price | None = None
+    """The exchange's estimate, if it differs from the price."""
 
     @model_validator(mode="after")
     def _require_observed_in_minute(self) -> Self:

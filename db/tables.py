@@ -25,7 +25,7 @@ from sqlalchemy import (
 from sqlmodel import Field, SQLModel
 
 from db import times
-from db.rows import MAX_PRICE, MAX_PRICE_DECIMALS, NAME_PATTERN, ChangeKind, Reason, Source
+from db.rows import MAX_PRICE, MAX_PRICE_DECIMALS, NAME_PATTERN, ChangeKind, DeliveryBasis, Reason, Source
 
 metadata = SQLModel.metadata
 metadata.naming_convention = {
@@ -198,6 +198,47 @@ class MinuteTicks(SQLModel, table=True):
     )
     stored_at: int = Field(
         sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+
+
+class DeliveryPrice(SQLModel, table=True):
+    """The exchange's delivery price of a day, and the mean of our own data over the 30 minutes before."""
+
+    __tablename__ = "delivery_price"
+    __table_args__ = (
+        CheckConstraint(f"ts % 86400 = 28800 AND ts >= 0 AND ts < {times.END}", name="ts"),
+        CheckConstraint(f"price > 0 AND price < {MAX_PRICE}", name="price"),
+        CheckConstraint(f"mean > 0 AND mean < {MAX_PRICE}", name="mean"),
+        _enum_check("basis", DeliveryBasis),
+        CheckConstraint("(mean IS NULL) = (basis IS NULL)", name="mean_basis"),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name", ondelete="CASCADE"), primary_key=True))
+    ts: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="08:00 UTC of the day; UNIX seconds")
+    )
+    price: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="as the exchange published it"))
+    mean: Decimal | None = Field(
+        None, sa_column=Column(Numeric, comment="of the 30 minutes before, from our own data; null if they are not known")
+    )
+    basis: DeliveryBasis | None = Field(
+        None, sa_column=Column(Text, comment="what the mean was computed from; null without a mean")
+    )
+
+
+class DeliveryEstimate(SQLModel, table=True):
+    """The exchange's estimate of the next delivery price in a minute in which it differed from the index price."""
+
+    __tablename__ = "delivery_estimate"
+    __table_args__ = (
+        CheckConstraint(_IS_MINUTE.format("ts"), name="ts"),
+        CheckConstraint(f"price > 0 AND price < {MAX_PRICE}", name="price"),
+    )
+
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name", ondelete="CASCADE"), primary_key=True))
+    ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
+    price: Decimal = Field(
+        sa_column=Column(Numeric, nullable=False, comment="the exchange's estimate with the price of the minute")
     )
 
 

@@ -68,5 +68,6 @@ async def reconcile(minute: int) -> None:
         resume_days=settings.resume_days,
         retention_days=settings.retention_days,
         ticks_days=settings.ticks_days,
+        delivery_prices=resources.delivery_prices,
         minute_chooser=resources.reconcile_minute_chooser,
     )

@@ -53,6 +53,12 @@ horizons_in_future = Gauge(
     "Tickers whose horizon a wrong clock set into the future. Such a horizon is ignored.",
     multiprocess_mode="mostrecent",
 )
+delivery_difference = Gauge(
+    "tickgraph_delivery_difference_bps",
+    "Mean of our own data before the newest delivery, minus the exchange's delivery price, in basis points.",
+    ("ticker",),
+    multiprocess_mode="mostrecent",
+)
 outbox = Gauge(
     "tickgraph_outbox_prices", "Prices in the outbox that are not yet stored in PostgreSQL.", multiprocess_mode="mostrecent"
 )

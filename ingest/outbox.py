@@ -119,7 +119,7 @@ class Outbox:
                 )
             async with self._client.pipeline(transaction=True) as pipe:
                 for row in rows:
-                    pipe.hsetnx(PRICES, _field(row.ticker, row.ts), row.model_dump_json())
+                    pipe.hsetnx(PRICES, _field(row.ticker, row.ts), row.model_dump_json(exclude_none=True))
                 await pipe.execute()
 
     async def depth(self) -> int:

@@ -40,6 +40,8 @@ class Quote:
     """When the request was sent, by the local clock, in UNIX microseconds."""
     received_at: int
     """When the response was received, by the local clock, in UNIX microseconds."""
+    estimated_delivery_price: Decimal | None = None
+    """The exchange's estimate of its next delivery price, if it differs from the price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,10 @@ class Exchange(Protocol):
 
     async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
         """Returns the chart of the window up to now, in ascending order."""
+        ...
+
+    async def delivery_prices(self, ticker: str, count: int) -> dict[int, Decimal]:
+        """Returns the newest delivery prices of the ticker, at most `count`, by their instant in UNIX seconds."""
         ...
 
     async def names(self) -> frozenset[str]:

@@ -9,7 +9,9 @@ from db.queries import prices, ranges
 from db.queries.shapes import Column
 from db.queries.version import CURRENT
 
-PRICE_COLUMNS: Final = {name: Column(name, column.quote) for name, column in prices.JSON_COLUMNS.items()}
+PRICE_COLUMNS: Final = {name: Column(name, column.quote) for name, column in prices.JSON_COLUMNS.items()} | {
+    "estimated_delivery_price": Column("estimated_delivery_price")
+}
 """JSON columns of a price event."""
 
 RANGE_COLUMNS: Final = {name: Column(f"range_{name}", column.quote) for name, column in ranges.JSON_COLUMNS.items()}
@@ -62,7 +64,10 @@ WITH page AS MATERIALIZED (
 )
 SELECT bounds.*, selected_events.id AS position, kind, ticker, selected_events.id::text AS id, {_PRICE_JSON_SQL},
        coalesce(from_ts::text, 'null') AS from, coalesce(to_ts::text, 'null') AS to, coalesce(count::text, 'null') AS count,
-       (kind = 'gap_closed')::text AS filled, minute_range.*
+       (kind = 'gap_closed')::text AS filled, minute_range.*,
+       coalesce('"' || (SELECT e.price::text FROM delivery_estimate AS e
+                         WHERE e.ticker = selected_events.ticker AND e.ts = selected_events.ts) || '"', 'null')
+       AS estimated_delivery_price
   FROM bounds LEFT JOIN selected_events ON true
   LEFT JOIN LATERAL (SELECT {_RANGE_JSON_SQL} FROM minute_range AS r
                       WHERE r.ticker = selected_events.ticker AND r.ts = selected_events.ts) AS minute_range ON true

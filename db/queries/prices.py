@@ -104,6 +104,12 @@ WITH stored AS (
     SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[])
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING id, ticker, ts, price, observed_at, source
+), estimated AS (
+    INSERT INTO delivery_estimate (ticker, ts, price)
+    SELECT ticker, ts, given.estimate
+      FROM unnest($1::text[], $2::bigint[], $6::numeric[]) AS given (ticker, ts, estimate) JOIN stored USING (ticker, ts)
+     WHERE given.estimate IS NOT NULL
+        ON CONFLICT (ticker, ts) DO NOTHING
 ), filled AS (
     UPDATE gap SET filled_at = extract(epoch FROM now())::bigint
       FROM stored
@@ -248,5 +254,5 @@ async def store(db: Executor, rows: Sequence[PriceRow]) -> list[Record]:
 
     Requires a write transaction. Raises RowRejectedError if a row violates a constraint of the table.
     """
-    columns = zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source) for r in rows), strict=True)
+    columns = zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source, r.estimated_delivery_price) for r in rows), strict=True)
     return await db.fetch(STORE, *map(list, columns))

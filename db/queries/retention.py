@@ -67,6 +67,11 @@ DELETE FROM minute_range
  WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM minute_range WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
 """
 
+DELETE_EXPIRED_ESTIMATES: Final = """
+DELETE FROM delivery_estimate
+ WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM delivery_estimate WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
+"""
+
 DELETE_EXPIRED_GAPS: Final = """
 DELETE FROM gap
  WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM gap WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
@@ -131,7 +136,7 @@ async def _delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> i
 
     Requires a write transaction.
     """
-    statements = DELETE_EXPIRED_PRICES, DELETE_EXPIRED_RANGES, DELETE_EXPIRED_GAPS
+    statements = DELETE_EXPIRED_PRICES, DELETE_EXPIRED_RANGES, DELETE_EXPIRED_ESTIMATES, DELETE_EXPIRED_GAPS
     statuses = [await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in statements]
     return sum(int(status.rpartition(" ")[2]) for status in statuses)
 

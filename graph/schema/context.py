@@ -2,13 +2,14 @@
 
 import time
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 
 import strawberry
 from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Executor, Record
-from db.queries import gaps, ranges
+from db.queries import deliveries, gaps, ranges
 from db.queries.gaps import TickerMinute
 from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
@@ -106,6 +107,16 @@ class Context:
 
         async def load(minutes: list[TickerMinute]) -> list[Record | None]:
             found = await ranges.ranges_of(self.db, minutes)
+            return [found.get(minute) for minute in minutes]
+
+        return DataLoader(load_fn=load, cache=False)
+
+    @cached_property
+    def estimates(self) -> DataLoader[TickerMinute, Decimal | None]:
+        """Loads the estimated delivery price of a minute, with one statement for all minutes loaded at the same time."""
+
+        async def load(minutes: list[TickerMinute]) -> list[Decimal | None]:
+            found = await deliveries.estimates_of(self.db, minutes)
             return [found.get(minute) for minute in minutes]
 
         return DataLoader(load_fn=load, cache=False)

@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import candles, prices, tickers
+from db.queries import candles, deliveries, prices, tickers
 from db.queries.tickers import list_tracked
 from graph.engine import limits
 from graph.engine.cacheability import has_open_candles
@@ -20,6 +20,7 @@ from graph.schema.arguments import Order
 from graph.schema.candles import CANDLE_ROWS, Basis, Candle, Interval, OfBasis, Series, Summary, WithEmpty, WithOpen
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
+from graph.schema.delivery import DeliveryPrice
 from graph.schema.scalars import UnixTime
 from graph.schema.touch import Touch, reaches_now
 from graph.schema.types import PRICE_PAGE_ROWS, PRICE_ROWS, Price, PriceConnection, Ticker
@@ -240,6 +241,24 @@ class Query:
         if found is None:
             await require_known_tickers(info.context.db, [name])
         return found
+
+    @strawberry.field(
+        description="Deribit's delivery price of a UTC day, and the mean of our own data; null if none is stored.",
+        metadata=declare(FieldRules(changes_with_clock=always)),
+    )
+    async def delivery_price(
+        self,
+        info: Info,
+        ticker: TickerName,
+        date: Annotated[UnixTime, _argument("The day, like `2024-01-15`, or any instant of it.")],
+    ) -> DeliveryPrice | None:
+        name = arguments.parse_ticker(ticker)
+        ts = date // times.DAY * times.DAY + deliveries.DELIVERY_SECOND
+        record = await deliveries.get(info.context.db, name, ts)
+        if record is None:
+            await require_known_tickers(info.context.db, [name])
+            return None
+        return DeliveryPrice.from_record(record)
 
     @strawberry.field(
         description="When an index first reached a price in a window of at most 366 days, and whether that is certain.",

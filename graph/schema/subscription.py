@@ -94,6 +94,7 @@ _KINDS: Final[Mapping[str, Rows]] = {
         | {
             "observedAt": events.PRICE_COLUMNS["observed_at"],
             "originalSource": events.PRICE_COLUMNS["original_source"],
+            "estimatedDeliveryPrice": events.PRICE_COLUMNS["estimated_delivery_price"],
         },
         {"range": NestedRows(_RANGE_ROWS, events.RANGE_COLUMNS["id"].sql, is_fetched=True)},
     ),

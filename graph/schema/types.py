@@ -8,9 +8,9 @@ import strawberry
 from strawberry.relay import PageInfo
 
 from db.pool import Record
-from db.queries import prices, tickers
+from db.queries import deliveries, prices, tickers
 from db.queries.prices import PricePage
-from db.queries.shapes import Shape
+from db.queries.shapes import Column, Shape
 from graph import metrics
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, always, declare
@@ -33,6 +33,7 @@ PRICE_COLUMNS = {
     "observedAt": prices.JSON_COLUMNS["observed_at"],
     "source": prices.JSON_COLUMNS["source"],
     "originalSource": prices.JSON_COLUMNS["original_source"],
+    "estimatedDeliveryPrice": Column(deliveries.estimate_of_price_sql),
 }
 """The fields of Price that PostgreSQL can write as JSON."""
 PRICE_ROWS = Rows("Price", PRICE_COLUMNS, {"range": NESTED_RANGE})
@@ -70,6 +71,13 @@ class Price:
     async def range(self, info: Info) -> MinuteRange | None:
         record = await info.context.ranges.load((self.ticker, self.ts))
         return None if record is None else MinuteRange.from_record(record)
+
+    @strawberry.field(
+        description="Deribit's estimate of its next delivery price, sent with this price; null while both are equal, and for "
+        "prices that were not collected live. They differ in the 30 minutes before 08:00 UTC.",
+    )
+    async def estimated_delivery_price(self, info: Info) -> Decimal | None:
+        return await info.context.estimates.load((self.ticker, self.ts))
 
     @staticmethod
     def shape(info: Info, rows: Rows = PRICE_ROWS) -> Shape | None:

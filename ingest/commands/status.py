@@ -17,11 +17,12 @@ from db import times
 from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import clock, gaps, rejects, retention, tickers, write_lock
+from db.queries import clock, deliveries, gaps, rejects, retention, tickers, write_lock
 from db.runtime import embedded_lookup
 from ingest import redis_state
 from ingest.commands.arguments import console
 from ingest.errors import OutboxError
+from ingest.jobs.delivery import MAX_DIFFERENCE_BPS
 from ingest.jobs.watchlist import ALL
 from ingest.outbox import Report, StreamState, open_outbox
 from ingest.settings import Settings
@@ -135,6 +136,12 @@ async def read_status(settings: Settings) -> Status:
                 f"the horizon of {name} is {times.iso(horizon)}, in the future: a clock was wrong; "
                 "run `python -m db forget --reset`"
                 for name, horizon in (await retention.future_horizons(db, int(database_now))).items()
+            ]
+            differences = await deliveries.latest_differences(db, status.at - 2 * times.DAY)
+            status.problems += [
+                f"{name}: the mean before the newest delivery is {bps:.2f} basis points from the exchange's delivery price"
+                for name, bps in differences.items()
+                if abs(bps) > MAX_DIFFERENCE_BPS
             ]
             status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}

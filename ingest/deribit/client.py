@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from decimal import Decimal
 
 import aiohttp
 from aiolimiter import AsyncLimiter
@@ -36,17 +37,26 @@ class Deribit:
 
     async def price(self, ticker: str) -> Quote:
         envelope, requested_at, received_at = await self._get("get_index_price", index_name=ticker)
-        return Quote(ticker, protocol.price(envelope), envelope.us_out, requested_at, received_at)
+        price, estimate = protocol.price(envelope)
+        return Quote(ticker, price, envelope.us_out, requested_at, received_at, estimate)
 
     def window(self, age_s: float) -> str:
         return protocol.finest_window(age_s)
 
     async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
+        await self._wait_behind_live_prices()
+        envelope, _, _ = await self._get("get_index_chart_data", index_name=ticker, range=window)
+        return protocol.chart(envelope)
+
+    async def delivery_prices(self, ticker: str, count: int) -> dict[int, Decimal]:
+        await self._wait_behind_live_prices()
+        envelope, _, _ = await self._get("get_delivery_prices", index_name=ticker, count=str(count))
+        return protocol.delivery_prices(envelope)
+
+    async def _wait_behind_live_prices(self) -> None:
         # Half of the burst is reserved for live prices. The bucket leaks by the clock, so there is no event to wait for.
         while not self._limiter.has_capacity(self._live_reserve):  # noqa: ASYNC110  see above
             await asyncio.sleep(self._limiter.time_period / self._limiter.max_rate)
-        envelope, _, _ = await self._get("get_index_chart_data", index_name=ticker, range=window)
-        return protocol.chart(envelope)
 
     async def names(self) -> frozenset[str]:
         envelope, _, _ = await self._get("get_supported_index_names")

@@ -1,5 +1,6 @@
 """Deribit's responses, as documented at https://docs.deribit.com. Every field of the envelope may be missing."""
 
+import datetime as dt
 from decimal import Decimal
 from typing import Annotated, Any
 
@@ -30,9 +31,18 @@ class Envelope(BaseModel):
 
 
 class IndexPrice(BaseModel):
-    """Result of `get_index_price`. Its `estimated_delivery_price` differs only in the 30 minutes before an expiry."""
+    """Result of `get_index_price`. The estimate differs only in the 30 minutes before an expiry."""
 
     index_price: Number
+    estimated_delivery_price: Any = None
+    """Not validated here, because an invalid estimate must not invalidate the price."""
+
+
+class DeliveryPrice(BaseModel):
+    """An element of the result of `get_delivery_prices`."""
+
+    date: dt.date
+    delivery_price: Number
 
 
 ChartData = TypeAdapter(list[tuple[Annotated[int, Strict()], Number]])

@@ -6,14 +6,17 @@ Sources: https://docs.deribit.com (methods, error codes); HTTP statuses as obser
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, time
 from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any, Never
 
 from pydantic import ValidationError
 
-from db.rows import NAME_PATTERN, Reason
-from ingest.deribit.models import ChartData, Envelope, IndexPrice, Names, RpcError
+from db.queries.deliveries import DELIVERY_SECOND
+from db.rows import NAME_PATTERN, Reason, validate_price
+from ingest.deribit.models import ChartData, DeliveryPrice, Envelope, IndexPrice, Names, RpcError
 from ingest.errors import PermanentError, RetryableError, SourceError, UnknownTickerError
 from ingest.source import ChartPoint
 
@@ -62,12 +65,35 @@ def parse_envelope(status: int, headers: Mapping[str, str], body: bytes) -> Enve
     return envelope
 
 
-def price(envelope: Envelope) -> Decimal:
-    """Returns the index price with exactly the digits that were sent."""
+def price(envelope: Envelope) -> tuple[Decimal, Decimal | None]:
+    """Returns the index price with exactly the digits that were sent, and the estimated delivery price if it differs.
+
+    An invalid estimate is ignored.
+    """
     try:
-        return IndexPrice.model_validate(envelope.result).index_price
+        found = IndexPrice.model_validate(envelope.result)
     except ValidationError as error:
         raise _malformed_result(envelope, error) from error
+    estimate = found.estimated_delivery_price
+    try:
+        estimate = validate_price(estimate) if isinstance(estimate, Decimal) else None
+    except ValueError:
+        estimate = None
+    return found.index_price, None if estimate == found.index_price else estimate
+
+
+def delivery_prices(envelope: Envelope) -> dict[int, Decimal]:
+    """Returns the delivery prices by their instant, 08:00 UTC of their date, in UNIX seconds. Skips malformed elements."""
+    data = envelope.result.get("data") if isinstance(envelope.result, dict) else None
+    if not isinstance(data, list):
+        raise _malformed(str(envelope.result).encode(), "the delivery prices are no list")
+    found = {}
+    for element in data:
+        with suppress(ValidationError, ValueError):
+            parsed = DeliveryPrice.model_validate(_integers_as_decimals(element) if isinstance(element, dict) else element)
+            midnight = int(datetime.combine(parsed.date, time(), UTC).timestamp())
+            found[midnight + DELIVERY_SECOND] = validate_price(parsed.delivery_price)
+    return found
 
 
 def chart(envelope: Envelope) -> list[ChartPoint]:

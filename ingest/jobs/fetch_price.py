@@ -139,6 +139,7 @@ def _row(quote: Quote, instant_s: float) -> PriceRow:
                 "price": quote.price,
                 "observed_at": quote.observed_at,
                 "source": Source.LIVE,
+                "estimated_delivery_price": quote.estimated_delivery_price,
             }
         )
     except ValidationError as error:

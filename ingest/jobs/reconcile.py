@@ -12,7 +12,7 @@ from typing import Final
 from db import times
 from db.errors import DatabaseError
 from db.pool import Database, Executor, Record
-from db.queries import clock, gaps, ranges, write_lock
+from db.queries import clock, gaps, ranges, tickers, write_lock
 from db.queries.gaps import TickerMinute
 from db.rows import Reason
 from ingest import metrics
@@ -21,6 +21,7 @@ from ingest.jobs.backfill import BackfillResult, backfill
 from ingest.jobs.candles import build_candles
 from ingest.jobs.changes import delete_old_changes
 from ingest.jobs.deadline import Deadline
+from ingest.jobs.delivery import DeliveryPrices
 from ingest.jobs.drain import drain, drain_ticks, log_backlog
 from ingest.jobs.measure import measure
 from ingest.jobs.message_minutes import MinuteChooser
@@ -39,6 +40,7 @@ JOB_TIMEOUTS_S: Final = {
     "ticks": 10.0,
     "metrics": 5.0,
     "backfill": 20.0,
+    "delivery": 10.0,
     "candles": 10.0,
     "changes": 5.0,
     "retention": 10.0,
@@ -74,6 +76,7 @@ async def reconcile(
     resume_days: int = 7,
     retention_days: int | None = None,
     ticks_days: int = 0,
+    delivery_prices: DeliveryPrices | None = None,
     budget_s: float = BUDGET_S,
     minute_chooser: MinuteChooser | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
@@ -112,6 +115,10 @@ async def reconcile(
     if reconciled.now is not None:
         async with jobs.run_job("backfill"):
             reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
+    if agreed_now is not None and delivery_prices is not None:
+        async with jobs.run_job("delivery"):
+            tracked = await tickers.list_tracked(db)
+            await delivery_prices.collect(agreed_now, tracked, source=source, db=db)
     async with jobs.run_job("candles"):
         await build_candles(db)
     if agreed_now is not None:

@@ -20,7 +20,7 @@ from ingest.jobs.drain import drain_ticks
 from ingest.jobs.store_ranges import store_ranges
 from ingest.outbox import Outbox, StreamState
 from ingest.source import MAX_CLOCK_DIFFERENCE_S, ExchangeClock
-from ingest.ticks import MinuteTicks, Received, Tick, TickCollector
+from ingest.ticks import MinuteTicks, Received, Tick, TickCollector, TickRejection
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +34,10 @@ STATE_INTERVAL_S: Final = 5.0
 DATABASE_TIMEOUT_S: Final = 5.0
 MAX_UNSAVED_MINUTES: Final = 20_000
 """Minutes held in memory while neither Redis nor PostgreSQL accepts them. Older ones are dropped: they stay unwatched."""
+
+
+for outcome in ("ok", *TickRejection):
+    metrics.ticks.labels(outcome)  # so that a rate exists before the first tick
 
 
 class TickRecorder:

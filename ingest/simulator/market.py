@@ -28,6 +28,8 @@ STEPS_S = {"1h": 6, "1d": 60, "2d": 120, "1m": 3_600, "1y": 43_200, "all": 86_40
 REACH_S = {"1h": 3_600, "1d": 86_400, "2d": 172_800, "1m": 2_592_000, "1y": 31_536_000, "all": 157_680_000}
 
 MAX_SAMPLES = 30
+DELIVERY_WINDOW_START = 27_000
+"""07:30 UTC, in seconds of the day."""
 
 
 def price(ticker: str, second: int) -> Decimal:
@@ -38,6 +40,23 @@ def price(ticker: str, second: int) -> Decimal:
     )
     value = base * (1 + swing)
     return _shortest(value, 2 if base >= 10 else 6)  # noqa: PLR2004  see the docstring
+
+
+def delivery_price(ticker: str, at: int) -> Decimal:
+    """Returns the mean of 450 prices, four seconds apart, over the 30 minutes before `at`, as Deribit settles."""
+    return _mean([price(ticker, second) for second in range(at - 1_800, at, 4)])
+
+
+def estimated_delivery_price(ticker: str, second: int) -> Decimal:
+    """Returns the mean of the prices since 07:30 UTC until 08:00, and the price itself at other times."""
+    begun_s = (second - DELIVERY_WINDOW_START) % 86_400
+    if not 0 < begun_s < 1_800:  # noqa: PLR2004  30 minutes
+        return price(ticker, second)
+    return _mean([price(ticker, at) for at in range(second - begun_s, second, 4)])
+
+
+def _mean(prices: list[Decimal]) -> Decimal:
+    return _shortest(float(sum(prices)) / len(prices), 4)
 
 
 def chart(ticker: str, window: str, now: int, step_s: int | None = None) -> list[tuple[int, Decimal]]:

@@ -136,7 +136,8 @@ class Simulator:
         match method:
             case "get_index_price":
                 price = market.price(str(index), second)
-                return {"result": {"index_price": price, "estimated_delivery_price": price}}
+                estimate = market.estimated_delivery_price(str(index), second)
+                return {"result": {"index_price": price, "estimated_delivery_price": estimate}}
             case "get_index_chart_data":
                 window = query.get("range", "1d")
                 if window not in self.steps_s:
@@ -230,7 +231,7 @@ def _delivery_prices(index: str, second: int, query: Any) -> dict[str, Any]:
     data = [
         {
             "date": time.strftime("%Y-%m-%d", time.gmtime(day * 86_400)),
-            "delivery_price": market.price(index, day * 86_400 + 8 * 3600),
+            "delivery_price": market.delivery_price(index, day * 86_400 + 8 * 3600),
         }
         for day in days
     ]

@@ -25,6 +25,8 @@ CURRENT_TABLES = [
     "alembic_version",
     "candle",
     "change",
+    "delivery_estimate",
+    "delivery_price",
     "epoch",
     "gap",
     "import_period",

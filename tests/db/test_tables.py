@@ -105,6 +105,13 @@ INVALID_STATEMENTS = [
     ("fk_minute_range_ticker", _range_sql(ticker="'unknown'")),
     ("ck_minute_ticks_ts", "INSERT INTO minute_ticks (ticker, ts, ticks) VALUES ('btc_usd', 61, '[]')"),
     ("fk_minute_ticks_ticker", "INSERT INTO minute_ticks (ticker, ts, ticks) VALUES ('unknown', 60, '[]')"),
+    ("ck_delivery_price_ts", "INSERT INTO delivery_price VALUES ('btc_usd', 86400, 1)"),
+    ("ck_delivery_price_price", "INSERT INTO delivery_price VALUES ('btc_usd', 28800, 0)"),
+    ("ck_delivery_price_mean", "INSERT INTO delivery_price VALUES ('btc_usd', 28800, 1, 0, 'RANGE')"),
+    ("ck_delivery_price_basis", "INSERT INTO delivery_price VALUES ('btc_usd', 28800, 1, 1, 'GUESS')"),
+    ("ck_delivery_price_mean_basis", "INSERT INTO delivery_price VALUES ('btc_usd', 28800, 1, 1)"),
+    ("ck_delivery_estimate_ts", "INSERT INTO delivery_estimate VALUES ('btc_usd', 61, 1)"),
+    ("ck_delivery_estimate_price", "INSERT INTO delivery_estimate VALUES ('btc_usd', 60, 0)"),
     ("fk_price_ticker", "INSERT INTO price (ticker, ts, price, source) VALUES ('unknown', 0, 1, 'LIVE')"),
 ]
 

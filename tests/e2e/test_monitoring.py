@@ -85,11 +85,12 @@ class Prometheus:
 
 
 @contextlib.asynccontextmanager
-async def run_prometheus(folder: Path, api_port: int, worker_port: int) -> AsyncIterator[Prometheus]:
+async def run_prometheus(folder: Path, api_port: int, worker_port: int, stream_port: int) -> AsyncIterator[Prometheus]:
     """Runs Prometheus with the product's configuration, with other addresses and a shorter interval."""
     port = free_port()
     config = (MONITORING / "prometheus.yml").read_text()
     config = config.replace("api:9100", f"127.0.0.1:{api_port}").replace("worker:9101", f"127.0.0.1:{worker_port}")
+    config = config.replace("stream:9102", f"127.0.0.1:{stream_port}")
     config = config.replace("_interval: 15s", "_interval: 1s").replace("alertmanager:9093", "127.0.0.1:9")
     (folder / "prometheus.yml").write_text(config)
     # An alert fires as soon as its cause exists.
@@ -108,7 +109,7 @@ async def run_prometheus(folder: Path, api_port: int, worker_port: int) -> Async
 
             async def is_scraping() -> bool:
                 with contextlib.suppress(aiohttp.ClientError):
-                    return len(await running.query("up == 1")) == 2
+                    return len(await running.query("up == 1")) == 3
                 return False
 
             await wait_until(is_scraping)
@@ -119,16 +120,16 @@ async def run_prometheus(folder: Path, api_port: int, worker_port: int) -> Async
 
 
 @contextlib.asynccontextmanager
-async def _run_worker(dsn: str, redis_url: str, rpc_url: str, port: int) -> AsyncIterator[None]:
+async def _run_collector(dsn: str, redis_url: str, rpc_url: str, verb: str, port: int) -> AsyncIterator[None]:
     env = {
         "DATABASE_URL": dsn,
         "REDIS_URL": redis_url,
         "DERIBIT_RPC_URL": rpc_url,
-        "WORKER_METRICS_PORT": str(port),
+        f"{'WORKER' if verb == 'work' else 'STREAM'}_METRICS_PORT": str(port),
         "TICKERS": "btc_usd,eth_usd,no_such",
     }
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "ingest", "work"), cwd=ROOT, env=os.environ | env, stderr=asyncio.subprocess.DEVNULL
+        *(sys.executable, "-m", "ingest", verb), cwd=ROOT, env=os.environ | env, stderr=asyncio.subprocess.DEVNULL
     )
     try:
         yield
@@ -177,11 +178,12 @@ async def _send_queries(api: Api) -> AsyncIterator[None]:
 
 
 async def test_every_dashboard_expression_returns_data(dsn: str, redis_url: str, rpc_url: str, tmp_path: Path) -> None:
-    api_port, worker_port = free_port(), free_port()
+    api_port, worker_port, stream_port = free_port(), free_port(), free_port()
     async with (
         run_api_process(dsn, tmp_path, API_METRICS_PORT=str(api_port)) as stand,
-        _run_worker(dsn, redis_url, rpc_url, worker_port),
-        run_prometheus(tmp_path, api_port, worker_port) as prometheus_server,
+        _run_collector(dsn, redis_url, rpc_url, "work", worker_port),
+        _run_collector(dsn, redis_url, rpc_url, "stream", stream_port),
+        run_prometheus(tmp_path, api_port, worker_port, stream_port) as prometheus_server,
         subscribe(Api(stand.url, stand.session), "subscription { priceAdded { id } }"),
         _send_queries(Api(stand.url, stand.session)),
     ):
@@ -230,15 +232,16 @@ class MonitoredProduct:
 async def _monitored_product(
     dsn: str, redis_url: str, rpc_url: str, folder: Path, **settings: Any
 ) -> AsyncIterator[MonitoredProduct]:
-    api_port, worker_port = free_port(), free_port()
+    api_port, worker_port, stream_port = free_port(), free_port(), free_port()
     broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
     async with (
         run_api_process(dsn, folder, API_METRICS_PORT=str(api_port), ANSWER_CACHE_MB="0", **settings) as stand,
+        _run_collector(dsn, redis_url, rpc_url, "stream", stream_port),
         contextlib.AsyncExitStack() as worker,
         open_outbox(redis_url, 1_000) as outbox,
     ):
-        await worker.enter_async_context(_run_worker(dsn, redis_url, rpc_url, worker_port))
-        async with run_prometheus(folder, api_port, worker_port) as prometheus_server:
+        await worker.enter_async_context(_run_collector(dsn, redis_url, rpc_url, "work", worker_port))
+        async with run_prometheus(folder, api_port, worker_port, stream_port) as prometheus_server:
             yield MonitoredProduct(stand, prometheus_server, outbox, broker, worker)
 
 
@@ -252,6 +255,8 @@ PRICE_ALERTS = {
     "UnknownTicker",
     "JobFailing",
     "HorizonInFuture",
+    "StreamSilent",
+    "DeliveryPriceDiffers",
 }
 SERVICE_ALERTS = {
     "OutboxNotDraining",
@@ -279,9 +284,16 @@ async def test_price_alerts_fire_by_their_causes(
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
     # Deribit responds with 503 to every call. One gap has been open for two days.
-    simulator.fail("http_503")
+    simulator.fail("http_503", method="get_index_price")
+    simulator.fail("http_503", method="get_index_chart_data")
+    simulator.fail("stream_refused")
+    await db.execute(
+        "INSERT INTO delivery_price VALUES ('btc_usd', $1, 70000, 70010, 'RANGE')", (now - 28_800) // 86_400 * 86_400 + 28_800
+    )
     async with _monitored_product(dsn, redis_url, rpc_url, tmp_path) as product:
-        await product.wait_for_alerts("ExchangeCallsFailing", "PriceStale", "CollectionStalled", "GapOpenTooLong")
+        await product.wait_for_alerts(
+            "ExchangeCallsFailing", "PriceStale", "CollectionStalled", "GapOpenTooLong", "StreamSilent"
+        )
         # Deribit has recovered, its clock is three seconds ahead, and old prices are queued.
         simulator.clear_faults()
         simulator.clock.set(offset_s=3)
@@ -289,7 +301,7 @@ async def test_price_alerts_fire_by_their_causes(
         product.send(Queue.COLLECT, Actor.COLLECT)
         await wait_until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
         product.send(Queue.RECONCILE, Actor.RECONCILE)
-        await product.wait_for_alerts("ClockSkew", "PricesStoredLate", "UnknownTicker")
+        await product.wait_for_alerts("ClockSkew", "PricesStoredLate", "UnknownTicker", "DeliveryPriceDiffers")
         # A wrong clock moved the horizon into the future, and a column was renamed.
         await db.execute("UPDATE ticker SET horizon = $1", (now + 365 * 86_400) // 60 * 60)
         await db.execute("ALTER TABLE milestone RENAME COLUMN at TO renamed")

@@ -68,6 +68,7 @@ REQUIRED = {
     "at": str(START_TS),
     "interval": "ONE_DAY",
     "price": "7",
+    "date": '"2024-01-15"',
 }
 SELECTIONS = {
     "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected", "summary": "count",
@@ -86,6 +87,7 @@ def _query(field: str, argument: str, kind: str) -> str:
         "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"], "summary": ["ticker", "from"],
         "series": ["ticker", "from"], "candles": ["ticker", "interval", "from"],
         "touched": ["ticker", "price", "from"],
+        "deliveryPrice": ["ticker", "date"],
     }.get(field, [])  # fmt: skip
     others = [f"{name}: {REQUIRED[name]}" for name in required if name != argument]
     arguments = ", ".join([f"{argument}: $hostile", *others])

@@ -19,7 +19,7 @@ from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
 from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
 
-PRICE_FIELDS = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "__typename"]
+PRICE_FIELDS = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "estimatedDeliveryPrice", "__typename"]
 RANGE_FIELDS = [
     "id",
     "ticker",
@@ -157,6 +157,7 @@ async def uncached_api(dsn: str, db: Database) -> AsyncIterator[Api]:
     await store(db, [*rows, row("btc_usd", START_TS + 480, "99999999999999.123456789", at_s=0.000001)])
     ranges = [(START_TS + 60, "0.0000005", 60), (START_TS + 120, "7", 31), (START_TS + 240, "1", None)]
     await store_ranges(db, [range_row("btc_usd", ts, low, "70000.5", watched_s=s, twap="60000") for ts, low, s in ranges])
+    await db.execute("INSERT INTO delivery_estimate VALUES ('btc_usd', $1, 68000.5)", START_TS + 120)
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0)) as running:
         yield running
 

@@ -64,6 +64,7 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         ),
         "summary": ("ticker: String!, from: UnixTime!, to: UnixTime", "Summary"),
         "series": ("ticker: String!, from: UnixTime!, to: UnixTime", "Series!"),
+        "deliveryPrice": ("ticker: String!, date: UnixTime!", "DeliveryPrice"),
         "touched": ("ticker: String!, price: Decimal!, from: UnixTime!, to: UnixTime", "Touch!"),
         "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime", "Coverage!"),
         "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!", "Price"),

@@ -404,6 +404,9 @@ class TickSource:
     async def chart(self, ticker: str, window: str) -> list[ChartPoint]:
         return []
 
+    async def delivery_prices(self, ticker: str, count: int) -> dict[int, Decimal]:
+        return {}
+
     async def names(self) -> frozenset[str]:
         return frozenset({"tick"})
 
