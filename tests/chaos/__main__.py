@@ -29,6 +29,7 @@ from tests.chaos import faults
 from tests.chaos.audit import Audit, AuditResult, AuditRow, Expectation
 from tests.chaos.environment import TICKERS, Environment, run_environment
 from tests.chaos.faults import Fault
+from tests.chaos.stream import StreamResult, StreamRun
 
 NO_FAULT = "no fault"
 FAULT_FREE_TIMEOUT_S = 20.0
@@ -61,12 +62,16 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="two minutes instead of a quarter of an hour")
     parser.add_argument("--only", default="", help="run only single faults whose name contains this text")
     parser.add_argument("--pairs", type=int, help="number of pairs of overlapping faults (default: 36; with --short: 6)")
+    parser.add_argument(
+        "--stream-minutes", type=int, help="minutes of faults of the stream, at the same time (default: 15; with --short: 2)"
+    )
     parser.add_argument("--real-minutes", type=int, help="minutes with the real scheduler (default: 10; with --short: 0)")
     options = parser.parse_args()
     if options.only:
-        options.pairs = options.real_minutes = 0
+        options.pairs = options.real_minutes = options.stream_minutes = 0
     pairs = options.pairs if options.pairs is not None else 6 if options.short else 36
     real_minutes = options.real_minutes if options.real_minutes is not None else 0 if options.short else 10
+    stream_minutes = options.stream_minutes if options.stream_minutes is not None else 2 if options.short else 15
     console = Console() if sys.stdout.isatty() else Console(width=140)
     console.print(f"seed {options.seed}", highlight=False)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # exits through the blocks that stop all processes
@@ -78,9 +83,21 @@ def main() -> int:
         with _mount_small_disk(folder / "postgres") as disk:
             if not disk:
                 console.print("skipping the full disk: only root can mount a small one")
-            result = asyncio.run(run.run(folder, 1 if options.short else 2, pairs, real_minutes, only=options.only, disk=disk))
+            stream_run = StreamRun(random.Random(options.seed), console, folder)  # noqa: S311  a reproducible run
+
+            async def run_both() -> AuditResult:
+                async with asyncio.TaskGroup() as tasks:
+                    if stream_minutes:
+                        tasks.create_task(stream_run.run(stream_minutes))
+                    rounds = 1 if options.short else 2
+                    virtual = tasks.create_task(run.run(folder, rounds, pairs, real_minutes, only=options.only, disk=disk))
+                return virtual.result()
+
+            result = asyncio.run(run_both())
+        result.problems += stream_run.result.problems
         if not result.is_clean:
             _copy_logs(folder, console)
+    _print_stream_result(stream_run.result, console)
     _print_result(result, run.episodes, console)
     console.print(f"seed {options.seed}, {time.monotonic() - started_at:.0f} s", highlight=False)
     return 0 if result.is_clean else 1
@@ -306,6 +323,17 @@ def _copy_logs(folder: Path, console: Console) -> None:
     for log in folder.glob("*.log"):
         (target / log.name).write_bytes(log.read_bytes())
     console.print(f"the workers' logs are in {target}", highlight=False)
+
+
+def _print_stream_result(result: StreamResult, console: Console) -> None:
+    faults = ", ".join(f"{name} ({count})" for name, count in sorted(result.faults.items()))
+    console.print(f"stream: {sum(result.faults.values())} faults: {faults}", highlight=False, soft_wrap=True)
+    console.print(
+        f"stream: {result.minutes:,} minutes with ticks: {result.watched:,} watched, {result.partly_watched:,} partly watched, "
+        f"{result.unwatched:,} without a range; {result.wrong} wrong ranges, {result.falsely_watched} falsely watched",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _print_result(result: AuditResult, episodes: Counter[str], console: Console) -> None:

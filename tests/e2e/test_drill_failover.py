@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import signal
 import time
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from db.pool import Database, open_database
 from db.runtime import embedded
 from tests import replicas
 from tests.graph.api_server import ApiProcess, run_api_process
+from tests.proxy import TcpProxy
 from tests.sample_data import row, store, track
 from tests.wait import wait_until
 
@@ -33,52 +33,6 @@ SUBSCRIBE = "subscription ($after: ID) { priceAdded(after: $after) { id ts price
 STORED_PRICES = "SELECT id, ts, price::text AS price FROM price ORDER BY id"
 RECEIVE_TIMEOUT_S = 5.0
 """Seconds a client waits for the next message before it reconnects."""
-
-
-@dataclass
-class TcpProxy:
-    """A TCP proxy whose target changes at a failover, like the address of a cluster."""
-
-    target: int
-    port: int = 0
-    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
-
-    @contextlib.asynccontextmanager
-    async def serve(self) -> AsyncIterator[None]:
-        """Forwards connections while the block runs."""
-        server = await asyncio.start_server(self._forward, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
-        try:
-            yield
-        finally:
-            server.close()
-            self._close_connections()
-
-    def switch_to(self, target: int) -> None:
-        """Forwards new connections to another server, and closes the existing ones."""
-        self.target = target
-        self._close_connections()
-
-    def _close_connections(self) -> None:
-        for writer in self._writers:
-            writer.transport.abort()
-
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async def pipe(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(OSError):
-                while data := await source.read(1 << 16):
-                    sink.write(data)
-                    await sink.drain()
-            sink.transport.abort()
-
-        with contextlib.suppress(OSError):
-            upstream_reader, upstream_writer = await asyncio.open_connection("127.0.0.1", self.target)
-            self._writers |= {writer, upstream_writer}
-            async with asyncio.TaskGroup() as both:
-                both.create_task(pipe(reader, upstream_writer))
-                both.create_task(pipe(upstream_reader, writer))
-            self._writers -= {writer, upstream_writer}
-        writer.transport.abort()
 
 
 @dataclass

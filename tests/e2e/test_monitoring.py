@@ -285,7 +285,7 @@ async def test_price_alerts_fire_by_their_causes(
         await gaps.open_gaps(connection, {("btc_usd", now - 2 * 86_400): Reason.TIMEOUT})
     # Deribit responds with 503 to every call. One gap has been open for two days.
     simulator.fail("http_503", method="get_index_price")
-    simulator.fail("http_503", method="get_index_chart_data")
+    simulator.fail("http_503")
     simulator.fail("stream_refused")
     await db.execute(
         "INSERT INTO delivery_price VALUES ('btc_usd', $1, 70000, 70010, 'RANGE')", (now - 28_800) // 86_400 * 86_400 + 28_800
