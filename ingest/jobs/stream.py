@@ -121,11 +121,19 @@ class TickRecorder:
     async def seal_minutes(self) -> Never:
         """Seals the minutes that are over, and moves them into the outbox; directly into PostgreSQL if Redis is unavailable."""
         while True:
-            now = self.trusted_now()
-            if now is not None:
-                self._unsaved += self._collector.seal(now)
-            await self._save()
+            await self._seal()
             await asyncio.sleep(SEAL_INTERVAL_S)
+
+    async def store_once(self) -> None:
+        """Seals the minutes that are over, and commits them. Raises OutboxError or DatabaseError."""
+        await self._seal()
+        await drain_ticks(self._outbox, self._db)
+
+    async def _seal(self) -> None:
+        now = self.trusted_now()
+        if now is not None:
+            self._unsaved += self._collector.seal(now)
+        await self._save()
 
     async def drain_outbox(self) -> Never:
         """Commits the minutes in the outbox as soon as there are some. The worker does the same every minute."""
