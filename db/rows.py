@@ -115,7 +115,7 @@ class PriceRow(BaseModel):
 
 
 class RangeRow(BaseModel):
-    """A validated range of one minute, to be stored in the table `minute_range`."""
+    """A validated range of one minute, to be stored in the table `minute_range`, from ticks."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -129,10 +129,9 @@ class RangeRow(BaseModel):
     """When the open was published, in milliseconds after the start of the minute."""
     closed_ms: Offset
     twap: Price
-    ticks: Annotated[int, Field(gt=0)] | None
-    """Number of ticks; None if the range was imported."""
-    watched_s: Annotated[int, Field(ge=0, le=times.MINUTE)] | None
-    longest_silence_ms: Annotated[int, Field(ge=0, le=times.MINUTE * 1_000)] | None
+    ticks: Annotated[int, Field(gt=0)]
+    watched_s: Annotated[int, Field(ge=0, le=times.MINUTE)]
+    longest_silence_ms: Annotated[int, Field(ge=0, le=times.MINUTE * 1_000)]
     source: Source
 
     @model_validator(mode="after")

@@ -152,7 +152,8 @@ class MinuteRange(SQLModel, table=True):
         CheckConstraint("watched_s >= 0 AND watched_s <= 60", name="watched_s"),
         CheckConstraint("longest_silence_ms >= 0 AND longest_silence_ms <= 60000", name="longest_silence_ms"),
         CheckConstraint(
-            "num_nulls(ticks, watched_s, longest_silence_ms) = CASE source WHEN 'IMPORT' THEN 3 ELSE 0 END", name="watched"
+            "num_nulls(twap, ticks, watched_s, longest_silence_ms) = CASE source WHEN 'IMPORT' THEN 4 ELSE 0 END",
+            name="watched",
         ),
     )
 
@@ -169,7 +170,7 @@ class MinuteRange(SQLModel, table=True):
     closed_ms: int = Field(
         sa_column=Column(Integer, nullable=False, comment="when the close was published; milliseconds of the minute")
     )
-    twap: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="mean price, weighted by time"))
+    twap: Decimal | None = Field(None, sa_column=Column(Numeric, comment="mean price, weighted by time; null if imported"))
     ticks: int | None = Field(None, sa_column=Column(Integer, comment="number of ticks; null if imported"))
     watched_s: int | None = Field(
         None, sa_column=Column(SmallInteger, comment="seconds that ticks cover; 60: watched completely; null if imported")

@@ -79,7 +79,7 @@ async def store_sample_history(db: Database, now: int) -> None:
                 await gaps.open_gaps(connection, reasons)
             await prices.store(connection, rows)
         imported_rows = [
-            (begin - 60 * (n + 1), f"{value.normalize():f}", None, None)
+            (begin - 60 * (n + 1), f"{value.normalize():f}", None, None, None)
             for n, value in enumerate(_random_walk(price, 2_000, seed + 50))
         ]
         async with write_lock.write_transaction(db) as connection:

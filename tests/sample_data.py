@@ -3,12 +3,11 @@
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from decimal import Decimal
-from typing import Any
 
 import asyncpg
 
 from db.pool import Database, Executor
-from db.queries import prices, ranges, tickers, tracking, write_lock
+from db.queries import bulk_import, prices, ranges, tickers, tracking, write_lock
 from db.rows import PriceRow, RangeRow, Source
 
 START_TS = 1_705_318_800
@@ -44,20 +43,24 @@ async def store(db: Database, rows: Iterable[PriceRow]) -> None:
 
 
 def range_row(
-    ticker: str, ts: int, low: str = "90", high: str = "110", *, watched_s: int | None = 60, twap: str | None = None
+    ticker: str, ts: int, low: str = "90", high: str = "110", *, watched_s: int = 60, twap: str | None = None
 ) -> RangeRow:
-    """Returns a range that opens low and closes high; an imported one if `watched_s` is None."""
-    numbers: dict[str, Any] = {"open": low, "high": high, "low": low, "close": high, "twap": twap or low}
-    watched: dict[str, Any] = {"ticks": 60, "watched_s": watched_s, "longest_silence_ms": 1_000 if watched_s == 60 else 30_500}
+    """Returns a range that opens low and closes high."""
     return RangeRow.model_validate(
         {
             "ticker": ticker,
             "ts": ts,
+            "open": low,
+            "high": high,
+            "low": low,
+            "close": high,
             "opened_ms": 0,
             "closed_ms": 59_000,
-            "source": Source.LIVE if watched_s is not None else Source.IMPORT,
-            **numbers,
-            **(watched if watched_s is not None else dict.fromkeys(watched)),
+            "twap": twap or low,
+            "ticks": 60,
+            "watched_s": watched_s,
+            "source": Source.LIVE,
+            "longest_silence_ms": 1_000 if watched_s == 60 else 30_500,
         }
     )
 
@@ -65,6 +68,13 @@ def range_row(
 async def store_ranges(db: Database, rows: Iterable[RangeRow]) -> None:
     async with write_lock.write_transaction(db) as connection:
         await ranges.store(connection, list(rows), {})
+
+
+async def import_range(db: Database, ticker: str, ts: int, low: str = "90", high: str = "110") -> None:
+    """Stores a range as an import does: it opens low and closes high."""
+    async with write_lock.write_transaction(db) as connection:
+        await bulk_import.merge(connection, ticker, [(ts, high, None, None, f"{low},{high},{low},{high}")])
+        await bulk_import.merge_ranges(connection, ticker, [(ts, high, None, None, f"{low},{high},{low},{high}")])
 
 
 async def minutes(db: Database, ticker: str) -> list[int]:

@@ -165,7 +165,7 @@ def upgrade() -> None:
         *(sa.Column(name, sa.Numeric, nullable=False) for name in ("open", "high", "low", "close")),
         sa.Column("opened_ms", sa.Integer, nullable=False, comment="when the open was published; milliseconds of the minute"),
         sa.Column("closed_ms", sa.Integer, nullable=False, comment="when the close was published; milliseconds of the minute"),
-        sa.Column("twap", sa.Numeric, nullable=False, comment="mean price, weighted by time"),
+        sa.Column("twap", sa.Numeric, comment="mean price, weighted by time; null if imported"),
         sa.Column("ticks", sa.Integer, comment="number of ticks; null if imported"),
         sa.Column(
             "watched_s",
@@ -191,7 +191,7 @@ def upgrade() -> None:
             "longest_silence_ms >= 0 AND longest_silence_ms <= 60000", name=op.f("ck_minute_range_longest_silence_ms")
         ),
         sa.CheckConstraint(
-            "num_nulls(ticks, watched_s, longest_silence_ms) = CASE source WHEN 'IMPORT' THEN 3 ELSE 0 END",
+            "num_nulls(twap, ticks, watched_s, longest_silence_ms) = CASE source WHEN 'IMPORT' THEN 4 ELSE 0 END",
             name=op.f("ck_minute_range_watched"),
         ),
     )

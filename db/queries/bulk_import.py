@@ -7,10 +7,11 @@ from db.pool import Executor, Transaction
 from db.queries.prices import HISTORY_EVENT_THRESHOLD
 from db.queries.retention import valid_horizon_sql
 
-COLUMNS: Final = ("ts", "price", "observed_at", "original_source")
+COLUMNS: Final = ("ts", "price", "observed_at", "original_source", "open", "high", "low", "close")
 
 STAGE: Final = """
-CREATE TEMPORARY TABLE staged (ts bigint, price numeric, observed_at bigint, original_source text) ON COMMIT DROP
+CREATE TEMPORARY TABLE staged (ts bigint, price numeric, observed_at bigint, original_source text, open numeric,
+                               high numeric, low numeric, close numeric) ON COMMIT DROP
 """
 
 # The writer lock prevents concurrent inserts, so NOT EXISTS is sufficient. The change events are those of prices.STORE. Without
@@ -41,9 +42,27 @@ SELECT (SELECT count(*) FROM stored) AS stored,
          WHERE ts < coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)) AS expired
 """  # noqa: S608  inserts constants
 
-Row = tuple[int, str, int | None, str | None]
+# A range from ticks stays. The change event is that of prices.STORE.
+MERGE_RANGES: Final = f"""
+WITH stored AS (
+    INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, source)
+    SELECT $1, ts, open, high, low, close, 0, 59999, 'IMPORT'
+      FROM staged
+     WHERE open IS NOT NULL
+       AND NOT EXISTS (SELECT FROM minute_range AS r WHERE r.ticker = $1 AND r.ts = staged.ts AND r.ts BETWEEN $2 AND $3)
+       AND ts >= coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = $1), 0)
+    RETURNING id, ts
+), inserted_changes AS (
+    INSERT INTO change (kind, ticker, from_ts, to_ts, count, first_id, last_id)
+    SELECT 'history', $1, min(ts), max(ts) + 60, count(*), min(id), max(id)
+      FROM stored HAVING count(*) > {HISTORY_EVENT_THRESHOLD}
+)
+SELECT count(*) FROM stored
+"""  # noqa: S608  inserts constants
+
+Row = tuple[int, str, int | None, str | None, str | None]
 """Minute in UNIX seconds, price without exponent, `observed_at` in microseconds, source in the exporting Tickgraph
-(None if unknown). Valid as in `PriceRow`."""
+(None if unknown), and open, high, low and close separated by commas (None without them). Valid as in `PriceRow`."""
 
 PREVIEW: Final = f"""
 SELECT count(*) FILTER (WHERE ts < horizon) AS expired,
@@ -82,6 +101,14 @@ async def merge(db: Transaction, ticker: str, rows: Sequence[Row]) -> tuple[int,
     return row["stored"], row["expired"]
 
 
+async def merge_ranges(db: Transaction, ticker: str, rows: Sequence[Row]) -> int:
+    """Stores open, high, low and close of the rows that `merge` staged, where the minute has no range. Returns their number."""
+    if not any(row[4] for row in rows):
+        return 0
+    found: int = await db.fetchval(MERGE_RANGES, ticker, rows[0][0], rows[-1][0])
+    return found
+
+
 async def preview(db: Executor, ticker: str, minutes: Sequence[int]) -> tuple[int, int]:
     """Returns what `merge` would return for rows of these ascending minutes, and stores nothing. Requires no transaction."""
     (row,) = await db.fetch(PREVIEW, ticker, list(minutes), minutes[0], minutes[-1])
@@ -94,4 +121,8 @@ async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> No
 
 
 async def _lines(rows: Sequence[Row]) -> AsyncIterator[bytes]:
-    yield "".join([f"{ts},{price},{'' if at is None else at},{source or ''}\n" for ts, price, at, source in rows]).encode()
+    yield "".join([_line(*row) for row in rows]).encode()
+
+
+def _line(ts: int, price: str, observed_at: int | None, source: str | None, candle: str | None) -> str:
+    return f"{ts},{price},{'' if observed_at is None else observed_at},{source or ''},{candle or ',,,'}\n"

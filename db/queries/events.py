@@ -33,7 +33,7 @@ _PRICE_JSON_SQL: Final = ", ".join(
     f"{column.sql} AS {name}" for name, column in prices.JSON_COLUMNS.items() if name not in ("id", "ticker")
 )
 
-# Reads a page of rows, then selects the events. Prices that a `history` event covers are no events of their own. The page is
+# Reads a page of rows, then selects the events. Rows that a `history` event covers are no events of their own. The page is
 # limited by the rows read, not by the events found, so that a query for a rare ticker does not read the whole history.
 EVENTS_AFTER: Final = f"""
 WITH page AS MATERIALIZED (
@@ -41,7 +41,7 @@ WITH page AS MATERIALIZED (
             NULL::bigint AS from_ts, NULL::bigint AS to_ts, NULL::bigint AS count
        FROM price WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      UNION ALL
-    (SELECT id, 'range', ticker, ts, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+    (SELECT id, 'range', ticker, ts, NULL, NULL, source::text, NULL, NULL, NULL, NULL
        FROM minute_range WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      UNION ALL
     (SELECT id, kind, ticker, NULL, NULL, NULL, NULL, NULL, from_ts, to_ts, count
@@ -50,7 +50,7 @@ WITH page AS MATERIALIZED (
 ), selected_events AS (
     SELECT * FROM page
      WHERE ($4::text[] IS NULL OR ticker = ANY ($4))
-       AND (kind <> 'price' OR source = 'LIVE'
+       AND (kind NOT IN ('price', 'range') OR source = 'LIVE'
             OR coalesce((SELECT history.first_id > page.id
                            FROM change AS history
                           WHERE history.kind = 'history' AND history.ticker = page.ticker AND history.last_id >= page.id

@@ -14,7 +14,8 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
     "id": Column("id::text", '"'),
     "ticker": Column("ticker", '"'),
     "ts": Column("ts::text"),
-    **{name: Column(f"{name}::text", '"') for name in ("open", "high", "low", "close", "twap")},
+    **{name: Column(f"{name}::text", '"') for name in ("open", "high", "low", "close")},
+    "twap": Column("coalesce('\"' || twap || '\"', 'null')"),
     "ticks": Column("coalesce(ticks::text, 'null')"),
     "watched_s": Column("coalesce(watched_s::text, 'null')"),
     # A float of Python has a decimal point, too.

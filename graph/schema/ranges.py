@@ -48,8 +48,9 @@ class MinuteRange:
     high: Decimal = strawberry.field(description="The highest tick.")
     low: Decimal = strawberry.field(description="The lowest tick.")
     close: Decimal = strawberry.field(description="The last tick.")
-    twap: Decimal = strawberry.field(
-        description="Mean price, weighted by time. Each tick counts until the next one, but for at most five seconds."
+    twap: Decimal | None = strawberry.field(
+        description="Mean price, weighted by time: each tick counts until the next one, but for at most five seconds. Null if "
+        "the range was imported."
     )
     ticks: int | None = strawberry.field(description="Number of ticks; null if the range was imported.")
     watched_s: int | None = strawberry.field(

@@ -227,6 +227,16 @@ def _progress_bar(console: Console) -> Progress:
     )
 
 
+def _print_ranges(result: ImportResult, console: Console) -> None:
+    if result.ranges:
+        console.print(f"open, high and low of {result.ranges:,} minutes stored", highlight=False)
+    if result.ranges_ignored:
+        console.print("open, high and low are ignored: the rows are not one minute apart", highlight=False)
+    if result.ranges_rejected:
+        rejected = f"open, high and low of {result.ranges_rejected:,} rows do not fit together: only their price counts"
+        console.print(rejected, highlight=False)
+
+
 def _print_summary(
     result: ImportResult, options: argparse.Namespace, rejected: RejectedRows, other_tickers: Counter[str], console: Console
 ) -> None:
@@ -242,6 +252,7 @@ def _print_summary(
         f"{result.stored:,} {done}, {result.existing:,} existing, {result.duplicate:,} duplicate, {result.rejected:,} rejected",
         highlight=False,
     )
+    _print_ranges(result, console)
     if result.expired:
         console.print(f"{result.expired:,} are older than RETENTION_DAYS and were not stored", highlight=False)
     if result.low is not None and result.high is not None:

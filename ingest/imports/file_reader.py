@@ -27,6 +27,8 @@ OBSERVED_AT_NAME: Final = "observed_at"
 of the detected time column."""
 SOURCE_NAMES: Final = ("original_source", "source")
 """The columns of Tickgraph's own exports with the source of the price. The first that is not empty applies."""
+CANDLE_NAMES: Final = ("open", "high", "low")
+"""The columns of a candle. Its close is the column `close` or, without one, the price."""
 NONE: Final = "none"
 """Used instead of a column name: there is no such column."""
 MAX_LINE_CHARS: Final = 64 * 1024
@@ -66,6 +68,8 @@ class RawRow(NamedTuple):
     """Whether the time is the `observed_at` of Tickgraph's own export: it is exact even if its seconds are 0."""
     source: str | None = None
     """`LIVE`, `BACKFILL` or `IMPORT` if Tickgraph exported the row; becomes `original_source` of the price."""
+    candle: tuple[str, str, str, str] | None = None
+    """Open, high, low and close, if the file has them."""
 
 
 @dataclass(frozen=True)
@@ -213,10 +217,12 @@ class _ColumnIndexes:
     ticker: int | None
     observed_at: int | None = None
     sources: tuple[int, ...] = ()
+    candle: tuple[int, ...] = ()
+    """The columns open, high, low and close; empty if one of them is missing."""
 
     @property
     def last(self) -> int:
-        return max(self.time, self.price, self.ticker or 0, self.observed_at or 0, *self.sources)
+        return max(self.time, self.price, self.ticker or 0, self.observed_at or 0, *self.sources, *self.candle)
 
 
 @dataclass
@@ -292,7 +298,16 @@ class _RowReader:
                 if is_exact and indexes.observed_at is not None:
                     time = cells[indexes.observed_at].strip()
                 source = next((cells[index] for index in indexes.sources if cells[index] in _SOURCES), None)
-                yield RawRow(number, time, price.replace(",", ".") if comma else price, is_exact, source)
+                candle = tuple([cells[index].replace(",", ".") if comma else cells[index] for index in indexes.candle])
+                has_candle = len(candle) == 4 and all(candle)  # noqa: PLR2004  open, high, low, close
+                yield RawRow(
+                    number,
+                    time,
+                    price.replace(",", ".") if comma else price,
+                    is_exact,
+                    source,
+                    (candle[0], candle[1], candle[2], candle[3]) if has_candle else None,
+                )
 
     def _form(self, kind: str, delimiter: str, names: Sequence[str], indexes: _ColumnIndexes, *, header: bool) -> FileFormat:
         return FileFormat(
@@ -325,7 +340,7 @@ class _RowReader:
             return _ColumnIndexes(time, 1 - time, ticker)
         price = _closing_price_index(cells)
         if price is not None:
-            return _ColumnIndexes(time, price, ticker)
+            return _ColumnIndexes(time, price, ticker, candle=(price - 3, price - 2, price - 1, price))
         shown = ", ".join(f"{number}: {cell}" for number, cell in enumerate(cells[:12], 1))
         raise FileFormatError(
             f"has {len(cells)} columns and no header ({shown}): name the price column with --price-column NUMBER"
@@ -335,8 +350,15 @@ class _RowReader:
         time, price, ticker = columns(names, self.options)
         observed_at = names.index(OBSERVED_AT_NAME) if OBSERVED_AT_NAME in names and self.options.time is None else None
         sources = () if observed_at is None else tuple(names.index(name) for name in SOURCE_NAMES if name in names)
+        candle = tuple(names.index(name) for name in CANDLE_NAMES if name in names)
+        close = names.index("close") if "close" in names else names.index(price)
         return _ColumnIndexes(
-            names.index(time), names.index(price), None if ticker is None else names.index(ticker), observed_at, sources
+            names.index(time),
+            names.index(price),
+            None if ticker is None else names.index(ticker),
+            observed_at,
+            sources,
+            (*candle, close) if len(candle) == len(CANDLE_NAMES) and close not in candle else (),
         )
 
     # JSON

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from db import times
 from db.queries.bulk_import import Row
-from db.rows import PriceRow, Source
+from db.rows import PriceRow, Source, validate_price
 from ingest.imports.columns import UNITS
 
 _SECONDS = re.compile(r"\d{9,10}", re.ASCII)
@@ -16,6 +16,19 @@ _UNIX = re.compile(r"\d{9,20}(\.\d*)?", re.ASCII)
 """Up to eight digits may be an ISO date without dashes."""
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _PLAIN = re.compile(r"(\d{1,15})(?:\.(\d{1,18}))?", re.ASCII)
+
+
+def parse_candle(candle: tuple[str, str, str, str]) -> str:
+    """Returns open, high, low and close in plain notation, separated by commas.
+
+    Raises ValueError if one of them is no price, or if they do not fit together.
+    """
+    prices = [validate_price(_number(text.strip())) for text in candle]
+    open_price, high, low, close = prices
+    shown = ",".join(f"{price:f}" for price in prices)
+    if not low <= min(open_price, close) <= max(open_price, close) <= high:
+        raise ValueError(f"open and close are not between low and high: open, high, low, close are {shown}")
+    return shown
 
 
 def parse_row(time: str, price: str, unit: str | None = None, *, is_exact: bool = False, source: str | None = None) -> Row:
@@ -36,7 +49,7 @@ def parse_row(time: str, price: str, unit: str | None = None, *, is_exact: bool 
         if whole or decimals:
             rest = second % times.MINUTE
             value = f"{whole or 0}.{decimals}" if decimals else whole
-            return second - rest, value, second * 10**6 if rest else None, source
+            return second - rest, value, second * 10**6 if rest else None, source, None
     return _parse_with_model(time, price, unit, is_exact, source)
 
 
@@ -64,7 +77,7 @@ def _parse_with_model(time: str, price: str, unit: str | None, is_exact: bool, s
     except ValidationError as error:
         problem = error.errors()[0]
         raise ValueError(f"{problem['loc'][0]} {price[:40]!r}: {problem['msg'].removeprefix('Value error, ')}") from None
-    return row.ts, f"{row.price:f}", row.observed_at, source
+    return row.ts, f"{row.price:f}", row.observed_at, source, None
 
 
 def _number(text: str) -> Decimal:

@@ -11,13 +11,21 @@ from db.queries.bulk_import import Row
 CACHE_KIB: Final = 64 * 1024
 """Memory that SQLite uses before it writes to its temporary file: about two million minutes."""
 
-_TABLE: Final = "CREATE TABLE staged (ts INTEGER PRIMARY KEY, price TEXT, observed_at INTEGER, original_source TEXT)"
+_TABLE: Final = (
+    "CREATE TABLE staged (ts INTEGER PRIMARY KEY, price TEXT, observed_at INTEGER, original_source TEXT, candle TEXT)"
+)
 # A row without observed_at counts as observed at the start of its minute, so it wins over a row with observed_at.
 _ADD: Final = """
-INSERT INTO staged VALUES (?, ?, ?, ?)
+INSERT INTO staged VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (ts) DO UPDATE
-       SET price = excluded.price, observed_at = excluded.observed_at, original_source = excluded.original_source
+       SET price = excluded.price, observed_at = excluded.observed_at, original_source = excluded.original_source,
+           candle = excluded.candle
      WHERE ifnull(excluded.observed_at, 0) < ifnull(staged.observed_at, 0)
+"""
+
+_READ: Final = "SELECT ts, price, observed_at, original_source, candle FROM staged ORDER BY ts"
+_HAS_MINUTES: Final = """
+SELECT count(following.ts) * 2 >= count(*) FROM staged LEFT JOIN staged AS following ON following.ts = staged.ts + 60
 """
 
 
@@ -44,9 +52,14 @@ class StagedRows:
         (count,) = self._database.execute("SELECT count(*) FROM staged").fetchone()
         return int(count)
 
+    def has_one_row_a_minute(self) -> bool:
+        """Returns whether at least half of the rows are followed by one a minute later. Rows of a longer interval are not."""
+        (found,) = self._database.execute(_HAS_MINUTES).fetchone()
+        return bool(found)
+
     def batches(self, size: int) -> Iterator[Sequence[Row]]:
         """Yields the rows by ascending minute, in lists of at most `size`."""
-        with closing(self._database.execute("SELECT ts, price, observed_at, original_source FROM staged ORDER BY ts")) as rows:
+        with closing(self._database.execute(_READ)) as rows:
             while batch := rows.fetchmany(size):
                 yield batch
 

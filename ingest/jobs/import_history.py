@@ -8,7 +8,7 @@ from db.pool import Database
 from db.queries import bulk_import, tickers, write_lock
 from db.queries.bulk_import import Row
 from ingest.imports.file_reader import DamagedFileError, RawRow
-from ingest.imports.rules import parse_row
+from ingest.imports.rules import parse_candle, parse_row
 from ingest.imports.staging import StagedRows
 
 MAX_BATCH_ROWS = 10_000
@@ -28,6 +28,12 @@ class ImportResult:
     """Rows whose minute was already stored. It is not changed."""
     expired: int = 0
     """Rows whose minute is before the horizon, so older than the retention."""
+    ranges: int = 0
+    """Minutes whose open, high and low were stored."""
+    ranges_rejected: int = 0
+    """Valid rows whose open, high and low are invalid. Their price counts."""
+    ranges_ignored: bool = False
+    """Whether open, high and low were ignored, because the rows are not one minute apart."""
     low: int | None = None
     """The oldest minute of the valid rows."""
     high: int | None = None
@@ -72,8 +78,10 @@ async def import_prices(
         except DamagedFileError as error:
             damage = error
         result.duplicate = result.minute_count - staged.minute_count()
+        has_minutes = staged.has_one_row_a_minute()
         for rows in staged.batches(MAX_BATCH_ROWS):
-            await _store(rows, ticker, result, db, dry_run=dry_run)
+            result.ranges_ignored = result.ranges_ignored or (not has_minutes and any(row[4] for row in rows))
+            await _store(rows, ticker, result, db, dry_run=dry_run, with_ranges=has_minutes)
             progress(result)
     if damage is not None:
         raise damage
@@ -92,14 +100,24 @@ def _parse_rows(
             reason = str(error)
         else:
             if row[0] + times.MINUTE <= now:
-                yield row
+                yield row if raw.candle is None else _with_candle(row, raw.candle, result)
                 continue
             reason = f"{raw.time[:40]!r} lies in a minute that is not over yet"
         result.rejected += 1
         on_reject(raw, reason)
 
 
-async def _store(rows: Sequence[Row], ticker: str, result: ImportResult, db: Database, *, dry_run: bool) -> None:
+def _with_candle(row: Row, candle: tuple[str, str, str, str], result: ImportResult) -> Row:
+    try:
+        return (*row[:4], parse_candle(candle))
+    except ValueError:
+        result.ranges_rejected += 1
+        return row
+
+
+async def _store(
+    rows: Sequence[Row], ticker: str, result: ImportResult, db: Database, *, dry_run: bool, with_ranges: bool
+) -> None:
     """Stores rows of ascending minutes in one transaction."""
     result.low = rows[0][0] if result.low is None else result.low
     result.high = rows[-1][0]
@@ -109,6 +127,8 @@ async def _store(rows: Sequence[Row], ticker: str, result: ImportResult, db: Dat
         async with write_lock.write_transaction(db) as connection:
             await tickers.add(connection, [ticker])
             stored, expired = await bulk_import.merge(connection, ticker, rows)
+            if with_ranges:
+                result.ranges += await bulk_import.merge_ranges(connection, ticker, rows)
             await bulk_import.extend_period(connection, ticker, result.low, result.high + times.MINUTE)
     result.stored += stored
     result.expired += expired

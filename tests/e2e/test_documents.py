@@ -203,7 +203,7 @@ async def test_the_copy_of_the_guide_equals_the_export(new_installation: Api, db
 
 async def _import(db: Database, first: int, count: int) -> None:
     async with write_lock.write_transaction(db) as connection:
-        await bulk_import.merge(connection, "btc_usd", [(first + 60 * n, "1.5", None, None) for n in range(count)])
+        await bulk_import.merge(connection, "btc_usd", [(first + 60 * n, "1.5", None, None, None) for n in range(count)])
 
 
 @asynccontextmanager

@@ -145,7 +145,7 @@ async def test_an_export_can_be_imported(api: Api, history: list[dict[str, Any]]
         def read(path: Any = file) -> list[tuple[int, str, str | None]]:
             with file_reader.open_price_file(path, ticker="btc_usd") as price_file:
                 rows = [parse_row(raw.time, raw.price, is_exact=raw.is_exact) for raw in price_file.rows]
-            return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at, _ in rows]
+            return [(ts, price, None if at is None else times.iso_us(at)) for ts, price, at, *_ in rows]
 
         assert await asyncio.to_thread(read) == [(one["ts"], one["price"], one["observed_at"]) for one in history]
 

@@ -17,7 +17,7 @@ from graph.engine.plans import Planner
 from graph.schema.context import Context
 from graph.settings import Settings
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
+from tests.sample_data import START_TS, import_range, range_row, row, store, store_ranges, track
 
 PRICE_FIELDS = ["id", "ticker", "ts", "time", "price", "observedAt", "source", "estimatedDeliveryPrice", "__typename"]
 RANGE_FIELDS = [
@@ -155,7 +155,8 @@ async def uncached_api(dsn: str, db: Database) -> AsyncIterator[Api]:
     kinds = [("1", 1.0, Source.LIVE), ("0.000001", 59.999999, Source.BACKFILL), ("68241.5", None, Source.IMPORT)]
     rows = [row("btc_usd", START_TS + 60 * i, kinds[i % 3][0], at_s=kinds[i % 3][1], source=kinds[i % 3][2]) for i in range(8)]
     await store(db, [*rows, row("btc_usd", START_TS + 480, "99999999999999.123456789", at_s=0.000001)])
-    ranges = [(START_TS + 60, "0.0000005", 60), (START_TS + 120, "7", 31), (START_TS + 240, "1", None)]
+    await import_range(db, "btc_usd", START_TS + 240, "1", "70000.5")
+    ranges = [(START_TS + 60, "0.0000005", 60), (START_TS + 120, "7", 31)]
     await store_ranges(db, [range_row("btc_usd", ts, low, "70000.5", watched_s=s, twap="60000") for ts, low, s in ranges])
     await db.execute("INSERT INTO delivery_estimate VALUES ('btc_usd', $1, 68000.5)", START_TS + 120)
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0)) as running:

@@ -49,7 +49,7 @@ async def _make_changes(db: Database) -> None:
         await gaps.open_gaps(connection, {("btc_usd", START_TS): Reason.TIMEOUT, ("btc_usd", START_TS + 60): Reason.TIMEOUT})
     await store(db, [row("btc_usd", START_TS, "1", source=Source.BACKFILL), row("eth_usd", START_TS, "2")])
     async with write_lock.write_transaction(db) as connection:
-        await bulk_import.merge(connection, "btc_usd", [(START_TS + 60 * n, "3", None, None) for n in range(10, 1_011)])
+        await bulk_import.merge(connection, "btc_usd", [(START_TS + 60 * n, "3", None, None, None) for n in range(10, 1_011)])
     async with write_lock.write_transaction(db) as connection:
         await gaps.mark_unrecoverable(connection, "btc_usd", [START_TS + 60])
     async with write_lock.write_transaction(db) as connection:

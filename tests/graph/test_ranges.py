@@ -13,7 +13,7 @@ from db.rows import PriceRow, RangeRow
 from graph.schema.context import Context
 from tests.graph.conftest import Api
 from tests.graph.subscriptions import subscribe, subscribe_and_wait
-from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
+from tests.sample_data import START_TS, import_range, range_row, row, store, store_ranges, track
 
 RANGE = "open high low close twap ticks watchedS longestSilenceS source"
 LATER = START_TS + 20 * 86_400
@@ -28,11 +28,12 @@ def _now(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_a_price_has_the_range_of_its_minute(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", START_TS + 60 * n) for n in range(3)])
-    await store_ranges(db, [range_row("btc_usd", START_TS + 60 * n, twap="100", watched_s=s) for n, s in enumerate((60, None))])
+    await store_ranges(db, [range_row("btc_usd", START_TS, twap="100")])
+    await import_range(db, "btc_usd", START_TS + 60)
     found = await api.data(f'{{ range(ticker: "btc_usd", from: {START_TS}) {{ ts range {{ {RANGE} }} }} }}')
-    numbers = {"open": "90", "high": "110", "low": "90", "close": "110", "twap": "100"}
-    live = {"ticks": 60, "watchedS": 60, "longestSilenceS": 1.0, "source": "LIVE"}
-    imported = {"ticks": None, "watchedS": None, "longestSilenceS": None, "source": "IMPORT"}
+    numbers = {"open": "90", "high": "110", "low": "90", "close": "110"}
+    live = {"twap": "100", "ticks": 60, "watchedS": 60, "longestSilenceS": 1.0, "source": "LIVE"}
+    imported = {"twap": None, "ticks": None, "watchedS": None, "longestSilenceS": None, "source": "IMPORT"}
     assert [one["range"] for one in found["range"]] == [numbers | live, numbers | imported, None]
 
 

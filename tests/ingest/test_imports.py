@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from db import times
 from db.pool import Database
-from db.queries import gaps, prices, write_lock
+from db.queries import gaps, prices, ranges, write_lock
 from db.queries.bulk_import import Row
 from db.rows import PriceRow, Reason, Source
 from ingest.imports.file_reader import DamagedFileError, FileFormatError, RawRow, ReadOptions, open_price_file
@@ -173,7 +173,7 @@ def _parse_by_model(time: str, price: str) -> Row | None:
         )
     except (ValidationError, ValueError, ArithmeticError):
         return None
-    return price_row.ts, f"{price_row.price:f}", price_row.observed_at, None
+    return price_row.ts, f"{price_row.price:f}", price_row.observed_at, None, None
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def _parse_by_model(time: str, price: str) -> Row | None:
 def test_a_time_is_rounded_down_to_its_minute_and_its_instant_is_stored(
     time: str, minute: int, observed_at: int | None
 ) -> None:
-    assert parse_row(time, "1") == (minute, "1", observed_at, None)
+    assert parse_row(time, "1") == (minute, "1", observed_at, None, None)
 
 
 @pytest.mark.parametrize(
@@ -506,13 +506,13 @@ def test_the_instant_of_an_export_of_tickgraph_is_imported(tmp_path: Path) -> No
         f"btc_usd,{FIRST_TS},1,2025-01-15T10:00:01.250000Z,LIVE\nbtc_usd,{FIRST_TS + 60},2,,BACKFILL\n"
     )
     found = [parse_row(raw.time, raw.price, source=raw.source) for raw in _rows(file)[1]]
-    assert found == [(FIRST_TS, "1", FIRST_TS * 10**6 + 1_250_000, "LIVE"), (FIRST_TS + 60, "2", None, "BACKFILL")]
+    assert found == [(FIRST_TS, "1", FIRST_TS * 10**6 + 1_250_000, "LIVE", None), (FIRST_TS + 60, "2", None, "BACKFILL", None)]
 
 
 @given(st.permutations([*range(12), 0, 5]), st.integers(1, 14))
 def test_one_row_per_minute_is_staged_in_any_order_of_rows(ticks: list[int], size: int) -> None:
     rows: list[Row] = [
-        (FIRST_TS + 60 * (tick // 4), str(number), (FIRST_TS + 15 * tick) * 10**6 if tick % 4 else None, None)
+        (FIRST_TS + 60 * (tick // 4), str(number), (FIRST_TS + 15 * tick) * 10**6 if tick % 4 else None, None, None)
         for number, tick in enumerate(ticks)
     ]
     with StagedRows() as staged:
@@ -540,10 +540,53 @@ def test_an_instant_of_another_minute_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(f"ts,price,observed_at\n{FIRST_TS},1,{FIRST_TS + 61}\n{FIRST_TS + 60},2,{FIRST_TS + 61}\n")
     found = [parse_row(raw.time, raw.price) for raw in _rows(file)[1]]
-    assert found == [(FIRST_TS, "1", None, None), (FIRST_TS + 60, "2", (FIRST_TS + 61) * 10**6, None)]
+    assert found == [(FIRST_TS, "1", None, None, None), (FIRST_TS + 60, "2", (FIRST_TS + 61) * 10**6, None, None)]
 
 
 def test_a_named_column_takes_precedence_over_a_known_archive_format(tmp_path: Path) -> None:
     file = tmp_path / "history.csv"
     file.write_text(_klines(1_000))
     assert [raw.time for raw in _rows(file, time="7")[1]] == [f"{FIRST_TS + 59}999", f"{FIRST_TS + 119}999"]
+
+
+async def test_candles_of_a_minute_become_ranges_and_those_of_an_hour_do_not(db: Database) -> None:
+    rows = [
+        RawRow(1, str(FIRST_TS), "105", candle=("100", "110.50", "90", "105")),
+        RawRow(2, str(FIRST_TS + 60), "105", candle=("100", "104", "90", "105")),  # close above high
+        RawRow(3, str(FIRST_TS + 120), "106"),
+        RawRow(4, str(FIRST_TS + 180), "107", candle=("107", "107", "107", "107")),
+    ]
+    result = await _import_raw(db, rows, "btc_usd")
+    assert (result.stored, result.ranges, result.ranges_rejected, result.ranges_ignored) == (4, 2, 1, False)
+    found = (await ranges.ranges_of(db, [("btc_usd", FIRST_TS)]))["btc_usd", FIRST_TS]
+    numbers = [str(found[name]) for name in ("open", "high", "low", "close")]
+    assert numbers == ["100", "110.5", "90", "105"]
+    assert (found["source"], found["watched_s"], found["twap"]) == ("IMPORT", None, None)
+    assert (await _import_raw(db, rows, "btc_usd")).ranges == 0
+    hours = [RawRow(n, str(FIRST_TS + 3_600 * n), "5", candle=("5", "9", "1", "5")) for n in range(4)]
+    result = await _import_raw(db, hours, "eth_usd")
+    assert (result.stored, result.ranges, result.ranges_ignored) == (4, 0, True)
+
+
+async def _import_raw(db: Database, rows: Sequence[RawRow], ticker: str) -> ImportResult:
+    async def batches() -> AsyncIterator[Sequence[RawRow]]:
+        yield rows
+
+    return await import_prices(batches(), ticker, db, now=FIRST_TS + 10**6, on_reject=lambda *_: None, progress=lambda _: None)
+
+
+@pytest.mark.parametrize(
+    ("text", "candle"),
+    [
+        ("ts,open,high,low,close\n{ts},1,3,0.5,2\n", ("1", "3", "0.5", "2")),
+        ("ts,price,open,high,low\n{ts},2,1,3,0.5\n", ("1", "3", "0.5", "2")),
+        ("ts,price,open,high,low,close\n{ts},2,1,3,0.5,2.5\n", ("1", "3", "0.5", "2.5")),
+        ("ts,price,open,high\n{ts},2,1,3\n", None),
+        ("ts,price,open,high,low\n{ts},2,1,,0.5\n", None),
+        ("{ts},1,3,0.5,2,99\n", ("1", "3", "0.5", "2")),
+    ],
+)
+def test_open_high_and_low_are_read_where_they_are(tmp_path: Path, text: str, candle: tuple[str, ...] | None) -> None:
+    file = tmp_path / "history.csv"
+    file.write_text(text.format(ts=FIRST_TS))
+    assert [row.candle for row in _rows(file)[1]] == [candle]

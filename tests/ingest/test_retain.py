@@ -61,7 +61,7 @@ async def test_no_row_from_before_the_horizon_is_imported(db: Database) -> None:
     await _store_history(db)
     await retain(NOW, 8, db)
     async with write_lock.write_transaction(db) as connection:
-        rows = [(HORIZON - 60, "1", None, None), (HORIZON + 60, "1", None, None)]
+        rows = [(HORIZON - 60, "1", None, None, None), (HORIZON + 60, "1", None, None, None)]
         assert await bulk_import.merge(connection, "btc_usd", rows) == (1, 1)
     assert min(await minutes(db, "btc_usd")) == HORIZON
 
