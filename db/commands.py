@@ -20,9 +20,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
-from db.errors import CommandLineError, DatabaseUnavailableError
+from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
 from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
-from db.queries.history_export import ExportFormat
+from db.queries.history_export import ExportShape
 from db.runtime import backup, embedded, embedded_lookup, log, processes
 from db.settings import Settings
 
@@ -185,6 +185,10 @@ async def _views(dsn: str, *, drop: bool) -> int:
 async def _export(dsn: str, options: argparse.Namespace) -> int:
     target = options.output
     try:
+        shape = ExportShape.parse(options.format, options.columns)
+    except ValueError as error:
+        raise UsageError(f"--columns: {error}") from None
+    try:
         async with pool.open_database(dsn, application_name="tickgraph export") as db:
             await _require_known_tickers(db, [options.ticker])
             low, high = await history_export.extent(db, options.ticker, options.start, options.end) or (
@@ -201,7 +205,7 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
             )
             with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, progress:
                 task = progress.add_task(options.ticker, total=high - low)
-                slices = history_export.slices(db, ExportFormat(options.format), options.ticker, options.start, options.end)
+                slices = history_export.slices(db, shape, options.ticker, options.start, options.end)
                 async with contextlib.aclosing(slices):
                     async for done, written in slices:
                         out.write(written)

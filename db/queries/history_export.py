@@ -5,8 +5,10 @@ for a slow client.
 import asyncio
 import itertools
 from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, NamedTuple
+from functools import cached_property
+from typing import Final, NamedTuple, Self
 
 from db import times
 from db.pool import Executor
@@ -14,44 +16,60 @@ from db.queries.prices import JSON_COLUMNS, observed_sql
 
 SLICE_S: Final = 14 * times.DAY
 
-COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source", "original_source")
+DEFAULT_COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source", "original_source")
+RANGE_COLUMNS: Final = ("open", "high", "low", "close", "twap", "ticks", "watched_s", "longest_silence_s")
+"""Columns of the range of the minute; empty if it has none."""
+COLUMNS: Final = (*DEFAULT_COLUMNS, *RANGE_COLUMNS)
 
 EXTENT: Final = """
 SELECT min(ts) AS low, max(ts) + 60 AS high FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
 """
 
 # The statement returns all lines as one text. COPY cannot be cancelled without closing its connection. The CHECKs of the
-# table guarantee that no name or price needs quoting.
+# tables guarantee that no name or price needs quoting.
 _LINES: Final = """
 SELECT coalesce(string_agg({line}, E'\\n') || E'\\n', '')
-  FROM (SELECT * FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3 ORDER BY ts) AS price
+  FROM (SELECT {columns} FROM price {ranges} WHERE price.ticker = $1 AND price.ts >= $2 AND price.ts < $3 ORDER BY price.ts)
+       AS price
 """
 
 _SIZES: Final = """
 SELECT greatest(ts / $4 * $4, $2) AS low, least(ts / $4 * $4 + $4, $3) AS high, sum(octet_length({line}) + 1) AS size
-  FROM price
- WHERE ticker = $1 AND ts >= $2 AND ts < $3
+  FROM (SELECT {columns} FROM price {ranges} WHERE price.ticker = $1 AND price.ts >= $2 AND price.ts < $3) AS price
  GROUP BY ts / $4
  ORDER BY low
 """
 
-_CSV_LINE: Final = (
-    f"ticker || ',' || ts || ',' || price || ',' || coalesce({observed_sql}, '') || ',' || source || ',' || "
-    "coalesce(original_source::text, '')"
-)
+# The bounds on the ranges let the planner merge two scans of primary keys.
+_RANGES: Final = """LEFT JOIN minute_range AS r ON r.ticker = price.ticker AND r.ts = price.ts
+                                AND r.ticker = $1 AND r.ts >= $2 AND r.ts < $3"""
 
-_JSON_LINE: Final = (
-    """'{"ticker":"' || ticker || '","ts":' || ts || ',"price":"' || price || '","observed_at":' || """
-    + JSON_COLUMNS["observed_us"].sql
-    + """ || ',"source":"' || source || '","original_source":' || """
-    + JSON_COLUMNS["original_source"].sql
-    + " || '}'"
-)
+_CSV_SQL: Final = {
+    "ticker": "ticker",
+    "ts": "ts",
+    "price": "price",
+    "observed_at": f"coalesce({observed_sql}, '')",
+    "source": "source",
+    "original_source": "coalesce(original_source::text, '')",
+    **{name: f"coalesce({name}::text, '')" for name in RANGE_COLUMNS},
+}
+"""SQL expressions of the values in CSV."""
 
-CSV: Final = _LINES.format(line=_CSV_LINE)
-JSONL: Final = _LINES.format(line=_JSON_LINE)
-CSV_SIZES: Final = _SIZES.format(line=_CSV_LINE)
-JSONL_SIZES: Final = _SIZES.format(line=_JSON_LINE)
+_JSON_SQL: Final = {
+    "ticker": """'"' || ticker || '"'""",
+    "ts": "ts",
+    "price": """'"' || price || '"'""",
+    "observed_at": JSON_COLUMNS["observed_us"].sql,
+    "source": """'"' || source || '"'""",
+    "original_source": JSON_COLUMNS["original_source"].sql,
+    **{name: f"""coalesce('"' || {name} || '"', 'null')""" for name in ("open", "high", "low", "close", "twap")},
+    **{name: f"coalesce({name}::text, 'null')" for name in ("ticks", "watched_s", "longest_silence_s")},
+}
+"""SQL expressions of the values in JSON."""
+
+_RANGE_SQL: Final = {name: f"r.{name}" for name in RANGE_COLUMNS} | {
+    "longest_silence_s": "trim_scale(r.longest_silence_ms / 1000.0)"
+}
 
 
 class ExportFormat(StrEnum):
@@ -61,18 +79,60 @@ class ExportFormat(StrEnum):
     JSONL = "jsonl"
 
 
+@dataclass(frozen=True)
+class ExportShape:
+    """The format and the columns of an export."""
+
+    format: ExportFormat
+    columns: tuple[str, ...] = DEFAULT_COLUMNS
+
+    @classmethod
+    def parse(cls, export_format: str, columns: str | None) -> Self:
+        """Returns the shape of a format and a list of columns, separated by commas. Raises ValueError if one is invalid."""
+        names = DEFAULT_COLUMNS if columns is None else tuple(name.strip() for name in columns.split(","))
+        unknown = [name for name in names if name not in COLUMNS]
+        if unknown or len(set(names)) < len(names):
+            problem = f"{unknown[0][:40]!r} is not a column" if unknown else "a column is repeated"
+            raise ValueError(f"{problem}; use some of {', '.join(COLUMNS)}")
+        return cls(ExportFormat(export_format), names)
+
+    @property
+    def header(self) -> bytes:
+        """The first line; empty if the format has none."""
+        return (",".join(self.columns) + "\n").encode() if self.format is ExportFormat.CSV else b""
+
+    @cached_property
+    def lines_sql(self) -> str:
+        """The statement that returns the lines of a window. Parameters: ticker, first minute, end."""
+        return self._format(_LINES)
+
+    @cached_property
+    def sizes_sql(self) -> str:
+        """The statement that returns the sizes of slices of a window. Parameters: those of `lines_sql`, seconds of a slice."""
+        return self._format(_SIZES)
+
+    def _format(self, template: str) -> str:
+        if self.format is ExportFormat.CSV:
+            line = " || ',' || ".join(_CSV_SQL[name] for name in self.columns)
+        else:
+            begins = "{", *itertools.repeat(",", len(self.columns) - 1)
+            members = [f"""'{begin}"{name}":' || {_JSON_SQL[name]}""" for begin, name in zip(begins, self.columns, strict=True)]
+            line = " || ".join([*members, "'}'"])
+        selected = [name for name in self.columns if name in RANGE_COLUMNS]
+        columns = ", ".join(["price.*", *(f"{_RANGE_SQL[name]} AS {name}" for name in selected)])
+        return template.format(line=line, columns=columns, ranges=_RANGES if selected else "")
+
+
 async def extent(db: Executor, ticker: str, low: int, high: int) -> tuple[int, int] | None:
     """Returns the first stored minute in [low, high) and the end of the last one, or None if none is stored."""
     row = await db.fetchrow(EXTENT, ticker, low, high)
     return None if row is None or row["low"] is None else (row["low"], row["high"])
 
 
-async def slices(
-    db: Executor, export_format: ExportFormat, ticker: str, low: int, high: int
-) -> AsyncGenerator[tuple[int, bytes], None]:
+async def slices(db: Executor, shape: ExportShape, ticker: str, low: int, high: int) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yields slices of the lines of [low, high), oldest first, each with the end of its range. Raises DatabaseError."""
-    if header := _header(export_format):
-        yield low, header
+    if shape.header:
+        yield low, shape.header
     start, end = await extent(db, ticker, low, high) or (high, high)
     borders = [start, *range((start // SLICE_S + 1) * SLICE_S, end, SLICE_S), end]
     current: asyncio.Task[str] | None = None
@@ -81,7 +141,7 @@ async def slices(
         # PostgreSQL formats the next slice while the client reads the current one. Each step starts one slice and yields the
         # previous one, which ends at `begin`. The pair (end, end) starts none and yields the last one.
         for begin, until in itertools.pairwise([*borders, end]):
-            upcoming = asyncio.create_task(_slice(db, export_format, ticker, begin, until)) if begin < until else None
+            upcoming = asyncio.create_task(_slice(db, shape, ticker, begin, until)) if begin < until else None
             if current is not None:
                 yield begin, (await current).encode()
             current = upcoming
@@ -101,31 +161,30 @@ class Slice(NamedTuple):
     """Length in bytes."""
 
 
-async def slice_sizes(db: Executor, export_format: ExportFormat, ticker: str, low: int, high: int) -> list[Slice]:
+async def slice_sizes(db: Executor, shape: ExportShape, ticker: str, low: int, high: int) -> list[Slice]:
     """Returns the slices of the export of [low, high), oldest first, without the header."""
-    statement = CSV_SIZES if export_format is ExportFormat.CSV else JSONL_SIZES
-    return [Slice(**row) for row in await db.fetch(statement, ticker, low, high, SLICE_S)]
+    return [Slice(**row) for row in await db.fetch(shape.sizes_sql, ticker, low, high, SLICE_S)]
 
 
-def total_size(export_format: ExportFormat, slices: Sequence[Slice]) -> int:
+def total_size(shape: ExportShape, slices: Sequence[Slice]) -> int:
     """Returns the length of the export with these slices in bytes, with the header."""
-    return len(_header(export_format)) + sum(part.size for part in slices)
+    return len(shape.header) + sum(part.size for part in slices)
 
 
 async def byte_range(
-    db: Executor, export_format: ExportFormat, ticker: str, slices: Sequence[Slice], first: int, last: int
+    db: Executor, shape: ExportShape, ticker: str, slices: Sequence[Slice], first: int, last: int
 ) -> AsyncGenerator[bytes, None]:
     """Yields the bytes of an export from `first` to `last`, inclusive. Reads only the slices that contain them.
 
     Raises DatabaseError, and ChangedExportError if the history has changed since its `slice_sizes`.
     """
-    position = len(_header(export_format))
+    position = len(shape.header)
     if first < position:
-        yield _header(export_format)[first : last + 1]
+        yield shape.header[first : last + 1]
     for part in slices:
         begin, position = position, position + part.size
         if first < position and begin <= last:
-            lines = (await _slice(db, export_format, ticker, part.low, part.high)).encode()
+            lines = (await _slice(db, shape, ticker, part.low, part.high)).encode()
             if len(lines) != part.size:
                 raise ChangedExportError(f"the history of {ticker} has changed during the download")
             yield lines[max(0, first - begin) : last + 1 - begin]
@@ -135,12 +194,8 @@ class ChangedExportError(Exception):
     """Raised if prices were stored in a part of an export whose size was already sent."""
 
 
-def _header(export_format: ExportFormat) -> bytes:
-    return (",".join(COLUMNS) + "\n").encode() if export_format is ExportFormat.CSV else b""
-
-
-async def _slice(db: Executor, export_format: ExportFormat, ticker: str, low: int, high: int) -> str:
-    lines: str = await db.fetchval(CSV if export_format is ExportFormat.CSV else JSONL, ticker, low, high)
+async def _slice(db: Executor, shape: ExportShape, ticker: str, low: int, high: int) -> str:
+    lines: str = await db.fetchval(shape.lines_sql, ticker, low, high)
     return lines
 
 

@@ -86,7 +86,7 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "summary", summaries.SUMMARY, window, 0
     yield "series", summaries.SERIES, window, WINDOW_MINUTES
     yield "ranges", ranges.RANGES_OF, [["btc_usd"] * 3, [LOW, LOW + 60, HIGH]], 3
-    yield "csv", history_export.CSV, window, WINDOW_MINUTES
+    yield "csv", history_export.ExportShape.parse("csv", ",".join(history_export.COLUMNS)).lines_sql, window, WINDOW_MINUTES
     yield "extent", history_export.EXTENT, window, 0
     for interval, basis in itertools.product(Interval, Basis):
         for empty in (False, True):

@@ -1,4 +1,4 @@
-"""Hooks of schemathesis: values of the scalar UnixTime, and a check for internal errors.
+"""Hooks of schemathesis: values of the scalars UnixTime and Decimal, and a check for internal errors.
 
 The times are recent, so that a range up to now is not rejected as too long.
 """
@@ -16,6 +16,11 @@ SECONDS = st.integers(NOW - 1_000_000, NOW)
 schemathesis.graphql.scalar(
     "UnixTime",
     SECONDS.map(nodes.Int) | SECONDS.map(lambda second: nodes.String(time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second)))),
+)
+
+
+schemathesis.graphql.scalar(
+    "Decimal", st.decimals("0.000001", 10**9, places=6).map(lambda number: nodes.String(f"{number:f}")) | SECONDS.map(nodes.Int)
 )
 
 

@@ -16,7 +16,7 @@ from graph.settings import Settings
 from ingest.imports import file_reader
 from ingest.imports.rules import parse_row
 from tests.graph.conftest import Api, run_api
-from tests.sample_data import START_TS, row, store, track
+from tests.sample_data import START_TS, import_range, range_row, row, store, store_ranges, track
 from tests.wait import wait_until
 
 ACTIVE_EXPORT_STATEMENTS = """
@@ -89,6 +89,8 @@ async def test_an_empty_window_is_an_empty_file(api: Api, history: list[dict[str
         ("?ticker=unknown_usd", 404, "Unknown ticker"),
         ("?ticker=btc_usd&from=60&to=60", 422, "must be before"),
         ("?ticker=btc_usd&format=parquet", 422, "format: 'parquet' should be 'csv' or 'jsonl'"),
+        ("?ticker=btc_usd&columns=ts,prize", 422, "columns: 'prize' is not a column; use some of ticker, ts, price"),
+        ("?ticker=btc_usd&columns=ts,ts", 422, "columns: a column is repeated"),
         ("", 422, "ticker: is required"),
     ],
 )
@@ -126,7 +128,8 @@ async def test_closing_an_export_cancels_its_prefetched_slice(db: Database) -> N
                     raise
             return "x"
 
-    slices = history_export.slices(SlowDatabase(), history_export.ExportFormat.JSONL, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # the export calls nothing else
+    shape = history_export.ExportShape(history_export.ExportFormat.JSONL)
+    slices = history_export.slices(SlowDatabase(), shape, "btc_usd", 0, 2**40)  # type: ignore[arg-type]  # the export calls nothing else
     async for _ in slices:
         break
     await slices.aclose()
@@ -212,3 +215,35 @@ async def test_a_range_of_a_changed_history_is_rejected_or_replaced_by_the_whole
     async with api.session.get(url, headers={"Range": "bytes=99999999-"}) as response:
         assert response.status == 416
         assert response.headers["Content-Range"].startswith("bytes */")
+
+
+async def test_columns_include_the_range_of_each_minute(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", START_TS + 60 * number) for number in range(3)])
+    await store_ranges(db, [range_row("btc_usd", START_TS)])
+    await import_range(db, "btc_usd", START_TS + 60)
+    columns = "ts,price,open,high,low,close,twap,ticks,watched_s,longest_silence_s"
+    text = (await _export(api, f"&columns={columns}"))[1]
+    assert text.splitlines() == [
+        columns,
+        f"{START_TS},100,90,110,90,110,90,60,60,1",
+        f"{START_TS + 60},100,90,110,90,110,,,,",
+        f"{START_TS + 120},100,,,,,,,,",
+    ]
+    lines = (await _export(api, f"&format=jsonl&columns={columns}"))[1].splitlines()
+    assert json.loads(lines[0]) == {
+        "ts": START_TS,
+        "price": "100",
+        "open": "90",
+        "high": "110",
+        "low": "90",
+        "close": "110",
+        "twap": "90",
+        "ticks": 60,
+        "watched_s": 60,
+        "longest_silence_s": 1,
+    }
+    assert [json.loads(line)["ticks"] for line in lines] == [60, None, None]
+    url = f"{api.url}/export?ticker=btc_usd&columns={columns}"
+    async with api.session.get(url, headers={"Range": "bytes=-10"}) as response:
+        assert await response.text() == text[-10:]

@@ -161,7 +161,12 @@ async def test_an_export_can_be_imported_elsewhere_without_loss(
 
 async def _copy(source: Database, target: Database, export_format: ExportFormat, file: Path) -> bytes:
     """Exports the history to the file, imports it into the other database, and returns the content of the file."""
-    written = b"".join([lines async for _, lines in history_export.slices(source, export_format, "btc_usd", 0, NOW)])
+    written = b"".join(
+        [
+            lines
+            async for _, lines in history_export.slices(source, history_export.ExportShape(export_format), "btc_usd", 0, NOW)
+        ]
+    )
     rows = await asyncio.to_thread(_read, file, written)
 
     async def batches() -> AsyncIterator[list[RawRow]]:

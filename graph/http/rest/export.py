@@ -12,10 +12,11 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from db.queries import history_export, version
-from db.queries.history_export import ExportFormat, Slice
+from db.queries.history_export import COLUMNS, DEFAULT_COLUMNS, ExportFormat, ExportShape, Slice
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
+from graph.errors import BadInputError
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.caller import caching_headers, context_of
 from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, TickerQuery, parse_query
@@ -41,34 +42,47 @@ class ExportQuery(TickerQuery):
     format: Literal["csv", "jsonl"] = Field(
         "csv", description="`csv` with a header, or `jsonl` with one object per line", examples=["csv"]
     )
+    columns: str | None = Field(
+        None,
+        description=f"columns, separated by commas: {', '.join(COLUMNS)}; default: {', '.join(DEFAULT_COLUMNS)}",
+        examples=[",".join(DEFAULT_COLUMNS)],
+    )
+
+    @property
+    def shape(self) -> ExportShape:
+        """The format and the columns. Raises BadInputError for an unknown or repeated column."""
+        try:
+            return ExportShape.parse(self.format, self.columns)
+        except ValueError as error:
+            raise BadInputError(f"columns: {error}") from None
 
 
 async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
-    """Streams the history, oldest first. Columns: see `history_export.COLUMNS`. Every CSV file has a header."""
+    """Streams the history, oldest first. Every CSV file has a header."""
     query = parse_query(ExportQuery, request.query_params)
     window = Window.parse(query.start, query.end)
     low, high = window.low, window.high
-    export_format = ExportFormat(query.format)
+    shape = query.shape
     context = context_of(request)
     needs_length = request.method == "HEAD" or "range" in request.headers
     context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
     await require_known_tickers(context.db, [query.ticker])
     headers = {
         "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{history_export.file_name(query.ticker, export_format, low, high)}"',
+        "Content-Disposition": f'attachment; filename="{history_export.file_name(query.ticker, shape.format, low, high)}"',
         **caching_headers(request),
         "Cache-Control": "no-store",
     }
     if needs_length:
-        return await _respond_with_length(request, context, export_format, query.ticker, low, high, headers, connections)
-    lines = _stream_slices(context, export_format, query.ticker, low, high)
-    return DownloadResponse(lines, connections, media_type=MEDIA_TYPES[export_format], headers=headers)
+        return await _respond_with_length(request, context, shape, query.ticker, low, high, headers, connections)
+    lines = _stream_slices(context, shape, query.ticker, low, high)
+    return DownloadResponse(lines, connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
 
 
 async def _respond_with_length(
     request: Request,
     context: Context,
-    export_format: ExportFormat,
+    shape: ExportShape,
     ticker: str,
     low: int,
     high: int,
@@ -77,10 +91,10 @@ async def _respond_with_length(
 ) -> Response:
     """Responds to HEAD with the length, and to a range request (RFC 9110, section 14) with that part."""
     etag = f'"{await version.current(context.db)}"'
-    slices = await history_export.slice_sizes(context.db, export_format, ticker, low, high)
-    size = history_export.total_size(export_format, slices)
+    slices = await history_export.slice_sizes(context.db, shape, ticker, low, high)
+    size = history_export.total_size(shape, slices)
     headers = {**headers, "ETag": etag}
-    media_type = MEDIA_TYPES[export_format]
+    media_type = MEDIA_TYPES[shape.format]
     if request.method == "HEAD":
         return Response(media_type=media_type, headers={**headers, "Content-Length": str(size)})
     if request.headers.get("If-Match", etag) not in (etag, "*"):
@@ -95,7 +109,7 @@ async def _respond_with_length(
         status = HTTPStatus.PARTIAL_CONTENT
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     headers["Content-Length"] = str(last - first + 1)
-    lines = _stream_bytes(context, export_format, ticker, slices, first, last)
+    lines = _stream_bytes(context, shape, ticker, slices, first, last)
     return DownloadResponse(lines, connections, status_code=status, media_type=media_type, headers=headers)
 
 
@@ -112,9 +126,9 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
 
 
 async def _stream_bytes(
-    context: Context, export_format: ExportFormat, ticker: str, slices: Sequence[Slice], first: int, last: int
+    context: Context, shape: ExportShape, ticker: str, slices: Sequence[Slice], first: int, last: int
 ) -> AsyncGenerator[bytes, None]:
-    async with aclosing(history_export.byte_range(context.db, export_format, ticker, slices, first, last)) as parts:
+    async with aclosing(history_export.byte_range(context.db, shape, ticker, slices, first, last)) as parts:
         async for part in parts:
             await context.charge_gradually(part.count(b"\n"))
             yield part
@@ -135,10 +149,8 @@ class DownloadResponse(StreamingResponse):
                 await super().__call__(scope, receive, send)
 
 
-async def _stream_slices(
-    context: Context, export_format: ExportFormat, ticker: str, low: int, high: int
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(history_export.slices(context.db, export_format, ticker, low, high)) as slices:
+async def _stream_slices(context: Context, shape: ExportShape, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
+    async with aclosing(history_export.slices(context.db, shape, ticker, low, high)) as slices:
         prepaid_rows = MAX_RANGE_MINUTES
         async for _, written in slices:
             rows = written.count(b"\n")
