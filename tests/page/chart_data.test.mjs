@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bands, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
+import { bands, isSampled, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
 
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
@@ -9,6 +9,19 @@ const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
 test("a missing candle is an empty slot, not zero", () => {
   assert.deepEqual(three.map(toChartCandle)[1], { time: 60 });
   assert.deepEqual(three.map(toChartCandle)[0], { time: 0, open: 1, high: 1, low: 1, close: 1 });
+});
+
+test("a candle of samples alone is paler than one with ticks", () => {
+  const colors = { up: "#0f06", down: "#f006" };
+  const [ticks, samples, fall] = [
+    candle(0, "1", { count: 2, sampled: 1 }),
+    candle(60, "1", { count: 2, sampled: 2 }),
+    candle(120, "1", { count: 1, sampled: 1, open: "2", high: "2" }),
+  ];
+  assert.deepEqual([ticks, samples, fall].map(isSampled), [false, true, true]);
+  assert.deepEqual([ticks, samples, fall].map((one) => toChartCandle(one, colors).color), [undefined, "#0f06", "#f006"]);
+  assert.equal(toChartCandle(samples).color, undefined);
+  assert.equal(isSampled(candle(0, null, { count: 0, sampled: 0 })), false);
 });
 
 test("a line does not bridge a gap", () => {

@@ -1,7 +1,7 @@
 // The candle chart. It draws candles and periods and does not call the API.
 
 import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
-import { bands, toChartCandle, toChartLine } from "./chart_data.mjs";
+import { bands, isSampled, toChartCandle, toChartLine } from "./chart_data.mjs";
 import { price } from "./format.mjs";
 
 const COLORS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
@@ -22,6 +22,7 @@ export class Chart {
   #events;
   #isSettled = false;
   #asLine = false;
+  #hasRanges = false;
   #decimals = 2;
   #requestedRange = null;
   #selectedIndex = null;
@@ -58,7 +59,7 @@ export class Chart {
     this.#chart.remove();
   }
 
-  /** Replaces the candles and the visible range: a window, or the newest candles. `asLine` draws one-minute candles as a line. */
+  /** Replaces the candles and the visible range: a window, or the newest candles. `asLine` draws the closes as a line. */
   show(candles, { from, to }, { asLine }) {
     this.#isSettled = false;
     this.#selectedIndex = null;
@@ -90,7 +91,8 @@ export class Chart {
     for (const series of [this.#candles, this.#line]) {
       series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
     }
-    this.#candles.setData(this.#asLine ? [] : candles.map(toChartCandle));
+    this.#hasRanges = candles.some((candle) => candle.count > 0 && !isSampled(candle));
+    this.#candles.setData(this.#asLine ? [] : candles.map((candle) => toChartCandle(candle, this.#sampledColors())));
     this.#line.setData(this.#asLine ? toChartLine(candles) : []);
     this.#element.dataset.candles = String(candles.length);
     if (range && previousTimes.length) {
@@ -110,7 +112,7 @@ export class Chart {
       this.#candleData = [...this.#candleData, candle];
     }
     if (this.#asLine) this.#line.update({ time: candle.ts, value: Number(candle.close) });
-    else this.#candles.update(toChartCandle(candle));
+    else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
     this.#element.dataset.last = candle.close ?? "";
     this.#events.onHover(null);
   }
@@ -138,6 +140,11 @@ export class Chart {
     this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
     this.mark(...this.#periods);
   };
+
+  /** Returns the paler colors of candles that are only sampled; null if all shown candles are, so that none stands out. */
+  #sampledColors() {
+    return this.#hasRanges ? { up: `${this.#colors.up}66`, down: `${this.#colors.down}66` } : null;
+  }
 
   #onRangeChange(range) {
     if (!range || !this.#isSettled) return;

@@ -1,10 +1,18 @@
 // Converts candles and periods (gaps, backfills, imports) to the data of the chart.
 
-/** Returns the chart data of a candle; only its time if the candle has no prices. */
-export function toChartCandle(candle) {
+/** Returns whether a candle is known by its minute prices alone: what happened in between is not known. */
+export function isSampled(candle) {
+  return candle.count > 0 && candle.sampled === candle.count;
+}
+
+/** Returns the chart data of a candle; only its time if the candle has no prices. `colors` are those of sampled candles, if any. */
+export function toChartCandle(candle, colors = null) {
   const time = candle.ts;
   if (candle.open === null) return { time };
-  return { time, open: Number(candle.open), high: Number(candle.high), low: Number(candle.low), close: Number(candle.close) };
+  const prices = { open: Number(candle.open), high: Number(candle.high), low: Number(candle.low), close: Number(candle.close) };
+  if (!colors || !isSampled(candle)) return { time, ...prices };
+  const color = prices.close >= prices.open ? colors.up : colors.down;
+  return { time, ...prices, color, wickColor: color };
 }
 
 /** Returns the points of a line with breaks at candles without prices. A point's color applies to the segment after it. */

@@ -1,7 +1,7 @@
 // The view of one ticker: price, candle chart with gaps, coverage.
 
 import { execute, hasKey, headers } from "./api.mjs";
-import { mergeCandles, overlapping } from "./chart_data.mjs";
+import { isSampled, mergeCandles, overlapping } from "./chart_data.mjs";
 import { Chart } from "./chart.mjs";
 import { make, setText } from "./dom.mjs";
 import { change, coverage, direction, duration, gap, instant, minutes, price } from "./format.mjs";
@@ -16,7 +16,7 @@ const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
   summary(ticker: $ticker, from: $day) { first { price } high { price } low { price } }
 }`;
-const CANDLE = "ts end open high low close count expected closed complete";
+const CANDLE = "ts end open high low close count expected closed complete watched sampled";
 const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!, $to: UnixTime) {
   candles(ticker: $ticker, interval: $interval, from: $from, to: $to, includeOpen: true, includeEmpty: true) { ${CANDLE} }
 }`;
@@ -118,7 +118,7 @@ class TickerView {
         elements.chart,
         make("p", { class: "keys", id: "keys", text: "Arrow keys scroll, + and − zoom, End shows the newest candle. Shift and an arrow key select a candle." }),
         make("ul", { class: "key" },
-          make("li", { class: "missing", text: "missing" }), make("li", { class: "backfilled", text: "backfilled" }), make("li", { class: "imported", text: "imported" }))),
+          make("li", { class: "missing", text: "missing" }), make("li", { class: "backfilled", text: "backfilled" }), make("li", { class: "imported", text: "imported" }), make("li", { class: "sampled", text: "one sample a minute" }))),
       make("section", { class: "panel coverage", "aria-labelledby": "coverage" },
         make("h2", { id: "coverage", text: "Data completeness" }), elements.words, elements.list),
       make("section", { class: "panel same", "aria-labelledby": "same" },
@@ -173,6 +173,8 @@ class TickerView {
             // candleUpdated delivers the last candle; an older price changes another candle.
             if (event.ts < (this.#candles.at(-1)?.ts ?? 0)) this.#refresh();
             break;
+          case "MinuteRange":
+            break; // candleUpdated delivers the candle with the range
           case "HistoryChanged":
           case "TickerChanged":
             this.#reload();
@@ -237,7 +239,7 @@ class TickerView {
     if (generation !== this.#generation) return;
     this.#candles = candles;
     this.#end = end;
-    this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" });
+    this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" && candles.every((one) => one.count === 0 || isSampled(one)) });
     this.#follow();
     await this.#readCoverage();
   }
@@ -344,6 +346,7 @@ class TickerView {
       texts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
       if (!candle.closed) texts.push("in progress");
       else if (!candle.complete) texts.push(`${candle.count} of ${minutes(candle.expected)}`);
+      if (isSampled(candle)) texts.push("one sample a minute");
     } else {
       texts.push("no prices");
     }
