@@ -133,8 +133,20 @@ class Subscription:
     @strawberry.subscription(
         description="All changes of the data that clients can read, in the order of commits, for clients that maintain a copy."
     )
-    async def changes(self, info: Info, tickers: Tickers = UNSET, after: ResumeAfter = UNSET) -> AsyncGenerator[Change, None]:
-        return await _subscribe(info, tickers, after, tuple(_KINDS))
+    async def changes(
+        self,
+        info: Info,
+        tickers: Tickers = UNSET,
+        after: ResumeAfter = UNSET,
+        include_ranges: Annotated[
+            bool,
+            strawberry.argument(
+                name="includeRanges",
+                description="Also deliver each range of a minute: a `MinuteRange` when it is stored or merged.",
+            ),
+        ] = False,
+    ) -> AsyncGenerator[Change, None]:
+        return await _subscribe(info, tickers, after, tuple(kind for kind in _KINDS if kind != "range" or include_ranges))
 
     @strawberry.subscription(
         description="The open candle: its current state, each change, and its final state; then the next candle."

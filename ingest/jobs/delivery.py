@@ -25,7 +25,8 @@ PUBLISH_DELAY_S: Final = 120
 """How long after 08:00 UTC a delivery price is requested first."""
 RETRY_INTERVAL_S: Final = 600
 MAX_DELAY_S: Final = 6 * 3_600
-"""How long after 08:00 UTC a delivery price is requested at most. Not every index has one."""
+LATE_RETRY_INTERVAL_S: Final = 6 * 3_600
+"""The interval of retries later than MAX_DELAY_S after 08:00 UTC. Not every index has delivery prices."""
 PRICES_PER_CALL: Final = 30
 CHART_WINDOW_S: Final = 3_600
 MAX_CHART_STEP_S: Final = 60
@@ -41,16 +42,19 @@ class DeliveryPrices:
         self._attempted_at: dict[str, float] = {}
 
     async def collect(self, now: int, tickers: Sequence[str], *, source: Exchange, db: Database) -> int:
-        """Stores the missing delivery prices of today, and earlier ones that the exchange lists. Returns the tickers stored.
+        """Stores the missing delivery prices of the last delivery, and earlier ones that the exchange lists.
+
+        Returns the number of tickers whose last delivery price was stored.
 
         `now` is UNIX seconds by the clocks that agree. A failure of one ticker does not stop the others; it is retried.
         """
         ts = (now - DELIVERY_SECOND) // times.DAY * times.DAY + DELIVERY_SECOND
-        if not PUBLISH_DELAY_S <= now - ts <= MAX_DELAY_S:
+        if now - ts < PUBLISH_DELAY_S:
             return 0
+        interval_s = RETRY_INTERVAL_S if now - ts <= MAX_DELAY_S else LATE_RETRY_INTERVAL_S
         stored = 0
         for ticker in await deliveries.missing(db, tickers, ts):
-            if self._monotonic() - self._attempted_at.get(ticker, float("-inf")) < RETRY_INTERVAL_S:
+            if self._monotonic() - self._attempted_at.get(ticker, float("-inf")) < interval_s:
                 continue
             self._attempted_at[ticker] = self._monotonic()
             try:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,7 +22,8 @@ from starlette.routing import Route
 
 from db import settings as db_settings
 from db.pool import Database
-from db.queries import bulk_import, write_lock
+from db.queries import bulk_import, deliveries, write_lock
+from db.queries.ticks import notify_ticks
 from graph import errors
 from graph import settings as graph_settings
 from graph.http.application import application
@@ -58,6 +60,10 @@ def _program(name: str) -> str:
     return found
 
 
+DELIVERY = int(time.time()) // 86_400 * 86_400 - 86_400 + deliveries.DELIVERY_SECOND
+"""The delivery of yesterday."""
+
+
 @pytest.fixture
 async def new_installation(dsn: str, db: Database) -> AsyncIterator[Api]:
     """The API of an installation that is five minutes old."""
@@ -65,6 +71,8 @@ async def new_installation(dsn: str, db: Database) -> AsyncIterator[Api]:
     await track(db, "btc_usd", "eth_usd", since=now - 240)
     for ticker in ("btc_usd", "eth_usd"):
         await store(db, [row(ticker, now - 60 * number, f"6824{number}.5", at_s=1.25) for number in range(5)])
+    async with write_lock.write_transaction(db) as connection:
+        await deliveries.store(connection, "btc_usd", {DELIVERY: Decimal("68200.5")}, {})
     async with run_api(Settings(database_url=dsn)) as api:
         yield api
 
@@ -75,7 +83,9 @@ async def test_the_example_queries_return_data(new_installation: Api) -> None:
     queries = [query for query in queries if not query.startswith(("subscription", "mutation"))]
     assert len(queries) >= 8
     for query in queries:
-        variables = {name: value for name, value in (("from", now - 3600), ("at", now)) if f"${name}" in query}
+        variables = {
+            name: value for name, value in (("from", now - 3600), ("at", now), ("date", DELIVERY)) if f"${name}" in query
+        }
         data = await new_installation.data(query, **variables)
         assert all(data.values()), query
 
@@ -91,12 +101,13 @@ async def test_the_example_subscriptions_deliver_stored_prices(dsn: str, db: Dat
     now = int(time.time()) // 60 * 60
     await track(db, "btc_usd", "eth_usd", since=now)
     subscriptions = [block for block in _blocks(DOCS["subscriptions"], "graphql") if block.startswith("subscription")]
-    assert len(subscriptions) == 3
+    assert len(subscriptions) == 4
     async with run_api(Settings(database_url=dsn)) as api:
         for number, query in enumerate(subscriptions):
             async with open_event_stream(api, query) as stream:
                 await stream.response.content.readline()
                 await store(db, [row("btc_usd", now - 60 * number)])
+                await notify_ticks(db, {"btc_usd": (1_000 * now, Decimal(1))})
                 assert all(json.loads((await stream.event())["data"])["data"].values()), query
 
 

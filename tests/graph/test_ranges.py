@@ -72,7 +72,7 @@ async def test_a_complete_past_window_stays_cached_for_a_day_only_without_ranges
 
 async def test_subscribers_get_each_range_and_resume_by_its_id(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
-    query = f"""subscription ($after: ID) {{ changes(tickers: ["btc_usd"], after: $after) {{
+    query = f"""subscription ($after: ID) {{ changes(tickers: ["btc_usd"], after: $after, includeRanges: true) {{
         __typename ... on Price {{ id ts range {{ high }} }} ... on MinuteRange {{ id ts {RANGE} }} }} }}"""
     async with subscribe_and_wait(api, query) as subscriber:
         await store(db, [row("btc_usd", START_TS)])

@@ -14,7 +14,7 @@ from ingest.deribit.client import Deribit
 from ingest.deribit.models import Envelope
 from ingest.errors import RetryableError
 from ingest.jobs.collect import collect
-from ingest.jobs.delivery import RETRY_INTERVAL_S, DeliveryPrices, mean_of_chart
+from ingest.jobs.delivery import LATE_RETRY_INTERVAL_S, RETRY_INTERVAL_S, DeliveryPrices, mean_of_chart
 from ingest.jobs.store_ranges import store_ranges
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
@@ -99,7 +99,6 @@ async def test_nothing_is_requested_before_the_delivery_or_twice(db: Database, d
         return await jobs.collect(second, ["btc_usd"], source=deribit, db=db)
 
     assert await collected_at(DELIVERY + 60) == 0
-    assert await collected_at(DELIVERY + 7 * 3_600) == 0
     assert simulator.calls.get("get_delivery_prices") is None
     simulator.fail("http_503", method="get_delivery_prices", times=1)
     assert await collected_at(DELIVERY + 180) == 0
@@ -109,6 +108,21 @@ async def test_nothing_is_requested_before_the_delivery_or_twice(db: Database, d
     now += RETRY_INTERVAL_S
     assert await collected_at(DELIVERY + 1_800) == 0
     assert simulator.calls["get_delivery_prices"] == 2
+
+
+async def test_a_new_installation_has_delivery_prices_at_once_and_retries_rarely(
+    db: Database, deribit: Deribit, simulator: Simulator
+) -> None:
+    await track(db, "btc_usd")
+    now, late = 0.0, DELIVERY + 20 * 3_600
+    simulator.clock.set(at=late, stands=True)
+    jobs = DeliveryPrices(lambda: now)
+    simulator.fail("http_503", method="get_delivery_prices", times=1)
+    assert await jobs.collect(late, ["btc_usd"], source=deribit, db=db) == 0
+    now += RETRY_INTERVAL_S
+    assert await jobs.collect(late, ["btc_usd"], source=deribit, db=db) == 0
+    now += LATE_RETRY_INTERVAL_S
+    assert await jobs.collect(late, ["btc_usd"], source=deribit, db=db) == 1
 
 
 async def test_an_index_without_delivery_prices_stops_no_other(db: Database, deribit: Deribit, simulator: Simulator) -> None:

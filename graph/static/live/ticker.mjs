@@ -173,8 +173,6 @@ class TickerView {
             // candleUpdated delivers the last candle; an older price changes another candle.
             if (event.ts < (this.#candles.at(-1)?.ts ?? 0)) this.#refresh();
             break;
-          case "MinuteRange":
-            break; // candleUpdated delivers the candle with the range
           case "HistoryChanged":
           case "TickerChanged":
             this.#reload();
