@@ -11,7 +11,7 @@ INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL$$POSTGRES_HOST" ] && ! grep
 SUPERVISORD = supervisord -c db/runtime/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list all commands
@@ -34,7 +34,8 @@ test: $(DEV)  ## run the tests with real servers; about three minutes
 	@pytest -n 3 -m "not slow"
 
 test-all: $(DEV) clients  ## run all tests, including client, browser and scale tests
-	@pytest -n 3
+	@pytest -n 3 --cov --cov-report=
+	@echo "coverage of lines and branches: $$(coverage report --format=total) % (\`coverage report --skip-covered\` lists the rest)"
 	@ANSWER_CACHE_MB=0 pytest -n 3 -m "not slow" -k "not test_fuzz and not schemathesis" tests/graph
 
 clients: tests/clients/node_modules tests/clients/python/.venv  ## install the Node.js and Python clients for the tests
@@ -61,6 +62,9 @@ bench: $(DEV)  ## benchmark the API against minimal HTTP routes over the same ta
 
 bench-growth: $(DEV)  ## benchmark queries at one million and fifty million rows (ARGS="--rows 10000000")
 	@python -m tests.bench.growth $(ARGS)
+
+bench-stream: $(DEV)  ## benchmark the stream: a day of 200 tickers at a tick a second, in virtual time (ARGS="--minutes 60")
+	@python -m tests.bench.stream $(ARGS)
 
 bench-live: $(DEV)  ## benchmark event delivery to 100, 1,000 and 5,000 subscribers (ARGS="--subscribers 1000")
 	@python -m tests.bench.live $(ARGS)
