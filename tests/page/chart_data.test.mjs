@@ -14,14 +14,15 @@ test("a missing candle is an empty slot, not zero", () => {
 test("a candle of samples alone is paler than one with ticks", () => {
   const colors = { up: "#0f06", down: "#f006" };
   const [ticks, samples, fall] = [
-    candle(0, "1", { count: 2, sampled: 1 }),
-    candle(60, "1", { count: 2, sampled: 2 }),
-    candle(120, "1", { count: 1, sampled: 1, open: "2", high: "2" }),
+    candle(0, "1", { closed: true, count: 2, sampled: 1 }),
+    candle(60, "1", { closed: true, count: 2, sampled: 2 }),
+    candle(120, "1", { closed: true, count: 1, sampled: 1, open: "2", high: "2" }),
   ];
+  assert.equal(isSampled({ ...samples, closed: false }), false);
   assert.deepEqual([ticks, samples, fall].map(isSampled), [false, true, true]);
   assert.deepEqual([ticks, samples, fall].map((one) => toChartCandle(one, colors).color), [undefined, "#0f06", "#f006"]);
   assert.equal(toChartCandle(samples).color, undefined);
-  assert.equal(isSampled(candle(0, null, { count: 0, sampled: 0 })), false);
+  assert.equal(isSampled(candle(0, null, { closed: true, count: 0, sampled: 0 })), false);
 });
 
 test("a line does not bridge a gap", () => {

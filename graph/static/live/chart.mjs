@@ -91,7 +91,7 @@ export class Chart {
     for (const series of [this.#candles, this.#line]) {
       series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
     }
-    this.#hasRanges = candles.some((candle) => candle.count > 0 && !isSampled(candle));
+    this.#hasRanges = candles.some((candle) => candle.sampled < candle.count);
     this.#candles.setData(this.#asLine ? [] : candles.map((candle) => toChartCandle(candle, this.#sampledColors())));
     this.#line.setData(this.#asLine ? toChartLine(candles) : []);
     this.#element.dataset.candles = String(candles.length);

@@ -1,8 +1,8 @@
 // Converts candles and periods (gaps, backfills, imports) to the data of the chart.
 
-/** Returns whether a candle is known by its minute prices alone: what happened in between is not known. */
+/** Returns whether a closed candle is known by its minute prices alone. The open one moves with ticks that are not stored yet. */
 export function isSampled(candle) {
-  return candle.count > 0 && candle.sampled === candle.count;
+  return candle.closed && candle.count > 0 && candle.sampled === candle.count;
 }
 
 /** Returns the chart data of a candle; only its time if the candle has no prices. `colors` are those of sampled candles, if any. */

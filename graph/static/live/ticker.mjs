@@ -237,7 +237,7 @@ class TickerView {
     if (generation !== this.#generation) return;
     this.#candles = candles;
     this.#end = end;
-    this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" && candles.every((one) => one.count === 0 || isSampled(one)) });
+    this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" && candles.every((one) => one.sampled === one.count) });
     this.#follow();
     await this.#readCoverage();
   }
