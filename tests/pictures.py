@@ -22,8 +22,8 @@ from playwright.async_api import Browser, async_playwright
 
 from db import migrate
 from db.pool import Database, open_database
-from db.queries import bulk_import, gaps, prices, write_lock
-from db.rows import PriceRow, Reason, Source
+from db.queries import bulk_import, gaps, prices, ranges, write_lock
+from db.rows import PriceRow, RangeRow, Reason, Source
 from db.runtime import embedded
 from graph.settings import Settings
 from tests.graph.conftest import run_api
@@ -49,6 +49,30 @@ def _random_walk(start_price: float, minutes: int, seed: int) -> list[Decimal]:
         price *= 1 + rng.gauss(0, 0.0005) + 0.00006 * math.sin(number / 180 + seed)
         values.append(Decimal(f"{price:.2f}" if start_price > 10 else f"{price:.4f}"))
     return values
+
+
+def _range_of(row: PriceRow, seed: int) -> RangeRow:
+    """Returns a range around a price, as ticks of a minute leave it."""
+    rng = random.Random(row.ts + seed)  # noqa: S311  no secret
+    step = Decimal(1).scaleb(int(row.price.as_tuple().exponent))
+    ticks = sorted((row.price * Decimal(f"{1 + rng.gauss(0, 0.0004):.6f}")).quantize(step) for _ in range(4))
+    low, *inner, high = [*ticks, max(row.price, ticks[-1])]
+    low = min(low, row.price)
+    return RangeRow(
+        ticker=row.ticker,
+        ts=row.ts,
+        open=row.price,
+        high=high,
+        low=low,
+        close=inner[rng.randrange(len(inner))],
+        opened_ms=300,
+        closed_ms=59_300,
+        twap=row.price,
+        ticks=60,
+        watched_s=60,
+        longest_silence_ms=1_000,
+        source=Source.LIVE,
+    )
 
 
 async def store_sample_history(db: Database, now: int) -> None:
@@ -78,6 +102,7 @@ async def store_sample_history(db: Database, now: int) -> None:
                 }
                 await gaps.open_gaps(connection, reasons)
             await prices.store(connection, rows)
+            await ranges.store(connection, [_range_of(one, seed) for one in rows if one.source is Source.LIVE], {})
         imported_rows = [
             (begin - 60 * (n + 1), f"{value.normalize():f}", None, None, None)
             for n, value in enumerate(_random_walk(price, 2_000, seed + 50))

@@ -1,7 +1,7 @@
 // The candle chart. It draws candles and periods and does not call the API.
 
 import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
-import { bands, isSampled, toChartCandle, toChartLine } from "./chart_data.mjs";
+import { bands, toChartCandle, toChartLine } from "./chart_data.mjs";
 import { price } from "./format.mjs";
 
 const COLORS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
