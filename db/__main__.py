@@ -63,7 +63,11 @@ def build() -> cli.CommandLine:
     )
     export.add_argument("--to", dest="end", type=instant, default=times.END, help="end, exclusive (default: no limit)")
     export.add_argument("--format", choices=["csv", "jsonl"], default="csv", help="csv with header (default), or jsonl")
-    export.add_argument("--columns", help="columns, separated by commas, for example ts,price,open,high,low,close")
+    export.add_argument(
+        "--columns",
+        help="columns, separated by commas: ticker, ts, price, observed_at, source, original_source (these are the default), "
+        "open, high, low, close, twap, ticks, watched_s, longest_silence_s",
+    )
     export.add_argument("--output", type=Path, help="output file (default: standard output)")
     back_up = verbs.add(
         "backup",

@@ -34,7 +34,12 @@ def build() -> cli.CommandLine:
     work.add_argument("--processes", type=int, default=1, help="worker processes (default: %(default)s)")
     work.add_argument("--threads", type=int, default=4, help="concurrent messages in each process (default: %(default)s)")
     verbs.add("schedule", "ingest.commands.work:schedule", "send the messages of every minute until stopped", "schedule")
-    verbs.add("stream", "ingest.commands.stream:run", "collect the ticks of every minute until stopped", "stream")
+    verbs.add(
+        "stream",
+        "ingest.commands.stream:run",
+        "collect the ticks of every minute until stopped, unless STREAM=false",
+        "stream   # settings: STREAM, DERIBIT_WS_URL, TICKS_DAYS, STREAM_METRICS_PORT",
+    )
     healthy = verbs.add(
         "healthy",
         "ingest.commands.work:check_health",
@@ -104,7 +109,10 @@ def _add_gaps_and_rejects(verbs: cli.CommandLine) -> None:
         )
         parser.add_argument("--to", dest="end", type=INSTANT, default=times.END, help="end, exclusive (default: now)")
     rejects = verbs.add(
-        "rejects", "ingest.commands.gaps_and_rejects:run_rejects", "list prices that could not be stored", "rejects --limit 100"
+        "rejects",
+        "ingest.commands.gaps_and_rejects:run_rejects",
+        "list prices and minutes of ticks that could not be stored",
+        "rejects --limit 100",
     )
     rejects.add_argument("--limit", type=int, default=20, help="number of entries, newest first (default: %(default)s)")
 

@@ -54,8 +54,8 @@ horizons_in_future = Gauge(
     multiprocess_mode="mostrecent",
 )
 delivery_difference = Gauge(
-    "tickgraph_delivery_difference_bps",
-    "Mean of our own data before the newest delivery, minus the exchange's delivery price, in basis points.",
+    "tickgraph_delivery_price_difference_bps",
+    "Mean before the newest delivery, minus the exchange's delivery price, in basis points.",
     ("ticker",),
     multiprocess_mode="mostrecent",
 )

@@ -36,7 +36,7 @@ from ingest.source import Exchange
 
 if TYPE_CHECKING:
     from db.pool import Database
-    from ingest.jobs.delivery import DeliveryPrices
+    from ingest.jobs.delivery_prices import DeliveryPriceCollector
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_INTERVAL_S = 5
@@ -204,7 +204,7 @@ class Resources:
     watchlist: Watchlist
     collect_minute_chooser: MinuteChooser
     reconcile_minute_chooser: MinuteChooser
-    delivery_prices: "DeliveryPrices"
+    delivery_prices: "DeliveryPriceCollector"
 
 
 class ResourceMiddleware(dramatiq.Middleware):
@@ -225,7 +225,7 @@ class ResourceMiddleware(dramatiq.Middleware):
         # The scheduler, which loads this module, too, does without them.
         from db.pool import WRITER_TIMEOUT_S, open_database  # noqa: PLC0415
         from ingest.deribit.client import open_deribit  # noqa: PLC0415
-        from ingest.jobs.delivery import DeliveryPrices  # noqa: PLC0415
+        from ingest.jobs.delivery_prices import DeliveryPriceCollector  # noqa: PLC0415
 
         async with self._lock:
             if self._resources is None:
@@ -241,7 +241,7 @@ class ResourceMiddleware(dramatiq.Middleware):
                         watchlist=Watchlist(self._settings.tickers),
                         collect_minute_chooser=MinuteChooser(),
                         reconcile_minute_chooser=MinuteChooser(),
-                        delivery_prices=DeliveryPrices(),
+                        delivery_prices=DeliveryPriceCollector(),
                     )
                     self._stack = opened.pop_all()
         return self._resources

@@ -110,7 +110,8 @@ class Settings(settings.Settings):
     outbox_most: int = Field(
         500_000,
         ge=1_000,
-        description="maximum number of prices in the outbox in Redis, about 250 bytes each; workers log an error from 10 % on",
+        description="maximum number of prices in the outbox in Redis, about 250 bytes each; workers log an error from 10 % on. "
+        "In addition, a tenth as many minutes of ticks, about 2,500 bytes each",
     )
 
     @model_validator(mode="after")

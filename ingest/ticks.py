@@ -43,7 +43,7 @@ class TickRejection(StrEnum):
     """It is ahead of the exchange's clock."""
     CLOCK = "clock"
     """The exchange's clock is unknown, or disagrees with the other clocks."""
-    NOT_TRACKED = "not_tracked"
+    NOT_SUBSCRIBED = "not_subscribed"
     """It is of an index that is not subscribed."""
     FLOOD = "flood"
     """Its minute holds MAX_TICKS_PER_MINUTE."""
@@ -76,7 +76,7 @@ class ClockReading:
 
 
 @dataclass
-class Received:
+class StreamMessage:
     """What a message of the exchange's stream contained."""
 
     ticks: list[Tick] = field(default_factory=list)
@@ -179,7 +179,7 @@ def parse_price(value: str | int | Decimal) -> Decimal:
         raise ValueError(f"{value!s:.40} is not a number") from None
 
 
-class TickCollector:
+class UnsealedMinutes:
     """The ticks of the minutes that are not sealed yet."""
 
     def __init__(self) -> None:

@@ -18,7 +18,7 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
     "twap": Column("coalesce('\"' || twap || '\"', 'null')"),
     "ticks": Column("coalesce(ticks::text, 'null')"),
     "watched_s": Column("coalesce(watched_s::text, 'null')"),
-    # A float of Python has a decimal point, too.
+    # Formatted like a float of Python, so that both encoders agree.
     "longest_silence_s": Column(
         "coalesce(CASE WHEN longest_silence_ms % 1000 = 0 THEN (longest_silence_ms / 1000)::text || '.0' "
         "ELSE trim_scale(longest_silence_ms / 1000.0)::text END, 'null')"
@@ -31,7 +31,7 @@ of_price_sql: Final = "FROM minute_range AS r WHERE r.ticker = price.ticker AND 
 """The range of a row of `price`, for a subquery."""
 
 STORED_TICKS: Final = f"""
-SELECT given.ticker, given.ts, coalesce(minute_range.source <> 'IMPORT', false) AS is_stored, minute_ticks.ticks,
+SELECT given.ticker, given.ts, coalesce(minute_range.source <> 'IMPORT', false) AS has_tick_range, minute_ticks.ticks,
        given.ts >= coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = given.ticker), 0) AS is_retained
   FROM unnest($1::text[], $2::bigint[]) AS given (ticker, ts)
   LEFT JOIN minute_range USING (ticker, ts)
@@ -69,7 +69,7 @@ SELECT minute_range.* FROM unnest($1::text[], $2::bigint[]) AS given (ticker, ts
 class StoredTicks:
     """What the database holds of a minute."""
 
-    is_stored: bool
+    has_tick_range: bool
     """Whether it has a range from ticks."""
     ticks: str | None
     """Its ticks, while other ticks may be merged into them."""
@@ -79,13 +79,13 @@ class StoredTicks:
     @property
     def is_final(self) -> bool:
         """Whether the range can no longer change, because its ticks are deleted."""
-        return self.is_stored and self.ticks is None
+        return self.has_tick_range and self.ticks is None
 
 
 async def stored_ticks(db: Transaction, minutes: Sequence[TickerMinute]) -> dict[TickerMinute, StoredTicks]:
     """Returns what is stored of each minute. Requires a write transaction, so that nothing changes before `store`."""
     rows = await db.fetch(STORED_TICKS, *_columns(minutes, 2))
-    return {(row["ticker"], row["ts"]): StoredTicks(row["is_stored"], row["ticks"], row["is_retained"]) for row in rows}
+    return {(row["ticker"], row["ts"]): StoredTicks(row["has_tick_range"], row["ticks"], row["is_retained"]) for row in rows}
 
 
 async def store(db: Transaction, rows: Sequence[RangeRow], ticks: Mapping[TickerMinute, str]) -> None:

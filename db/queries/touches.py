@@ -6,7 +6,7 @@ from typing import Final
 
 from db.pool import Executor
 
-# The start is the earliest evidence of the earliest minute with any. From there, the index reaches the price from below with a
+# `start` is the first known value in the window. From there, the index reaches the price from below with a
 # high at or above it, or from above with a low at or below it. All scans follow the primary keys and stop at the first hit.
 FIND_TOUCH: Final = """
 WITH first_minute AS (

@@ -115,10 +115,10 @@ class LiveCandles:
         position = await read_with_retry(lambda: self._live.start_position(db))
         start = interval.floor(int(time.time()))
         found: dict[int, str] = {}
-        with self._live.topics.join(event_selection) as price_topic:
+        with self._live.topics.join(event_selection) as event_topic:
             while True:
-                if not found or price_topic.events_after(position) or time.time() >= interval.ceil(start + 1):
-                    position = max([position, *(event.position for event in price_topic.events_after(position))])
+                if not found or event_topic.events_after(position) or time.time() >= interval.ceil(start + 1):
+                    position = max([position, *(event.position for event in event_topic.events_after(position))])
                     now = int(time.time())
                     starts = _starts_to_check(interval, interval.floor(start - 1), now)
                     found = {begin: await _read_candle(db, selection, begin, now) for begin in starts}
@@ -132,11 +132,11 @@ class LiveCandles:
                     topic.open_event = None
                 published = moved
                 await topic.wake()
-                await self._wait_for_change(selection, price_topic, position, interval.ceil(start + 1) - time.time())
+                await self._wait_for_change(selection, event_topic, position, interval.ceil(start + 1) - time.time())
 
-    async def _wait_for_change(self, selection: CandleSelection, price_topic: Topic, position: int, timeout_s: float) -> None:
+    async def _wait_for_change(self, selection: CandleSelection, event_topic: Topic, position: int, timeout_s: float) -> None:
         """Waits for an event after the position, a tick, or the timeout. Raises the error of a closed topic."""
-        events = asyncio.create_task(price_topic.wait_for_events_after(position))
+        events = asyncio.create_task(event_topic.wait_for_events_after(position))
         waiting: set[asyncio.Task[Any]] = {events}
         if selection.basis is Basis.RANGE:
             waiting.add(asyncio.create_task(self._ticks.wait_for_tick(selection.ticker)))

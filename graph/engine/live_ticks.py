@@ -16,7 +16,7 @@ from graph.engine.topics import Event, Topic, TopicRegistry
 
 PUBLISH_INTERVAL_S: Final = 0.5
 """Minimum interval between two events of a subscription, however many stream processes there are."""
-MAX_TICK_AGE_S: Final = 60.0
+MAX_INITIAL_TICK_AGE_S: Final = 60.0
 """A tick that arrived longer ago than this is not the first event of a subscription."""
 MAX_CLOSE_AGE_S: Final = 5.0
 """A tick that arrived longer ago than this is not the close of an open candle: the minute's price may be newer."""
@@ -108,13 +108,13 @@ class LiveTicks:
             self._waiters.pop(waiter, None)
 
     async def subscribe(self, selection: TickSelection) -> AsyncGenerator[Event, None]:
-        """Yields the newest tick of each selected ticker, then each later one. Ticks that a slow subscriber misses are skipped.
+        """Yields the newest tick of each selected ticker, then each later one.
 
-        Raises ShuttingDownError.
+        A slow subscriber gets the ticks of the last 30 seconds late, and misses older ones. Raises ShuttingDownError.
         """
         with self.topics.join(selection) as topic:
             position = self._position
-            oldest = self._monotonic() - MAX_TICK_AGE_S
+            oldest = self._monotonic() - MAX_INITIAL_TICK_AGE_S
             for ticker, (_, _, arrived_at) in sorted(self._latest.items()):
                 if arrived_at >= oldest and _is_selected(selection, ticker):
                     yield self._event(selection, ticker)

@@ -47,7 +47,9 @@ class Basis(Enum):
     """What the numbers of a candle are computed from."""
 
     RANGE = strawberry.enum_value(
-        "RANGE", description="The ticks of the minutes that have a range, and the prices. Wicks show what happened in between."
+        "RANGE",
+        description="The price of each minute and, if it has a range, its ticks. The earliest is the open, the latest "
+        "the close.",
     )
     SAMPLE = strawberry.enum_value("SAMPLE", description="The prices alone, one sample a minute, as in archives of samples.")
 

@@ -9,7 +9,7 @@ import strawberry
 from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Executor, Record
-from db.queries import deliveries, gaps, ranges
+from db.queries import delivery_prices, gaps, ranges
 from db.queries.gaps import TickerMinute
 from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
@@ -116,7 +116,7 @@ class Context:
         """Loads the estimated delivery price of a minute, with one statement for all minutes loaded at the same time."""
 
         async def load(minutes: list[TickerMinute]) -> list[Decimal | None]:
-            found = await deliveries.estimates_of(self.db, minutes)
+            found = await delivery_prices.estimates_of(self.db, minutes)
             return [found.get(minute) for minute in minutes]
 
         return DataLoader(load_fn=load, cache=False)

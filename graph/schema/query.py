@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import candles, deliveries, prices, tickers
+from db.queries import candles, delivery_prices, prices, tickers
 from db.queries.tickers import list_tracked
 from graph.engine import limits
 from graph.engine.cacheability import has_open_candles
@@ -232,7 +232,7 @@ class Query:
         return found
 
     @strawberry.field(
-        description="Aggregates of a window; null if none of its minutes is stored.",
+        description="Aggregates of the prices of a window, one sample a minute; null if none of its minutes is stored.",
         metadata=declare(FieldRules(cost=limits.cost_of_summary)),
     )
     async def summary(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Summary | None:
@@ -243,7 +243,7 @@ class Query:
         return found
 
     @strawberry.field(
-        description="Deribit's delivery price of a UTC day, and the mean of our own data; null if none is stored.",
+        description="Deribit's delivery price of a UTC day, and a mean to compare it with; null if none is stored.",
         metadata=declare(FieldRules(changes_with_clock=always)),
     )
     async def delivery_price(
@@ -253,8 +253,8 @@ class Query:
         date: Annotated[UnixTime, _argument("The day, like `2024-01-15`, or any instant of it.")],
     ) -> DeliveryPrice | None:
         name = arguments.parse_ticker(ticker)
-        ts = date // times.DAY * times.DAY + deliveries.DELIVERY_SECOND
-        record = await deliveries.get(info.context.db, name, ts)
+        ts = date // times.DAY * times.DAY + delivery_prices.DELIVERY_SECOND
+        record = await delivery_prices.get(info.context.db, name, ts)
         if record is None:
             await require_known_tickers(info.context.db, [name])
             return None

@@ -34,7 +34,7 @@ NESTED_RANGE: Final = NestedRows(Rows("MinuteRange", RANGE_COLUMNS), ranges.of_p
 
 @strawberry.type(
     description="What an index did within a minute, from the ticks that Deribit publishes about once a second. Further ticks "
-    "can be merged within ten minutes; then the range gets a new `id`."
+    "can be merged while its ticks are retained, for ten minutes or `TICKS_DAYS`; then the range gets a new `id`."
 )
 class MinuteRange:
     """What an index did within a minute."""

@@ -41,7 +41,7 @@ class MinutesChangeEvent(ChangeEvent):
 
 
 @strawberry.type(
-    description="An import or a backfill stored more than 1,000 prices of a ticker at once. Read these prices again."
+    description="An import or a backfill stored more than 1,000 prices, or ranges, of a ticker at once. Read them again."
 )
 class HistoryChanged(MinutesChangeEvent):
     """Many prices were stored at once."""

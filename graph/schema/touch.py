@@ -55,7 +55,7 @@ class Touch:
         description="The first minute that was not watched completely; null if all were."
     )
     until: UnixTime = strawberry.field(
-        description="End of the examined minutes (exclusive): `to`, or the last minute that is over."
+        description="End of the examined minutes (exclusive): `to`, or the newest minute that ended ten seconds ago."
     )
 
     @classmethod

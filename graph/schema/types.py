@@ -8,7 +8,7 @@ import strawberry
 from strawberry.relay import PageInfo
 
 from db.pool import Record
-from db.queries import deliveries, prices, tickers
+from db.queries import delivery_prices, prices, tickers
 from db.queries.prices import PricePage
 from db.queries.shapes import Column, Shape
 from graph import metrics
@@ -33,14 +33,16 @@ PRICE_COLUMNS = {
     "observedAt": prices.JSON_COLUMNS["observed_at"],
     "source": prices.JSON_COLUMNS["source"],
     "originalSource": prices.JSON_COLUMNS["original_source"],
-    "estimatedDeliveryPrice": Column(deliveries.estimate_of_price_sql),
+    "estimatedDeliveryPrice": Column(delivery_prices.estimate_of_price_sql),
 }
 """The fields of Price that PostgreSQL can write as JSON."""
 PRICE_ROWS = Rows("Price", PRICE_COLUMNS, {"range": NESTED_RANGE})
 PRICE_PAGE_ROWS = Rows("Price", PRICE_COLUMNS, {"range": NESTED_RANGE}, child_field="nodes")
 
 
-@strawberry.type(description="The index price of a ticker in a minute. It never changes once it is stored.")
+@strawberry.type(
+    description="The index price of a ticker in a minute. The price never changes once it is stored; its `range` can."
+)
 class Price:
     """The index price of a ticker in a minute."""
 
@@ -65,7 +67,8 @@ class Price:
         return None if self.observed_us is None else DateTime(self.observed_us)
 
     @strawberry.field(
-        description="What the index did within the minute; null if no tick of it was received or imported.",
+        description="What the index did within the minute; null if no tick of it was received and none was imported, and until "
+        "it is stored, seconds after the minute. Subscriptions deliver it with `changes(includeRanges: true)`.",
         metadata=declare(FieldRules(is_replaceable=True)),
     )
     async def range(self, info: Info) -> MinuteRange | None:

@@ -17,17 +17,17 @@ from db import times
 from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import clock, deliveries, gaps, rejects, retention, tickers, write_lock
+from db.queries import clock, delivery_prices, gaps, rejects, retention, tickers, write_lock
 from db.runtime import embedded_lookup
 from ingest import redis_state
 from ingest.commands.arguments import console
 from ingest.errors import OutboxError
-from ingest.jobs.delivery import MAX_DIFFERENCE_BPS
+from ingest.jobs.delivery_prices import MAX_DIFFERENCE_BPS
 from ingest.jobs.watchlist import ALL
 from ingest.outbox import Report, StreamState, open_outbox
 from ingest.settings import Settings
 
-MAX_TICK_AGE_S = 60
+STREAM_STALE_AFTER_S = 60
 """The newest tick of a stream is older than this only if something is wrong. Deribit sends about one a second."""
 MIN_SHOWN_LOCK_S = 2.0
 """A writer holds the lock for milliseconds. A lock that is held for longer than this is reported."""
@@ -137,7 +137,7 @@ async def read_status(settings: Settings) -> Status:
                 "run `python -m db forget --reset`"
                 for name, horizon in (await retention.future_horizons(db, int(database_now))).items()
             ]
-            differences = await deliveries.latest_differences(db, status.at - 2 * times.DAY)
+            differences = await delivery_prices.latest_differences(db, status.at - 2 * times.DAY)
             status.problems += [
                 f"{name}: the mean before the newest delivery is {bps:.2f} basis points from the exchange's delivery price"
                 for name, bps in differences.items()
@@ -267,7 +267,7 @@ def _stream_problems(streams: list[StreamState], now: int) -> list[str]:
     problems = []
     if not any(stream.connected for stream in streams):
         problems.append("no stream process is connected to the exchange: see its log")
-    elif now - last_tick_at > MAX_TICK_AGE_S:
+    elif now - last_tick_at > STREAM_STALE_AFTER_S:
         problems.append(f"the newest tick is of {times.iso(int(last_tick_at))}" if last_tick_at else "no tick has arrived yet")
     subscribed = {name for stream in streams for name in stream.subscribed}
     refused = sorted({name for stream in streams for name in stream.refused} - subscribed)

@@ -14,7 +14,7 @@ from typing import Any, Final
 from db.rows import Reason
 from ingest.deribit.protocol import load_json
 from ingest.errors import PermanentError, RetryableError
-from ingest.ticks import ClockReading, Received, Tick, TickRejection, parse_price
+from ingest.ticks import ClockReading, StreamMessage, Tick, TickRejection, parse_price
 
 CHANNEL_PREFIX: Final = "deribit_price_index."
 MAX_MESSAGE_BYTES: Final = 1 << 20
@@ -27,7 +27,7 @@ HEARTBEAT_INTERVAL_S: Final = 10
 CLOCK_INTERVAL_S: Final = 10.0
 """How often the exchange's clock is read."""
 RESPONSE_TIMEOUT_S: Final = 10.0
-MAX_SILENCE_S: Final = 10.0
+IDLE_TIMEOUT_S: Final = 10.0
 """A connection with subscribed channels is dead after this time without any message."""
 MAX_CHANNEL_SILENCE_S: Final = 30.0
 """A channel is subscribed again after this time without a tick, while the connection is alive."""
@@ -43,7 +43,7 @@ class _Request:
     sent_us: int
 
 
-class IndexChannels:
+class ChannelSubscriptions:
     """One connection: what is subscribed, what was requested, and when each channel was heard.
 
     `now` is always a monotonic time in seconds, `now_us` the local clock in UNIX microseconds.
@@ -52,8 +52,8 @@ class IndexChannels:
     def __init__(self, now: float) -> None:
         self._ids = itertools.count(1)
         self._pending: dict[int, _Request] = {}
-        self._wanted: tuple[str, ...] = ()
-        self._heard_at: dict[str, float] = {}
+        self._requested_tickers: tuple[str, ...] = ()
+        self._last_tick_at: dict[str, float] = {}
         """When each subscribed channel was heard last; first the time of its confirmation."""
         self._retry_at: dict[str, float] = {}
         """When a channel that Deribit left out is requested again."""
@@ -68,11 +68,11 @@ class IndexChannels:
     @property
     def subscribed(self) -> Collection[str]:
         """The tickers whose channels are confirmed."""
-        return self._heard_at.keys()
+        return self._last_tick_at.keys()
 
     def set_tickers(self, names: Sequence[str]) -> None:
         """Sets the tickers to subscribe. `due_messages` returns the messages that lead there."""
-        self._wanted = tuple(names)
+        self._requested_tickers = tuple(names)
         self.refused &= set(names)
 
     def due_messages(self, now: float, now_us: int) -> list[str]:
@@ -92,10 +92,10 @@ class IndexChannels:
                 messages.append(message)
         return messages
 
-    def receive(self, text: str, now: float, now_us: int) -> Received:
+    def receive(self, text: str, now: float, now_us: int) -> StreamMessage:
         """Processes a message. Raises RetryableError or PermanentError if the connection must end."""
         self._last_message_at = now
-        received = Received()
+        received = StreamMessage()
         try:
             message = load_json(text)
         except (ValueError, RecursionError):
@@ -118,23 +118,24 @@ class IndexChannels:
         overdue = next((one for one in self._pending.values() if now - one.sent_at > RESPONSE_TIMEOUT_S), None)
         if overdue is not None:
             raise RetryableError(f"no response to {overdue.method} within {RESPONSE_TIMEOUT_S:g} s", Reason.TIMEOUT)
-        if self._heard_at and now - self._last_message_at > MAX_SILENCE_S:
-            raise RetryableError(f"no message within {MAX_SILENCE_S:g} s", Reason.TIMEOUT)
+        if self._last_tick_at and now - self._last_message_at > IDLE_TIMEOUT_S:
+            raise RetryableError(f"no message within {IDLE_TIMEOUT_S:g} s", Reason.TIMEOUT)
 
     def _next_subscription(self, now: float, now_us: int) -> str | None:
         """Returns the next message that brings the subscriptions closer to what is wanted; None if nothing is due."""
         requested = {name for request in self._pending.values() for name in request.channels}
-        unwanted = [name for name in self._heard_at if name not in self._wanted]
-        # A channel can be silent although the connection is alive. Deribit ignores a second subscription, so it ends first.
-        silent = [name for name, heard_at in self._heard_at.items() if now - heard_at > MAX_CHANNEL_SILENCE_S]
+        unwanted = [name for name in self._last_tick_at if name not in self._requested_tickers]
+        # A channel can be silent although the connection is alive. Deribit ignores a second subscription, so the client
+        # unsubscribes first.
+        silent = [name for name, heard_at in self._last_tick_at.items() if now - heard_at > MAX_CHANNEL_SILENCE_S]
         if leaving := [name for name in dict.fromkeys([*unwanted, *silent]) if name not in requested][:GROUP_SIZE]:
             for name in leaving:
-                del self._heard_at[name]
+                del self._last_tick_at[name]
             return self._request("public/unsubscribe", now, now_us, leaving)
         missing = [
             name
-            for name in self._wanted
-            if name not in self._heard_at and name not in requested and now >= self._retry_at.get(name, 0.0)
+            for name in self._requested_tickers
+            if name not in self._last_tick_at and name not in requested and now >= self._retry_at.get(name, 0.0)
         ][:GROUP_SIZE]
         return self._request("public/subscribe", now, now_us, missing) if missing else None
 
@@ -146,7 +147,7 @@ class IndexChannels:
         return json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params})
 
     def _receive_response(
-        self, request: _Request, message: Mapping[str, Any], now: float, now_us: int, received: Received
+        self, request: _Request, message: Mapping[str, Any], now: float, now_us: int, received: StreamMessage
     ) -> None:
         if message.get("testnet") is True:
             raise PermanentError(
@@ -165,18 +166,18 @@ class IndexChannels:
             confirmed = {str(one).removeprefix(CHANNEL_PREFIX) for one in result} if isinstance(result, list) else set()
             for name in request.channels:
                 if name in confirmed:
-                    self._heard_at[name] = now
+                    self._last_tick_at[name] = now
                     self.refused.discard(name)
                 else:
                     self._retry_at[name] = now + REFUSED_INTERVAL_S
                     self.refused.add(name)
 
-    def _receive_tick(self, channel: str, data: Any, now: float, now_us: int, received: Received) -> None:
+    def _receive_tick(self, channel: str, data: Any, now: float, now_us: int, received: StreamMessage) -> None:
         name = channel.removeprefix(CHANNEL_PREFIX)
-        if name not in self._heard_at:
-            received.rejections.append(TickRejection.NOT_TRACKED)
+        if name not in self._last_tick_at:
+            received.rejections.append(TickRejection.NOT_SUBSCRIBED)
             return
-        self._heard_at[name] = now
+        self._last_tick_at[name] = now
         try:
             received.ticks.append(_parse_tick(name, data, now_us))
         except ValueError:

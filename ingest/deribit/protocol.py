@@ -14,7 +14,7 @@ from typing import Any, Never
 
 from pydantic import ValidationError
 
-from db.queries.deliveries import DELIVERY_SECOND
+from db.queries.delivery_prices import DELIVERY_SECOND
 from db.rows import NAME_PATTERN, Reason, validate_price
 from ingest.deribit.models import ChartData, DeliveryPrice, Envelope, IndexPrice, Names, RpcError
 from ingest.errors import PermanentError, RetryableError, SourceError, UnknownTickerError

@@ -12,9 +12,9 @@ import aiohttp
 
 from db.rows import Reason
 from ingest import metrics
-from ingest.deribit.channel import MAX_MESSAGE_BYTES, IndexChannels
+from ingest.deribit.channel import MAX_MESSAGE_BYTES, ChannelSubscriptions
 from ingest.errors import PermanentError, RetryableError, SourceError
-from ingest.ticks import Received
+from ingest.ticks import StreamMessage
 
 CONNECT_TIMEOUT_S: Final = 10.0
 SEND_TIMEOUT_S: Final = 10.0
@@ -32,12 +32,12 @@ log = logging.getLogger(__name__)
 class DeribitStream:
     """One connection at a time to the exchange's stream, for as long as `run` runs."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, receive: Callable[[Received], None]) -> None:
+    def __init__(self, session: aiohttp.ClientSession, url: str, receive: Callable[[StreamMessage], None]) -> None:
         """`receive` gets what each message contained, in the order of arrival."""
         self._session = session
         self._url = url
         self._receive = receive
-        self._channels: IndexChannels | None = None
+        self._channels: ChannelSubscriptions | None = None
         self._tick_count = 0
 
     @property
@@ -85,7 +85,7 @@ class DeribitStream:
     async def _run_connection(self, tickers: Callable[[], Sequence[str]]) -> None:
         """Runs until the connection ends. Raises an ExceptionGroup of one error."""
         socket = await self._connect()
-        self._channels = channels = IndexChannels(time.monotonic())
+        self._channels = channels = ChannelSubscriptions(time.monotonic())
         metrics.stream_connected.set(1)
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -111,7 +111,7 @@ class DeribitStream:
             message = f"no connection to DERIBIT_WS_URL={self._url}: {error or type(error).__name__}"
             raise ExceptionGroup("", [RetryableError(message, Reason.REFUSED)]) from error
 
-    async def _read(self, socket: aiohttp.ClientWebSocketResponse, channels: IndexChannels) -> Never:
+    async def _read(self, socket: aiohttp.ClientWebSocketResponse, channels: ChannelSubscriptions) -> Never:
         async for message in socket:
             if message.type is aiohttp.WSMsgType.TEXT:
                 received = channels.receive(message.data, time.monotonic(), time.time_ns() // 1_000)
@@ -120,7 +120,7 @@ class DeribitStream:
         raise RetryableError(f"the connection was closed (code {socket.close_code})", Reason.REFUSED)
 
     async def _write(
-        self, socket: aiohttp.ClientWebSocketResponse, channels: IndexChannels, tickers: Callable[[], Sequence[str]]
+        self, socket: aiohttp.ClientWebSocketResponse, channels: ChannelSubscriptions, tickers: Callable[[], Sequence[str]]
     ) -> Never:
         while True:
             channels.set_tickers(tickers())

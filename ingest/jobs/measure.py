@@ -5,7 +5,7 @@ import time
 
 from db import times
 from db.pool import Database
-from db.queries import deliveries, gaps, retention, tickers
+from db.queries import delivery_prices, gaps, retention, tickers
 from db.rows import Reason
 from ingest import metrics
 from ingest.outbox import Outbox
@@ -29,7 +29,7 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
         metrics.last_price_timestamp.labels(row["name"]).set(
             row["ts"] if row["tracked"] and row["ts"] is not None else math.nan
         )
-    for ticker, difference_bps in (await deliveries.latest_differences(db, int(now) - 2 * times.DAY)).items():
+    for ticker, difference_bps in (await delivery_prices.latest_differences(db, int(now) - 2 * times.DAY)).items():
         metrics.delivery_difference.labels(ticker).set(difference_bps)
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}
     for reason in Reason:

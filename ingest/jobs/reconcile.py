@@ -21,7 +21,7 @@ from ingest.jobs.backfill import BackfillResult, backfill
 from ingest.jobs.candles import build_candles
 from ingest.jobs.changes import delete_old_changes
 from ingest.jobs.deadline import Deadline
-from ingest.jobs.delivery import DeliveryPrices
+from ingest.jobs.delivery_prices import DeliveryPriceCollector
 from ingest.jobs.drain import drain, drain_ticks, log_backlog
 from ingest.jobs.measure import measure
 from ingest.jobs.message_minutes import MinuteChooser
@@ -40,7 +40,7 @@ JOB_TIMEOUTS_S: Final = {
     "ticks": 10.0,
     "metrics": 5.0,
     "backfill": 20.0,
-    "delivery": 10.0,
+    "delivery_prices": 10.0,
     "candles": 10.0,
     "changes": 5.0,
     "retention": 10.0,
@@ -76,7 +76,7 @@ async def reconcile(
     resume_days: int = 7,
     retention_days: int | None = None,
     ticks_days: int = 0,
-    delivery_prices: DeliveryPrices | None = None,
+    delivery_prices: DeliveryPriceCollector | None = None,
     budget_s: float = BUDGET_S,
     minute_chooser: MinuteChooser | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
@@ -116,7 +116,7 @@ async def reconcile(
         async with jobs.run_job("backfill"):
             reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
     if agreed_now is not None and delivery_prices is not None:
-        async with jobs.run_job("delivery"):
+        async with jobs.run_job("delivery_prices"):
             tracked = await tickers.list_tracked(db)
             await delivery_prices.collect(agreed_now, tracked, source=source, db=db)
     async with jobs.run_job("candles"):

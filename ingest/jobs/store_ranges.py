@@ -68,7 +68,7 @@ async def _store(connection: Transaction, merged: Mapping[TickerMinute, MinuteTi
         elif found.is_final:
             # An outbox entry may be read again after its commit. It changes nothing.
             if any(final_ranges[key][name] != value for name, value in minute.range().model_dump().items()):
-                result.rejected[key] = f"its range was stored more than {MERGE_WINDOW_S // 60} minutes ago"
+                result.rejected[key] = "its ticks are deleted, so no further ones can be merged"
         elif found.ticks is None or (minute := MinuteTicks.from_json(*key, found.ticks).merge(minute)).to_json() != found.ticks:
             rows.append(minute.range())
             ticks[key] = minute.to_json()

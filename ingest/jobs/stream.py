@@ -20,7 +20,7 @@ from ingest.jobs.drain import drain_ticks
 from ingest.jobs.store_ranges import store_ranges
 from ingest.outbox import Outbox, StreamState
 from ingest.source import MAX_CLOCK_DIFFERENCE_S, ExchangeClock
-from ingest.ticks import MinuteTicks, Received, Tick, TickCollector, TickRejection
+from ingest.ticks import MinuteTicks, StreamMessage, Tick, TickRejection, UnsealedMinutes
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class TickRecorder:
         self._db = db
         self._outbox = outbox
         self._tickers = tuple(fallback_tickers)
-        self._collector = TickCollector()
+        self._collector = UnsealedMinutes()
         self._unsaved: list[MinuteTicks] = []
         self._latest: dict[str, Tick] = {}
         """The newest tick of each ticker since the last notification."""
@@ -77,7 +77,7 @@ class TickRecorder:
         """Returns the tickers to subscribe."""
         return self._tickers
 
-    def receive(self, received: Received) -> None:
+    def receive(self, received: StreamMessage) -> None:
         """Adds what a message contained."""
         if received.clock is not None:
             reading = received.clock
@@ -88,7 +88,7 @@ class TickRecorder:
                 received.rejections.append(rejection)
             else:
                 metrics.ticks.labels("ok").inc()
-                # A second opinion on the responses' clock, and the reverse: an outlier of one of them moves no clock.
+                # Ticks and responses check each other: an outlier of one of them does not move the clock.
                 self.clock.observe(tick.at_ms * 1_000, tick.arrived_us, tick.arrived_us, "ticks")
                 self._last_tick_ms = max(tick.at_ms, self._last_tick_ms or 0)
                 previous = self._latest.get(tick.ticker)
@@ -107,7 +107,7 @@ class TickRecorder:
         return now
 
     async def follow_tickers(self) -> Never:
-        """Reads the tracked tickers repeatedly, as the workers agreed on them. The last ones stay without the database."""
+        """Reads the tracked tickers repeatedly. Keeps the last ones while the database is unavailable."""
         while True:
             try:
                 async with asyncio.timeout(DATABASE_TIMEOUT_S):

@@ -34,7 +34,7 @@ TICK_FAULTS: Final = {
     "tick_wrong_index": "a tick names another index",
     "tick_late": "a tick is six hours old",
     "tick_future": "a tick is six hours ahead",
-    "tick_flood": "a tick is preceded by many others of the same second",
+    "tick_flood": "a tick is preceded by many others of the last 300 milliseconds",
     "stream_close": "the connection is closed instead of a tick",
 }
 CONNECTION_FAULTS: Final = {
@@ -63,7 +63,7 @@ class ServedTick:
 class _Connection:
     socket: web.WebSocketResponse
     sent_until: dict[str, int] = field(default_factory=dict)
-    """The last second of each subscribed index whose tick is due no more."""
+    """The last second whose tick was sent, by subscribed index."""
     held: list[tuple[str, int, Decimal]] = field(default_factory=list)
 
 

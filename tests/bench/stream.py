@@ -4,7 +4,8 @@ python -m tests.bench.stream                 # a day of 200 tickers
 python -m tests.bench.stream --minutes 60 --tickers 1000
 
 The messages pass the same code as in `python -m ingest stream`: parsing, collecting, sealing, outbox, PostgreSQL. It prints the
-share of one CPU that this takes, the memory over time, and the number of tickers with which one process is full.
+share of one CPU that this takes, the memory after ten minutes and at the end, and an estimate of the number of tickers with
+which one process is full.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from db import migrate
 from db.pool import open_database
 from db.queries import ranges, tracking, write_lock
 from db.runtime import embedded
-from ingest.deribit.channel import CHANNEL_PREFIX, IndexChannels
+from ingest.deribit.channel import CHANNEL_PREFIX, ChannelSubscriptions
 from ingest.jobs.stream import TickRecorder
 from ingest.outbox import open_outbox
 
@@ -57,7 +58,7 @@ async def run(dsn: str, redis_url: str, minutes: int, tickers: int, console: Con
         async with write_lock.write_transaction(db) as connection:
             await tracking.begin_periods(connection, dict.fromkeys(names, BEGIN))
         recorder = TickRecorder(db, outbox, names, monotonic=virtual.monotonic, wall=virtual.wall)
-        channels = IndexChannels(0.0)
+        channels = ChannelSubscriptions(0.0)
         channels.set_tickers(names)
         respond(channels, recorder, virtual)
         cpu_s, memory = [], []
@@ -96,7 +97,7 @@ async def run(dsn: str, redis_url: str, minutes: int, tickers: int, console: Con
         return bool(stored == tickers * minutes and ticks == 60 * tickers * minutes)
 
 
-def respond(channels: IndexChannels, recorder: TickRecorder, virtual: VirtualTime) -> None:
+def respond(channels: ChannelSubscriptions, recorder: TickRecorder, virtual: VirtualTime) -> None:
     """Answers all requests of the connection, as the exchange does."""
     while messages := channels.due_messages(virtual.elapsed_s, int(virtual.wall() * 10**6)):
         for text in messages:
@@ -120,7 +121,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m tests.bench.stream", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--minutes", type=int, default=1_440, help="virtual minutes (default: %(default)s)")
+    parser.add_argument("--minutes", type=int, default=1_440, help="virtual minutes, at least 10 (default: %(default)s)")
     parser.add_argument("--tickers", type=int, default=200, help="tickers with a tick a second (default: %(default)s)")
     options = parser.parse_args()
     os.environ["LOG_LEVEL"] = "ERROR"

@@ -49,7 +49,7 @@ class StreamResult:
     """The result of the audit."""
 
     minutes: int = 0
-    """Minutes of all tickers, from the first tick on."""
+    """Minutes of all tickers with served ticks, without the minute in which the run began."""
     watched: int = 0
     partly_watched: int = 0
     wrong: int = 0
@@ -192,7 +192,7 @@ class StreamRun:
         self._simulator.clear_faults()
 
     async def _settle(self) -> None:
-        """Stops the processes after a minute without a fault, so that everything is stored."""
+        """Waits until a minute without a fault is stored, and the outbox is empty."""
         self._simulator.clear_faults()
         self._start("first")
         stopped_at = time.time() // 60 * 60 + 60

@@ -22,7 +22,7 @@ from starlette.routing import Route
 
 from db import settings as db_settings
 from db.pool import Database
-from db.queries import bulk_import, deliveries, write_lock
+from db.queries import bulk_import, delivery_prices, write_lock
 from db.queries.ticks import notify_ticks
 from graph import errors
 from graph import settings as graph_settings
@@ -60,7 +60,7 @@ def _program(name: str) -> str:
     return found
 
 
-DELIVERY = int(time.time()) // 86_400 * 86_400 - 86_400 + deliveries.DELIVERY_SECOND
+DELIVERY = int(time.time()) // 86_400 * 86_400 - 86_400 + delivery_prices.DELIVERY_SECOND
 """The delivery of yesterday."""
 
 
@@ -72,7 +72,7 @@ async def new_installation(dsn: str, db: Database) -> AsyncIterator[Api]:
     for ticker in ("btc_usd", "eth_usd"):
         await store(db, [row(ticker, now - 60 * number, f"6824{number}.5", at_s=1.25) for number in range(5)])
     async with write_lock.write_transaction(db) as connection:
-        await deliveries.store(connection, "btc_usd", {DELIVERY: Decimal("68200.5")}, {})
+        await delivery_prices.store(connection, "btc_usd", {DELIVERY: Decimal("68200.5")}, {})
     async with run_api(Settings(database_url=dsn)) as api:
         yield api
 

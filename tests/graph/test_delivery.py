@@ -4,13 +4,13 @@ from decimal import Decimal
 
 from db import times
 from db.pool import Database
-from db.queries import deliveries, write_lock
+from db.queries import delivery_prices, write_lock
 from db.rows import DeliveryBasis
 from tests.graph.conftest import Api
 from tests.graph.subscriptions import subscribe_and_wait
 from tests.sample_data import START_TS, row, store, track
 
-DELIVERY = START_TS // times.DAY * times.DAY + deliveries.DELIVERY_SECOND
+DELIVERY = START_TS // times.DAY * times.DAY + delivery_prices.DELIVERY_SECOND
 
 
 async def test_a_delivery_price_is_found_by_its_day(api: Api, db: Database) -> None:
@@ -18,7 +18,7 @@ async def test_a_delivery_price_is_found_by_its_day(api: Api, db: Database) -> N
     prices = {DELIVERY: Decimal(70_000), DELIVERY - times.DAY: Decimal(69_000)}
     async with write_lock.write_transaction(db) as connection:
         means = {DELIVERY: (Decimal("70000.7"), DeliveryBasis.RANGE)}
-        await deliveries.store(connection, "btc_usd", prices, means)
+        await delivery_prices.store(connection, "btc_usd", prices, means)
     query = '{ deliveryPrice(ticker: "btc_usd", date: "%s") { ticker ts price mean basis differenceBps } }'
     found = (await api.data(query % "2024-01-15"))["deliveryPrice"]
     expected = {"ticker": "btc_usd", "ts": DELIVERY, "price": "70000", "mean": "70000.7", "basis": "RANGE"}

@@ -9,9 +9,9 @@ import pytest
 
 from db.rows import Reason
 from ingest.deribit import channel
-from ingest.deribit.channel import CHANNEL_PREFIX, IndexChannels, stream_url
+from ingest.deribit.channel import CHANNEL_PREFIX, ChannelSubscriptions, stream_url
 from ingest.errors import PermanentError, RetryableError
-from ingest.ticks import Received, TickRejection
+from ingest.ticks import StreamMessage, TickRejection
 
 NOW_US = 1_705_318_800_000_000
 
@@ -21,7 +21,7 @@ class Connection:
 
     def __init__(self, *names: str) -> None:
         self.now = 1_000.0
-        self.channels = IndexChannels(self.now)
+        self.channels = ChannelSubscriptions(self.now)
         self.channels.set_tickers(names)
 
     def due(self, after_s: float = 0.0) -> list[dict[str, Any]]:
@@ -29,12 +29,12 @@ class Connection:
         self.now += after_s
         return [json.loads(text) for text in self.channels.due_messages(self.now, NOW_US)]
 
-    def receive(self, text: str | dict[str, Any]) -> Received:
+    def receive(self, text: str | dict[str, Any]) -> StreamMessage:
         return self.channels.receive(text if isinstance(text, str) else json.dumps(text), self.now, NOW_US + 1_000)
 
-    def respond(self, requests: Sequence[dict[str, Any]], **changes: Any) -> Received:
+    def respond(self, requests: Sequence[dict[str, Any]], **changes: Any) -> StreamMessage:
         """Answers all requests; a subscription with all its channels."""
-        found = Received()
+        found = StreamMessage()
         for request in requests:
             result = request["params"].get("channels", "ok")
             found = self.receive({"jsonrpc": "2.0", "id": request["id"], "result": result, "usOut": NOW_US, **changes})
@@ -105,7 +105,7 @@ def test_a_price_keeps_its_digits(price: str) -> None:
         (tick_text("btc_usd", "1", at_ms=-1), TickRejection.INVALID),
         (tick_text("btc_usd", "1", at_ms='"5"'), TickRejection.INVALID),
         (tick_text("btc_usd", "1", at_ms=1.5), TickRejection.INVALID),
-        (tick_text("eth_usd", "1"), TickRejection.NOT_TRACKED),
+        (tick_text("eth_usd", "1"), TickRejection.NOT_SUBSCRIBED),
         ("{", TickRejection.INVALID),
         ("[]", TickRejection.INVALID),
         ("[" * 100_000, TickRejection.INVALID),
@@ -157,7 +157,7 @@ def test_tickers_follow_the_watchlist() -> None:
     connection.channels.set_tickers(["eth_usd", "sol_usd"])
     (leaving,) = connection.due(channel.SUBSCRIBE_INTERVAL_S)
     assert (leaving["method"], leaving["params"]["channels"]) == ("public/unsubscribe", [CHANNEL_PREFIX + "btc_usd"])
-    assert connection.receive(tick_text("btc_usd", "1")).rejections == [TickRejection.NOT_TRACKED]
+    assert connection.receive(tick_text("btc_usd", "1")).rejections == [TickRejection.NOT_SUBSCRIBED]
     (joining,) = connection.due(channel.SUBSCRIBE_INTERVAL_S)
     connection.respond([leaving, joining])
     assert set(connection.channels.subscribed) == {"eth_usd", "sol_usd"}
@@ -176,7 +176,7 @@ def test_a_silent_channel_is_subscribed_again_while_another_shows_the_connection
     assert [one for one in methods if one[1]] == [("public/unsubscribe", name), ("public/subscribe", name)]
 
 
-@pytest.mark.parametrize("silence_s", [channel.MAX_SILENCE_S + 0.1, 3_600])
+@pytest.mark.parametrize("silence_s", [channel.IDLE_TIMEOUT_S + 0.1, 3_600])
 def test_a_silent_connection_ends(silence_s: float) -> None:
     connection = Connection("btc_usd")
     connection.subscribe()

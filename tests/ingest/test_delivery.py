@@ -8,13 +8,13 @@ import pytest
 
 from db import times
 from db.pool import Database
-from db.queries import deliveries
+from db.queries import delivery_prices
 from ingest.deribit import protocol
 from ingest.deribit.client import Deribit
 from ingest.deribit.models import Envelope
 from ingest.errors import RetryableError
 from ingest.jobs.collect import collect
-from ingest.jobs.delivery import LATE_RETRY_INTERVAL_S, RETRY_INTERVAL_S, DeliveryPrices, mean_of_chart
+from ingest.jobs.delivery_prices import LATE_RETRY_INTERVAL_S, RETRY_INTERVAL_S, DeliveryPriceCollector, mean_of_chart
 from ingest.jobs.store_ranges import store_ranges
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
@@ -24,7 +24,7 @@ from ingest.source import ChartPoint
 from ingest.ticks import MinuteTicks, Tick
 from tests.sample_data import START_TS, track
 
-DELIVERY = START_TS // times.DAY * times.DAY + deliveries.DELIVERY_SECOND
+DELIVERY = START_TS // times.DAY * times.DAY + delivery_prices.DELIVERY_SECOND
 
 
 async def watch(db: Database, minutes: int) -> None:
@@ -40,11 +40,11 @@ async def watch(db: Database, minutes: int) -> None:
 
 async def collect_at(second: int, db: Database, deribit: Deribit, simulator: Simulator, *names: str) -> int:
     simulator.clock.set(at=second, stands=True)
-    return await DeliveryPrices().collect(second, names or ("btc_usd",), source=deribit, db=db)
+    return await DeliveryPriceCollector().collect(second, names or ("btc_usd",), source=deribit, db=db)
 
 
 async def stored_delivery(db: Database) -> dict[str, Any]:
-    found = await deliveries.get(db, "btc_usd", DELIVERY)
+    found = await delivery_prices.get(db, "btc_usd", DELIVERY)
     assert found is not None
     return dict(found)
 
@@ -92,7 +92,7 @@ async def test_a_difference_is_an_error(
 async def test_nothing_is_requested_before_the_delivery_or_twice(db: Database, deribit: Deribit, simulator: Simulator) -> None:
     await track(db, "btc_usd")
     now = 0.0
-    jobs = DeliveryPrices(lambda: now)
+    jobs = DeliveryPriceCollector(lambda: now)
 
     async def collected_at(second: int) -> int:
         simulator.clock.set(at=second, stands=True)
@@ -116,7 +116,7 @@ async def test_a_new_installation_has_delivery_prices_at_once_and_retries_rarely
     await track(db, "btc_usd")
     now, late = 0.0, DELIVERY + 20 * 3_600
     simulator.clock.set(at=late, stands=True)
-    jobs = DeliveryPrices(lambda: now)
+    jobs = DeliveryPriceCollector(lambda: now)
     simulator.fail("http_503", method="get_delivery_prices", times=1)
     assert await jobs.collect(late, ["btc_usd"], source=deribit, db=db) == 0
     now += RETRY_INTERVAL_S
@@ -164,7 +164,7 @@ async def test_an_estimate_is_stored_where_it_differs(
         await collect(minute, watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=outbox)
     estimate = market.estimated_delivery_price("btc_usd", DELIVERY - 599)
     minutes = [("btc_usd", DELIVERY - 3_600), ("btc_usd", DELIVERY - 600)]
-    assert await deliveries.estimates_of(db, minutes) == {minutes[1]: estimate}
+    assert await delivery_prices.estimates_of(db, minutes) == {minutes[1]: estimate}
     assert estimate != market.price("btc_usd", DELIVERY - 599)
 
 

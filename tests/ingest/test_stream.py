@@ -22,7 +22,7 @@ from ingest.jobs.stream import TickRecorder
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
 from ingest.simulator.stream import CONNECTION_FAULTS, TICK_FAULTS
-from ingest.ticks import ClockReading, MinuteTicks, Received, Tick, TickRejection
+from ingest.ticks import ClockReading, MinuteTicks, StreamMessage, Tick, TickRejection
 from tests.sample_data import START_TS, track
 from tests.wait import wait_until
 
@@ -46,7 +46,7 @@ async def run_stream(rpc_url: str, db: Database, outbox: Outbox, *tickers: str, 
     recorder = TickRecorder(db, outbox, tickers, monotonic=lambda: time.monotonic() * rate)
     async with aiohttp.ClientSession() as session:
 
-        def receive(received: Received) -> None:
+        def receive(received: StreamMessage) -> None:
             recorder.receive(received)
             stand.received.update(tick.ticker for tick in received.ticks)
             stand.received.update(rejection.value for rejection in received.rejections)
@@ -75,12 +75,12 @@ class ByHand:
             monotonic=lambda: self._elapsed_s,
             wall=lambda: START_TS + self._elapsed_s + local_offset_s,
         )
-        self.recorder.receive(Received(clock=ClockReading(START_TS * 10**6, START_TS * 10**6, START_TS * 10**6)))
+        self.recorder.receive(StreamMessage(clock=ClockReading(START_TS * 10**6, START_TS * 10**6, START_TS * 10**6)))
 
     def tick(self, at_ms: int, price: str) -> TickRejection | None:
         """Lets a tick arrive when the exchange published it. Returns why it is no evidence."""
         self._elapsed_s = at_ms / 1_000
-        received = Received(ticks=[Tick("btc_usd", START_TS * 1_000 + at_ms, Decimal(price), 1)])
+        received = StreamMessage(ticks=[Tick("btc_usd", START_TS * 1_000 + at_ms, Decimal(price), 1)])
         self.recorder.receive(received)
         return received.rejections[0] if received.rejections else None
 
@@ -147,7 +147,7 @@ async def test_after_a_bad_tick_the_others_count(
 async def test_after_a_failure_of_the_connection_ticks_arrive_again(
     rpc_url: str, simulator: Simulator, db: Database, outbox: Outbox, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("MAX_SILENCE_S", "RESPONSE_TIMEOUT_S", "REFUSED_INTERVAL_S", "CLOCK_INTERVAL_S", "MAX_CHANNEL_SILENCE_S"):
+    for name in ("IDLE_TIMEOUT_S", "RESPONSE_TIMEOUT_S", "REFUSED_INTERVAL_S", "CLOCK_INTERVAL_S", "MAX_CHANNEL_SILENCE_S"):
         monkeypatch.setattr(f"ingest.deribit.channel.{name}", 0.5)
     simulator.clock.set(rate=RATE)
     await track(db, "btc_usd", "eth_usd")
@@ -246,5 +246,5 @@ async def test_a_wrong_clock_in_one_response_seals_no_minute(db: Database, outbo
     by_hand = ByHand(db, outbox)
     by_hand.tick(1_000, "100")
     ahead_us = (START_TS + 1_800) * 10**6
-    by_hand.recorder.receive(Received(clock=ClockReading(ahead_us, START_TS * 10**6 + 10**6, START_TS * 10**6 + 10**6)))
+    by_hand.recorder.receive(StreamMessage(clock=ClockReading(ahead_us, START_TS * 10**6 + 10**6, START_TS * 10**6 + 10**6)))
     assert by_hand.tick(2_000, "100") is None

@@ -15,8 +15,8 @@ from ingest.ticks import (
     SEAL_DELAY_S,
     MinuteTicks,
     Tick,
-    TickCollector,
     TickRejection,
+    UnsealedMinutes,
     merge_all,
     parse_price,
 )
@@ -123,11 +123,11 @@ def test_a_mean_never_leaves_the_interval_between_the_extremes(decimals: int) ->
 def test_a_tick_counts_only_near_the_clock_of_the_exchange(
     at_ms: int, now: float | None, rejection: TickRejection | None
 ) -> None:
-    assert TickCollector().add(tick(at_ms), now) is rejection
+    assert UnsealedMinutes().add(tick(at_ms), now) is rejection
 
 
 def test_a_minute_is_sealed_once_and_accepts_no_tick_afterwards() -> None:
-    collector = TickCollector()
+    collector = UnsealedMinutes()
     assert collector.add(tick(59_000), START_TS + 59.0) is None
     assert collector.add(tick(60_000), START_TS + 60.0) is None
     end = START_TS + 60 + SEAL_DELAY_S

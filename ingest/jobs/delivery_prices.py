@@ -13,8 +13,8 @@ from typing import Final
 
 from db import times
 from db.pool import Database
-from db.queries import deliveries, write_lock
-from db.queries.deliveries import DELIVERY_SECOND, WINDOW_S
+from db.queries import delivery_prices, write_lock
+from db.queries.delivery_prices import DELIVERY_SECOND, WINDOW_S
 from db.rows import DeliveryBasis
 from ingest.errors import SourceError
 from ingest.source import ChartPoint, Exchange
@@ -24,9 +24,9 @@ log = logging.getLogger(__name__)
 PUBLISH_DELAY_S: Final = 120
 """How long after 08:00 UTC a delivery price is requested first."""
 RETRY_INTERVAL_S: Final = 600
-MAX_DELAY_S: Final = 6 * 3_600
+FREQUENT_RETRY_PERIOD_S: Final = 6 * 3_600
 LATE_RETRY_INTERVAL_S: Final = 6 * 3_600
-"""The interval of retries later than MAX_DELAY_S after 08:00 UTC. Not every index has delivery prices."""
+"""The interval of retries later than FREQUENT_RETRY_PERIOD_S after 08:00 UTC. Not every index has delivery prices."""
 PRICES_PER_CALL: Final = 30
 CHART_WINDOW_S: Final = 3_600
 MAX_CHART_STEP_S: Final = 60
@@ -34,7 +34,7 @@ MAX_DIFFERENCE_BPS: Final = 1.0
 """A larger difference is an error: of the archive, of the exchange's chart, or of the delivery price."""
 
 
-class DeliveryPrices:
+class DeliveryPriceCollector:
     """The delivery prices of one worker. Remembers when it requested which, because not every index has one."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -51,9 +51,9 @@ class DeliveryPrices:
         ts = (now - DELIVERY_SECOND) // times.DAY * times.DAY + DELIVERY_SECOND
         if now - ts < PUBLISH_DELAY_S:
             return 0
-        interval_s = RETRY_INTERVAL_S if now - ts <= MAX_DELAY_S else LATE_RETRY_INTERVAL_S
+        interval_s = RETRY_INTERVAL_S if now - ts <= FREQUENT_RETRY_PERIOD_S else LATE_RETRY_INTERVAL_S
         stored = 0
-        for ticker in await deliveries.missing(db, tickers, ts):
+        for ticker in await delivery_prices.missing(db, tickers, ts):
             if self._monotonic() - self._attempted_at.get(ticker, float("-inf")) < interval_s:
                 continue
             self._attempted_at[ticker] = self._monotonic()
@@ -67,14 +67,14 @@ class DeliveryPrices:
 async def _collect(ticker: str, ts: int, now: int, source: Exchange, db: Database) -> bool:
     """Stores the delivery prices of a ticker. Returns whether that at `ts` is among them."""
     prices = await source.delivery_prices(ticker, PRICES_PER_CALL)
-    watched = await deliveries.watched_means(db, ticker, list(prices))
+    watched = await delivery_prices.watched_means(db, ticker, list(prices))
     means = {at: (mean_price, DeliveryBasis.RANGE) for at, mean_price in watched.items()}
     if ts in prices and ts not in means and now - ts < CHART_WINDOW_S - WINDOW_S:
         chart_mean = mean_of_chart(await source.chart(ticker, source.window(CHART_WINDOW_S)), ts)
         if chart_mean is not None:
             means[ts] = chart_mean, DeliveryBasis.CHART
     async with write_lock.write_transaction(db) as connection:
-        await deliveries.store(connection, ticker, prices, means)
+        await delivery_prices.store(connection, ticker, prices, means)
     if ts in prices and ts in means:
         found, basis = means[ts]
         difference_bps = float((found - prices[ts]) / prices[ts] * 10_000)
@@ -93,4 +93,4 @@ def mean_of_chart(points: Sequence[ChartPoint], ts: int) -> Decimal | None:
     found = [point.price for point in points if (ts - WINDOW_S) * 1_000 <= point.at < ts * 1_000]
     if len(found) != WINDOW_S * 1_000 // min(steps):
         return None
-    return round(mean(found), deliveries.MEAN_DECIMALS)
+    return round(mean(found), delivery_prices.MEAN_DECIMALS)
