@@ -32,7 +32,7 @@ ALTER TABLE price ENABLE TRIGGER USER;
 ALTER TABLE minute_range DISABLE TRIGGER USER;
 INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s, longest_silence_ms,
                           source)
-SELECT 'btc_usd', {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE' FROM generate_series(0, 199999) AS m;
+SELECT 'btc_usd', {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE' FROM generate_series(130000, 169999) AS m;
 ALTER TABLE minute_range ENABLE TRIGGER USER;
 INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM ticker, unnest(ARRAY[3600, 86400]) AS span,
        generate_series(({START_TS} / span * span)::bigint, ({START_TS} + 60 * {ROWS})::bigint, span) AS ts;

@@ -26,8 +26,8 @@ from ingest.ticks import ClockReading, MinuteTicks, StreamMessage, Tick, TickRej
 from tests.sample_data import START_TS, track
 from tests.wait import wait_until
 
-RATE = 10.0
-"""The exchange's clock runs this many times faster, so that a minute takes six seconds."""
+RATE = 20.0
+"""The exchange's clock runs this many times faster, so that a minute takes three seconds."""
 
 
 @dataclass
