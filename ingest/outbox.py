@@ -25,8 +25,8 @@ from ingest.ticks import MinuteTicks
 
 PRICES = "tickgraph:outbox"
 TICKS = "tickgraph:ticks"
-TICKS_RATIO = 10
-"""A minute of ticks needs about as much memory as this many prices."""
+TICKS_RATIO = 50
+"""The outbox holds one minute of ticks for this many prices: a fifth of the prices' memory, which must not lack room."""
 STREAM = "tickgraph:stream:"
 """Prefix of the states of stream processes: prefix and process. They expire, like heartbeats."""
 STREAM_STATE_TTL_S = 20
@@ -352,7 +352,7 @@ def _parse_ticks(batch: TicksBatch, name: str, value: str) -> None:
         return
     try:
         batch.minutes.append(MinuteTicks.from_json(*ticker_minute, value))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         batch.invalid.append(_invalid_entry(minute, value, f"invalid ticks: {error}"))
 
 

@@ -111,7 +111,7 @@ class Settings(settings.Settings):
         500_000,
         ge=1_000,
         description="maximum number of prices in the outbox in Redis, about 250 bytes each; workers log an error from 10 % on. "
-        "In addition, a tenth as many minutes of ticks, about 2,500 bytes each",
+        "In addition, one minute of ticks for every 50 prices, about 2,500 bytes each",
     )
 
     @model_validator(mode="after")

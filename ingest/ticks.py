@@ -18,14 +18,16 @@ from db.rows import MAX_PRICE_DECIMALS, RangeRow, Source, normalize_price, valid
 MINUTE_MS: Final = times.MINUTE * 1_000
 MAX_SILENCE_MS: Final = 5_000
 """Longest silence in a watched minute. A price counts for at most this time after its tick."""
+MAX_EDGE_SILENCE_MS: Final = MAX_SILENCE_MS // 2
+"""Longest silence at the beginning and at the end of a watched minute, so that none across two minutes is longer, either."""
 SEAL_DELAY_S: Final = 2.0
 """How long after its end a minute still accepts ticks."""
 MAX_TICK_AGE_S: Final = 60.0
 """Maximum age of a tick by the exchange's clock. Deribit sends about one a second."""
 MAX_TICK_AHEAD_S: Final = 2.0
 """How far a tick may be ahead of the exchange's clock, which is extrapolated between its responses."""
-MAX_TICKS_PER_MINUTE: Final = 3_000
-"""Maximum number of ticks held for one minute, about fifty times what Deribit sends. Of others, only new extremes count."""
+MAX_TICKS_PER_MINUTE: Final = 600
+"""Maximum number of ticks held for one minute, about ten times what Deribit sends. Of others, extremes and the last count."""
 TWAP_EXTRA_DECIMALS: Final = 6
 """Decimals of a mean beyond those of its prices."""
 TWAP_PRECISION: Final = 60
@@ -92,18 +94,21 @@ class MinuteTicks:
     ts: int
     arrivals: dict[tuple[int, Decimal], int] = field(default_factory=dict)
     """The first arrival of each tick, in UNIX microseconds, by its milliseconds after the start of the minute and its price."""
-    _extremes: tuple[Decimal, Decimal] = (Decimal("Infinity"), Decimal(0))
-    """The lowest and the highest price, for `add`."""
+    _overflow: set[tuple[int, Decimal]] = field(default_factory=set)
+    """Beyond MAX_TICKS_PER_MINUTE: the lowest, the highest and the last tick."""
 
     def add(self, tick: Tick) -> bool:
-        """Adds a tick of this minute. Returns False, and adds nothing, if the minute is full and the tick is no new extreme."""
+        """Adds a tick of this minute. Returns False if the minute is full: it counts only as an extreme or as the last one."""
         key = (tick.at_ms - self.ts * 1_000, tick.price)
-        low, high = self._extremes
-        if len(self.arrivals) >= MAX_TICKS_PER_MINUTE and key not in self.arrivals and low <= tick.price <= high:
-            return False
-        self._extremes = min(low, tick.price), max(high, tick.price)
+        is_full = len(self.arrivals) - len(self._overflow) >= MAX_TICKS_PER_MINUTE and key not in self.arrivals
         self.arrivals[key] = min(tick.arrived_us, self.arrivals.get(key, tick.arrived_us))
-        return True
+        if is_full:
+            candidates = {*self._overflow, key}
+            by_price = sorted(candidates, key=lambda one: one[1])
+            self._overflow = {by_price[0], by_price[-1], max(candidates, key=lambda one: one[0])}
+            for dropped in candidates - self._overflow:
+                del self.arrivals[dropped]
+        return not is_full
 
     def merge(self, other: Self) -> Self:
         """Returns the union of both sets, which must be of the same ticker and minute."""
@@ -122,7 +127,9 @@ class MinuteTicks:
         silences = [after - before for before, after in zip([0, *instants], [*instants, MINUTE_MS], strict=True)]
         # A price counts until the next tick, but for at most MAX_SILENCE_MS: nothing is known about a longer silence.
         weights = [min(silence, MAX_SILENCE_MS) for silence in silences[1:]]
-        watched_ms = sum(weights) + (silences[0] if silences[0] <= MAX_SILENCE_MS else 0)
+        begin, *between, end = silences
+        watched_ms = sum(min(silence, MAX_SILENCE_MS) for silence in between) + min(end, MAX_EDGE_SILENCE_MS)
+        watched_ms += begin if begin <= MAX_EDGE_SILENCE_MS else 0
         return RangeRow(
             ticker=self.ticker,
             ts=self.ts,

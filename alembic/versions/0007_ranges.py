@@ -140,6 +140,19 @@ BEGIN
     RETURN NULL;
 END $$
 """
+# As in 0005, but the ids of ranges count, too.
+BEGIN_EPOCH = """
+CREATE OR REPLACE FUNCTION begin_epoch(new_identity text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path FROM CURRENT AS $$
+DECLARE
+    last bigint := greatest((SELECT max(id) FROM price), (SELECT max(id) FROM minute_range), (SELECT max(id) FROM change),
+                            (SELECT max(id) FROM milestone), (SELECT max(first_id) FROM epoch), 0);
+    first bigint := greatest(least(extract(epoch FROM clock_timestamp())::bigint, 7289654400) << 20, last + (1 << 20));
+BEGIN
+    INSERT INTO epoch (first_id, forked_at, identity) VALUES (first, last, new_identity);
+    PERFORM setval('data_version', first, false);
+END $$
+"""
 TRIGGERS = [
     (
         "CREATE TRIGGER minute_range_takes_lock BEFORE INSERT ON minute_range "
@@ -239,7 +252,7 @@ def upgrade() -> None:
         "num_nulls(range_open, range_high, range_low, range_close, range_sum) = CASE WHEN ranged = 0 THEN 5 ELSE 0 END "
         "AND range_low <= least(low, range_open, range_close) AND range_high >= greatest(high, range_open, range_close)",
     )
-    for statement in (REFRESH, KEEP, RANGES, *TRIGGERS):
+    for statement in (REFRESH, KEEP, RANGES, BEGIN_EPOCH, *TRIGGERS):
         op.execute(statement)
 
 
@@ -247,6 +260,7 @@ def downgrade() -> None:
     candles, epochs = (context.script.get_revision(revision).module for revision in ("0003", "0005"))
     op.execute(candles.REFRESH.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
     op.execute(epochs.KEEP.format(lock=""))
+    op.execute(epochs.BEGIN_EPOCH.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
     op.drop_table("minute_ticks")
     op.drop_table("minute_range")
     op.execute("DROP FUNCTION add_ranges_to_candles()")

@@ -30,7 +30,8 @@ class ConstantMember:
 class NestedRow:
     """A member that is a row of another table as a JSON object, or null if there is none.
 
-    Its constants are part of the statement, so it should not have keys that a client chose.
+    Its constants, quoted, are part of the statement. A client that chooses its keys only uses up statement caches, whose size
+    is bounded.
     """
 
     shape: "Shape"

@@ -1,12 +1,15 @@
 """The newest tick of each ticker, passed from the stream process to the API processes by notifications, not stored."""
 
+import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Final
 
 import orjson
 
+from db import times
 from db.pool import Executor
+from db.rows import NAME_PATTERN, validate_price
 
 CHANNEL: Final = "tickgraph_ticks"
 MAX_PAYLOAD_BYTES: Final = 7_000
@@ -27,11 +30,15 @@ async def notify_ticks(db: Executor, ticks: Ticks) -> None:
 
 
 def parse_notification(payload: str) -> dict[str, tuple[int, Decimal]]:
-    """Returns the ticks of a notification. Raises ValueError if it is anything else."""
+    """Returns the ticks of a notification. Any user of the database can send one. Raises ValueError if it is invalid."""
     try:
-        return {str(name): (int(at_ms), Decimal(price)) for name, (at_ms, price) in orjson.loads(payload).items()}
+        found = {name: (at_ms, validate_price(Decimal(price))) for name, (at_ms, price) in orjson.loads(payload).items()}
     except (TypeError, AttributeError, ArithmeticError) as error:
         raise ValueError(f"{payload[:80]!r} is no notification of ticks") from error
+    for name, (at_ms, _) in found.items():
+        if not re.fullmatch(NAME_PATTERN, name) or type(at_ms) is not int or not 0 <= at_ms < times.END * 1_000:
+            raise ValueError(f"{payload[:80]!r} is no notification of ticks")
+    return found
 
 
 def _payloads(ticks: Ticks) -> Iterator[str]:

@@ -98,6 +98,7 @@ DELETE FROM ticker
    AND NOT EXISTS (SELECT FROM tracking WHERE ticker = $1)
    AND NOT EXISTS (SELECT FROM gap WHERE ticker = $1)
    AND NOT EXISTS (SELECT FROM minute_range WHERE ticker = $1)
+   AND NOT EXISTS (SELECT FROM minute_ticks WHERE ticker = $1)
 """
 
 

@@ -63,8 +63,6 @@ class NestedRows:
     rows: "Rows"
     source: str
     """See `NestedRow`."""
-    is_fetched: bool = False
-    """Whether the row is fetched with the other one. Otherwise it is part of the statement, and so are its keys."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +116,14 @@ def _select_rows(info: FieldInfo, rows: Rows) -> Shape | None:
     return _build_shape(selected_fields(nodes, info, types), info, rows)
 
 
-def _build_shape(nodes: Sequence[FieldNode], info: FieldInfo, rows: Rows, *, with_aliases: bool = True) -> Shape | None:
+def _build_shape(nodes: Sequence[FieldNode], info: FieldInfo, rows: Rows) -> Shape | None:
     members: dict[str, Column | ConstantMember | NestedRow | None] = {}
     nested_nodes: dict[str, list[FieldNode]] = {}
     for node in nodes:
         key, name = response_key(node), node.name.value
         if name == "__typename":
             members[key] = ConstantMember(rows.typename)
-        elif name in rows.columns and (with_aliases or key == name):
+        elif name in rows.columns:
             members[key] = rows.columns[name]
         elif name in rows.nested:
             members.setdefault(key)  # in the order of the first selection; all selections are merged
@@ -135,7 +133,7 @@ def _build_shape(nodes: Sequence[FieldNode], info: FieldInfo, rows: Rows, *, wit
     for key, merged_nodes in nested_nodes.items():
         nested = rows.nested[merged_nodes[0].name.value]
         found = selected_fields(merged_nodes, info, {nested.rows.typename})
-        shape = _build_shape(found, info, nested.rows, with_aliases=nested.is_fetched)
+        shape = _build_shape(found, info, nested.rows)
         if shape is None:
             return None
         members[key] = NestedRow(shape, nested.source)

@@ -37,6 +37,7 @@ ASSUMED_TICKER_COUNT: Final = 200
 """Assumed number of tickers in a query for all tickers. The exchange has about as many."""
 SUMMARY_COST: Final = 10_000
 """Rows assumed for the aggregates of a window, which are computed from its hourly candles."""
+MAX_TOUCH_MINUTES: Final = 366 * 1_440
 MINUTES_PER_TOUCH_COST: Final = 20
 """Minutes that are scanned for a cost of one row."""
 COVERAGE_COST: Final = 25_000
@@ -115,7 +116,7 @@ def cost_of_candles(arguments: Arguments, row_cost: int, _page_size: int) -> int
 
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of scanning the minutes from `from` to `to` by index. A minute is much cheaper than a row of a list."""
-    return row_cost + _count_minutes(arguments) // MINUTES_PER_TOUCH_COST
+    return row_cost + _count_minutes(arguments, MAX_TOUCH_MINUTES) // MINUTES_PER_TOUCH_COST
 
 
 def cost_of_tickers(arguments: Arguments, row_cost: int, _page_size: int) -> int:

@@ -123,7 +123,10 @@ class LiveCandles:
                     starts = _starts_to_check(interval, interval.floor(start - 1), now)
                     found = {begin: await _read_candle(db, selection, begin, now) for begin in starts}
                     start = starts[-1]
-                moved = found | {start: self._move_by_ticks(selection, start, found[start])}
+                # A candle that has just ended may lack the range of its last minute.
+                moved = {
+                    begin: self._move_by_ticks(selection, begin, text, is_open=begin == start) for begin, text in found.items()
+                }
                 # The first read publishes only the open candle; later reads also publish changes of the previous ones.
                 for begin, text in moved.items():
                     if text and text != published.get(begin) and (published or begin == start):
@@ -148,8 +151,8 @@ class LiveCandles:
             for task in waiting:
                 task.cancel()
 
-    def _move_by_ticks(self, selection: CandleSelection, start: int, text: str) -> str:
-        """Returns the open candle with the ticks that are not stored yet. Ticks that are stored do not change it again."""
+    def _move_by_ticks(self, selection: CandleSelection, start: int, text: str, *, is_open: bool) -> str:
+        """Returns the candle with the ticks that are not stored yet. Ticks that are stored do not change it again."""
         seen = self._ticks.extremes(selection.ticker, start, selection.interval.ceil(start + 1))
         if not text or seen is None or selection.basis is not Basis.RANGE:
             return text
@@ -159,7 +162,7 @@ class LiveCandles:
                 members[key] = f"{max(Decimal(members[key]), seen.high):f}"
             elif column is candles.JSON_COLUMNS["low"]:
                 members[key] = f"{min(Decimal(members[key]), seen.low):f}"
-            elif column is candles.JSON_COLUMNS["close"] and seen.is_live:
+            elif column is candles.JSON_COLUMNS["close"] and is_open and seen.is_live:
                 members[key] = f"{seen.close:f}"
         return orjson.dumps(members).decode()
 

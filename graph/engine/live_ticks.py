@@ -20,6 +20,8 @@ MAX_INITIAL_TICK_AGE_S: Final = 60.0
 """A tick that arrived longer ago than this is not the first event of a subscription."""
 MAX_CLOSE_AGE_S: Final = 5.0
 """A tick that arrived longer ago than this is not the close of an open candle: the minute's price may be newer."""
+MAX_TICKERS: Final = 2_000
+"""Maximum number of tickers in memory. The exchange has about 200."""
 MAX_MINUTES: Final = 5
 """Minutes of a ticker whose extremes are in memory. Their range is stored seconds after they end."""
 
@@ -82,8 +84,12 @@ class LiveTicks:
             return
         now = self._monotonic()
         for ticker, (at_ms, price) in found.items():
+            if ticker not in self._latest and len(self._latest) >= MAX_TICKERS:
+                continue
             self._add_to_minute(ticker, at_ms, price, now)
-            if ticker not in self._latest or self._latest[ticker][0] <= at_ms:
+            known = self._latest.get(ticker)
+            # An old tick gives way to any other, so that a timestamp far ahead cannot stay the newest one.
+            if known is None or known[0] <= at_ms or now - known[2] > MAX_CLOSE_AGE_S:
                 self._latest[ticker] = at_ms, price, now
                 self._changed.add(ticker)
         if self._publishing is None or self._publishing.done():

@@ -160,7 +160,8 @@ class Coverage:
         return self.counts.extra
 
     @strawberry.field(
-        description="Expected minutes that were watched completely: ticks cover them, with no silence of over five seconds."
+        description="Expected minutes that were watched completely: ticks cover them, with no silence of over five seconds.",
+        metadata=declare(FieldRules(cost=limits.cost_of_coverage)),
     )
     async def watched(self, info: Info) -> int:
         return await coverage.count_watched(info.context.db, self.ticker, self.counts.low, self.counts.high)

@@ -11,9 +11,6 @@ from graph.engine.json_fragments import NestedRows, Rows
 from graph.schema.scalars import UnixTime
 from graph.schema.source import Source
 
-WATCHED_S: Final = 60
-"""Seconds that ticks cover in a minute that was watched completely."""
-
 RANGE_COLUMNS: Final = {
     "id": ranges.JSON_COLUMNS["id"],
     "ticker": ranges.JSON_COLUMNS["ticker"],

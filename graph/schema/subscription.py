@@ -96,7 +96,7 @@ _KINDS: Final[Mapping[str, Rows]] = {
             "originalSource": events.PRICE_COLUMNS["original_source"],
             "estimatedDeliveryPrice": events.PRICE_COLUMNS["estimated_delivery_price"],
         },
-        {"range": NestedRows(_RANGE_ROWS, events.RANGE_COLUMNS["id"].sql, is_fetched=True)},
+        {"range": NestedRows(_RANGE_ROWS, events.RANGE_COLUMNS["id"].sql)},
     ),
     "range": _RANGE_ROWS,
     "history": Rows("HistoryChanged", events.CHANGE_COLUMNS),

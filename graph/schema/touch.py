@@ -10,12 +10,12 @@ from db import times
 from db.queries import touches
 from db.rows import validate_price
 from graph.engine.field_rules import Arguments
+from graph.engine.limits import MAX_TOUCH_MINUTES
 from graph.engine.windows import Window
 from graph.errors import BadInputError, RangeTooLargeError
 from graph.schema.context import Info
 from graph.schema.scalars import UnixTime
 
-MAX_TOUCH_MINUTES: Final = 366 * 1_440
 SEAL_TIME_S: Final = 10
 """How long after its end a minute may still lack its range."""
 

@@ -231,7 +231,10 @@ def _print_ranges(result: ImportResult, console: Console) -> None:
     if result.ranges:
         console.print(f"open, high and low of {result.ranges:,} minutes stored", highlight=False)
     if result.ranges_ignored:
-        console.print("open, high and low are ignored: the rows are not one minute apart", highlight=False)
+        ignored = (
+            f"open, high and low of {result.ranges_ignored:,} minutes are ignored: no rows are one minute before and after"
+        )
+        console.print(ignored, highlight=False)
     if result.ranges_rejected:
         rejected = f"open, high and low of {result.ranges_rejected:,} rows do not fit together: only their price counts"
         console.print(rejected, highlight=False)

@@ -28,7 +28,7 @@ of the detected time column."""
 SOURCE_NAMES: Final = ("original_source", "source")
 """The columns of Tickgraph's own exports with the source of the price. The first that is not empty applies."""
 CANDLE_NAMES: Final = ("open", "high", "low")
-"""The columns of a candle. Its close is the column `close` or, without one, the price."""
+"""The columns of a candle, with `close`. Without `close` they may be statistics of a longer time."""
 NONE: Final = "none"
 """Used instead of a column name: there is no such column."""
 MAX_LINE_CHARS: Final = 64 * 1024
@@ -351,14 +351,14 @@ class _RowReader:
         observed_at = names.index(OBSERVED_AT_NAME) if OBSERVED_AT_NAME in names and self.options.time is None else None
         sources = () if observed_at is None else tuple(names.index(name) for name in SOURCE_NAMES if name in names)
         candle = tuple(names.index(name) for name in CANDLE_NAMES if name in names)
-        close = names.index("close") if "close" in names else names.index(price)
+        close = names.index("close") if "close" in names else None
         return _ColumnIndexes(
             names.index(time),
             names.index(price),
             None if ticker is None else names.index(ticker),
             observed_at,
             sources,
-            (*candle, close) if len(candle) == len(CANDLE_NAMES) and close not in candle else (),
+            (*candle, close) if close is not None and len(candle) == len(CANDLE_NAMES) else (),
         )
 
     # JSON

@@ -23,9 +23,13 @@ INSERT INTO staged VALUES (?, ?, ?, ?, ?)
      WHERE ifnull(excluded.observed_at, 0) < ifnull(staged.observed_at, 0)
 """
 
-_READ: Final = "SELECT ts, price, observed_at, original_source, candle FROM staged ORDER BY ts"
-_HAS_MINUTES: Final = """
-SELECT count(following.ts) * 2 >= count(*) FROM staged LEFT JOIN staged AS following ON following.ts = staged.ts + 60
+# The candle of a row counts only if the minutes before and after have a row, too, and its time is a whole minute. So a candle
+# of a longer interval is never taken for that of a minute.
+_READ: Final = """
+SELECT ts, price, observed_at, original_source,
+       CASE WHEN observed_at IS NULL AND EXISTS (SELECT 1 FROM staged AS n WHERE n.ts = row.ts - 60)
+             AND EXISTS (SELECT 1 FROM staged AS n WHERE n.ts = row.ts + 60) THEN candle END
+  FROM staged AS row ORDER BY ts
 """
 
 
@@ -52,10 +56,10 @@ class StagedRows:
         (count,) = self._database.execute("SELECT count(*) FROM staged").fetchone()
         return int(count)
 
-    def has_one_row_a_minute(self) -> bool:
-        """Returns whether at least half of the rows are followed by one a minute later. Rows of a longer interval are not."""
-        (found,) = self._database.execute(_HAS_MINUTES).fetchone()
-        return bool(found)
+    def candle_count(self) -> int:
+        """Returns the number of rows with a candle, whether or not it counts."""
+        (count,) = self._database.execute("SELECT count(candle) FROM staged").fetchone()
+        return int(count)
 
     def batches(self, size: int) -> Iterator[Sequence[Row]]:
         """Yields the rows by ascending minute, in lists of at most `size`."""

@@ -27,6 +27,8 @@ RETRY_INTERVAL_S: Final = 600
 FREQUENT_RETRY_PERIOD_S: Final = 6 * 3_600
 LATE_RETRY_INTERVAL_S: Final = 6 * 3_600
 """The interval of retries later than FREQUENT_RETRY_PERIOD_S after 08:00 UTC. Not every index has delivery prices."""
+MAX_DURATION_S: Final = 6.0
+"""Time of one minute for all tickers. The job may take longer by one call."""
 PRICES_PER_CALL: Final = 30
 CHART_WINDOW_S: Final = 3_600
 MAX_CHART_STEP_S: Final = 60
@@ -53,7 +55,10 @@ class DeliveryPriceCollector:
             return 0
         interval_s = RETRY_INTERVAL_S if now - ts <= FREQUENT_RETRY_PERIOD_S else LATE_RETRY_INTERVAL_S
         stored = 0
+        deadline = self._monotonic() + MAX_DURATION_S
         for ticker in await delivery_prices.missing(db, tickers, ts):
+            if self._monotonic() > deadline:
+                break  # the next minute continues
             if self._monotonic() - self._attempted_at.get(ticker, float("-inf")) < interval_s:
                 continue
             self._attempted_at[ticker] = self._monotonic()
@@ -87,7 +92,7 @@ async def _collect(ticker: str, ts: int, now: int, source: Exchange, db: Databas
 def mean_of_chart(points: Sequence[ChartPoint], ts: int) -> Decimal | None:
     """Returns the mean of the chart over the 30 minutes before `ts`; None if the chart is too coarse or has holes."""
     instants = [point.at for point in points]
-    steps = [after - before for before, after in itertools.pairwise(instants)]
+    steps = [after - before for before, after in itertools.pairwise(instants) if after > before]
     if not steps or min(steps) > MAX_CHART_STEP_S * 1_000:
         return None
     found = [point.price for point in points if (ts - WINDOW_S) * 1_000 <= point.at < ts * 1_000]

@@ -32,8 +32,8 @@ class ImportResult:
     """Minutes whose open, high and low were stored."""
     ranges_rejected: int = 0
     """Valid rows whose open, high and low are invalid. Their price counts."""
-    ranges_ignored: bool = False
-    """Whether open, high and low were ignored, because the rows are not one minute apart."""
+    ranges_ignored: int = 0
+    """Minutes whose open, high and low were ignored, because no rows are one minute before and after."""
     low: int | None = None
     """The oldest minute of the valid rows."""
     high: int | None = None
@@ -78,10 +78,10 @@ async def import_prices(
         except DamagedFileError as error:
             damage = error
         result.duplicate = result.minute_count - staged.minute_count()
-        has_minutes = staged.has_one_row_a_minute()
+        result.ranges_ignored = staged.candle_count()
         for rows in staged.batches(MAX_BATCH_ROWS):
-            result.ranges_ignored = result.ranges_ignored or (not has_minutes and any(row[4] for row in rows))
-            await _store(rows, ticker, result, db, dry_run=dry_run, with_ranges=has_minutes)
+            result.ranges_ignored -= sum(row[4] is not None for row in rows)
+            await _store(rows, ticker, result, db, dry_run=dry_run)
             progress(result)
     if damage is not None:
         raise damage
@@ -115,9 +115,7 @@ def _with_candle(row: Row, candle: tuple[str, str, str, str], result: ImportResu
         return row
 
 
-async def _store(
-    rows: Sequence[Row], ticker: str, result: ImportResult, db: Database, *, dry_run: bool, with_ranges: bool
-) -> None:
+async def _store(rows: Sequence[Row], ticker: str, result: ImportResult, db: Database, *, dry_run: bool) -> None:
     """Stores rows of ascending minutes in one transaction."""
     result.low = rows[0][0] if result.low is None else result.low
     result.high = rows[-1][0]
@@ -127,8 +125,7 @@ async def _store(
         async with write_lock.write_transaction(db) as connection:
             await tickers.add(connection, [ticker])
             stored, expired = await bulk_import.merge(connection, ticker, rows)
-            if with_ranges:
-                result.ranges += await bulk_import.merge_ranges(connection, ticker, rows)
+            result.ranges += await bulk_import.merge_ranges(connection, ticker, rows)
             await bulk_import.extend_period(connection, ticker, result.low, result.high + times.MINUTE)
     result.stored += stored
     result.expired += expired

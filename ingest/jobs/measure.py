@@ -24,13 +24,14 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
         metrics.clock_skew_seconds.set(clock.skew_s)
     now = clock.database_now or time.time()
     metrics.horizons_in_future.set(len(await retention.future_horizons(db, int(now))))
+    differences = await delivery_prices.latest_differences(db, int(now) - 2 * times.DAY)
     for row in await tickers.list_tickers(db, now):
         # A ticker that is no longer tracked must not fire an alert.
         metrics.last_price_timestamp.labels(row["name"]).set(
             row["ts"] if row["tracked"] and row["ts"] is not None else math.nan
         )
-    for ticker, difference_bps in (await delivery_prices.latest_differences(db, int(now) - 2 * times.DAY)).items():
-        metrics.delivery_difference.labels(ticker).set(difference_bps)
+        # Without a mean of the newest deliveries, an old difference must not keep an alert.
+        metrics.delivery_difference.labels(row["name"]).set(differences.get(row["name"], math.nan))
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}
     for reason in Reason:
         for state in ("open", "given_up"):

@@ -108,8 +108,9 @@ async def reconcile(
         reconciled = await detect_gaps(minute, clock=source.clock, db=db, outbox=outbox)
     async with jobs.run_job("ticks"):
         await drain_ticks(outbox, db)
-        async with write_lock.write_transaction(db) as connection:
-            await ranges.delete_old_ticks(connection, max(MERGE_WINDOW_S, ticks_days * times.DAY))
+        if agreed_now is not None:
+            async with write_lock.write_transaction(db) as connection:
+                await ranges.delete_old_ticks(connection, max(MERGE_WINDOW_S, ticks_days * times.DAY))
     async with jobs.run_job("metrics"):
         await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
     if reconciled.now is not None:

@@ -66,8 +66,9 @@ async def _store(connection: Transaction, merged: Mapping[TickerMinute, MinuteTi
         if not found.is_retained:
             result.rejected[key] = "the minute is before the horizon of the ticker, so its price is deleted"
         elif found.is_final:
-            # An outbox entry may be read again after its commit. It changes nothing.
-            if any(final_ranges[key][name] != value for name, value in minute.range().model_dump().items()):
+            # An outbox entry may be read again after its commit. What the range already covers changes nothing.
+            known, seen = final_ranges[key], minute.range()
+            if seen.low < known["low"] or seen.high > known["high"] or seen.ticks > (known["ticks"] or 0):
                 result.rejected[key] = "its ticks are deleted, so no further ones can be merged"
         elif found.ticks is None or (minute := MinuteTicks.from_json(*key, found.ticks).merge(minute)).to_json() != found.ticks:
             rows.append(minute.range())

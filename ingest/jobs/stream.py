@@ -20,7 +20,7 @@ from ingest.jobs.drain import drain_ticks
 from ingest.jobs.store_ranges import store_ranges
 from ingest.outbox import Outbox, StreamState
 from ingest.source import MAX_CLOCK_DIFFERENCE_S, ExchangeClock
-from ingest.ticks import MinuteTicks, StreamMessage, Tick, TickRejection, UnsealedMinutes
+from ingest.ticks import ClockReading, MinuteTicks, StreamMessage, Tick, TickRejection, UnsealedMinutes
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ DRAIN_INTERVAL_S: Final = 10.0
 """How often the outbox is drained if nothing was added to it, for minutes that could not be stored before."""
 TICKERS_INTERVAL_S: Final = 5.0
 """How often the tracked tickers and the database's clock are read."""
+MAX_CLOCK_STEP_S: Final = 2.0
+"""How far a reading of the exchange's clock may be from all other clocks without being confirmed by the next reading."""
 STATE_INTERVAL_S: Final = 5.0
 DATABASE_TIMEOUT_S: Final = 5.0
 MAX_UNSAVED_MINUTES: Final = 20_000
@@ -54,7 +56,10 @@ class TickRecorder:
     ) -> None:
         """`fallback_tickers` are subscribed until the tracked tickers were read from the database once."""
         self.clock = ExchangeClock(monotonic)
+        self._monotonic = monotonic
         self._wall = wall
+        self._doubtful_offset_s: float | None = None
+        """The last reading that agreed with no other clock, minus the monotonic clock, in seconds."""
         self._db = db
         self._outbox = outbox
         self._tickers = tuple(fallback_tickers)
@@ -79,23 +84,34 @@ class TickRecorder:
 
     def receive(self, received: StreamMessage) -> None:
         """Adds what a message contained."""
-        if received.clock is not None:
-            reading = received.clock
-            self.clock.observe(reading.exchange_us, reading.requested_us, reading.received_us, "responses")
+        if received.clock is not None and self._is_plausible(received.clock):
+            self.clock.observe(received.clock.exchange_us, received.clock.requested_us, received.clock.received_us)
         for tick in received.ticks:
             rejection = self._collector.add(tick, self.trusted_now())
             if rejection is not None:
                 received.rejections.append(rejection)
             else:
                 metrics.ticks.labels("ok").inc()
-                # Ticks and responses check each other: an outlier of one of them does not move the clock.
-                self.clock.observe(tick.at_ms * 1_000, tick.arrived_us, tick.arrived_us, "ticks")
                 self._last_tick_ms = max(tick.at_ms, self._last_tick_ms or 0)
                 previous = self._latest.get(tick.ticker)
                 if previous is None or previous.at_ms <= tick.at_ms:
                     self._latest[tick.ticker] = tick
         for rejection in received.rejections:
             metrics.ticks.labels(rejection.value).inc()
+
+    def _is_plausible(self, reading: ClockReading) -> bool:
+        """Whether a reading of the exchange's clock agrees with another clock, with earlier readings or with the one before it.
+
+        Otherwise one wrong response would seal minutes too early, or make every tick look late.
+        """
+        exchange_s = reading.exchange_us / 1e6
+        known = (self.clock.now(int(exchange_s)), self._wall(), self.clock.database_now)
+        offset_s, doubtful_offset_s = exchange_s - self._monotonic(), self._doubtful_offset_s
+        is_plausible = any(abs(exchange_s - now) <= MAX_CLOCK_STEP_S for now in known if now is not None) or (
+            doubtful_offset_s is not None and abs(offset_s - doubtful_offset_s) <= MAX_CLOCK_STEP_S
+        )
+        self._doubtful_offset_s = None if is_plausible else offset_s
+        return is_plausible
 
     def trusted_now(self) -> float | None:
         """Returns UNIX seconds by the exchange's clock; None if unknown, or if neither of the other clocks agrees with it."""
@@ -121,19 +137,11 @@ class TickRecorder:
     async def seal_minutes(self) -> Never:
         """Seals the minutes that are over, and moves them into the outbox; directly into PostgreSQL if Redis is unavailable."""
         while True:
-            await self._seal()
+            now = self.trusted_now()
+            if now is not None:
+                self._unsaved += self._collector.seal(now)
+            await self._save()
             await asyncio.sleep(SEAL_INTERVAL_S)
-
-    async def store_once(self) -> None:
-        """Seals the minutes that are over, and commits them. Raises OutboxError or DatabaseError."""
-        await self._seal()
-        await drain_ticks(self._outbox, self._db)
-
-    async def _seal(self) -> None:
-        now = self.trusted_now()
-        if now is not None:
-            self._unsaved += self._collector.seal(now)
-        await self._save()
 
     async def drain_outbox(self) -> Never:
         """Commits the minutes in the outbox as soon as there are some. The worker does the same every minute."""

@@ -28,6 +28,7 @@ SIX_HOURS_MS: Final = 6 * 3_600_000
 TICK_FAULTS: Final = {
     "tick_dropped": "a tick is not sent",
     "tick_duplicated": "a tick is sent twice",
+    "tick_replayed": "a tick is followed by that of five seconds before",
     "tick_out_of_order": "a tick is sent after the next one",
     "tick_zero": "the price of a tick is 0",
     "tick_nan": "the price of a tick is NaN",
@@ -166,6 +167,8 @@ class IndexStream:
             swings = range(-FLOOD_TICKS // 2, FLOOD_TICKS // 2) if fault == "tick_flood" else ()
             ticks = [(name, at_ms - FLOOD_TICKS - swing, price + price * swing / 1_000_000) for swing in swings]
             ticks += [(name, at_ms, price)] * (2 if fault == "tick_duplicated" else 1)
+            if fault == "tick_replayed":
+                ticks.append((name, at_ms - 5_000, market.price(name, at_ms // 1_000 - 5)))
             ticks += [held for held in connection.held if held[0] == name]
             connection.held = [held for held in connection.held if held[0] != name]
             for tick in ticks:

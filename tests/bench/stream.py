@@ -75,7 +75,7 @@ async def run(dsn: str, redis_url: str, minutes: int, tickers: int, console: Con
                     virtual.elapsed_s = 60 * minute + number // tickers + 0.5
                     recorder.receive(channels.receive(text, virtual.elapsed_s, int(virtual.wall() * 10**6)))
                 virtual.elapsed_s = 60 * (minute + 1) + 3.0
-                await recorder.store_once()
+                await recorder.save_all()
                 cpu_s.append(time.process_time() - before)
                 respond(channels, recorder, virtual)
                 if minute % 10 == 9:

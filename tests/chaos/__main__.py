@@ -330,7 +330,8 @@ def _print_stream_result(result: StreamResult, console: Console) -> None:
     console.print(f"stream: {sum(result.faults.values())} faults: {faults}", highlight=False, soft_wrap=True)
     console.print(
         f"stream: {result.minutes:,} minutes with ticks: {result.watched:,} watched, {result.partly_watched:,} partly watched, "
-        f"{result.unwatched:,} without a range; {result.wrong} wrong ranges, {result.falsely_watched} falsely watched",
+        f"{result.unwatched:,} without a range; {result.wrong} wrong ranges, {result.falsely_watched} falsely watched, "
+        f"{result.missed_extremes} watched with an extreme inside a silence of at most five seconds",
         highlight=False,
         soft_wrap=True,
     )

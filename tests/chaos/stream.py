@@ -55,7 +55,9 @@ class StreamResult:
     wrong: int = 0
     """Ranges that differ from their ticks, or contain a tick that was never served."""
     falsely_watched: int = 0
-    """Minutes that claim to be watched, although the served ticks have a silence of more than five seconds."""
+    """Minutes that claim to be watched, although their ticks have a silence of more than five seconds."""
+    missed_extremes: int = 0
+    """Watched minutes with a served extreme that fell into a silence of at most five seconds, for example while reconnecting."""
     faults: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
@@ -224,7 +226,9 @@ class StreamRun:
                 result.problems.append(f"{key}: the range is not that of the served ticks")
             if row["watched_s"] == 60:
                 result.watched += key[1] > begin
-                instants = sorted({at for at, _ in served.get(key, set())})
+                prices = [price for _, price in served.get(key, set())]
+                result.missed_extremes += (row["low"], row["high"]) != (min(prices), max(prices))
+                instants = sorted({at for at, _ in minute.arrivals})
                 silences = [after - before for before, after in zip([0, *instants], [*instants, 60_000], strict=True)]
                 if max(silences) > MAX_SILENCE_MS:
                     result.falsely_watched += 1

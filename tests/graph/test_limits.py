@@ -20,7 +20,6 @@ from graph.engine.limits import COVERAGE_COST, MAX_COST, MAX_RANGE_MINUTES
 from graph.errors import TooComplexError
 from graph.http import protocol, request
 from graph.schema.executable import Schema
-from graph.schema.touch import MAX_TOUCH_MINUTES
 from tests.conftest import ROOT
 from tests.graph.conftest import Api
 from tests.sample_data import START_TS
@@ -148,7 +147,7 @@ def test_the_documentation_lists_every_limit() -> None:
         "page of `prices` or of gaps": (limits.MAX_PAGE_SIZE, "BAD_USER_INPUT"),
         "minutes of a `range` or a `series`": (limits.MAX_RANGE_MINUTES, "RANGE_TOO_LARGE"),
         "candles": (limits.MAX_CANDLES, "RANGE_TOO_LARGE"),
-        "minutes of `touched` (366 days)": (MAX_TOUCH_MINUTES, "RANGE_TOO_LARGE"),
+        "minutes of `touched` (366 days)": (limits.MAX_TOUCH_MINUTES, "RANGE_TOO_LARGE"),
         "names in `tickers`": (limits.MAX_TICKERS, "BAD_USER_INPUT"),
     }
     section = (ROOT / "docs" / "graphql.md").read_text().partition("## Limits")[2].partition("\n## ")[0]

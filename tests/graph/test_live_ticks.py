@@ -71,7 +71,8 @@ async def test_events_are_at_least_half_a_second_apart_and_an_invalid_notificati
     monkeypatch.setattr("graph.engine.live_ticks.asyncio.sleep", record_pause)
     now = 1_000.0
     live = LiveTicks(lambda: now)
-    for payload in ("", "[]", "{", '{"btc_usd": 1}', '{"btc_usd": [1, "x"]}'):
+    invalid = ['{"btc_usd": 1}', '{"btc_usd": [1, "x"]}', '{"btc_usd": [1, "NaN"]}', '{"BTC": [1, "1"]}', '{"a": [1.5, "1"]}']
+    for payload in ("", "[]", "{", '{"btc_usd": [100000000000000000, "1"]}', '{"btc_usd": [1, "0"]}', *invalid):
         live.receive(payload)
     live.receive('{"btc_usd": [60000, "1"]}')
     await live._publishing  # type: ignore[misc]  # noqa: SLF001

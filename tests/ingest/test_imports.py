@@ -553,19 +553,21 @@ async def test_candles_of_a_minute_become_ranges_and_those_of_an_hour_do_not(db:
     rows = [
         RawRow(1, str(FIRST_TS), "105", candle=("100", "110.50", "90", "105")),
         RawRow(2, str(FIRST_TS + 60), "105", candle=("100", "104", "90", "105")),  # close above high
-        RawRow(3, str(FIRST_TS + 120), "106"),
+        RawRow(3, str(FIRST_TS + 120), "106", candle=("100", "110.50", "90", "105")),
         RawRow(4, str(FIRST_TS + 180), "107", candle=("107", "107", "107", "107")),
+        RawRow(5, str(FIRST_TS + 240 + 30), "107", candle=("107", "107", "107", "107")),  # half past a minute
+        RawRow(6, str(FIRST_TS + 300), "107", candle=("107", "107", "107", "107")),
     ]
     result = await _import_raw(db, rows, "btc_usd")
-    assert (result.stored, result.ranges, result.ranges_rejected, result.ranges_ignored) == (4, 2, 1, False)
-    found = (await ranges.ranges_of(db, [("btc_usd", FIRST_TS)]))["btc_usd", FIRST_TS]
+    assert (result.stored, result.ranges, result.ranges_rejected, result.ranges_ignored) == (6, 2, 1, 3)
+    found = (await ranges.ranges_of(db, [("btc_usd", FIRST_TS + 120)]))["btc_usd", FIRST_TS + 120]
     numbers = [str(found[name]) for name in ("open", "high", "low", "close")]
     assert numbers == ["100", "110.5", "90", "105"]
     assert (found["source"], found["watched_s"], found["twap"]) == ("IMPORT", None, None)
     assert (await _import_raw(db, rows, "btc_usd")).ranges == 0
     hours = [RawRow(n, str(FIRST_TS + 3_600 * n), "5", candle=("5", "9", "1", "5")) for n in range(4)]
     result = await _import_raw(db, hours, "eth_usd")
-    assert (result.stored, result.ranges, result.ranges_ignored) == (4, 0, True)
+    assert (result.stored, result.ranges, result.ranges_ignored) == (4, 0, 4)
 
 
 async def _import_raw(db: Database, rows: Sequence[RawRow], ticker: str) -> ImportResult:
@@ -579,10 +581,10 @@ async def _import_raw(db: Database, rows: Sequence[RawRow], ticker: str) -> Impo
     ("text", "candle"),
     [
         ("ts,open,high,low,close\n{ts},1,3,0.5,2\n", ("1", "3", "0.5", "2")),
-        ("ts,price,open,high,low\n{ts},2,1,3,0.5\n", ("1", "3", "0.5", "2")),
+        ("ts,price,open,high,low\n{ts},2,1,3,0.5\n", None),
         ("ts,price,open,high,low,close\n{ts},2,1,3,0.5,2.5\n", ("1", "3", "0.5", "2.5")),
         ("ts,price,open,high\n{ts},2,1,3\n", None),
-        ("ts,price,open,high,low\n{ts},2,1,,0.5\n", None),
+        ("ts,open,high,low,close\n{ts},1,,0.5,2\n", None),
         ("{ts},1,3,0.5,2,99\n", ("1", "3", "0.5", "2")),
     ],
 )

@@ -64,6 +64,8 @@ async def test_ticks_that_arrive_after_the_merge_window_are_set_aside_and_change
         assert await ranges.delete_old_ticks(connection, job.MERGE_WINDOW_S) == 1
     before = await stored_range(db)
     assert (await store_ranges(db, [minute])).rejected == {}, "the same ticks again are no reject"
+    inner = minute_of(START_TS, [(1_500, "100")])
+    assert (await store_ranges(db, [inner])).rejected == {}, "nothing that the range does not cover"
     late = await store_ranges(db, [minute_of(START_TS, [(2_000, "110")]), minute_of(START_TS + 60, [(1, "7")])])
     assert list(late.rejected) == [("btc_usd", START_TS)]
     assert await stored_range(db) == before
