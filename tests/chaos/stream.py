@@ -57,7 +57,7 @@ class StreamResult:
     falsely_watched: int = 0
     """Minutes that claim to be watched, although their ticks have a silence of more than five seconds."""
     missed_extremes: int = 0
-    """Watched minutes with a served extreme that fell into a silence of at most five seconds, for example while reconnecting."""
+    """Watched minutes with a served extreme inside a silence of at most five seconds, for example while reconnecting."""
     faults: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
