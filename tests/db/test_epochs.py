@@ -7,7 +7,7 @@ import pytest
 
 from db.pool import Database
 from db.queries import version, write_lock
-from tests.sample_data import START_TS, row, store, track
+from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
 from tests.wait import wait_until
 
 INSERT = "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', $1, 1, 'LIVE') RETURNING id"
@@ -115,3 +115,14 @@ async def _wait_for_blocked_session(db: Database) -> None:
         return bool(await db.fetchval(query))
 
     await wait_until(is_blocked)
+
+
+async def test_the_ids_of_ranges_belong_to_the_history_that_a_restore_continues(db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", START_TS)])
+    await store_ranges(db, [range_row("btc_usd", START_TS)])
+    last = await version.current(db)
+    await db.execute(CHANGE_IDENTITY)
+    await store_ranges(db, [range_row("btc_usd", START_TS + 60)])
+    assert (await version.history(db)).forked_at == last
+    assert await version.fork_of(db, last) is None

@@ -109,6 +109,7 @@ def test_introspection_queries_of_tools_are_within_the_limits(options: dict[str,
         ('{ series(ticker: "a", from: 0, to: 600) { ts price } }', {}, 20),
         ('{ summary(ticker: "a", from: 0) { count twap } }', {}, limits.SUMMARY_COST + 2),
         ('{ latestPrices(tickers: ["a", "b"]) { ts price } }', {}, 4),
+        ('{ touched(ticker: "a", price: 1, from: 0, to: 31622400) { state ts } }', {}, 2 + 366 * 1_440 // 20),
     ],
 )
 def test_the_cost_is_rows_times_fields(query: str, variables: dict[str, Any], cost: int) -> None:

@@ -1,5 +1,6 @@
 """Ranges of minutes in the database: merges, rejections, and the candles that result from prices and ranges."""
 
+import contextlib
 import random
 from collections.abc import Iterator, Sequence
 from decimal import Decimal
@@ -13,8 +14,14 @@ from db.queries import candles, ranges, rejects, version, write_lock
 from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
 from db.rows import PriceRow, RangeRow
+from ingest.deribit.client import Deribit
+from ingest.errors import JobsFailedError
 from ingest.jobs import store_ranges as job
+from ingest.jobs.reconcile import reconcile
 from ingest.jobs.store_ranges import store_ranges
+from ingest.jobs.watchlist import Watchlist
+from ingest.outbox import Outbox
+from ingest.simulator.server import Simulator
 from ingest.ticks import MinuteTicks, Tick
 from tests.sample_data import START_TS, row, store, track
 
@@ -193,3 +200,26 @@ def _close(price: PriceRow, known: RangeRow | None) -> Decimal:
 def _text(number: Decimal) -> str:
     text = f"{number:f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+async def test_ticks_are_deleted_only_while_the_clocks_agree(
+    db: Database, outbox: Outbox, deribit: Deribit, simulator: Simulator
+) -> None:
+    await track(db, "btc_usd")
+    simulator.clock.set(at=START_TS + 1, stands=True)
+    await store_ranges(db, [minute_of(START_TS - 120, [(1_000, "100")])])
+    await db.execute("UPDATE minute_ticks SET stored_at = stored_at - 86400")
+
+    async def reconcile_at(database_now: float) -> int:
+        async def database_clock(_db: object) -> float:
+            return database_now
+
+        with contextlib.suppress(JobsFailedError):
+            await reconcile(
+                START_TS, watchlist=Watchlist(["btc_usd"]), source=deribit, db=db, outbox=outbox, database_clock=database_clock
+            )
+        found: int = await db.fetchval("SELECT count(*) FROM minute_ticks")
+        return found
+
+    assert await reconcile_at(START_TS + 8 * 86_400.0) == 1
+    assert await reconcile_at(float(START_TS)) == 0
