@@ -122,7 +122,14 @@ class DeribitStream:
     async def _write(
         self, socket: aiohttp.ClientWebSocketResponse, channels: ChannelSubscriptions, tickers: Callable[[], Sequence[str]]
     ) -> Never:
+        is_complete = False
         while True:
+            requested = set(tickers())
+            if requested and not is_complete and requested <= {*channels.subscribed, *channels.refused}:
+                is_complete = True
+                log.info("the stream is connected: %d tickers are subscribed", len(channels.subscribed))
+                if channels.refused:
+                    log.warning("the exchange has no channel of %s: they have no ranges", ", ".join(sorted(channels.refused)))
             channels.set_tickers(tickers())
             for text in channels.due_messages(time.monotonic(), time.time_ns() // 1_000):
                 try:
