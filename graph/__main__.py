@@ -38,13 +38,15 @@ def build() -> cli.CommandLine:
         "watch",
         "graph.watch:run",
         "show each price when it is stored, through the API's subscription",
-        "watch --json --after 0 | jq .price",
+        "watch --json --ticks btc_usd | jq .price",
     )
     watch.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd; default: all")
     watch.add_argument("--url", help="URL of the API; default: the one of a running `make up`, or this machine and PORT")
     watch.add_argument("--key", help="API key, if the API requires one")
     watch.add_argument("--json", action="store_true", help="print one JSON line for each price, for pipes")
-    watch.add_argument("--after", metavar="ID", help="start after the price with this id; prints lines instead of a table")
+    events = watch.add_mutually_exclusive_group()
+    events.add_argument("--ticks", action="store_true", help="print a line for each tick instead; needs the stream process")
+    events.add_argument("--after", metavar="ID", help="start after the price with this id; prints lines instead of a table")
     return verbs
 
 

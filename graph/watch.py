@@ -1,4 +1,4 @@
-"""Shows each price in the terminal when it is stored, over the public subscription: `python -m graph watch`."""
+"""Shows each stored price, or each tick, in the terminal, over the public subscriptions: `python -m graph watch`."""
 
 import argparse
 import asyncio
@@ -25,6 +25,11 @@ from graph.settings import Settings
 PRICE_SUBSCRIPTION: Final = """
 subscription ($tickers: [String!], $after: ID) {
   priceAdded(tickers: $tickers, after: $after) { id ticker ts price source }
+}
+"""
+TICK_SUBSCRIPTION: Final = """
+subscription ($tickers: [String!]) {
+  tickUpdated(tickers: $tickers) { ticker at price }
 }
 """
 TICKERS_QUERY: Final = "query { tickers { name tracked latest { id ts price } } }"
@@ -99,14 +104,23 @@ class WatchClient:
             raise WatchError(result["errors"][0]["message"])
         return result["data"]
 
-    async def events(self, tickers: Sequence[str] | None, after: str | None) -> AsyncIterator[dict[str, Any]]:
+    def prices(self, tickers: Sequence[str] | None, after: str | None) -> AsyncIterator[dict[str, Any]]:
         """Yields each stored price. After a lost connection, reconnects and resumes after the last price. Raises WatchError."""
+        return self._events(PRICE_SUBSCRIPTION, {"tickers": tickers, "after": after})
+
+    def ticks(self, tickers: Sequence[str] | None) -> AsyncIterator[dict[str, Any]]:
+        """Yields the newest ticks. Reconnects after a lost connection; ticks have no resume. Raises WatchError."""
+        return self._events(TICK_SUBSCRIPTION, {"tickers": tickers})
+
+    async def _events(self, subscription: str, variables: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
         attempt = 0
         while True:
             try:
-                async with aclosing(self._stream_events(tickers, after)) as events:
+                async with aclosing(self._stream_events(subscription, variables)) as events:
                     async for event in events:
-                        self.state, attempt, after = "live", 0, event["id"]
+                        self.state, attempt = "live", 0
+                        if "after" in variables:
+                            variables = variables | {"after": event["id"]}
                         yield event
                 self.state = "connecting"
             except (aiohttp.ClientError, TimeoutError, OSError) as error:
@@ -114,8 +128,8 @@ class WatchClient:
             await asyncio.sleep(RETRY_DELAYS_S[min(attempt, len(RETRY_DELAYS_S) - 1)])
             attempt += 1
 
-    async def _stream_events(self, tickers: Sequence[str] | None, after: str | None) -> AsyncGenerator[dict[str, Any], None]:
-        body = {"query": PRICE_SUBSCRIPTION, "variables": {"tickers": tickers, "after": after}}
+    async def _stream_events(self, subscription: str, variables: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        body = {"query": subscription, "variables": variables}
         headers = self._headers | {"Accept": "text/event-stream"}
         timeout = aiohttp.ClientTimeout(total=None, sock_read=30)  # the API sends a keepalive within 12 s
         async with self._session.post(self._url, json=body, headers=headers, timeout=timeout) as response:
@@ -132,22 +146,19 @@ class WatchClient:
                     result = orjson.loads(line[6:])
                     if "errors" in result:
                         raise WatchError(result["errors"][0]["message"])
-                    yield result["data"]["priceAdded"]
+                    (event,) = result["data"].values()
+                    yield event
 
 
-async def print_json_lines(client: WatchClient, tickers: Sequence[str], after: str | None) -> None:
-    """Prints each price as a JSON line."""
-    if sys.stdout.isatty():
-        sys.stderr.write("waiting for the next price\n")
-    async for event in client.events(tickers or None, after):
-        sys.stdout.write(orjson.dumps(event).decode() + "\n")
-        sys.stdout.flush()
-
-
-async def print_text_lines(client: WatchClient, tickers: Sequence[str], after: str | None) -> None:
-    """Prints each price as a line of text, for output that is not a terminal."""
-    async for event in client.events(tickers or None, after):
-        sys.stdout.write(f"{times.iso(event['ts'])}  {event['ticker']:<20}{event['price']:>16}\n")
+async def print_lines(events: AsyncIterator[dict[str, Any]], *, as_json: bool) -> None:
+    """Prints each price or tick as a JSON line, or as a line of text."""
+    async for event in events:
+        if as_json:
+            line = orjson.dumps(event).decode()
+        else:
+            at = event["at"] if "at" in event else times.iso(event["ts"])
+            line = f"{at}  {event['ticker']:<20}{event['price']:>16}"
+        sys.stdout.write(line + "\n")
         sys.stdout.flush()
 
 
@@ -184,7 +195,7 @@ async def show_table(client: WatchClient, tickers: Sequence[str]) -> None:
 
         refresh_task = asyncio.create_task(refresh_table())
         try:
-            async for event in client.events(tickers or None, None if after is None else str(after)):
+            async for event in client.prices(tickers or None, None if after is None else str(after)):
                 ticker_rows.setdefault(event["ticker"], TickerRow()).add(event["ts"], event["price"])
         finally:
             refresh_task.cancel()
@@ -228,23 +239,26 @@ def run(options: argparse.Namespace) -> int:
     settings = Settings.read()
     url = options.url or embedded_lookup.api_url(settings) or settings.url
     try:
-        return asyncio.run(watch(url, options.tickers, key=options.key, as_json=options.json, after=options.after))
+        return asyncio.run(watch(url, options))
     except KeyboardInterrupt:
         return 0
 
 
-async def watch(url: str, tickers: Sequence[str], *, key: str | None, as_json: bool, after: str | None) -> int:
-    """Shows prices until it is interrupted or the API returns an error. Returns an exit status."""
+async def watch(url: str, options: argparse.Namespace) -> int:
+    """Shows prices or ticks until it is interrupted or the API returns an error. Returns an exit status."""
     async with aiohttp.ClientSession() as session:
-        client = WatchClient(session, url, key)
+        client = WatchClient(session, url, options.key)
         try:
-            if as_json:
-                await print_json_lines(client, tickers, after)
-            elif sys.stdout.isatty() and after is None:
-                await show_table(client, tickers)
+            if sys.stdout.isatty() and not options.json and not options.ticks and options.after is None:
+                await show_table(client, options.tickers)
             else:
-                await client.execute(TICKERS_QUERY)  # fails at once without an API; print_text_lines would retry
-                await print_text_lines(client, tickers, after)
+                if not options.json:
+                    await client.execute(TICKERS_QUERY)  # fails at once without an API; print_lines would retry
+                if sys.stdout.isatty():
+                    sys.stderr.write(f"waiting for the next {'tick' if options.ticks else 'price'}\n")
+                tickers = options.tickers or None
+                events = client.ticks(tickers) if options.ticks else client.prices(tickers, options.after)
+                await print_lines(events, as_json=options.json)
         except WatchError as error:
             sys.stderr.write(f"{error}\n")
         except aiohttp.ClientError as error:

@@ -14,6 +14,7 @@ import pytest
 
 from db import migrate, times
 from db.pool import Database
+from db.queries.ticks import notify_ticks
 from db.runtime import embedded
 from db.runtime.embedded import free_port
 from graph.settings import Settings
@@ -155,6 +156,23 @@ async def test_watch_prints_stored_prices_and_reconnects(tmp_path: Path, dsn: st
     finally:
         process.send_signal(signal.SIGINT)
         assert await asyncio.wait_for(process.wait(), WAIT_TIMEOUT_S) == 0
+
+
+async def test_watch_prints_ticks(tmp_path: Path, dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    async with run_api_process(dsn, tmp_path) as stand:
+        arguments = ("-m", "graph", "watch", "btc_usd", "--json", "--ticks", "--url", stand.url)
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, cwd=ROOT, stdout=asyncio.subprocess.PIPE)
+        assert process.stdout is not None
+        try:
+            line = asyncio.ensure_future(asyncio.wait_for(process.stdout.readline(), WAIT_TIMEOUT_S))
+            while not line.done():  # a tick before the subscription is not delivered
+                await notify_ticks(db, {"btc_usd": (START_TS * 1_000 + 123, Decimal("65000.5"))})
+                await asyncio.wait({line}, timeout=0.2)
+            assert json.loads(line.result()) == {"ticker": "btc_usd", "at": "2024-01-15T11:40:00.123000Z", "price": "65000.5"}
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), WAIT_TIMEOUT_S) == 0
 
 
 async def test_watch_reports_an_unknown_ticker_and_an_unreachable_api(tmp_path: Path, dsn: str, db: Database) -> None:
