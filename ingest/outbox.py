@@ -1,15 +1,16 @@
 """The outbox in Redis, which stores fetched prices until PostgreSQL has committed them.
 
-One hash holds the prices, with one entry per ticker and minute; the first value stays. A second hash holds the reasons of
-minutes without a price, a third the report of the workers. Every method raises OutboxError if Redis fails.
+One hash holds the prices, with one entry per ticker and minute; the first value stays. A second hash holds the ticks, with one
+entry per ticker, minute and stream process; a third the reasons of minutes without a price, a fourth the report of the workers.
+Every method raises OutboxError if Redis fails.
 """
 
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import redis
 import redis.asyncio
@@ -46,9 +47,12 @@ end
 """
 
 
+Value = TypeVar("Value")
+
+
 @dataclass(frozen=True)
 class InvalidEntry:
-    """An outbox entry that is not a valid price, with the reason."""
+    """An outbox entry that is not a valid price or minute of ticks, with the reason."""
 
     entry: str
     reason: str
@@ -57,23 +61,55 @@ class InvalidEntry:
 
 
 @dataclass
-class OutboxBatch:
-    """A batch of outbox entries and their parsed rows."""
+class OutboxBatch(Generic[Value]):
+    """A batch of outbox entries and their parsed values."""
 
     entries: dict[bytes, bytes] = field(default_factory=dict)
     """Hash fields and their raw values."""
-    rows: list[PriceRow] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
     invalid: list[InvalidEntry] = field(default_factory=list)
 
 
-@dataclass
-class TicksBatch:
-    """A batch of minutes of ticks that wait in the outbox."""
+class OutboxHash(Generic[Value]):
+    """The entries of one hash. Their fields begin with ticker and minute."""
 
-    entries: dict[bytes, bytes] = field(default_factory=dict)
-    """Hash fields and their raw values."""
-    minutes: list[MinuteTicks] = field(default_factory=list)
-    invalid: list[InvalidEntry] = field(default_factory=list)
+    def __init__(self, client: redis.asyncio.Redis, key: str, parse: Callable[[str, str], Value]) -> None:
+        """`parse` returns the value of a hash field and its text. Raises ValueError if they are invalid."""
+        self._key = key
+        self._client = client
+        self._parse = parse
+        self._remove = client.register_script(REMOVE_SCRIPT)
+
+    async def depth(self) -> int:
+        """Returns the number of entries."""
+        with _translate_errors():
+            return int(await self._client.hlen(self._key))
+
+    async def fields(self) -> list[bytes]:
+        """Returns the hash fields of all entries, the oldest minute first."""
+        with _translate_errors():
+            names = await self._client.hkeys(self._key)
+        return sorted(map(_bytes, names), key=lambda name: name.split(b"|")[1:2])
+
+    async def read(self, fields: Sequence[bytes]) -> OutboxBatch[Value]:
+        """Reads the entries of the fields. Skips entries that no longer exist."""
+        with _translate_errors():
+            values = await self._client.hmget(self._key, list(fields))
+        batch = OutboxBatch[Value]()
+        for name, value in zip(fields, values, strict=True):
+            if value is not None:
+                batch.entries[name] = _bytes(value)
+                try:
+                    batch.values.append(self._parse(_text(name), _text(value)))
+                except ValueError as error:
+                    batch.invalid.append(_invalid_entry(_text(name), _text(value), str(error)))
+        return batch
+
+    async def remove(self, entries: Mapping[bytes, bytes]) -> None:
+        """Removes committed or rejected entries, unless their value has changed since they were read."""
+        if entries:
+            with _translate_errors():
+                await self._remove(keys=[self._key], args=[part for entry in entries.items() for part in entry])
 
 
 @dataclass(frozen=True)
@@ -107,8 +143,9 @@ class Outbox:
     def __init__(self, client: redis.asyncio.Redis, max_prices: int) -> None:
         self._client = client
         self.max_prices = max_prices
+        self.prices = OutboxHash(client, PRICES, _parse_price)
+        self.ticks = OutboxHash(client, TICKS, _parse_ticks)
         self._buffered_failures: dict[TickerMinute, Reason] = {}
-        self._remove = client.register_script(REMOVE_SCRIPT)
 
     async def put(self, rows: Sequence[PriceRow]) -> None:
         """Adds prices. A queued price is not overwritten. Raises OutboxFullError, and adds none, if they do not all fit."""
@@ -122,20 +159,9 @@ class Outbox:
                     pipe.hsetnx(PRICES, _field(row.ticker, row.ts), row.model_dump_json(exclude_none=True))
                 await pipe.execute()
 
-    async def depth(self) -> int:
-        """Returns the number of queued prices."""
-        with _translate_errors():
-            return int(await self._client.hlen(PRICES))
-
-    async def fields(self) -> list[bytes]:
-        """Returns the hash fields of all entries, the oldest minute first."""
-        with _translate_errors():
-            names = await self._client.hkeys(PRICES)
-        return sorted(map(_bytes, names), key=lambda name: name.rpartition(b"|")[2])
-
     async def pending_minutes(self) -> set[TickerMinute]:
         """Returns the ticker and minute of each queued price."""
-        return {minute for name in await self.fields() if (minute := _minute(_text(name))) is not None}
+        return {minute for name in await self.prices.fields() if (minute := _minute(_text(name))) is not None}
 
     async def pending_tickers(self, tickers: Iterable[str], ts: int) -> set[str]:
         """Returns those of the tickers whose price of the minute `ts` is queued."""
@@ -145,23 +171,6 @@ class Outbox:
         with _translate_errors():
             values = await self._client.hmget(PRICES, [_field(ticker, ts) for ticker in names])
         return {ticker for ticker, value in zip(names, values, strict=True) if value is not None}
-
-    async def read(self, fields: Sequence[bytes]) -> OutboxBatch:
-        """Reads the entries of the fields. Skips entries that no longer exist."""
-        with _translate_errors():
-            values = await self._client.hmget(PRICES, list(fields))
-        batch = OutboxBatch()
-        for name, value in zip(fields, values, strict=True):
-            if value is not None:
-                batch.entries[name] = _bytes(value)
-                _parse_entry(batch, _text(name), _text(value))
-        return batch
-
-    async def remove(self, entries: Mapping[bytes, bytes]) -> None:
-        """Removes committed or rejected entries, unless their value has changed since they were read."""
-        if entries:
-            with _translate_errors():
-                await self._remove(keys=[PRICES], args=[part for entry in entries.items() for part in entry])
 
     async def put_ticks(self, process: str, minutes: Sequence[MinuteTicks]) -> None:
         """Adds the ticks that a process saw of each minute. Raises OutboxFullError, and adds none, if they do not all fit."""
@@ -173,29 +182,6 @@ class Outbox:
                 )
             entries: dict[Any, str] = {f"{_field(one.ticker, one.ts)}|{process}": one.to_json() for one in minutes}
             await self._client.hset(TICKS, mapping=entries)
-
-    async def tick_fields(self) -> list[bytes]:
-        """Returns the hash fields of all minutes of ticks, the oldest minute first."""
-        with _translate_errors():
-            names = await self._client.hkeys(TICKS)
-        return sorted(map(_bytes, names), key=lambda name: name.split(b"|")[1:2])
-
-    async def read_ticks(self, fields: Sequence[bytes]) -> TicksBatch:
-        """Reads the minutes of the fields. Skips entries that no longer exist."""
-        with _translate_errors():
-            values = await self._client.hmget(TICKS, list(fields))
-        batch = TicksBatch()
-        for name, value in zip(fields, values, strict=True):
-            if value is not None:
-                batch.entries[name] = _bytes(value)
-                _parse_ticks(batch, _text(name), _text(value))
-        return batch
-
-    async def remove_ticks(self, entries: Mapping[bytes, bytes]) -> None:
-        """Removes committed or rejected minutes, unless their value has changed since they were read."""
-        if entries:
-            with _translate_errors():
-                await self._remove(keys=[TICKS], args=[part for entry in entries.items() for part in entry])
 
     async def write_stream_state(self, process: str, state: StreamState) -> None:
         """Writes the state of a stream process, which expires after STREAM_STATE_TTL_S."""
@@ -316,8 +302,8 @@ def _field(ticker: str, ts: int) -> str:
 
 
 def _minute(name: str) -> TickerMinute | None:
-    """Parses a hash field into ticker and minute. Returns None if it is invalid."""
-    ticker, _, text = name.rpartition("|")
+    """Parses the ticker and minute with which a hash field begins. Returns None if they are invalid."""
+    ticker, text = [*name.split("|"), ""][:2]
     if not re.fullmatch(NAME_PATTERN, ticker) or not re.fullmatch(r"[0-9]{1,10}", text):
         return None
     ts = int(text)
@@ -332,28 +318,24 @@ def _text(value: bytes | str) -> str:
     return value if isinstance(value, str) else value.decode(errors="backslashreplace")
 
 
-def _parse_entry(batch: OutboxBatch, name: str, value: str) -> None:
+def _parse_price(name: str, value: str) -> PriceRow:
     try:
         row = PriceRow.model_validate_json(value)
     except ValidationError as error:
-        batch.invalid.append(_invalid_entry(name, value, f"invalid price: {error.errors()[0]['msg']}"))
-        return
-    if _field(row.ticker, row.ts) == name:
-        batch.rows.append(row)
-    else:
-        batch.invalid.append(_invalid_entry(name, value, f"its hash field is {name}"))
+        raise ValueError(f"invalid price: {error.errors()[0]['msg']}") from error
+    if _field(row.ticker, row.ts) != name:
+        raise ValueError(f"its hash field is {name}")
+    return row
 
 
-def _parse_ticks(batch: TicksBatch, name: str, value: str) -> None:
-    minute, _, _ = name.rpartition("|")
-    ticker_minute = _minute(minute)
-    if ticker_minute is None:
-        batch.invalid.append(_invalid_entry(minute, value, f"its hash field is {name}"))
-        return
+def _parse_ticks(name: str, value: str) -> MinuteTicks:
+    minute = _minute(name)
+    if minute is None:
+        raise ValueError(f"its hash field is {name}")
     try:
-        batch.minutes.append(MinuteTicks.from_json(*ticker_minute, value))
+        return MinuteTicks.from_json(*minute, value)
     except (ValueError, RecursionError) as error:
-        batch.invalid.append(_invalid_entry(minute, value, f"invalid ticks: {error}"))
+        raise ValueError(f"invalid ticks: {error}") from error
 
 
 def _invalid_entry(name: str, value: str, reason: str) -> InvalidEntry:

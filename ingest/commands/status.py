@@ -109,8 +109,8 @@ async def read_status(settings: Settings) -> Status:
     else:
         async with open_outbox(redis_url, settings.outbox_most) as outbox:
             try:
-                status.outbox, report = await outbox.depth(), await outbox.read_report()
-                status.outbox_ticks = len(await outbox.tick_fields())
+                status.outbox, report = await outbox.prices.depth(), await outbox.read_report()
+                status.outbox_ticks = await outbox.ticks.depth()
                 status.streams = list((await outbox.read_stream_states()).values())
                 if settings.stream:
                     status.problems += _stream_problems(status.streams, status.at)

@@ -1,6 +1,7 @@
 """Moves prices and ticks from the outbox into PostgreSQL."""
 
 import logging
+from collections.abc import Sequence
 
 from db.errors import DatabaseError
 from db.pool import Database
@@ -8,7 +9,7 @@ from db.queries import rejects
 from ingest.errors import OutboxError
 from ingest.jobs.store import StoreResult, store
 from ingest.jobs.store_ranges import store_ranges
-from ingest.outbox import Outbox
+from ingest.outbox import InvalidEntry, Outbox
 
 log = logging.getLogger(__name__)
 
@@ -27,15 +28,13 @@ async def drain(outbox: Outbox, db: Database, drained: StoreResult | None = None
     were not committed stay queued.
     """
     drained = StoreResult() if drained is None else drained
-    fields = await outbox.fields()
+    fields = await outbox.prices.fields()
     for start in range(0, len(fields), MAX_BATCH_ROWS):
-        batch = await outbox.read(fields[start : start + MAX_BATCH_ROWS])
-        drained.add(await store(db, batch.rows))
-        for invalid in batch.invalid:
-            log.error("an entry of the outbox is rejected: %s: %.80s", invalid.reason, invalid.entry)
-            await rejects.insert_reject(db, invalid.ticker, invalid.ts, invalid.entry, invalid.reason)
-            drained.rejected += 1
-        await outbox.remove(batch.entries)
+        batch = await outbox.prices.read(fields[start : start + MAX_BATCH_ROWS])
+        drained.add(await store(db, batch.values))
+        await _reject(db, batch.invalid)
+        drained.rejected += len(batch.invalid)
+        await outbox.prices.remove(batch.entries)
     return drained
 
 
@@ -44,22 +43,26 @@ async def drain_ticks(outbox: Outbox, db: Database) -> int:
 
     Raises OutboxError or DatabaseError; minutes that were not committed stay queued.
     """
-    fields = await outbox.tick_fields()
+    fields = await outbox.ticks.fields()
     stored = 0
     for start in range(0, len(fields), MAX_BATCH_MINUTES):
-        batch = await outbox.read_ticks(fields[start : start + MAX_BATCH_MINUTES])
-        stored += (await store_ranges(db, batch.minutes)).stored
-        for invalid in batch.invalid:
-            log.error("ticks in the outbox are rejected: %s: %.80s", invalid.reason, invalid.entry)
-            await rejects.insert_reject(db, invalid.ticker, invalid.ts, invalid.entry, invalid.reason)
-        await outbox.remove_ticks(batch.entries)
+        batch = await outbox.ticks.read(fields[start : start + MAX_BATCH_MINUTES])
+        stored += (await store_ranges(db, batch.values)).stored
+        await _reject(db, batch.invalid)
+        await outbox.ticks.remove(batch.entries)
     return stored
+
+
+async def _reject(db: Database, entries: Sequence[InvalidEntry]) -> None:
+    for entry in entries:
+        log.error("an entry of the outbox is rejected: %s: %.80s", entry.reason, entry.entry)
+        await rejects.insert_reject(db, entry.ticker, entry.ts, entry.entry, entry.reason)
 
 
 async def log_backlog(outbox: Outbox, error: DatabaseError) -> None:
     """Logs how many prices are queued because of the error; as an error long before the outbox is full."""
     try:
-        depth = await outbox.depth()
+        depth = await outbox.prices.depth()
     except OutboxError:
         return
     if depth:

@@ -295,7 +295,7 @@ async def test_prices_are_queued_while_the_database_is_unavailable_and_stored_af
             simulator.clock.set(at=START_TS + 62)
             assert (await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)).stored == 4
             assert await minutes(db, "btc_usd") == [START_TS, START_TS + 60]
-            assert await outbox.depth() == 0
+            assert await outbox.prices.depth() == 0
             since = await db.fetchval("SELECT min(since) FROM tracking")
             assert since == START_TS, "tracking began with the first collected minute"
     finally:
@@ -314,7 +314,7 @@ async def test_a_database_that_recovers_during_a_collect_gets_the_prices_at_its_
             collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=20))
 
             async def is_queued() -> bool:
-                return await outbox.depth() == 1
+                return await outbox.prices.depth() == 1
 
             await wait_until(is_queued)
             await admin.execute(f"ALTER DATABASE {name}_away RENAME TO {name}")
@@ -498,7 +498,7 @@ async def test_prices_stay_in_the_outbox_while_another_session_holds_the_lock(
     async with write_lock.write_transaction(db):
         collecting = collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
         assert (await asyncio.wait_for(collecting, WAIT_TIMEOUT_S)).failures == {}
-    assert await outbox.depth() == 2
+    assert await outbox.prices.depth() == 2
 
 
 async def test_a_reconcile_that_waits_for_the_database_blocks_no_collect(
@@ -512,7 +512,7 @@ async def test_a_reconcile_that_waits_for_the_database_blocks_no_collect(
         await wait_until(lambda: deribit.clock.skew_s is not None)
         collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=8)
         assert collected.failures == {}
-        assert await outbox.depth() == 2
+        assert await outbox.prices.depth() == 2
     with contextlib.suppress(JobsFailedError):  # the lock may have been held for longer than a job may take
         await reconciling
 
@@ -532,7 +532,7 @@ async def test_an_unexpected_database_error_loses_no_price(
     async with open_database(restricted_dsn, application_name="tests") as restricted_db:
         collected = await _collect(restricted_db, outbox, deribit, budget_s=10)
     assert collected.failures == {}
-    assert await outbox.depth() == 2
+    assert await outbox.prices.depth() == 2
     await db.execute(f"DROP OWNED BY {role}")
     await db.execute(f"DROP ROLE {role}")
 

@@ -67,8 +67,8 @@ async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, body: bytes
 ) -> None:
     await db.execute("TRUNCATE price, gap, tracking, import_period, ticker, change CASCADE")
-    if pending := await outbox.fields():
-        await outbox.remove((await outbox.read(pending)).entries)
+    if pending := await outbox.prices.fields():
+        await outbox.prices.remove((await outbox.prices.read(pending)).entries)
     simulator.clock.set(at=START_TS + 2)
     await track(db, *TICKERS, since=START_TS - 60)
     simulator.raw = {"eth_usd": body}

@@ -22,8 +22,8 @@ from tests.sample_data import START_TS, minutes, row, track
 async def test_the_first_queued_price_is_never_overwritten(outbox: Outbox) -> None:
     await outbox.put([row("btc_usd", START_TS, "1"), row("eth_usd", START_TS, "2")])
     await outbox.put([row("btc_usd", START_TS, "3"), row("btc_usd", START_TS + 60, "4")])
-    batch = await outbox.read(await outbox.fields())
-    assert [(one.ticker, one.ts, str(one.price)) for one in batch.rows] == [
+    batch = await outbox.prices.read(await outbox.prices.fields())
+    assert [(one.ticker, one.ts, str(one.price)) for one in batch.values] == [
         ("btc_usd", START_TS, "1"),
         ("eth_usd", START_TS, "2"),
         ("btc_usd", START_TS + 60, "4"),
@@ -33,7 +33,7 @@ async def test_the_first_queued_price_is_never_overwritten(outbox: Outbox) -> No
 async def test_a_price_keeps_its_digits_and_its_instant(outbox: Outbox) -> None:
     put = row("btc_usd", START_TS, "0.000000000000000001", at_s=59.999999)
     await outbox.put([put])
-    assert (await outbox.read(await outbox.fields())).rows == [put]
+    assert (await outbox.prices.read(await outbox.prices.fields())).values == [put]
 
 
 async def test_the_outbox_is_bounded_and_keeps_the_oldest_entries(outbox: Outbox) -> None:
@@ -48,7 +48,7 @@ async def test_without_redis_every_call_raises_outbox_error() -> None:
     async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable:
         for call in (
             unavailable.put([row("btc_usd", START_TS)]),
-            unavailable.fields(),
+            unavailable.prices.fields(),
             unavailable.pending_minutes(),
             unavailable.read_failures(),
             unavailable.read_report(),
@@ -58,10 +58,10 @@ async def test_without_redis_every_call_raises_outbox_error() -> None:
 
 
 async def test_connections_from_before_a_restart_of_redis_do_not_fail(redis_url: str, outbox: Outbox) -> None:
-    assert await outbox.depth() == 0
+    assert await outbox.prices.depth() == 0
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         await client.client_kill_filter(_type="normal", skipme=True)
-    assert await outbox.depth() == 0
+    assert await outbox.prices.depth() == 0
 
 
 async def test_failures_are_stored_until_they_are_deleted(outbox: Outbox) -> None:
@@ -88,7 +88,7 @@ async def test_draining_stores_all_prices_in_minute_order_and_empties_the_outbox
     await track(db, "btc_usd")
     await outbox.put([row("btc_usd", START_TS + 60 * i) for i in reversed(range(2500))])
     drained = await drain(outbox, db)
-    assert (drained.new, await outbox.depth()) == (2500, 0)
+    assert (drained.new, await outbox.prices.depth()) == (2500, 0)
     found = await db.fetch("SELECT ts FROM price ORDER BY id")
     assert [record["ts"] for record in found] == [START_TS + 60 * i for i in range(2500)]
 
@@ -98,7 +98,7 @@ async def test_two_concurrent_drains_store_each_price_once(db: Database, outbox:
     await outbox.put([row("btc_usd", START_TS + 60 * i) for i in range(1500)])
     both = await asyncio.gather(drain(outbox, db), drain(outbox, db))
     assert sum(drained.new for drained in both) == 1500
-    assert await outbox.depth() == 0
+    assert await outbox.prices.depth() == 0
 
 
 async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers, dsn: str, outbox: Outbox) -> None:
@@ -106,12 +106,12 @@ async def test_nothing_leaves_the_outbox_before_it_is_committed(servers: Servers
     async with open_database(servers.dsn_of("nowhere"), application_name="tests") as unavailable:
         with pytest.raises(DatabaseError):
             await drain(outbox, unavailable)
-    assert await outbox.depth() == 1
+    assert await outbox.prices.depth() == 1
     async with open_database(dsn, application_name="tests") as db, write_lock.write_transaction(db):
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await drain(outbox, db)
-    assert await outbox.depth() == 1
+    assert await outbox.prices.depth() == 1
 
 
 async def test_a_backlog_is_logged_as_an_error_long_before_the_limit(outbox: Outbox, caplog: pytest.LogCaptureFixture) -> None:
@@ -127,10 +127,10 @@ async def test_a_backlog_is_logged_as_an_error_long_before_the_limit(outbox: Out
 async def test_an_entry_that_was_replaced_after_reading_is_not_removed(redis_url: str, outbox: Outbox) -> None:
     async with redis.asyncio.Redis.from_url(redis_url) as client:
         await client.hset(PRICES, f"btc_usd|{START_TS}", "rubbish")
-        batch = await outbox.read(await outbox.fields())
+        batch = await outbox.prices.read(await outbox.prices.fields())
         await client.hdel(PRICES, f"btc_usd|{START_TS}")
     await outbox.put([row("btc_usd", START_TS)])
-    await outbox.remove(batch.entries)
+    await outbox.prices.remove(batch.entries)
     assert await outbox.pending_minutes() == {("btc_usd", START_TS)}
 
 
@@ -151,7 +151,7 @@ async def test_an_invalid_entry_is_rejected_with_its_reason_and_blocks_no_other(
         }
         await client.hset(PRICES, mapping=invalid_entries)
     drained = await drain(outbox, db)
-    assert (drained.new, drained.rejected, await outbox.depth()) == (1, 6, 0)
+    assert (drained.new, drained.rejected, await outbox.prices.depth()) == (1, 6, 0)
     found = await rejects.newest(db, 10)
     assert {(record["ticker"], record["ts"]) for record in found} >= {(None, None), ("btc_usd", START_TS + 120)}
     assert any("its hash field is btc_usd" in record["reason"] for record in found)

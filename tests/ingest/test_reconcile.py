@@ -42,7 +42,7 @@ async def _detect_gaps(db: Database, outbox: Outbox, number: int) -> ReconcileRe
 
 
 async def _empty_outbox(outbox: Outbox) -> None:
-    await outbox.remove((await outbox.read(await outbox.fields())).entries)
+    await outbox.prices.remove((await outbox.prices.read(await outbox.prices.fields())).entries)
 
 
 async def _open_gaps(db: Database, ticker: str = "btc_usd") -> dict[int, str]:

@@ -121,7 +121,7 @@ async def test_minutes_are_watched_and_their_ranges_are_those_of_the_served_tick
 
         await wait_until(has_watched_minutes)
     assert await check_ranges(db, simulator) >= 2
-    assert await outbox.tick_fields() == []
+    assert await outbox.ticks.fields() == []
 
 
 @pytest.mark.parametrize("fault", sorted(set(TICK_FAULTS) - {"stream_close"}))
@@ -207,9 +207,9 @@ async def test_ticks_wait_in_the_outbox_while_the_database_is_unavailable(db: Da
         by_hand = ByHand(unavailable, outbox)
         by_hand.tick(1_000, "100")
         await by_hand.recorder.save_all()
-    assert len(await outbox.tick_fields()) == 1
+    assert len(await outbox.ticks.fields()) == 1
     assert await drain_ticks(outbox, db) == 1
-    assert await outbox.tick_fields() == []
+    assert await outbox.ticks.fields() == []
     assert (await stored_range(db))["open"] == 100
 
 
@@ -233,7 +233,7 @@ async def test_an_entry_that_is_no_list_of_ticks_is_set_aside_and_blocks_nothing
     await by_hand.recorder.save_all()
     assert len(await rejects.newest(db, 10)) == 3
     assert (await stored_range(db))["open"] == 100
-    assert await outbox.tick_fields() == []
+    assert await outbox.ticks.fields() == []
 
 
 @pytest.mark.parametrize(
