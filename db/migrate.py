@@ -1,5 +1,6 @@
 """Runs the Alembic migrations from Python, like `alembic upgrade head`."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from alembic.config import Config
 from sqlalchemy import Connection
 
 INI = Path(__file__).parent.parent / "alembic.ini"
+_lock = threading.Lock()
+"""Alembic's current migration is global to the process."""
 
 
 def config(dsn: str) -> Config:
@@ -18,16 +21,18 @@ def config(dsn: str) -> Config:
 
 
 def upgrade(dsn: str, revision: str = "head") -> None:
-    """Migrates the database up to `revision`. Several processes may call it at the same time.
+    """Migrates the database up to `revision`. Several processes and threads may call it at the same time.
 
     Raises ValueError if `dsn` is invalid, DatabaseUnavailableError if the server is unavailable, and SQLAlchemyError or
     CommandError if a migration fails.
     """
-    command.upgrade(config(dsn), revision)
+    with _lock:
+        command.upgrade(config(dsn), revision)
 
 
 def drop_schema(dsn: str, guard: Callable[[Connection], None]) -> None:
     """Drops the schema, except for Alembic's own table. Calls `guard` first in the same transaction; it may raise to abort."""
     configuration = config(dsn)
     configuration.attributes["guard"] = guard
-    command.downgrade(configuration, "base")
+    with _lock:
+        command.downgrade(configuration, "base")

@@ -287,19 +287,22 @@ async def run_environment(
     """Starts and migrates everything, and stops everything at the end."""
     port = embedded.free_port()
     postgres = RestartableServer(lambda: embedded.postgres(folder / "postgres", port=port))
-    await postgres.start()
-    await asyncio.to_thread(migrate.upgrade, postgres.url)
-    common = {"DATABASE_URL": postgres.url, "DERIBIT_RPC_URL": rpc_url, "TICKERS": ",".join(TICKERS)} | settings
-    environment = Environment(folder, simulator, postgres, [_stack(folder, "one", common)], rng)
-    try:
+    async with contextlib.AsyncExitStack() as cleanup:
+        await postgres.start()
+        cleanup.push_async_callback(postgres.stop)
+        await asyncio.to_thread(migrate.upgrade, postgres.url)
+        common = {"DATABASE_URL": postgres.url, "DERIBIT_RPC_URL": rpc_url, "TICKERS": ",".join(TICKERS)} | settings
+        environment = Environment(folder, simulator, postgres, [_stack(folder, "one", common)], rng)
+        cleanup.push_async_callback(_stop_stacks, environment)
         await environment.stack.valkey.start()
         yield environment
-    finally:
-        for stack in environment.stacks:
-            await stack.kill_schedulers()
-            await stack.kill_worker()
-            await stack.valkey.stop()
-        await postgres.stop()
+
+
+async def _stop_stacks(environment: Environment) -> None:
+    for stack in environment.stacks:
+        await stack.kill_schedulers()
+        await stack.kill_worker()
+        await stack.valkey.stop()
 
 
 @asynccontextmanager

@@ -77,6 +77,11 @@ async def test_ten_concurrent_migrations_succeed(empty_dsn: str) -> None:
     assert "price" in await _tables(empty_dsn)
 
 
+async def test_concurrent_migrations_in_one_process_succeed(empty_dsn: str) -> None:
+    await asyncio.gather(*(asyncio.to_thread(migrate.upgrade, empty_dsn) for _ in range(4)))
+    assert "price" in await _tables(empty_dsn)
+
+
 async def test_the_migrated_schema_matches_the_models(dsn: str) -> None:
     try:
         await asyncio.to_thread(command.check, migrate.config(dsn))
