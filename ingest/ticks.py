@@ -101,7 +101,7 @@ class MinuteTicks:
         """Adds a tick of this minute. Returns False if the minute is full: it counts only as an extreme or as the last one."""
         key = (tick.at_ms - self.ts * 1_000, tick.price)
         is_full = len(self.arrivals) - len(self._overflow) >= MAX_TICKS_PER_MINUTE and key not in self.arrivals
-        self.arrivals[key] = min(tick.arrived_us, self.arrivals.get(key, tick.arrived_us))
+        self.add_arrival(key, tick.arrived_us)
         if is_full:
             candidates = {*self._overflow, key}
             by_price = sorted(candidates, key=lambda one: one[1])
@@ -112,17 +112,16 @@ class MinuteTicks:
 
     def merge(self, other: Self) -> Self:
         """Returns the union of both sets, which must be of the same ticker and minute."""
-        arrivals = dict(self.arrivals)
+        merged = type(self)(self.ticker, self.ts, dict(self.arrivals))
         for key, arrived_us in other.arrivals.items():
-            arrivals[key] = min(arrived_us, arrivals.get(key, arrived_us))
-        return type(self)(self.ticker, self.ts, arrivals)
+            merged.add_arrival(key, arrived_us)
+        return merged
 
     def range(self) -> RangeRow:
         """Returns the range of the minute. Raises ValueError if there is no tick."""
         if not self.arrivals:
             raise ValueError("a minute without ticks has no range")
-        # In the order of the exchange's timestamps. Of the same millisecond, the later arrival is the later one.
-        ordered = sorted((at, arrived_us, price) for (at, price), arrived_us in self.arrivals.items())
+        ordered = self._ordered()
         instants, prices = [at for at, _, _ in ordered], [price for _, _, price in ordered]
         silences = [after - before for before, after in zip([0, *instants], [*instants, MINUTE_MS], strict=True)]
         # A price counts until the next tick, but for at most MAX_SILENCE_MS: nothing is known about a longer silence.
@@ -148,8 +147,7 @@ class MinuteTicks:
 
     def to_json(self) -> str:
         """Returns the set as JSON: `[[milliseconds, price, arrival], …]`."""
-        ordered = sorted((at, arrived_us, price) for (at, price), arrived_us in self.arrivals.items())
-        return json.dumps([[at, str(price), arrived_us] for at, arrived_us, price in ordered], separators=(",", ":"))
+        return json.dumps([[at, str(price), arrived_us] for at, arrived_us, price in self._ordered()], separators=(",", ":"))
 
     @classmethod
     def from_json(cls, ticker: str, ts: int, text: str | bytes) -> Self:
@@ -161,13 +159,23 @@ class MinuteTicks:
         for entry in entries:
             match entry:
                 case [int(at), str(price), int(arrived_us)] if 0 <= at < MINUTE_MS:
-                    key = (at, parse_price(price))
-                    found.arrivals[key] = min(arrived_us, found.arrivals.get(key, arrived_us))
+                    found.add_arrival((at, parse_price(price)), arrived_us)
                 case _:
                     raise ValueError(f"a tick should be [milliseconds, price, arrival], not {entry!s:.80}")
         if not found.arrivals:
             raise ValueError("the minute has no tick")
         return found
+
+    def add_arrival(self, key: tuple[int, Decimal], arrived_us: int) -> None:
+        """Adds a tick, or an arrival of a known one. The first arrival counts."""
+        self.arrivals[key] = min(arrived_us, self.arrivals.get(key, arrived_us))
+
+    def _ordered(self) -> list[tuple[int, int, Decimal]]:
+        """Returns milliseconds, arrival and price in the order of the exchange's timestamps.
+
+        Of the same millisecond, the later arrival is the later one.
+        """
+        return sorted((at, arrived_us, price) for (at, price), arrived_us in self.arrivals.items())
 
 
 def _weighted_mean(prices: Sequence[Decimal], weights: Sequence[int]) -> Decimal:

@@ -57,25 +57,13 @@ SELECT name, horizon FROM ticker
  ORDER BY name
 """
 
-DELETE_EXPIRED_PRICES: Final = """
-DELETE FROM price
- WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM price WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
-"""
-
-DELETE_EXPIRED_RANGES: Final = """
-DELETE FROM minute_range
- WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM minute_range WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
-"""
-
-DELETE_EXPIRED_ESTIMATES: Final = """
-DELETE FROM delivery_estimate
- WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM delivery_estimate WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
-"""
-
-DELETE_EXPIRED_GAPS: Final = """
-DELETE FROM gap
- WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM gap WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
-"""
+DELETE_EXPIRED: Final = [
+    f"""
+DELETE FROM {table}
+ WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM {table} WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
+"""  # noqa: S608  inserts a constant
+    for table in ("price", "minute_range", "delivery_estimate", "gap")
+]
 
 HORIZONS: Final = """
 SELECT name, horizon FROM ticker WHERE horizon IS NOT NULL
@@ -136,8 +124,7 @@ async def _delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> i
 
     Requires a write transaction.
     """
-    statements = DELETE_EXPIRED_PRICES, DELETE_EXPIRED_RANGES, DELETE_EXPIRED_ESTIMATES, DELETE_EXPIRED_GAPS
-    statuses = [await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in statements]
+    statuses = [await db.execute(statement, ticker, horizon, BATCH_ROWS) for statement in DELETE_EXPIRED]
     return sum(int(status.rpartition(" ")[2]) for status in statuses)
 
 

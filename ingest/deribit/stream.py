@@ -124,13 +124,13 @@ class DeribitStream:
     ) -> Never:
         is_complete = False
         while True:
-            requested = set(tickers())
-            if requested and not is_complete and requested <= {*channels.subscribed, *channels.refused}:
+            requested = tickers()
+            if requested and not is_complete and set(requested) <= {*channels.subscribed, *channels.refused}:
                 is_complete = True
                 log.info("the stream is connected: %d tickers are subscribed", len(channels.subscribed))
                 if channels.refused:
                     log.warning("the exchange has no channel of %s: they have no ranges", ", ".join(sorted(channels.refused)))
-            channels.set_tickers(tickers())
+            channels.set_tickers(requested)
             for text in channels.due_messages(time.monotonic(), time.time_ns() // 1_000):
                 try:
                     async with asyncio.timeout(SEND_TIMEOUT_S):
