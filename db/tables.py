@@ -5,6 +5,7 @@ A SQLModel class with `table=True` does not validate. External data must pass `d
 
 from decimal import Decimal
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -22,6 +23,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from db import times
@@ -69,6 +71,7 @@ class Ticker(SQLModel, table=True):
     candles_from: int | None = Field(
         None, sa_column=Column(BigInteger, comment="hours and days before it are still to be built; UNIX seconds")
     )
+    horizon_id: int | None = Field(None, sa_column=Column(BigInteger, comment="the data version that set the horizon"))
 
 
 class Tracking(SQLModel, table=True):
@@ -89,6 +92,15 @@ class Tracking(SQLModel, table=True):
         None,
         sa_column=Column(BigInteger, comment="end of the last tracked minute; null while tracked; UNIX seconds"),
     )
+    id: int = Field(
+        sa_column=Column(
+            BigInteger,
+            data_version,
+            server_default=data_version.next_value(),
+            nullable=False,
+            comment="the data version that created the row",
+        )
+    )
 
 
 class ImportPeriod(SQLModel, table=True):
@@ -105,6 +117,15 @@ class ImportPeriod(SQLModel, table=True):
         sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first imported minute; UNIX seconds")
     )
     until: int = Field(sa_column=Column(BigInteger, nullable=False, comment="end of the last imported minute; UNIX seconds"))
+    id: int = Field(
+        sa_column=Column(
+            BigInteger,
+            data_version,
+            server_default=data_version.next_value(),
+            nullable=False,
+            comment="the data version that created the row",
+        )
+    )
 
 
 class Price(SQLModel, table=True):
@@ -285,6 +306,9 @@ class Candle(SQLModel, table=True):
     watched: int = Field(
         0, sa_column=Column(Integer, nullable=False, server_default="0", comment="stored minutes that were watched completely")
     )
+    last_id: int | None = Field(
+        None, sa_column=Column(BigInteger, comment="the newest id of its prices and ranges; null if unknown")
+    )
 
 
 class Gap(SQLModel, table=True):
@@ -312,6 +336,54 @@ class Gap(SQLModel, table=True):
     given_up_at: int | None = Field(
         None, sa_column=Column(BigInteger, comment="when the charts became too coarse for it; UNIX seconds")
     )
+    id: int = Field(
+        sa_column=Column(
+            BigInteger,
+            data_version,
+            server_default=data_version.next_value(),
+            nullable=False,
+            comment="the data version that created the row",
+        )
+    )
+
+
+class PastRow(SQLModel, table=True):
+    """A previous version of a row that a later commit changed or deleted, for queries as of an earlier id."""
+
+    __tablename__ = "past_row"
+    __table_args__ = (
+        CheckConstraint("kind IN ('minute_range', 'gap', 'tracking', 'import_period')", name="kind"),
+        CheckConstraint("id < until_id", name="until_id"),
+    )
+
+    kind: str = Field(sa_column=Column(Text, primary_key=True, comment="the table"))
+    ticker: str = Field(sa_column=Column(Text, primary_key=True))
+    ts: int = Field(
+        sa_column=Column(
+            BigInteger, primary_key=True, autoincrement=False, comment="the minute, or the first one of a period; UNIX seconds"
+        )
+    )
+    until_id: int = Field(
+        sa_column=Column(
+            BigInteger, primary_key=True, autoincrement=False, comment="the data version that replaced or deleted the row"
+        )
+    )
+    id: int = Field(sa_column=Column(BigInteger, nullable=False, comment="the data version that created the row"))
+    content: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, comment="the other columns"))
+
+
+class VersionTime(SQLModel, table=True):
+    """The minute of a commit. A data version was committed in the minute of the last row at or below it."""
+
+    __tablename__ = "version_time"
+    __table_args__ = (CheckConstraint(_IS_MINUTE.format("at"), name="at"),)
+
+    id: int = Field(
+        sa_column=Column(
+            BigInteger, primary_key=True, autoincrement=False, comment="the data version of the first commit of a minute"
+        )
+    )
+    at: int = Field(sa_column=Column(BigInteger, nullable=False, comment="that minute, by the database's clock; UNIX seconds"))
 
 
 class Change(SQLModel, table=True):

@@ -6,6 +6,7 @@ ApiError
 ├── BadInputError         BAD_USER_INPUT    422
 ├── RangeTooLargeError    RANGE_TOO_LARGE   422
 ├── ResumeTooOldError     RESUME_TOO_OLD    410
+├── AsOfTooOldError       AS_OF_TOO_OLD     410
 ├── HistoryChangedError   HISTORY_CHANGED   410
 ├── NotFoundError         NOT_FOUND         404   REST only: GraphQL returns null
 │   └── UnknownTickerError  UNKNOWN_TICKER  404
@@ -70,6 +71,20 @@ class ResumeTooOldError(ApiError):
         super().__init__(
             f"after: the events after {after} are no longer stored; the oldest id to resume from is {oldest}. Read the prices "
             "in between with `prices` or `range`",
+            oldest=str(oldest),
+        )
+
+
+class AsOfTooOldError(ApiError):
+    """Raised when a query as of an earlier data version needs minutes that retention has deleted since."""
+
+    code = "AS_OF_TOO_OLD"
+    status = 410
+
+    def __init__(self, name: str, version: int, ticker: str, horizon: str, oldest: int) -> None:
+        super().__init__(
+            f"{name} ({version}): the minutes of {ticker} before {horizon} are deleted. Request a window from {horizon} on, or "
+            f"as of {oldest} or newer",
             oldest=str(oldest),
         )
 

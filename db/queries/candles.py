@@ -14,8 +14,10 @@ from db import times
 from db.pool import Executor, Transaction
 from db.queries import shapes
 from db.queries.shapes import Column, Shape, Statement
+from db.queries.snapshots import Snapshot, minute_close_sql, minute_open_sql, rewrite
 from db.times import DAY
 
+_HOUR: Final = 3_600
 _MONDAY: Final = 3 * DAY
 """Offset of weeks in seconds: UNIX time began on a Thursday, three days after a Monday."""
 
@@ -120,17 +122,15 @@ _MINUTE_CANDLES: Final = {
            0 AS ranged, 0 AS watched
       FROM price
      WHERE ticker = $1 AND ts >= $2 AND ts < {high}""",
-    # The earliest evidence of a minute is its open, the latest its close: a tick, or the price.
-    Basis.RANGE: """
-    SELECT p.ts,
-           CASE WHEN r.ts IS NULL OR p.observed_at < p.ts * 1000000 + r.opened_ms * 1000 THEN p.price ELSE r.open END AS open,
+    Basis.RANGE: f"""
+    SELECT p.ts, {minute_open_sql} AS open,
            greatest(p.price, r.high) AS high, least(p.price, r.low) AS low,
-           CASE WHEN r.ts IS NULL OR p.observed_at > p.ts * 1000000 + r.closed_ms * 1000 THEN p.price ELSE r.close END AS close,
+           {minute_close_sql} AS close,
            1::bigint AS count, coalesce(r.twap, p.price) AS sum, (r.ts IS NOT NULL)::int AS ranged,
            (r.watched_s IS NOT DISTINCT FROM 60)::int AS watched
       FROM price AS p
-      LEFT JOIN minute_range AS r ON r.ticker = p.ticker AND r.ts = p.ts AND r.ts >= $2 AND r.ts < {high}
-     WHERE p.ticker = $1 AND p.ts >= $2 AND p.ts < {high}""",
+      LEFT JOIN minute_range AS r ON r.ticker = p.ticker AND r.ts = p.ts AND r.ts >= $2 AND r.ts < {{high}}
+     WHERE p.ticker = $1 AND p.ts >= $2 AND p.ts < {{high}}""",
 }
 
 _STORED_NUMBERS: Final = {
@@ -146,15 +146,22 @@ _STORED_CANDLES: Final = """
 
 
 @lru_cache(512)
-def statement(interval: Interval, shape: Shape, basis: Basis, *, with_open: bool, with_empty: bool) -> Statement:
-    """Builds the statement of `fetch_json`. Parameters: ticker, first start, last end, now; then the constants."""
+def statement(
+    interval: Interval, shape: Shape, basis: Basis, *, with_open: bool, with_empty: bool, from_hours: bool = False
+) -> Statement:
+    """Builds the statement of `fetch_json`. Parameters: ticker, first start, last end, now; then the constants.
+
+    `from_hours`: the statement reads the stored candles of hours, not of days.
+    """
     return shapes.build_list_statement(
-        shape, 5, lambda text: _sql(interval, text, basis, with_open=with_open, with_empty=with_empty)
+        shape, 5, lambda text: _sql(interval, text, basis, with_open=with_open, with_empty=with_empty, from_hours=from_hours)
     )
 
 
-def _sql(interval: Interval, text: str, basis: Basis, *, with_open: bool, with_empty: bool) -> str:
+def _sql(interval: Interval, text: str, basis: Basis, *, with_open: bool, with_empty: bool, from_hours: bool) -> str:
     base, seconds = interval.value.base, interval.value.seconds
+    if from_hours:
+        base = min(base, _HOUR)
     stored = _STORED_CANDLES.format(numbers=_STORED_NUMBERS[basis], span=base)
     unbuilt = _MINUTE_CANDLES[basis].format(high="least($3, (SELECT ts FROM built))")
     # If a stored row already is a candle, only the part that is not built yet must be grouped.
@@ -208,12 +215,13 @@ async def fetch_json(
     basis: Basis = Basis.RANGE,
     with_open: bool = False,
     with_empty: bool = False,
+    snapshot: Snapshot | None = None,
 ) -> str:
     """Returns the candles that start in [low, high) as a JSON list, oldest first. Those that end by `now` are closed."""
-    query = statement(interval, shape, basis, with_open=with_open, with_empty=with_empty)
+    query = statement(interval, shape, basis, with_open=with_open, with_empty=with_empty, from_hours=snapshot is not None)
     # The last candle ends after `high`, unless `high` is the start of a candle.
     bounds = interval.ceil(low), interval.ceil(high)
-    text: str = await db.fetchval(query.sql, ticker, *bounds, now, *query.constants)
+    text: str = await db.fetchval(*rewrite(snapshot, query.sql, ticker, *bounds, now, *query.constants))
     return text
 
 

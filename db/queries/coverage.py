@@ -6,6 +6,7 @@ from typing import Final
 from db import times
 from db.pool import Executor, Record
 from db.queries.retention import valid_window_sql
+from db.queries.snapshots import Snapshot, rewrite
 
 # Minutes in a tracking period or an import period and not before the horizon are expected. Other stored minutes are extra.
 _PERIOD: Final = f"""
@@ -62,17 +63,17 @@ class CoverageCounts:
         return self.expected - self.stored
 
 
-async def count(db: Executor, ticker: str, low: int, high: int, now: float) -> CoverageCounts:
+async def count(db: Executor, ticker: str, low: int, high: int, now: float, snapshot: Snapshot | None = None) -> CoverageCounts:
     """Counts the minutes that start in [low, high) and have ended by `now`; all in UNIX seconds."""
     low = -(-low // times.MINUTE) * times.MINUTE
     high = max(low, min(-(-high // times.MINUTE) * times.MINUTE, times.minute_of(now)))
-    (row,) = await db.fetch(COUNT, ticker, low, high)
+    (row,) = await db.fetch(*rewrite(snapshot, COUNT, ticker, low, high))
     return CoverageCounts(low, high, **row)
 
 
-async def count_watched(db: Executor, ticker: str, low: int, high: int) -> int:
+async def count_watched(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> int:
     """Returns the number of expected minutes in [low, high) that were watched completely."""
-    found: int = await db.fetchval(COUNT_WATCHED, ticker, low, high)
+    found: int = await db.fetchval(*rewrite(snapshot, COUNT_WATCHED, ticker, low, high))
     return found
 
 
@@ -87,6 +88,8 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, source
 """
 
 
-async def non_live_periods(db: Executor, ticker: str, low: int, high: int, limit: int) -> list[Record]:
+async def non_live_periods(
+    db: Executor, ticker: str, low: int, high: int, limit: int, snapshot: Snapshot | None = None
+) -> list[Record]:
     """Returns the periods of backfilled or imported minutes, oldest first: `low`, `high`, `source`."""
-    return await db.fetch(NON_LIVE_PERIODS, ticker, low, high, limit)
+    return await db.fetch(*rewrite(snapshot, NON_LIVE_PERIODS, ticker, low, high, limit))

@@ -5,6 +5,7 @@ from typing import Final
 
 from db.pool import Executor, Record
 from db.queries.retention import valid_horizon_sql, valid_window_sql
+from db.queries.snapshots import Snapshot, rewrite
 from db.rows import Reason
 
 TickerMinute = tuple[str, int]
@@ -226,14 +227,22 @@ async def mark_unrecoverable(db: Executor, ticker: str, minutes: Sequence[int]) 
 
 
 async def periods(
-    db: Executor, ticker: str, low: int, high: int, states: Sequence[str], limit: int, *, with_imports: bool = True
+    db: Executor,
+    ticker: str,
+    low: int,
+    high: int,
+    states: Sequence[str],
+    limit: int,
+    *,
+    with_imports: bool = True,
+    snapshot: Snapshot | None = None,
 ) -> list[Record]:
     """Returns the gaps of [low, high) as periods: low, high, reason, state (OPEN, FILLED or GIVEN_UP).
 
     The reason is a `db.rows.Reason`, or `not_imported` for minutes that only an import covers and that the import lacks. The
     latter are returned only if `with_imports` is true.
     """
-    return await db.fetch(PERIODS, ticker, low, high, list(states), limit, with_imports)
+    return await db.fetch(*rewrite(snapshot, PERIODS, ticker, low, high, list(states), limit, with_imports))
 
 
 async def last_period_of_each(db: Executor, tickers: Sequence[str]) -> dict[str, Record]:

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from db import times
 from db.pool import Executor
 from db.queries.prices import JSON_COLUMNS, observed_sql
+from db.queries.snapshots import Snapshot, rewrite
 
 SLICE_S: Final = 14 * times.DAY
 
@@ -123,17 +124,19 @@ class ExportShape:
         return template.format(line=line, columns=columns, ranges=_RANGES if selected else "")
 
 
-async def extent(db: Executor, ticker: str, low: int, high: int) -> tuple[int, int] | None:
+async def extent(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> tuple[int, int] | None:
     """Returns the first stored minute in [low, high) and the end of the last one, or None if none is stored."""
-    row = await db.fetchrow(EXTENT, ticker, low, high)
+    row = await db.fetchrow(*rewrite(snapshot, EXTENT, ticker, low, high))
     return None if row is None or row["low"] is None else (row["low"], row["high"])
 
 
-async def slices(db: Executor, shape: ExportShape, ticker: str, low: int, high: int) -> AsyncGenerator[tuple[int, bytes], None]:
+async def slices(
+    db: Executor, shape: ExportShape, ticker: str, low: int, high: int, snapshot: Snapshot | None = None
+) -> AsyncGenerator[tuple[int, bytes], None]:
     """Yields slices of the lines of [low, high), oldest first, each with the end of its range. Raises DatabaseError."""
     if shape.header:
         yield low, shape.header
-    start, end = await extent(db, ticker, low, high) or (high, high)
+    start, end = await extent(db, ticker, low, high, snapshot) or (high, high)
     borders = [start, *range((start // SLICE_S + 1) * SLICE_S, end, SLICE_S), end]
     current: asyncio.Task[str] | None = None
     upcoming: asyncio.Task[str] | None = None
@@ -141,7 +144,7 @@ async def slices(db: Executor, shape: ExportShape, ticker: str, low: int, high: 
         # PostgreSQL formats the next slice while the client reads the current one. Each step starts one slice and yields the
         # previous one, which ends at `begin`. The pair (end, end) starts none and yields the last one.
         for begin, until in itertools.pairwise([*borders, end]):
-            upcoming = asyncio.create_task(_slice(db, shape, ticker, begin, until)) if begin < until else None
+            upcoming = asyncio.create_task(lines(db, shape, ticker, begin, until, snapshot)) if begin < until else None
             if current is not None:
                 yield begin, (await current).encode()
             current = upcoming
@@ -161,9 +164,11 @@ class Slice(NamedTuple):
     """Length in bytes."""
 
 
-async def slice_sizes(db: Executor, shape: ExportShape, ticker: str, low: int, high: int) -> list[Slice]:
+async def slice_sizes(
+    db: Executor, shape: ExportShape, ticker: str, low: int, high: int, snapshot: Snapshot | None = None
+) -> list[Slice]:
     """Returns the slices of the export of [low, high), oldest first, without the header."""
-    return [Slice(**row) for row in await db.fetch(shape.sizes_sql, ticker, low, high, SLICE_S)]
+    return [Slice(**row) for row in await db.fetch(*rewrite(snapshot, shape.sizes_sql, ticker, low, high, SLICE_S))]
 
 
 def total_size(shape: ExportShape, slices: Sequence[Slice]) -> int:
@@ -172,7 +177,13 @@ def total_size(shape: ExportShape, slices: Sequence[Slice]) -> int:
 
 
 async def byte_range(
-    db: Executor, shape: ExportShape, ticker: str, slices: Sequence[Slice], first: int, last: int
+    db: Executor,
+    shape: ExportShape,
+    ticker: str,
+    slices: Sequence[Slice],
+    first: int,
+    last: int,
+    snapshot: Snapshot | None = None,
 ) -> AsyncGenerator[bytes, None]:
     """Yields the bytes of an export from `first` to `last`, inclusive. Reads only the slices that contain them.
 
@@ -184,19 +195,20 @@ async def byte_range(
     for part in slices:
         begin, position = position, position + part.size
         if first < position and begin <= last:
-            lines = (await _slice(db, shape, ticker, part.low, part.high)).encode()
-            if len(lines) != part.size:
+            text = (await lines(db, shape, ticker, part.low, part.high, snapshot)).encode()
+            if len(text) != part.size:
                 raise ChangedExportError(f"the history of {ticker} has changed during the download")
-            yield lines[max(0, first - begin) : last + 1 - begin]
+            yield text[max(0, first - begin) : last + 1 - begin]
 
 
 class ChangedExportError(Exception):
     """Raised if prices were stored in a part of an export whose size was already sent."""
 
 
-async def _slice(db: Executor, shape: ExportShape, ticker: str, low: int, high: int) -> str:
-    lines: str = await db.fetchval(shape.lines_sql, ticker, low, high)
-    return lines
+async def lines(db: Executor, shape: ExportShape, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> str:
+    """Returns the lines of [low, high), at most about SLICE_S seconds, without the header."""
+    text: str = await db.fetchval(*rewrite(snapshot, shape.lines_sql, ticker, low, high))
+    return text
 
 
 def file_name(ticker: str, export_format: ExportFormat, low: int, high: int) -> str:

@@ -1,4 +1,4 @@
-"""Queries for prices. A stored price is never changed."""
+"""Queries for prices. A stored price is never changed. With a `snapshot`, a query reads the prices as of its data version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ from db import times
 from db.pool import Executor, Record
 from db.queries import shapes
 from db.queries.shapes import Column, Shape, Statement, iso_time_sql
+from db.queries.snapshots import Snapshot, rewrite
 from db.rows import PriceRow
 
 has_begun_sql: Final = "ts <= greatest(extract(epoch FROM now())::bigint, {now}::bigint)"
@@ -126,21 +127,30 @@ SELECT id, ticker, ts, price, observed_at, source FROM stored
 """  # noqa: S608  inserts a constant
 
 
-async def latest(db: Executor, ticker: str, now: float) -> Record | None:
+async def latest(db: Executor, ticker: str, now: float, snapshot: Snapshot | None = None) -> Record | None:
     """Returns the newest price of a minute that has begun by `now` or by the clock of the database, or None."""
-    return await db.fetchrow(LATEST, ticker, int(now))
+    return await db.fetchrow(*rewrite(snapshot, LATEST, ticker, int(now)))
 
 
-async def latest_of_each(db: Executor, tickers: Sequence[str], now: float) -> list[Record]:
+async def latest_of_each(db: Executor, tickers: Sequence[str], now: float, snapshot: Snapshot | None = None) -> list[Record]:
     """Returns `latest` of each ticker that has a price, in the order of `tickers`."""
-    return await db.fetch(LATEST_OF_EACH, list(tickers), int(now))
+    return await db.fetch(*rewrite(snapshot, LATEST_OF_EACH, list(tickers), int(now)))
 
 
 async def window(
-    db: Executor, ticker: str, low: int, high: int, *, newest_first: bool, limit: int | None = None, offset: int = 0
+    db: Executor,
+    ticker: str,
+    low: int,
+    high: int,
+    *,
+    newest_first: bool,
+    limit: int | None = None,
+    offset: int = 0,
+    snapshot: Snapshot | None = None,
 ) -> list[Record]:
     """Returns the prices of the minutes in [low, high), at most `limit` after skipping `offset`."""
-    return await db.fetch(NEWEST_FIRST if newest_first else OLDEST_FIRST, ticker, low, high, limit, offset)
+    statement = NEWEST_FIRST if newest_first else OLDEST_FIRST
+    return await db.fetch(*rewrite(snapshot, statement, ticker, low, high, limit, offset))
 
 
 @dataclass(frozen=True)
@@ -167,24 +177,29 @@ async def fetch_page(
     backwards: bool = False,
     limit: int | None = None,
     offset: int = 0,
+    snapshot: Snapshot | None = None,
 ) -> PricePage:
     """Returns the prices of `window` as JSON. A page that is read `backwards` is the last one of the list, in its order."""
     statement = page_statement(shape, newest_first=newest_first, backwards=backwards)
-    (row,) = await db.fetch(statement.sql, ticker, low, high, limit, offset, *statement.constants)
+    (row,) = await db.fetch(*rewrite(snapshot, statement.sql, ticker, low, high, limit, offset, *statement.constants))
     return PricePage(**row)
 
 
-async def window_json(db: Executor, shape: Shape, ticker: str, low: int, high: int, *, newest_first: bool) -> bytes:
+async def window_json(
+    db: Executor, shape: Shape, ticker: str, low: int, high: int, *, newest_first: bool, snapshot: Snapshot | None = None
+) -> bytes:
     """Returns all prices of `window` as a JSON list. The type is bytes, because text would be decoded and encoded again."""
     statement = window_statement(shape, newest_first=newest_first)
-    text: bytes = await db.fetchval(statement.sql, ticker, low, high, *statement.constants)
+    text: bytes = await db.fetchval(*rewrite(snapshot, statement.sql, ticker, low, high, *statement.constants))
     return text
 
 
-async def latest_json(db: Executor, shape: Shape, tickers: Sequence[str], now: float) -> dict[str, str]:
+async def latest_json(
+    db: Executor, shape: Shape, tickers: Sequence[str], now: float, snapshot: Snapshot | None = None
+) -> dict[str, str]:
     """Returns `latest` of each ticker that has a price, as JSON."""
     statement = latest_statement(shape)
-    rows = await db.fetch(statement.sql, tickers, int(now), *statement.constants)
+    rows = await db.fetch(*rewrite(snapshot, statement.sql, tickers, int(now), *statement.constants))
     return {row[0]: row[1] for row in rows}
 
 
@@ -227,21 +242,21 @@ def latest_statement(shape: Shape) -> Statement:
     )
 
 
-async def count_in(db: Executor, ticker: str, low: int, high: int) -> int:
+async def count_in(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> int:
     """Returns the number of stored prices of minutes in [low, high)."""
-    found: int = await db.fetchval(COUNT_IN, ticker, low, high)
+    found: int = await db.fetchval(*rewrite(snapshot, COUNT_IN, ticker, low, high))
     return found
 
 
-async def has_any(db: Executor, ticker: str, low: int, high: int) -> bool:
+async def has_any(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> bool:
     """Whether the price of a minute in [low, high) is stored."""
-    found: bool = await db.fetchval(HAS_ANY, ticker, low, high)
+    found: bool = await db.fetchval(*rewrite(snapshot, HAS_ANY, ticker, low, high))
     return found
 
 
-async def last_observed(db: Executor, ticker: str, at: int, max_age_s: int) -> Record | None:
+async def last_observed(db: Executor, ticker: str, at: int, max_age_s: int, snapshot: Snapshot | None = None) -> Record | None:
     """Returns the last price observed at or before the second `at`, or None if it is older than `max_age_s` seconds."""
-    return await db.fetchrow(LAST_OBSERVED, ticker, at, min(max_age_s, times.END))
+    return await db.fetchrow(*rewrite(snapshot, LAST_OBSERVED, ticker, at, min(max_age_s, times.END)))
 
 
 async def tickers_stored_at(db: Executor, tickers: Sequence[str], ts: int) -> set[str]:

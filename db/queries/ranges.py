@@ -8,6 +8,7 @@ from db.pool import Executor, Record, Transaction
 from db.queries.gaps import TickerMinute
 from db.queries.retention import valid_horizon_sql
 from db.queries.shapes import Column
+from db.queries.snapshots import Snapshot, rewrite
 from db.rows import RangeRow
 
 JSON_COLUMNS: Final[Mapping[str, Column]] = {
@@ -103,9 +104,12 @@ async def delete_old_ticks(db: Transaction, age_s: int) -> int:
     return int(status.rpartition(" ")[2])
 
 
-async def ranges_of(db: Executor, minutes: Sequence[TickerMinute]) -> dict[TickerMinute, Record]:
+async def ranges_of(
+    db: Executor, minutes: Sequence[TickerMinute], snapshot: Snapshot | None = None
+) -> dict[TickerMinute, Record]:
     """Returns the ranges of the minutes that have one."""
-    return {(row["ticker"], row["ts"]): row for row in await db.fetch(RANGES_OF, *_columns(minutes, 2))}
+    rows = await db.fetch(*rewrite(snapshot, RANGES_OF, *_columns(minutes, 2)))
+    return {(row["ticker"], row["ts"]): row for row in rows}
 
 
 def _columns(rows: Sequence[tuple[object, ...]], count: int) -> list[list[object]]:

@@ -53,16 +53,25 @@ SELECT name, horizon FROM ticker
  WHERE horizon <= $1::bigint
    AND (EXISTS (SELECT FROM price WHERE price.ticker = name AND price.ts < horizon)
         OR EXISTS (SELECT FROM gap WHERE gap.ticker = name AND gap.ts < horizon)
-        OR EXISTS (SELECT FROM minute_range WHERE minute_range.ticker = name AND minute_range.ts < horizon))
+        OR EXISTS (SELECT FROM minute_range WHERE minute_range.ticker = name AND minute_range.ts < horizon)
+        OR EXISTS (SELECT FROM past_row AS past
+                    WHERE kind IN ('gap', 'minute_range') AND past.ticker = name AND past.ts < horizon))
  ORDER BY name
 """
 
 DELETE_EXPIRED: Final = [
     f"""
 DELETE FROM {table}
- WHERE ticker = $1 AND ts < $2 AND ts IN (SELECT ts FROM {table} WHERE ticker = $1 AND ts < $2 ORDER BY ts LIMIT $3)
-"""  # noqa: S608  inserts a constant
-    for table in ("price", "minute_range", "delivery_estimate", "gap")
+ WHERE ticker = $1 AND ts < $2 AND {condition}
+   AND ts IN (SELECT ts FROM {table} WHERE ticker = $1 AND ts < $2 AND {condition} ORDER BY ts LIMIT $3)
+"""  # noqa: S608  inserts constants
+    for table, condition in (
+        ("price", "true"),
+        ("minute_range", "true"),
+        ("delivery_estimate", "true"),
+        ("gap", "true"),
+        ("past_row", "kind IN ('minute_range', 'gap')"),  # after `gap`, whose rows it receives
+    )
 ]
 
 HORIZONS: Final = """

@@ -6,6 +6,7 @@ from typing import Final
 
 from db.pool import Executor, Record
 from db.queries.retention import valid_horizon_sql
+from db.queries.snapshots import Snapshot, rewrite
 
 # Whole hours with candles come from `candle`; partial hours and hours without candles come from minute prices. Minutes before
 # the horizon are excluded, because they are deleted in batches while their hours remain. One statement means one snapshot, so
@@ -82,16 +83,16 @@ class Summary:
     """Mean price of the stored minutes, rounded to twelve decimals."""
 
 
-async def summary(db: Executor, ticker: str, low: int, high: int) -> Summary | None:
+async def summary(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> Summary | None:
     """Returns the aggregates over [low, high) without the minutes before the horizon, or None if none is stored."""
-    rows = await db.fetch(SUMMARY, ticker, low, high)
+    rows = await db.fetch(*rewrite(snapshot, SUMMARY, ticker, low, high))
     if not rows:
         return None
     prices = {name: next(row for row in rows if row[f"is_{name}"]) for name in ("first", "last", "high", "low")}
     return Summary(count=rows[0]["count"], twap=rows[0]["twap"], **prices)
 
 
-async def series(db: Executor, ticker: str, low: int, high: int) -> tuple[str, str]:
+async def series(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> tuple[str, str]:
     """Returns the stored minutes of [low, high), oldest first, and their prices, as two JSON lists of equal length."""
-    (row,) = await db.fetch(SERIES, ticker, low, high)
+    (row,) = await db.fetch(*rewrite(snapshot, SERIES, ticker, low, high))
     return row["minutes"], row["prices"]

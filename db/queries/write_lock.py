@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from db.pool import Database, Executor, Record, Transaction
+from db.queries.version import CURRENT
 
 CHANNEL: Final = "tickgraph"
 
@@ -12,9 +13,17 @@ ACQUIRE_WRITER_LOCK: Final = """
 SELECT pg_advisory_xact_lock(7235421)
 """
 
-NOTIFY_LISTENERS: Final = """
+# Records the minute of the commit with the first commit of each minute.
+END_TRANSACTION: Final = f"""
+WITH recorded AS (
+    INSERT INTO version_time (id, at)
+    SELECT *
+      FROM (SELECT ({CURRENT}) AS id, extract(epoch FROM clock_timestamp())::bigint / 60 * 60 AS at) AS this
+     WHERE at <> (SELECT at FROM version_time ORDER BY id DESC LIMIT 1)
+        ON CONFLICT (id) DO NOTHING
+)
 SELECT pg_notify('tickgraph', '')
-"""
+"""  # noqa: S608  inserts a constant
 
 
 LOCK_HOLDER: Final = """
@@ -42,4 +51,4 @@ async def write_transaction(db: Database) -> AsyncIterator[Transaction]:
     async with db.transaction() as connection:
         await connection.execute(ACQUIRE_WRITER_LOCK)
         yield connection
-        await connection.execute(NOTIFY_LISTENERS)
+        await connection.execute(END_TRANSACTION)

@@ -32,11 +32,20 @@ def depends_only_on_stored_data(
     """
     if operation.operation is not OperationType.QUERY:
         return False
+    if is_repeatable(selections, operation, raw_variables):
+        return True
     variables = variables_of(operation, raw_variables)
     return not any(
         rules.changes_with_clock is not None and rules.changes_with_clock(arguments_of(field, variables), now)
         for field, rules in selections.clock_fields(operation)
     )
+
+
+def is_repeatable(selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> bool:
+    """Returns whether the response to a query never changes, because each of its root fields is read `asOf` a data version."""
+    variables = variables_of(operation, raw_variables)
+    fields = [field for field in selections.fields(operation.selection_set) if field.name.value != "__typename"]
+    return bool(fields) and all(arguments_of(field, variables).get("asOf") is not None for field in fields)
 
 
 def has_open_candles(arguments: Mapping[str, Any], now: float) -> bool:

@@ -38,7 +38,7 @@ ASSUMED_TICKER_COUNT: Final = 200
 SUMMARY_COST: Final = 10_000
 """Rows assumed for the aggregates of a window, which are computed from its hourly candles."""
 MAX_TOUCH_MINUTES: Final = 366 * 1_440
-MINUTES_PER_TOUCH_COST: Final = 20
+MINUTES_PER_SCAN_COST: Final = 20
 """Minutes that are scanned for a cost of one row."""
 COVERAGE_COST: Final = 25_000
 """Rows assumed for the coverage of a window. Its minutes are counted, whatever is selected."""
@@ -111,12 +111,12 @@ def cost_of_minutes(arguments: Arguments, row_cost: int, _page_size: int) -> int
 def cost_of_candles(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of the candles of an `interval` from `from` to `to`, and of the minutes that are read for them."""
     count, minutes = _count_candles(arguments)
-    return count * row_cost + minutes
+    return count * row_cost + max(minutes, _snapshot_cost(arguments))
 
 
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of scanning the minutes from `from` to `to` by index. A minute is much cheaper than a row of a list."""
-    return row_cost + _count_minutes(arguments, MAX_TOUCH_MINUTES) // MINUTES_PER_TOUCH_COST
+    return row_cost + _count_minutes(arguments, MAX_TOUCH_MINUTES) // MINUTES_PER_SCAN_COST
 
 
 def cost_of_tickers(arguments: Arguments, row_cost: int, _page_size: int) -> int:
@@ -130,9 +130,9 @@ def cost_of_page(_arguments: Arguments, row_cost: int, page_size: int) -> int:
     return page_size * row_cost
 
 
-def cost_of_summary(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
+def cost_of_summary(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of aggregates of a window."""
-    return SUMMARY_COST + row_cost
+    return SUMMARY_COST + row_cost + _snapshot_cost(arguments)
 
 
 def cost_of_coverage(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
@@ -167,6 +167,13 @@ def _count_candles(arguments: Mapping[str, Any]) -> tuple[int, int]:
     span = interval.value
     minutes = _count_minutes(arguments, MAX_CANDLES * span.seconds // times.MINUTE)
     return max(1, minutes * times.MINUTE // span.seconds), minutes if span.base == times.MINUTE else 0
+
+
+def _snapshot_cost(arguments: Arguments) -> int:
+    """Returns the cost of computing candles `asOf` an earlier data version from all minutes of the window."""
+    if arguments.get("asOf") is None:
+        return 0
+    return _count_minutes(arguments, times.END // times.MINUTE) // MINUTES_PER_SCAN_COST
 
 
 def _count_minutes(arguments: Mapping[str, Any], maximum: int = MAX_RANGE_MINUTES) -> int:

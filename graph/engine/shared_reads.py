@@ -14,6 +14,7 @@ from db.pool import Executor
 from db.queries import prices
 from db.queries.prices import PricePage
 from db.queries.shapes import Shape
+from db.queries.snapshots import Snapshot
 
 T = TypeVar("T")
 
@@ -35,19 +36,23 @@ class SharedReads:
     def __init__(self) -> None:
         self._batches: dict[Hashable, _Batch] = {}
 
-    async def latest_json(self, db: Executor, shape: Shape, tickers: Collection[str], now: float) -> dict[str, str]:
+    async def latest_json(
+        self, db: Executor, shape: Shape, tickers: Collection[str], now: float, snapshot: Snapshot | None = None
+    ) -> dict[str, str]:
         """Returns the newest price of each ticker that has one. The result may contain more tickers. Raises DatabaseError.
 
         One statement serves all requests of a turn, also those for other tickers.
         """
         return await self._share(
-            ("latest", db, shape), tickers, lambda requested: prices.latest_json(db, shape, sorted(requested), now)
+            ("latest", db, shape, snapshot),
+            tickers,
+            lambda requested: prices.latest_json(db, shape, sorted(requested), now, snapshot),
         )
 
-    async def window_json(self, db: Executor, shape: Shape, ticker: str, low: int, high: int, *, newest_first: bool) -> bytes:
+    async def window_json(self, db: Executor, shape: Shape, ticker: str, low: int, high: int, **options: Any) -> bytes:
         """Returns the prices of a window. One statement serves identical requests. Raises DatabaseError."""
-        read = partial(prices.window_json, db, shape, ticker, low, high, newest_first=newest_first)
-        return await self._share(("window", db, shape, ticker, low, high, newest_first), (), lambda _: read())
+        read = partial(prices.window_json, db, shape, ticker, low, high, **options)
+        return await self._share(("window", db, shape, ticker, low, high, *options.items()), (), lambda _: read())
 
     async def fetch_page(self, db: Executor, shape: Shape, ticker: str, low: int, high: int, **options: Any) -> PricePage:
         """Returns a page of prices. One statement serves identical requests. Raises DatabaseError."""

@@ -15,6 +15,8 @@ from graph.schema.executable import PreparedOperation
 COMPLETE_MAX_AGE_S: Final = 86_400
 """Maximum age of responses over past windows without missing minutes, which never change."""
 DEFAULT_MAX_AGE_S: Final = 5
+IMMUTABLE: Final = "max-age=31536000, immutable"
+"""For responses as of a data version, which never change (RFC 8246)."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,15 @@ async def cache_policy(
     headers = {"Cache-Control": f"{visibility}, max-age={DEFAULT_MAX_AGE_S}"}
     if not is_cacheable:
         return CachePolicy(headers)
-    windows = cacheability.past_windows(prepared.document.selections, prepared.operation, prepared.variables, context.now())
-    if windows and await cacheability.are_fully_stored(context.db, windows):
+    query = prepared.document.selections, prepared.operation, prepared.variables
+    windows = [] if context.version is not None else cacheability.past_windows(*query, context.now())
+    data_version: int | str
+    if cacheability.is_repeatable(*query) and context.version is None:
+        headers["Cache-Control"] = f"{visibility}, {IMMUTABLE}"
+        data_version = "repeatable"
+    elif windows and await cacheability.are_fully_stored(context.db, windows):
         headers["Cache-Control"] = f"{visibility}, max-age={COMPLETE_MAX_AGE_S}"
-        data_version: int | str = f"complete in epoch {context.resources.history.epoch}"
+        data_version = f"complete in epoch {context.resources.history.epoch}"
     else:
         # Read before the query runs: after a commit in between, the client only repeats the request.
         data_version = await version.current(context.db)

@@ -11,6 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
+from graph.http.cache_control import IMMUTABLE
 from graph.http.request_state import state_of
 from graph.schema.context import Context
 
@@ -81,11 +82,12 @@ def _digest(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def caching_headers(request: HTTPConnection) -> dict[str, str]:
-    """Returns the Vary and Cache-Control headers of a REST response with prices."""
+def caching_headers(request: HTTPConnection, *, is_repeatable: bool = False) -> dict[str, str]:
+    """Returns the Vary and Cache-Control headers of a REST response with prices; `is_repeatable`: it never changes."""
     if state_of(request.scope).caller.requires_key:
-        return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": "private"}
-    return {"Vary": "Accept-Encoding"}
+        cache_control = f"private, {IMMUTABLE}" if is_repeatable else "private"
+        return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": cache_control}
+    return {"Vary": "Accept-Encoding"} | ({"Cache-Control": f"public, {IMMUTABLE}"} if is_repeatable else {})
 
 
 def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Context:

@@ -11,6 +11,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from db.errors import DatabaseError
+from db.queries import version
 from graph.engine import cacheability, limits
 from graph.errors import (
     ApiError,
@@ -58,6 +59,12 @@ def _read_html(name: str, root_path: str) -> str:
     return (STATIC_DIR / name).read_text(encoding="utf-8").replace('="/', f'="{root_path}/')
 
 
+async def _pin_version(context: Context, request: GraphQLRequest) -> None:
+    """Lets all fields read the current data version, if the response must state it."""
+    if request.extensions.get("version") is True:
+        context.version = await version.current(context.db)
+
+
 class GraphQLEndpoint:
     """Executes queries and subscriptions by GET and POST, and mutations by POST. The Accept header selects the media type.
 
@@ -99,6 +106,7 @@ class GraphQLEndpoint:
             document = self._persisted.get_document(graphql_request)
             prepared = await self._schema.prepare(document, graphql_request.variables, graphql_request.operation_name, context)
             self._persisted.store(graphql_request)
+            await _pin_version(context, graphql_request)
             if prepared.is_subscription:
                 return await self._subscribe(request, context, prepared, accepts_sse=accepts_sse(accept))
             is_cacheable = (not is_post or response_cache.may_be_cached(request.scope)) and (
@@ -184,8 +192,13 @@ class GraphQLEndpoint:
         result = await self._schema.execute_operation(prepared, context)
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
+        extensions: dict[str, Any] = {}
         if graphql_request.extensions.get("cost") is True:
-            body["extensions"] = {"cost": {"asked": prepared.cost, "most": limits.MAX_COST}}
+            extensions["cost"] = {"asked": prepared.cost, "most": limits.MAX_COST}
+        if context.version is not None:
+            extensions["version"] = str(context.version)
+        if extensions:
+            body["extensions"] = extensions
         if result.errors:
             response_cache.set_cacheable(request.scope, cacheable=False)
             headers = {}

@@ -92,8 +92,10 @@ class CompressionMiddleware(GZipMiddleware):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = dict(scope["headers"]) if scope["type"] == "http" else {}
-        # A range selects bytes of the uncompressed representation.
-        may_compress = b"gzip" in headers.get(b"accept-encoding", b"") and b"range" not in headers
+        # A range, and a digest, are of the uncompressed representation.
+        may_compress = (
+            b"gzip" in headers.get(b"accept-encoding", b"") and b"range" not in headers and b"want-repr-digest" not in headers
+        )
         if not may_compress:
             await self.app(scope, receive, send)
             return

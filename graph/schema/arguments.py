@@ -130,12 +130,13 @@ def parse_max_age(seconds: int) -> int:
     return seconds
 
 
-def encode_cursor(ts: int, history: HistoryWatch) -> str:
+def encode_cursor(ts: int, history: HistoryWatch | None) -> str:
     """Returns the cursor of a minute in a list. It is opaque to clients.
 
-    Prices that are added to the list do not change it. It belongs to one history only.
+    Prices that are added to the list do not change it. It belongs to the `history` only, if there is one.
     """
-    return base64.urlsafe_b64encode(f"{_CURSOR_PREFIX}{ts}:{history.epoch:x}".encode()).decode()
+    epoch = "" if history is None else f":{history.epoch:x}"
+    return base64.urlsafe_b64encode(f"{_CURSOR_PREFIX}{ts}{epoch}".encode()).decode()
 
 
 def parse_event_id(text: str | None) -> int | None:

@@ -8,6 +8,7 @@ import strawberry
 
 from db.queries import candles, summaries
 from db.queries.shapes import Shape
+from db.queries.snapshots import Snapshot
 from db.rows import normalize_price
 from graph import metrics
 from graph.engine.json_fragments import Rows, json_fragment, require_row_selection
@@ -93,9 +94,9 @@ class Series:
     is_empty: strawberry.Private[bool]
 
     @classmethod
-    async def read(cls, info: Info, ticker: str, window: Window) -> Self:
+    async def read(cls, info: Info, ticker: str, window: Window, snapshot: Snapshot | None = None) -> Self:
         """Reads the series of the window."""
-        minutes, prices = await summaries.series(info.context.db, ticker, window.low, window.high)
+        minutes, prices = await summaries.series(info.context.db, ticker, window.low, window.high, snapshot)
         return cls(ts=json_fragment(minutes), price=json_fragment(prices), is_empty=minutes == "[]")
 
 
@@ -112,27 +113,29 @@ class Summary:
     twap: Decimal = strawberry.field(description="Mean price of the stored minutes, to 12 decimal places.")
     ticker: strawberry.Private[str]
     window: strawberry.Private[Window]
+    snapshot: strawberry.Private[Snapshot | None]
 
     @strawberry.field(description="Completeness of the window.")
     async def coverage(self, info: Info) -> Coverage:
-        return await Coverage.read(info, self.ticker, self.window)
+        return await Coverage.read(info, self.ticker, self.window, self.snapshot)
 
     @classmethod
-    async def read(cls, info: Info, ticker: str, window: Window) -> Self | None:
+    async def read(cls, info: Info, ticker: str, window: Window, snapshot: Snapshot | None = None) -> Self | None:
         """Reads the aggregates of the window; returns None if none of its minutes is stored."""
-        found = await summaries.summary(info.context.db, ticker, window.low, window.high)
+        found = await summaries.summary(info.context.db, ticker, window.low, window.high, snapshot)
         if found is None:
             return None
         return cls(
-            first=Price.from_record(found.first),
-            last=Price.from_record(found.last),
-            high=Price.from_record(found.high),
-            low=Price.from_record(found.low),
+            first=Price.from_record(found.first, snapshot),
+            last=Price.from_record(found.last, snapshot),
+            high=Price.from_record(found.high, snapshot),
+            low=Price.from_record(found.low, snapshot),
             change=normalize_price(found.last["price"] - found.first["price"]),
             count=found.count,
             twap=found.twap,
             ticker=ticker,
             window=window,
+            snapshot=snapshot,
         )
 
 

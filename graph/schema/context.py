@@ -11,6 +11,8 @@ from strawberry.dataloader import DataLoader
 from db.pool import Database, Executor, Record
 from db.queries import delivery_prices, gaps, ranges
 from db.queries.gaps import TickerMinute
+from db.queries.snapshots import Snapshot
+from db.queries.version import current as current_version
 from graph.engine.fetch_requests import FetchRequests
 from graph.engine.history import HistoryWatch
 from graph.engine.live_candles import LiveCandles
@@ -19,6 +21,7 @@ from graph.engine.live_ticks import LiveTicks
 from graph.engine.rate_limit import CallerBudget, CostBudget
 from graph.engine.replica import Replica
 from graph.engine.shared_reads import SharedReads
+from graph.engine.snapshots import open_snapshot, parse_version
 from graph.errors import ForbiddenError
 
 
@@ -59,6 +62,8 @@ class Context:
         self.may_fetch = may_fetch
         self.needs_admin_token = needs_admin_token
         self.last_event_id = last_event_id
+        self.version: int | None = None
+        """The data version of fields without `asOf`; None: the newest one."""
 
     @property
     def db(self) -> Executor:
@@ -79,6 +84,18 @@ class Context:
     def _reader(self) -> tuple[Executor, bool]:
         replica, primary = self.resources.replica, self.resources.primary
         return (primary, True) if replica is None else replica.reader(primary)
+
+    async def snapshot(self, as_of: str | None, ticker: str | None, low: int, name: str = "asOf") -> Snapshot | None:
+        """Returns the snapshot for a window from `low` on, or None to read the newest data.
+
+        `name` is the argument of `as_of`, for messages. Raises the errors of `open_snapshot`, and DatabaseError.
+        """
+        version = parse_version(as_of, name) if isinstance(as_of, str) else self.version
+        if version is None:
+            return None
+        if self.db is not self.resources.primary and version > await current_version(self.db):
+            self._reader = self.resources.primary, True  # the replica does not have the version yet
+        return await open_snapshot(self.db, version, ticker, low, name)
 
     def for_next_operation(self) -> "Context":
         """Returns a context for another response to the same caller."""
@@ -102,12 +119,15 @@ class Context:
         return DataLoader(load_fn=load, cache=False)
 
     @cached_property
-    def ranges(self) -> DataLoader[TickerMinute, Record | None]:
-        """Loads the range of a minute, with one statement for all minutes that are loaded at the same time."""
+    def ranges(self) -> DataLoader[tuple[Snapshot | None, TickerMinute], Record | None]:
+        """Loads the range of a minute, with one statement for all minutes of a snapshot that are loaded at the same time."""
 
-        async def load(minutes: list[TickerMinute]) -> list[Record | None]:
-            found = await ranges.ranges_of(self.db, minutes)
-            return [found.get(minute) for minute in minutes]
+        async def load(keys: list[tuple[Snapshot | None, TickerMinute]]) -> list[Record | None]:
+            found = {
+                snapshot: await ranges.ranges_of(self.db, [minute for other, minute in keys if other == snapshot], snapshot)
+                for snapshot in {snapshot for snapshot, _ in keys}
+            }
+            return [found[snapshot].get(minute) for snapshot, minute in keys]
 
         return DataLoader(load_fn=load, cache=False)
 

@@ -11,6 +11,7 @@ from db import times
 from db.pool import Record
 from db.queries import coverage, gaps
 from db.queries.coverage import CoverageCounts
+from db.queries.snapshots import Snapshot
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, declare
 from graph.engine.windows import Window
@@ -91,21 +92,25 @@ class GapConnection:
     )
     has_more: strawberry.Private[bool]
     has_previous: strawberry.Private[bool]
+    snapshot: strawberry.Private[Snapshot | None]
 
     @strawberry.field(
         description="The gaps of the page, each with its cursor.", metadata=declare(FieldRules(cost=limits.cost_of_page))
     )
     def edges(self, info: Info) -> list[GapEdge]:
-        return [GapEdge(cursor=_cursor(info, node), node=node) for node in self.nodes]
+        return [GapEdge(cursor=self._cursor(info, node), node=node) for node in self.nodes]
 
     @strawberry.field(description="Position of the page in the list.")
     def page_info(self, info: Info) -> PageInfo:
         return PageInfo(
             has_next_page=self.has_more,
             has_previous_page=self.has_previous,
-            start_cursor=_cursor(info, self.nodes[0]) if self.nodes else None,
-            end_cursor=_cursor(info, self.nodes[-1]) if self.nodes else None,
+            start_cursor=self._cursor(info, self.nodes[0]) if self.nodes else None,
+            end_cursor=self._cursor(info, self.nodes[-1]) if self.nodes else None,
         )
+
+    def _cursor(self, info: Info, gap: Gap) -> str:
+        return arguments.encode_cursor(gap.to, None if self.snapshot else info.context.resources.history)
 
 
 @strawberry.type(description="Consecutive minutes whose prices have the same source, which is not `LIVE`.")
@@ -126,6 +131,7 @@ class Coverage:
 
     ticker: strawberry.Private[str]
     counts: strawberry.Private[CoverageCounts]
+    snapshot: strawberry.Private[Snapshot | None]
 
     @strawberry.field(name="from", description="First minute of the window.")
     def from_(self) -> UnixTime:
@@ -164,7 +170,7 @@ class Coverage:
         metadata=declare(FieldRules(cost=limits.cost_of_coverage)),
     )
     async def watched(self, info: Info) -> int:
-        return await coverage.count_watched(info.context.db, self.ticker, self.counts.low, self.counts.high)
+        return await coverage.count_watched(info.context.db, self.ticker, self.counts.low, self.counts.high, self.snapshot)
 
     @strawberry.field(description="Expected minutes that are not stored.")
     def missing(self) -> int:
@@ -189,11 +195,14 @@ class Coverage:
         state_names = [state.name for state in arguments.unset_to_none(states) or GapState]
         # A cursor contains the end of a gap, where the next gap may start.
         low = self.counts.low if page.after is None else max(self.counts.low, page.after)
-        found = await gaps.periods(info.context.db, self.ticker, low, self.counts.high, state_names, page.size + 1)
+        found = await gaps.periods(
+            info.context.db, self.ticker, low, self.counts.high, state_names, page.size + 1, snapshot=self.snapshot
+        )
         return GapConnection(
             nodes=[Gap.from_record(record) for record in found[: page.size]],
             has_more=len(found) > page.size,
             has_previous=page.after is not None,
+            snapshot=self.snapshot,
         )
 
     @strawberry.field(description="Backfilled and imported minutes of the window, oldest first.")
@@ -201,15 +210,14 @@ class Coverage:
         self, info: Info, first: Annotated[int, strawberry.argument(description="Maximum number of parts, 1 to 1,000.")] = 1_000
     ) -> list[Part]:
         size = arguments.parse_page(first, None, None, None).size
-        found = await coverage.non_live_periods(info.context.db, self.ticker, self.counts.low, self.counts.high, size)
+        found = await coverage.non_live_periods(
+            info.context.db, self.ticker, self.counts.low, self.counts.high, size, self.snapshot
+        )
         return [Part(from_=UnixTime(one["low"]), to=UnixTime(one["high"]), source=Source[one["source"]]) for one in found]
 
     @classmethod
-    async def read(cls, info: Info, ticker: str, window: Window) -> Self:
+    async def read(cls, info: Info, ticker: str, window: Window, snapshot: Snapshot | None = None) -> Self:
         """Counts the minutes of the window."""
-        counts = await coverage.count(info.context.db, ticker, window.low, window.high, info.context.now())
-        return cls(ticker=ticker, counts=counts)
-
-
-def _cursor(info: Info, gap: Gap) -> str:
-    return arguments.encode_cursor(gap.to, info.context.resources.history)
+        now = info.context.now() if snapshot is None else snapshot.at
+        counts = await coverage.count(info.context.db, ticker, window.low, window.high, now, snapshot)
+        return cls(ticker=ticker, counts=counts, snapshot=snapshot)

@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import candles, delivery_prices, prices, tickers
+from db.queries import candles, delivery_prices, prices, tickers, version
 from db.queries.tickers import list_tracked
 from graph.engine import limits
 from graph.engine.cacheability import has_open_candles
@@ -38,12 +38,25 @@ OptionalWindowStart = Annotated[
 WindowEnd = Annotated[
     UnixTime | None, _argument("End of the window (exclusive; consecutive windows do not overlap). Default: now.")
 ]
+AsOf = Annotated[
+    strawberry.ID | None,
+    _argument(
+        "Data version to read, from `dataVersion`: the response is then the same at any time. Default: the newest.", "asOf"
+    ),
+]
 WindowOrder = Annotated[Order, _argument("Order of the list by time.")]
 
 
 @strawberry.type(description="Queries.")
 class Query:
     """Queries."""
+
+    @strawberry.field(
+        description="The newest data version: the highest id of all commits. Send it as `asOf` to read the same data again.",
+        metadata=declare(FieldRules()),
+    )
+    async def data_version(self, info: Info) -> strawberry.ID:
+        return strawberry.ID(str(await version.current(info.context.db)))
 
     @strawberry.field(
         description="All known tickers, sorted by name.", metadata=declare(FieldRules(cost=limits.cost_of_tickers))
@@ -60,15 +73,17 @@ class Query:
     @strawberry.field(
         description="The newest price of a ticker; null if it has none yet.", metadata=declare(FieldRules(rows=PRICE_ROWS))
     )
-    async def latest(self, info: Info, ticker: TickerName) -> Price | None:
+    async def latest(self, info: Info, ticker: TickerName, as_of: AsOf = UNSET) -> Price | None:
         name = arguments.parse_ticker(ticker)
+        snapshot = await info.context.snapshot(as_of, name, times.END)
+        now = info.context.now() if snapshot is None else snapshot.latest_ts
         shape = Price.shape(info)
         if shape is not None:
-            texts = await info.context.shared_reads.latest_json(info.context.db, shape, [name], info.context.now())
+            texts = await info.context.shared_reads.latest_json(info.context.db, shape, [name], now, snapshot)
             found = json_fragment(texts[name]) if name in texts else None
         else:
-            record = await prices.latest(info.context.db, name, info.context.now())
-            found = None if record is None else Price.from_record(record)
+            record = await prices.latest(info.context.db, name, now, snapshot)
+            found = None if record is None else Price.from_record(record, snapshot)
         if found is None:
             await require_known_tickers(info.context.db, [name])
         return found
@@ -80,20 +95,23 @@ class Query:
     async def latest_prices(
         self,
         info: Info,
-        tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tracked tickers.")] = UNSET,
+        tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tickers tracked now.")] = UNSET,
+        as_of: AsOf = UNSET,
     ) -> list[Price]:
+        snapshot = await info.context.snapshot(as_of, None, times.END)
+        now = info.context.now() if snapshot is None else snapshot.latest_ts
         requested = arguments.unset_to_none(tickers)
         names = await list_tracked(info.context.db) if requested is None else arguments.parse_tickers(requested)
         shape = Price.shape(info)
         found: list[Price]
         if shape is not None:
-            texts = await info.context.shared_reads.latest_json(info.context.db, shape, names, info.context.now())
+            texts = await info.context.shared_reads.latest_json(info.context.db, shape, names, now, snapshot)
             missing = set(names) - set(texts)
             found = json_fragment(f"[{','.join(texts[name] for name in names if name in texts)}]")
         else:
-            records = await prices.latest_of_each(info.context.db, names, info.context.now())
+            records = await prices.latest_of_each(info.context.db, names, now, snapshot)
             missing = set(names) - {record["ticker"] for record in records}
-            found = [Price.from_record(record) for record in records]
+            found = [Price.from_record(record, snapshot) for record in records]
         await require_known_tickers(info.context.db, missing)
         return found
 
@@ -112,9 +130,11 @@ class Query:
         after: Annotated[str | None, _argument("The page starts after this cursor.")] = UNSET,
         last: Annotated[int | None, _argument("Page size from the end of the list, 1 to 1,000.")] = UNSET,
         before: Annotated[str | None, _argument("The page ends before this cursor.")] = UNSET,
+        as_of: AsOf = UNSET,
     ) -> PriceConnection:
         name = arguments.parse_ticker(ticker)
         window = arguments.parse_window(from_, to)
+        snapshot = await info.context.snapshot(as_of, name, window.low)
         page = arguments.parse_page(first, after, last, before, info.context.resources.history)
         part = _page_window(window, order, page.after, page.before)
         shape = Price.shape(info, PRICE_PAGE_ROWS)
@@ -128,8 +148,9 @@ class Query:
                 newest_first=order is Order.NEWEST_FIRST,
                 backwards=page.backwards,
                 limit=page.size,
+                snapshot=snapshot,
             )
-            found = PriceConnection.from_json_page(price_page, name, window, order, page)
+            found = PriceConnection.from_json_page(price_page, name, window, order, page, snapshot)
         else:
             records = await prices.window(
                 info.context.db,
@@ -138,8 +159,9 @@ class Query:
                 part.high,
                 newest_first=(order is Order.NEWEST_FIRST) != page.backwards,
                 limit=page.size + 1,
+                snapshot=snapshot,
             )
-            found = PriceConnection.from_records(records, name, window, order, page)
+            found = PriceConnection.from_records(records, name, window, order, page, snapshot)
         if found.low is None:
             await require_known_tickers(info.context.db, [name])
         return found
@@ -149,21 +171,30 @@ class Query:
         metadata=declare(FieldRules(cost=limits.cost_of_minutes, rows=PRICE_ROWS, reads_window=True)),
     )
     async def range(
-        self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, order: WindowOrder = Order.OLDEST_FIRST
+        self,
+        info: Info,
+        ticker: TickerName,
+        from_: WindowStart,
+        to: WindowEnd = UNSET,
+        order: WindowOrder = Order.OLDEST_FIRST,
+        as_of: AsOf = UNSET,
     ) -> list[Price]:
         name = arguments.parse_ticker(ticker)
-        window = arguments.parse_short_window(from_, to, info.context.now())
+        snapshot = await info.context.snapshot(as_of, name, from_)
+        window = arguments.parse_short_window(from_, to, info.context.now() if snapshot is None else snapshot.latest_ts)
         newest_first = order is Order.NEWEST_FIRST
         shape = Price.shape(info)
         found: list[Price]
         if shape is not None:
             text = await info.context.shared_reads.window_json(
-                info.context.db, shape, name, window.low, window.high, newest_first=newest_first
+                info.context.db, shape, name, window.low, window.high, newest_first=newest_first, snapshot=snapshot
             )
             is_empty, found = text == b"[]", json_fragment(text)
         else:
-            records = await prices.window(info.context.db, name, window.low, window.high, newest_first=newest_first)
-            is_empty, found = not records, [Price.from_record(record) for record in records]
+            records = await prices.window(
+                info.context.db, name, window.low, window.high, newest_first=newest_first, snapshot=snapshot
+            )
+            is_empty, found = not records, [Price.from_record(record, snapshot) for record in records]
         if is_empty:
             await require_known_tickers(info.context.db, [name])
         return found
@@ -179,22 +210,26 @@ class Query:
         ticker: TickerName,
         at: Annotated[UnixTime, _argument("The instant.")],
         max_age: Annotated[int, _argument("Maximum age of the price at the instant, in seconds.")] = 300,
+        as_of: AsOf = UNSET,
     ) -> Price | None:
-        name = arguments.parse_ticker(ticker)
-        record = await prices.last_observed(info.context.db, name, at, arguments.parse_max_age(max_age))
+        name, max_age_s = arguments.parse_ticker(ticker), arguments.parse_max_age(max_age)
+        snapshot = await info.context.snapshot(as_of, name, at - max_age_s)
+        record = await prices.last_observed(info.context.db, name, at, max_age_s, snapshot)
         if record is None:
             await require_known_tickers(info.context.db, [name])
             return None
-        return Price.from_record(record)
+        return Price.from_record(record, snapshot)
 
     @strawberry.field(
         description="Completeness of a window: expected and stored minutes, and gaps with their reasons.",
         metadata=declare(FieldRules(cost=limits.cost_of_coverage, changes_with_clock=always)),
     )
-    async def coverage(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Coverage:
-        name = arguments.parse_ticker(ticker)
+    async def coverage(
+        self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, as_of: AsOf = UNSET
+    ) -> Coverage:
+        name, window = arguments.parse_ticker(ticker), arguments.parse_window(from_, to)
         await require_known_tickers(info.context.db, [name])
-        return await Coverage.read(info, name, arguments.parse_window(from_, to))
+        return await Coverage.read(info, name, window, await info.context.snapshot(as_of, name, window.low))
 
     @strawberry.field(
         description="The candles that start in a window, oldest first; at most 10,000. Candles of one hour or longer are "
@@ -211,8 +246,11 @@ class Query:
         basis: OfBasis = Basis.RANGE,
         include_open: WithOpen = False,
         include_empty: WithEmpty = False,
+        as_of: AsOf = UNSET,
     ) -> list[Candle]:
-        name, now = arguments.parse_ticker(ticker), info.context.now()
+        name = arguments.parse_ticker(ticker)
+        snapshot = await info.context.snapshot(as_of, name, from_)
+        now = info.context.now() if snapshot is None else snapshot.at
         window = arguments.parse_candle_window(from_, to, interval.db_interval, now)
         text = await candles.fetch_json(
             info.context.db,
@@ -225,6 +263,7 @@ class Query:
             basis=candles.Basis[basis.name],
             with_open=include_open,
             with_empty=include_empty,
+            snapshot=snapshot,
         )
         if text == "[]" or include_empty:
             await require_known_tickers(info.context.db, [name])
@@ -235,9 +274,11 @@ class Query:
         description="Aggregates of the prices of a window, one sample a minute; null if none of its minutes is stored.",
         metadata=declare(FieldRules(cost=limits.cost_of_summary)),
     )
-    async def summary(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Summary | None:
-        name = arguments.parse_ticker(ticker)
-        found = await Summary.read(info, name, arguments.parse_window(from_, to))
+    async def summary(
+        self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, as_of: AsOf = UNSET
+    ) -> Summary | None:
+        name, window = arguments.parse_ticker(ticker), arguments.parse_window(from_, to)
+        found = await Summary.read(info, name, window, await info.context.snapshot(as_of, name, window.low))
         if found is None:
             await require_known_tickers(info.context.db, [name])
         return found
@@ -282,10 +323,13 @@ class Query:
         description="All prices of a window of at most 50,000 minutes, in columnar form.",
         metadata=declare(FieldRules(cost=limits.cost_of_minutes, json_fields=("ts", "price"))),
     )
-    async def series(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> Series:
+    async def series(
+        self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, as_of: AsOf = UNSET
+    ) -> Series:
         name = arguments.parse_ticker(ticker)
-        window = arguments.parse_short_window(from_, to, info.context.now())
-        found = await Series.read(info, name, window)
+        snapshot = await info.context.snapshot(as_of, name, from_)
+        window = arguments.parse_short_window(from_, to, info.context.now() if snapshot is None else snapshot.latest_ts)
+        found = await Series.read(info, name, window, snapshot)
         if found.is_empty:
             await require_known_tickers(info.context.db, [name])
         return found

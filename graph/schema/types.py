@@ -11,6 +11,7 @@ from db.pool import Record
 from db.queries import delivery_prices, prices, tickers
 from db.queries.prices import PricePage
 from db.queries.shapes import Column, Shape
+from db.queries.snapshots import Snapshot
 from graph import metrics
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, always, declare
@@ -57,6 +58,7 @@ class Price:
         description="Source of an imported price in the Tickgraph that exported it; null for all other prices."
     )
     observed_us: strawberry.Private[int | None]
+    snapshot: strawberry.Private[Snapshot | None] = None
 
     @strawberry.field(description="The minute of the price, as ISO 8601.")
     def time(self) -> DateTime:
@@ -72,7 +74,7 @@ class Price:
         metadata=declare(FieldRules(is_replaceable=True)),
     )
     async def range(self, info: Info) -> MinuteRange | None:
-        record = await info.context.ranges.load((self.ticker, self.ts))
+        record = await info.context.ranges.load((self.snapshot, (self.ticker, self.ts)))
         return None if record is None else MinuteRange.from_record(record)
 
     @strawberry.field(
@@ -90,7 +92,7 @@ class Price:
         return shape
 
     @classmethod
-    def from_record(cls, record: Record) -> Self:
+    def from_record(cls, record: Record, snapshot: Snapshot | None = None) -> Self:
         """Builds a price from a record with the columns of `price`."""
         return cls(
             id=strawberry.ID(str(record["id"])),
@@ -100,6 +102,7 @@ class Price:
             source=Source[record["source"]],
             original_source=None if record["original_source"] is None else Source[record["original_source"]],
             observed_us=record["observed_at"],
+            snapshot=snapshot,
         )
 
 
@@ -167,13 +170,13 @@ class PriceConnection:
     order: strawberry.Private[Order]
     page: strawberry.Private[Page]
     has_more: strawberry.Private[bool]
+    snapshot: strawberry.Private[Snapshot | None]
 
     @strawberry.field(
         description="The prices of the page, each with its cursor.", metadata=declare(FieldRules(cost=limits.cost_of_page))
     )
     def edges(self, info: Info) -> list[PriceEdge]:
-        history = info.context.resources.history
-        return [PriceEdge(cursor=arguments.encode_cursor(node.ts, history), node=node) for node in self.nodes]
+        return [PriceEdge(cursor=self._cursor(info, node.ts), node=node) for node in self.nodes]
 
     @strawberry.field(description="Position of the page in the list. Both flags are exact in both directions.")
     async def page_info(self, info: Info) -> PageInfo:
@@ -186,8 +189,8 @@ class PriceConnection:
         return PageInfo(
             has_next_page=has_more_at_start if self.page.backwards else has_more_at_end,
             has_previous_page=has_more_at_end if self.page.backwards else has_more_at_start,
-            start_cursor=_cursor(info, self.high if self.order is Order.NEWEST_FIRST else self.low),
-            end_cursor=_cursor(info, self.low if self.order is Order.NEWEST_FIRST else self.high),
+            start_cursor=self._page_cursor(info, self.high if self.order is Order.NEWEST_FIRST else self.low),
+            end_cursor=self._page_cursor(info, self.low if self.order is Order.NEWEST_FIRST else self.high),
         )
 
     @strawberry.field(
@@ -195,7 +198,14 @@ class PriceConnection:
         metadata=declare(FieldRules(cost=limits.cost_of_coverage, changes_with_clock=always)),
     )
     async def coverage(self, info: Info) -> Coverage:
-        return await Coverage.read(info, self.ticker, self.window)
+        return await Coverage.read(info, self.ticker, self.window, self.snapshot)
+
+    def _cursor(self, info: Info, ts: int) -> str:
+        # Cursors of a snapshot outlive a failover, because ids up to the snapshot do.
+        return arguments.encode_cursor(ts, None if self.snapshot else info.context.resources.history)
+
+    def _page_cursor(self, info: Info, ts: int | None) -> str | None:
+        return None if ts is None else self._cursor(info, ts)
 
     async def _has_prices_beyond(self, info: Info, position: int | None, *, is_after: bool) -> bool:
         """Whether the window has a price outside the page: at or beyond its cursor `after` (if `is_after`) or `before`."""
@@ -203,12 +213,21 @@ class PriceConnection:
             return False
         older = (self.order is Order.OLDEST_FIRST) == is_after
         low, high = (self.window.low, position + 1) if older else (position, self.window.high)
-        return await prices.has_any(info.context.db, self.ticker, max(low, self.window.low), min(high, self.window.high))
+        low, high = max(low, self.window.low), min(high, self.window.high)
+        return await prices.has_any(info.context.db, self.ticker, low, high, self.snapshot)
 
     @classmethod
-    def from_records(cls, records: Sequence[Record], ticker: str, window: Window, order: Order, page: Page) -> Self:
+    def from_records(
+        cls,
+        records: Sequence[Record],
+        ticker: str,
+        window: Window,
+        order: Order,
+        page: Page,
+        snapshot: Snapshot | None = None,
+    ) -> Self:
         """Builds the page from records in reading order. One record more than the page size means that more prices follow."""
-        page_prices = [Price.from_record(record) for record in records[: page.size]]
+        page_prices = [Price.from_record(record, snapshot) for record in records[: page.size]]
         minutes = [price.ts for price in page_prices]
         return cls(
             nodes=page_prices[::-1] if page.backwards else page_prices,
@@ -219,10 +238,19 @@ class PriceConnection:
             order=order,
             page=page,
             has_more=len(records) > page.size,
+            snapshot=snapshot,
         )
 
     @classmethod
-    def from_json_page(cls, price_page: PricePage, ticker: str, window: Window, order: Order, page: Page) -> Self:
+    def from_json_page(
+        cls,
+        price_page: PricePage,
+        ticker: str,
+        window: Window,
+        order: Order,
+        page: Page,
+        snapshot: Snapshot | None = None,
+    ) -> Self:
         """Builds the page from JSON that PostgreSQL wrote."""
         return cls(
             nodes=json_fragment(price_page.text),
@@ -233,8 +261,5 @@ class PriceConnection:
             order=order,
             page=page,
             has_more=price_page.has_more,
+            snapshot=snapshot,
         )
-
-
-def _cursor(info: Info, ts: int | None) -> str | None:
-    return None if ts is None else arguments.encode_cursor(ts, info.context.resources.history)

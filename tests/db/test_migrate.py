@@ -33,10 +33,12 @@ CURRENT_TABLES = [
     "milestone",
     "minute_range",
     "minute_ticks",
+    "past_row",
     "price",
     "reject",
     "ticker",
     "tracking",
+    "version_time",
 ]
 
 

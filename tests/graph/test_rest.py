@@ -100,7 +100,7 @@ async def test_a_minute_is_found_by_any_time_in_it(api: Api, date: str) -> None:
             "/export?ticker=btc_usd&interval=1h",
             422,
             "BAD_USER_INPUT",
-            "interval: unknown parameter. Available parameters: ticker, from, to, format, columns",
+            "interval: unknown parameter. Available parameters: ticker, as_of, from, to, format, columns, digest",
         ),
         (
             "/prices?ticker=B%20TC",

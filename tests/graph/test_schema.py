@@ -43,29 +43,30 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         for name, field in fields.fields.items()
     }
     assert signatures == {
+        "dataVersion": ("", "ID!"),
         "tickers": ("", "[Ticker!]!"),
         "ticker": ("name: String!", "Ticker"),
-        "latest": ("ticker: String!", "Price"),
-        "latestPrices": ("tickers: [String!]", "[Price!]!"),
+        "latest": ("ticker: String!, asOf: ID", "Price"),
+        "latestPrices": ("tickers: [String!], asOf: ID", "[Price!]!"),
         "prices": (
             (
                 "ticker: String!, from: UnixTime, to: UnixTime, order: Order!, "
-                "first: Int, after: String, last: Int, before: String"
+                "first: Int, after: String, last: Int, before: String, asOf: ID"
             ),
             "PriceConnection!",
         ),
-        "range": ("ticker: String!, from: UnixTime!, to: UnixTime, order: Order!", "[Price!]!"),
+        "range": ("ticker: String!, from: UnixTime!, to: UnixTime, order: Order!, asOf: ID", "[Price!]!"),
         "candles": (
             (
                 "ticker: String!, interval: Interval!, from: UnixTime!, to: UnixTime, basis: Basis!, "
-                "includeOpen: Boolean!, includeEmpty: Boolean!"
+                "includeOpen: Boolean!, includeEmpty: Boolean!, asOf: ID"
             ),
             "[Candle!]!",
         ),
-        "summary": ("ticker: String!, from: UnixTime!, to: UnixTime", "Summary"),
-        "series": ("ticker: String!, from: UnixTime!, to: UnixTime", "Series!"),
+        "summary": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Summary"),
+        "series": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Series!"),
         "deliveryPrice": ("ticker: String!, date: UnixTime!", "DeliveryPrice"),
         "touched": ("ticker: String!, price: Decimal!, from: UnixTime!, to: UnixTime", "Touch!"),
-        "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime", "Coverage!"),
-        "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!", "Price"),
+        "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Coverage!"),
+        "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!, asOf: ID", "Price"),
     }

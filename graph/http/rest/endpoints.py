@@ -15,6 +15,7 @@ from starlette.routing import Route
 
 from db import times
 from db.queries import clock, coverage, history_export, prices
+from db.queries.snapshots import Snapshot
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers, require_tracked_tickers
 from graph.errors import BadInputError, ForbiddenError, NotFoundError
@@ -42,6 +43,7 @@ class Rows:
     text: str | None
     """None for a large window: its prices are streamed."""
     next_params: dict[str, int] = field(default_factory=dict)
+    snapshot: Snapshot | None = None
 
 
 @dataclass(frozen=True)
@@ -56,26 +58,37 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
     """Returns a page of prices, newest first."""
     high = times.END if query.start_date is None else query.start_date + 1
     context.charge(query.limit * FIELD_COUNT)
+    snapshot = await _snapshot(context, query, times.FIRST)
     price_page = await prices.fetch_page(
-        context.db, ROW_SHAPE, query.ticker, times.FIRST, high, newest_first=True, limit=query.limit, offset=query.offset
+        context.db,
+        ROW_SHAPE,
+        query.ticker,
+        times.FIRST,
+        high,
+        newest_first=True,
+        limit=query.limit,
+        offset=query.offset,
+        snapshot=snapshot,
     )
     if price_page.low is None or price_page.high is None:
         await require_known_tickers(context.db, [query.ticker])
         # A page after the last row covers no minutes.
-        return Rows(query.ticker, times.FIRST, times.FIRST if query.offset else high, price_page.text)
+        return Rows(query.ticker, times.FIRST, times.FIRST if query.offset else high, price_page.text, snapshot=snapshot)
     if query.offset:
         high = price_page.high + times.MINUTE
     if not price_page.has_more:
-        return Rows(query.ticker, times.FIRST, high, price_page.text)
+        return Rows(query.ticker, times.FIRST, high, price_page.text, snapshot=snapshot)
     # All pages use the start of the first one, so that prices stored in between do not shift them.
-    start = query.start_date if query.start_date is not None else await _read_newest_ts(context, query.ticker)
+    start = query.start_date if query.start_date is not None else await _read_newest_ts(context, query.ticker, snapshot)
     next_params = {"start_date": start, "limit": query.limit, "offset": query.offset + query.limit}
-    return Rows(query.ticker, price_page.low, high, price_page.text, next_params)
+    return Rows(query.ticker, price_page.low, high, price_page.text, next_params, snapshot)
 
 
 async def latest(context: Context, query: models.TickerQuery) -> Body:
     """Returns the newest price."""
-    texts = await context.shared_reads.latest_json(context.db, ROW_SHAPE, [query.ticker], context.now())
+    snapshot = await _snapshot(context, query, times.END)
+    now = context.now() if snapshot is None else snapshot.latest_ts
+    texts = await context.shared_reads.latest_json(context.db, ROW_SHAPE, [query.ticker], now, snapshot)
     if query.ticker not in texts:
         await require_known_tickers(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price yet. Retry in a minute.")
@@ -84,19 +97,25 @@ async def latest(context: Context, query: models.TickerQuery) -> Body:
 
 async def filtered_window(context: Context, query: models.FilterQuery) -> Rows:
     """Returns the prices from `date_from` to `date_to`, both inclusive, oldest first."""
-    return await _window(context, query.ticker, ("date_from", query.date_from), ("date_to", query.date_to), query.limit)
+    return await _window(context, query, ("date_from", query.date_from), ("date_to", query.date_to), query.limit)
 
 
 async def range_window(context: Context, query: models.RangeQuery) -> Rows:
     """Returns the prices from `from_ts` to `to_ts`, both inclusive, oldest first."""
-    return await _window(context, query.ticker, ("from_ts", query.from_ts), ("to_ts", query.to_ts), query.limit)
+    return await _window(context, query, ("from_ts", query.from_ts), ("to_ts", query.to_ts), query.limit)
 
 
 async def minute(context: Context, query: models.MinuteQuery) -> Body:
     """Returns the price of a minute."""
     ts = times.minute_of(query.date)
     price_page = await context.shared_reads.fetch_page(
-        context.db, ROW_SHAPE, query.ticker, ts, ts + times.MINUTE, newest_first=False
+        context.db,
+        ROW_SHAPE,
+        query.ticker,
+        ts,
+        ts + times.MINUTE,
+        newest_first=False,
+        snapshot=await _snapshot(context, query, ts),
     )
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
@@ -108,12 +127,13 @@ async def day(context: Context, query: models.DayQuery) -> Rows:
     """Returns the prices of a day (UTC), oldest first."""
     start = times.parse(query.date.isoformat())
     context.charge(times.DAY // times.MINUTE * FIELD_COUNT)
+    snapshot = await _snapshot(context, query, start)
     price_page = await context.shared_reads.fetch_page(
-        context.db, ROW_SHAPE, query.ticker, start, start + times.DAY, newest_first=False
+        context.db, ROW_SHAPE, query.ticker, start, start + times.DAY, newest_first=False, snapshot=snapshot
     )
     if price_page.low is None:
         await require_known_tickers(context.db, [query.ticker])
-    return Rows(query.ticker, start, start + times.DAY, price_page.text)
+    return Rows(query.ticker, start, start + times.DAY, price_page.text, snapshot=snapshot)
 
 
 async def fetch(context: Context, query: models.FetchQuery) -> Body:
@@ -125,33 +145,44 @@ async def fetch(context: Context, query: models.FetchQuery) -> Body:
     return Body(asdict(receipt), status=HTTPStatus.ACCEPTED)
 
 
-async def _read_newest_ts(context: Context, ticker: str) -> int:
-    record = await prices.latest(context.db, ticker, context.now())
+async def _snapshot(context: Context, query: models.TickerQuery, low: int) -> Snapshot | None:
+    return await context.snapshot(query.as_of, query.ticker, low, "as_of")
+
+
+async def _read_newest_ts(context: Context, ticker: str, snapshot: Snapshot | None) -> int:
+    now = context.now() if snapshot is None else snapshot.latest_ts
+    record = await prices.latest(context.db, ticker, now, snapshot)
     return times.END - 1 if record is None else int(record["ts"])
 
 
 async def _window(
-    context: Context, ticker: str, start: tuple[str, int | None], end: tuple[str, int | None], limit: int | None
+    context: Context,
+    query: models.TickerQuery,
+    start: tuple[str, int | None],
+    end: tuple[str, int | None],
+    limit: int | None,
 ) -> Rows:
     """Returns the prices of a window. `start` and `end` are each the name and the value of a parameter."""
     low = times.FIRST if start[1] is None else start[1]
     high = times.END if end[1] is None else end[1] + 1
     if low >= high:
         raise BadInputError(f"{start[0]} ({times.iso(low)}) must not be after {end[0]} ({times.iso(high - 1)})")
-    max_rows = limit or MAX_RANGE_MINUTES
+    ticker, max_rows = query.ticker, limit or MAX_RANGE_MINUTES
     context.charge(min(max_rows, (high - low) // times.MINUTE + 1) * FIELD_COUNT)
-    extent = await history_export.extent(context.db, ticker, low, high) if limit is None else None
+    snapshot = await _snapshot(context, query, low)
+    extent = await history_export.extent(context.db, ticker, low, high, snapshot) if limit is None else None
     if extent is not None and extent[1] - extent[0] > MAX_RANGE_MINUTES * times.MINUTE:
-        return Rows(ticker, low, high, None)
+        return Rows(ticker, low, high, None, snapshot=snapshot)
     price_page = await context.shared_reads.fetch_page(
-        context.db, ROW_SHAPE, ticker, low, high, newest_first=False, limit=max_rows
+        context.db, ROW_SHAPE, ticker, low, high, newest_first=False, limit=max_rows, snapshot=snapshot
     )
     if price_page.high is None:
         await require_known_tickers(context.db, [ticker])
     if price_page.high is None or not price_page.has_more or limit is None:
-        return Rows(ticker, low, high, price_page.text)
+        return Rows(ticker, low, high, price_page.text, snapshot=snapshot)
     next_params = {start[0]: price_page.high + 1, "limit": limit}
-    return Rows(ticker, low, next_params[start[0]], price_page.text, next_params | ({} if end[1] is None else {end[0]: end[1]}))
+    next_params |= {} if end[1] is None else {end[0]: end[1]}
+    return Rows(ticker, low, price_page.high + 1, price_page.text, next_params, snapshot)
 
 
 @dataclass(frozen=True)
@@ -188,20 +219,25 @@ class Endpoint:
         context = context_of(request)
         if self.has_side_effects:
             _reject_cross_site(request, context)
-        result = await self.handler(context, parse_query(self.query, request.query_params))
+        query = parse_query(self.query, request.query_params)
+        result = await self.handler(context, query)
+        cache_headers = caching_headers(
+            request, is_repeatable=isinstance(query, models.TickerQuery) and query.as_of is not None
+        )
         if isinstance(result, Body):
             if isinstance(result.content, str):
                 response_cache.set_cacheable(request.scope, cacheable=context.is_current)
-            return _json(result.content, result.status, caching_headers(request))
+            return _json(result.content, result.status, cache_headers)
         # The coverage of an open window changes with the clock, so its response is not cached.
-        is_over = result.high <= times.minute_of(context.now())
+        now = context.now() if result.snapshot is None else result.snapshot.at
+        is_over = result.snapshot is not None or result.high <= times.minute_of(now)
         response_cache.set_cacheable(request.scope, cacheable=context.is_current and is_over and result.text is not None)
-        coverage_counts = await coverage.count(context.db, result.ticker, result.low, result.high, context.now())
+        coverage_counts = await coverage.count(context.db, result.ticker, result.low, result.high, now, result.snapshot)
         # Stored minutes that were not expected, such as the current one, count as both stored and expected.
         unexpected_count = coverage_counts.extra + await prices.count_in(
-            context.db, result.ticker, coverage_counts.high, max(coverage_counts.high, result.high)
+            context.db, result.ticker, coverage_counts.high, max(coverage_counts.high, result.high), result.snapshot
         )
-        headers = caching_headers(request) | {
+        headers = cache_headers | {
             "X-Coverage": f"{coverage_counts.stored + unexpected_count}/{coverage_counts.expected + unexpected_count}"
         }
         if result.next_params:
@@ -210,7 +246,7 @@ class Endpoint:
         if result.text is None and request.method == "HEAD":
             return StreamingResponse(iter(()), media_type="application/json", headers=headers)  # its length is unknown
         if result.text is None:
-            lines = _stream_rows(context, result.ticker, result.low, result.high)
+            lines = _stream_rows(context, result.ticker, result.low, result.high, result.snapshot)
             return DownloadResponse(
                 lines, connections, media_type="application/json", headers=headers | {"Cache-Control": "no-store"}
             )
@@ -242,13 +278,15 @@ def routes(connections: ConcurrencyLimiter) -> list[Route]:
     return [*table, download, Route("/health", health, methods=["GET"])]
 
 
-async def _stream_rows(context: Context, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
+async def _stream_rows(
+    context: Context, ticker: str, low: int, high: int, snapshot: Snapshot | None
+) -> AsyncGenerator[bytes, None]:
     """Yields a JSON list of all rows, two weeks per statement, so that no statement waits for a slow client."""
-    begin, end = await history_export.extent(context.db, ticker, low, high) or (high, high)
+    begin, end = await history_export.extent(context.db, ticker, low, high, snapshot) or (high, high)
     separator, prepaid_rows = b"[", MAX_RANGE_MINUTES
     for start in range(begin, end, history_export.SLICE_S):
         until = min(end, start + history_export.SLICE_S)
-        text = await prices.window_json(context.db, ROW_SHAPE, ticker, start, until, newest_first=False)
+        text = await prices.window_json(context.db, ROW_SHAPE, ticker, start, until, newest_first=False, snapshot=snapshot)
         rows = text.count(b"{")
         await context.charge_gradually(max(0, rows - prepaid_rows) * FIELD_COUNT)
         prepaid_rows = max(0, prepaid_rows - rows)

@@ -1,11 +1,15 @@
 """`GET /export`: streams a ticker's history as a file. Memory holds at most a few weeks of it."""
 
 import re
+from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from hashlib import sha256
 from http import HTTPStatus
 from typing import Any, Final, Literal
 
+import orjson
 from pydantic import Field
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -13,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from db.queries import history_export, version
 from db.queries.history_export import COLUMNS, DEFAULT_COLUMNS, ExportFormat, ExportShape, Slice
+from db.queries.snapshots import Snapshot
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
@@ -48,6 +53,12 @@ class ExportQuery(TickerQuery):
         examples=[",".join(DEFAULT_COLUMNS)],
     )
 
+    digest: bool = Field(
+        False,
+        description="`true`: the last line, which begins with `#` in CSV, has the data version and the SHA-256 of the others",
+        examples=["false"],
+    )
+
     @property
     def shape(self) -> ExportShape:
         """The format and the columns. Raises BadInputError for an unknown or repeated column."""
@@ -64,34 +75,86 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     low, high = window.low, window.high
     shape = query.shape
     context = context_of(request)
-    needs_length = request.method == "HEAD" or "range" in request.headers
+    needs_length = (request.method == "HEAD" or "range" in request.headers) and not query.digest
     context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
     await require_known_tickers(context.db, [query.ticker])
-    headers = {
-        "Accept-Ranges": "bytes",
-        "Content-Disposition": f'attachment; filename="{history_export.file_name(query.ticker, shape.format, low, high)}"',
-        **caching_headers(request),
-        "Cache-Control": "no-store",
-    }
+    wants_digest = _wants_digest(request.headers.get("Want-Repr-Digest", ""))
+    if query.as_of is None and (wants_digest or query.digest):
+        context.version = await version.current(context.db)  # both passes, or the line and its digest, read the same rows
+    snapshot = await context.snapshot(query.as_of, query.ticker, low, "as_of")
+    source = ExportSource(context, shape, query.ticker, low, high, snapshot, has_digest_line=query.digest)
+    headers = {"Cache-Control": "no-store"} | caching_headers(request, is_repeatable=query.as_of is not None)
+    headers["Content-Disposition"] = f'attachment; filename="{history_export.file_name(query.ticker, shape.format, low, high)}"'
+    if snapshot is not None:
+        headers["X-Data-Version"] = str(snapshot.id)
+    if wants_digest:
+        headers["Repr-Digest"] = await source.compute_digest()
+    if query.digest:
+        return DownloadResponse(source.stream(), connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
+    headers["Accept-Ranges"] = "bytes"
     if needs_length:
-        return await _respond_with_length(request, context, shape, query.ticker, low, high, headers, connections)
-    lines = _stream_slices(context, shape, query.ticker, low, high)
-    return DownloadResponse(lines, connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
+        return await _respond_with_length(request, source, headers, connections)
+    return DownloadResponse(source.stream(), connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
+
+
+@dataclass(frozen=True)
+class ExportSource:
+    """What an export contains. With `has_digest_line`, its last line has the SHA-256 of all lines before, and the version."""
+
+    context: Context
+    shape: ExportShape
+    ticker: str
+    low: int
+    high: int
+    snapshot: Snapshot | None
+    has_digest_line: bool = False
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        """Yields the parts of the export, and charges their rows to the caller's budget."""
+        digest = sha256()
+        async with aclosing(self._slices()) as slices:
+            prepaid_rows = MAX_RANGE_MINUTES
+            async for _, written in slices:
+                rows = written.count(b"\n")
+                await self.context.charge_gradually(max(0, rows - prepaid_rows))
+                prepaid_rows = max(0, prepaid_rows - rows)
+                if self.has_digest_line:
+                    digest.update(written)
+                yield written
+        if self.has_digest_line and self.snapshot is not None:
+            values = {"sha256": digest.hexdigest(), "data_version": str(self.snapshot.id)}
+            is_csv = self.shape.format is ExportFormat.CSV
+            line = (
+                "# " + " ".join(f"{name}={value}" for name, value in values.items())
+                if is_csv
+                else orjson.dumps(values).decode()
+            )
+            yield f"{line}\n".encode()
+
+    async def compute_digest(self) -> str:
+        """Returns the value of a Repr-Digest header (RFC 9530), from a first pass over all rows."""
+        digest = sha256()
+        async with aclosing(self.stream()) as parts:
+            async for part in parts:
+                digest.update(part)
+        return f"sha-256=:{b64encode(digest.digest()).decode()}:"
+
+    def _slices(self) -> AsyncGenerator[tuple[int, bytes], None]:
+        return history_export.slices(self.context.db, self.shape, self.ticker, self.low, self.high, self.snapshot)
+
+
+def _wants_digest(header: str) -> bool:
+    """Returns whether a Want-Repr-Digest header (RFC 9530, section 4) prefers SHA-256."""
+    return re.search(r"(?:^|,)\s*sha-256\s*=\s*(?:[1-9]|10)\s*(?:,|$)", header) is not None
 
 
 async def _respond_with_length(
-    request: Request,
-    context: Context,
-    shape: ExportShape,
-    ticker: str,
-    low: int,
-    high: int,
-    headers: dict[str, str],
-    connections: ConcurrencyLimiter,
+    request: Request, source: ExportSource, headers: dict[str, str], connections: ConcurrencyLimiter
 ) -> Response:
     """Responds to HEAD with the length, and to a range request (RFC 9110, section 14) with that part."""
-    etag = f'"{await version.current(context.db)}"'
-    slices = await history_export.slice_sizes(context.db, shape, ticker, low, high)
+    context, shape, snapshot = source.context, source.shape, source.snapshot
+    etag = f'"{await version.current(context.db) if snapshot is None else snapshot.id}"'
+    slices = await history_export.slice_sizes(context.db, shape, source.ticker, source.low, source.high, snapshot)
     size = history_export.total_size(shape, slices)
     headers = {**headers, "ETag": etag}
     media_type = MEDIA_TYPES[shape.format]
@@ -109,7 +172,7 @@ async def _respond_with_length(
         status = HTTPStatus.PARTIAL_CONTENT
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     headers["Content-Length"] = str(last - first + 1)
-    lines = _stream_bytes(context, shape, ticker, slices, first, last)
+    lines = _stream_bytes(source, slices, first, last)
     return DownloadResponse(lines, connections, status_code=status, media_type=media_type, headers=headers)
 
 
@@ -125,12 +188,11 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     return (int(begin), last) if int(begin) <= last or int(begin) >= size else None
 
 
-async def _stream_bytes(
-    context: Context, shape: ExportShape, ticker: str, slices: Sequence[Slice], first: int, last: int
-) -> AsyncGenerator[bytes, None]:
-    async with aclosing(history_export.byte_range(context.db, shape, ticker, slices, first, last)) as parts:
+async def _stream_bytes(source: ExportSource, slices: Sequence[Slice], first: int, last: int) -> AsyncGenerator[bytes, None]:
+    found = history_export.byte_range(source.context.db, source.shape, source.ticker, slices, first, last, source.snapshot)
+    async with aclosing(found) as parts:
         async for part in parts:
-            await context.charge_gradually(part.count(b"\n"))
+            await source.context.charge_gradually(part.count(b"\n"))
             yield part
 
 
@@ -147,13 +209,3 @@ class DownloadResponse(StreamingResponse):
         async with aclosing(self._lines):
             with hold_connection(scope, self._connections):
                 await super().__call__(scope, receive, send)
-
-
-async def _stream_slices(context: Context, shape: ExportShape, ticker: str, low: int, high: int) -> AsyncGenerator[bytes, None]:
-    async with aclosing(history_export.slices(context.db, shape, ticker, low, high)) as slices:
-        prepaid_rows = MAX_RANGE_MINUTES
-        async for _, written in slices:
-            rows = written.count(b"\n")
-            await context.charge_gradually(max(0, rows - prepaid_rows))
-            prepaid_rows = max(0, prepaid_rows - rows)
-            yield written

@@ -78,6 +78,12 @@ class TickerQuery(Query):
     """Selects one ticker."""
 
     ticker: TickerName = Field(description="Deribit index name", examples=["btc_usd"])
+    as_of: str | None = Field(
+        None,
+        pattern=r"^\d{1,18}$",
+        description="data version to read, from GraphQL's `dataVersion`: the response is then the same at any time; "
+        "default: the newest",
+    )
 
 
 class PageQuery(TickerQuery):

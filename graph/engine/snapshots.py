@@ -1,0 +1,35 @@
+"""Opens a snapshot for a query `asOf` an earlier data version."""
+
+import re
+
+from db import times
+from db.pool import Executor
+from db.queries import snapshots
+from db.queries.snapshots import Snapshot
+from graph.errors import AsOfTooOldError, BadInputError, HistoryChangedError
+
+
+def parse_version(text: str, name: str = "asOf") -> int:
+    """Returns the data version. Raises BadInputError."""
+    if not re.fullmatch(r"\d{1,18}", text, re.ASCII):
+        shown = text if len(text) <= 40 else f"{text[:40]}…"  # noqa: PLR2004  enough to recognize it
+        raise BadInputError(f"{name}: {shown!r} is not a data version; send one that `dataVersion` returned")
+    return int(text)
+
+
+async def open_snapshot(db: Executor, version: int, ticker: str | None, low: int, name: str = "asOf") -> Snapshot:
+    """Returns the snapshot of a data version, for a window of the ticker that begins at `low`.
+
+    Raises BadInputError if the version is not committed yet, HistoryChangedError if it belongs to a lost history, and
+    AsOfTooOldError if minutes of the window that the snapshot had are deleted.
+    """
+    state = await snapshots.read_state(db, version, ticker)
+    if version > state.newest:
+        raise BadInputError(f"{name} ({version}) is newer than the newest data version, {state.newest}")
+    if state.fork is not None:
+        raise HistoryChangedError(
+            f"{name} ({version})", state.fork, f"Send a data version of at most {state.fork}, or a new one"
+        )
+    if state.horizon is not None and low < state.horizon and version < (state.horizon_id or 0):
+        raise AsOfTooOldError(name, version, str(ticker), times.iso(state.horizon), state.horizon_id or 0)
+    return Snapshot(version, state.at, state.horizon or times.FIRST)
