@@ -66,7 +66,7 @@ def build() -> cli.CommandLine:
     export.add_argument(
         "--columns",
         help="columns, separated by commas: ticker, ts, price, observed_at, source, original_source (these are the default), "
-        "open, high, low, close, twap, ticks, watched_s, longest_silence_s",
+        "peer, open, high, low, close, twap, ticks, watched_s, longest_silence_s, opened_ms, closed_ms, range_source",
     )
     export.add_argument("--output", type=Path, help="output file (default: standard output)")
     back_up = verbs.add(

@@ -18,6 +18,7 @@ INVALID_NAME = "is not an index name; names look like btc_usd or drbfix-btc_usdc
 
 MAX_PRICE = 10**15
 MAX_PRICE_DECIMALS = 18
+MAX_PEER_LENGTH = 200
 
 
 class Source(StrEnum):
@@ -26,6 +27,7 @@ class Source(StrEnum):
     LIVE = "LIVE"
     BACKFILL = "BACKFILL"
     IMPORT = "IMPORT"
+    PEER = "PEER"
 
 
 class DeliveryBasis(StrEnum):
@@ -106,11 +108,19 @@ class PriceRow(BaseModel):
     source: Source
     estimated_delivery_price: Price | None = None
     """The exchange's estimate, if it differs from the price."""
+    peer: Annotated[str, Field(max_length=MAX_PEER_LENGTH)] | None = None
+    """URL of the peer that the price came from; only with the source PEER."""
 
     @model_validator(mode="after")
     def _require_observed_in_minute(self) -> Self:
         if self.observed_at is not None and times.minute_of(self.observed_at // 1_000_000) != self.ts:
             raise ValueError("observed_at should be within the minute")
+        return self
+
+    @model_validator(mode="after")
+    def _require_peer(self) -> Self:
+        if (self.peer is not None) != (self.source is Source.PEER):
+            raise ValueError("peer should be set for the source PEER only")
         return self
 
 

@@ -138,6 +138,7 @@ class Price(SQLModel, table=True):
         CheckConstraint(f"scale(price) = min_scale(price) AND scale(price) <= {MAX_PRICE_DECIMALS}", name="price_normal"),
         CheckConstraint("observed_at >= ts * 1000000 AND observed_at < (ts + 60) * 1000000", name="observed_at"),
         _enum_check("source", Source),
+        CheckConstraint("(source = 'PEER') = (peer IS NOT NULL)", name="peer"),
     )
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
@@ -157,6 +158,7 @@ class Price(SQLModel, table=True):
             comment="source in the Tickgraph that exported an imported price",
         ),
     )
+    peer: str | None = Field(None, sa_column=Column(Text, comment="URL of the peer; null unless the source is PEER"))
 
 
 class MinuteRange(SQLModel, table=True):
@@ -262,6 +264,30 @@ class DeliveryEstimate(SQLModel, table=True):
     price: Decimal = Field(
         sa_column=Column(Numeric, nullable=False, comment="the exchange's estimate with the price of the minute")
     )
+
+
+class PeerComparison(SQLModel, table=True):
+    """What a day of a ticker has in common with a peer, another Tickgraph that collects on its own."""
+
+    __tablename__ = "peer_comparison"
+    __table_args__ = (
+        CheckConstraint("day % 86400 = 0 AND day >= 0", name="day"),
+        CheckConstraint("shared >= 0 AND only_here >= 0 AND only_there >= 0", name="counts"),
+    )
+
+    peer: str = Field(sa_column=Column(Text, primary_key=True, comment="URL of the peer"))
+    day: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="UTC day; UNIX seconds"))
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name", ondelete="CASCADE"), primary_key=True))
+    shared: int = Field(sa_column=Column(Integer, nullable=False, comment="minutes that both have"))
+    only_here: int = Field(sa_column=Column(Integer, nullable=False, comment="minutes that the peer lacks"))
+    only_there: int = Field(sa_column=Column(Integer, nullable=False, comment="live minutes of the peer that are missing here"))
+    median_bps: Decimal | None = Field(
+        None, sa_column=Column(Numeric, comment="median difference of live prices of the same minute; basis points")
+    )
+    max_bps: Decimal | None = Field(
+        None, sa_column=Column(Numeric, comment="largest such difference; null if no minute is live on both sides")
+    )
+    max_ts: int | None = Field(None, sa_column=Column(BigInteger, comment="its minute; UNIX seconds"))
 
 
 class Candle(SQLModel, table=True):

@@ -69,5 +69,7 @@ async def reconcile(minute: int) -> None:
         retention_days=settings.retention_days,
         ticks_days=settings.ticks_days,
         delivery_prices=resources.delivery_prices,
+        peers=resources.peers,
+        peer_comparer=resources.peer_comparer,
         minute_chooser=resources.reconcile_minute_chooser,
     )

@@ -53,6 +53,28 @@ horizons_in_future = Gauge(
     "Tickers whose horizon a wrong clock set into the future. Such a horizon is ignored.",
     multiprocess_mode="mostrecent",
 )
+peer_failures = Counter("tickgraph_peer_failures", "Requests to a peer without a usable response.", ("peer",))
+peer_minutes_refused = Counter(
+    "tickgraph_peer_minutes_refused", "Minutes of a peer that were not stored: invalid or implausible.", ("peer",)
+)
+peer_compared_day = Gauge(
+    "tickgraph_peer_compared_timestamp_seconds",
+    "The newest day that was compared with the peer; 0 if none was in the last days.",
+    ("peer",),
+    multiprocess_mode="mostrecent",
+)
+peer_missing_minutes = Gauge(
+    "tickgraph_peer_missing_minutes",
+    "Minutes of the newest compared day that only one site has: `here` or `there`.",
+    ("peer", "missing"),
+    multiprocess_mode="mostrecent",
+)
+peer_difference = Gauge(
+    "tickgraph_peer_price_difference_bps",
+    "Largest difference of live prices of the same minute on the newest compared day, in basis points.",
+    ("peer",),
+    multiprocess_mode="mostrecent",
+)
 delivery_difference = Gauge(
     "tickgraph_delivery_price_difference_bps",
     "Mean before the newest delivery, minus the exchange's delivery price, in basis points.",

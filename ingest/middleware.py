@@ -37,6 +37,8 @@ from ingest.source import Exchange
 if TYPE_CHECKING:
     from db.pool import Database
     from ingest.jobs.delivery_prices import DeliveryPriceCollector
+    from ingest.jobs.peers import PeerComparer
+    from ingest.peers import Peer
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_INTERVAL_S = 5
@@ -205,6 +207,9 @@ class Resources:
     collect_minute_chooser: MinuteChooser
     reconcile_minute_chooser: MinuteChooser
     delivery_prices: "DeliveryPriceCollector"
+    peers: "Sequence[Peer]"
+    peer_comparer: "PeerComparer | None"
+    """None without peers."""
 
 
 class ResourceMiddleware(dramatiq.Middleware):
@@ -234,6 +239,7 @@ class ResourceMiddleware(dramatiq.Middleware):
                 )
                 outbox = open_outbox(self._settings.required_redis(), self._settings.outbox_most)
                 async with contextlib.AsyncExitStack() as opened:
+                    peers, peer_comparer = await self._open_peers(opened)
                     self._resources = Resources(
                         db=await opened.enter_async_context(database),
                         outbox=await opened.enter_async_context(outbox),
@@ -242,9 +248,20 @@ class ResourceMiddleware(dramatiq.Middleware):
                         collect_minute_chooser=MinuteChooser(),
                         reconcile_minute_chooser=MinuteChooser(),
                         delivery_prices=DeliveryPriceCollector(),
+                        peers=peers,
+                        peer_comparer=peer_comparer,
                     )
                     self._stack = opened.pop_all()
         return self._resources
+
+    async def _open_peers(self, stack: contextlib.AsyncExitStack) -> "tuple[Sequence[Peer], PeerComparer | None]":
+        if not self._settings.peers:
+            return (), None
+        from ingest.jobs.peers import PeerComparer  # noqa: PLC0415  only with PEERS
+        from ingest.peers import open_peers  # noqa: PLC0415
+
+        peers = await stack.enter_async_context(open_peers(self._settings))
+        return peers, PeerComparer(peers)
 
     def after_worker_shutdown(self, broker: dramatiq.Broker, worker: dramatiq.Worker) -> None:
         loop = get_event_loop_thread()

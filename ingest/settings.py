@@ -3,15 +3,25 @@
 import re
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import NoDecode
 
 from db import settings
-from db.rows import INVALID_NAME, NAME_PATTERN
+from db.rows import INVALID_NAME, MAX_PEER_LENGTH, NAME_PATTERN
 
 
 def _split(value: object) -> object:
     return [name.strip() for name in value.split(",") if name.strip()] if isinstance(value, str) else value
+
+
+def _split_all(value: object) -> object:
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) and value.strip() else value or ()
+
+
+def _normalize_peer_url(url: str) -> str:
+    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url) or len(url) > MAX_PEER_LENGTH:
+        raise ValueError(f"{url[:40]!r} should look like https://b.example.org")
+    return url.rstrip("/").removesuffix("/graphql")
 
 
 def _normalize_rpc_url(url: str) -> str:
@@ -44,6 +54,9 @@ def parse_index_name(name: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(parse_index_name)]
+
+
+PeerUrl = Annotated[str, AfterValidator(_normalize_peer_url)]
 
 
 class Settings(settings.Settings):
@@ -113,6 +126,22 @@ class Settings(settings.Settings):
         description="maximum number of prices in the outbox in Redis, about 250 bytes each; workers log an error from 10 % on. "
         "In addition, one minute of ticks for every 50 prices, about 2,500 bytes each",
     )
+
+    peers: Annotated[tuple[PeerUrl, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="URLs of other Tickgraphs that collect on their own, separated by commas: `https://b.example.org`. A gap "
+        "is filled first with a peer's live price; each day is compared with them",
+    )
+    peer_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_all)] = Field(
+        (),
+        description="API keys for PEERS, separated by commas, in the same order; empty for a peer without keys: `key-of-b,`",
+    )
+
+    @model_validator(mode="after")
+    def _require_key_of_each_peer(self) -> Self:
+        if self.peer_keys and len(self.peer_keys) != len(self.peers):
+            raise ValueError(f"PEER_KEYS has {len(self.peer_keys)} keys, but PEERS has {len(self.peers)} URLs")
+        return self
 
     @model_validator(mode="after")
     def _require_retention_beyond_resume(self) -> Self:

@@ -25,10 +25,11 @@ WITH period AS ({_PERIOD}
     SELECT count(*) AS minutes,
            count(*) FILTER (WHERE source = 'LIVE') AS live,
            count(*) FILTER (WHERE source = 'BACKFILL') AS backfilled,
-           count(*) FILTER (WHERE source = 'IMPORT') AS imported
+           count(*) FILTER (WHERE source = 'IMPORT') AS imported,
+           count(*) FILTER (WHERE source = 'PEER') AS from_peers
       FROM period JOIN price ON price.ticker = $1 AND price.ts >= period.low AND price.ts < period.high
 )
-SELECT expected.minutes AS expected, stored.minutes AS stored, live, backfilled, imported,
+SELECT expected.minutes AS expected, stored.minutes AS stored, live, backfilled, imported, from_peers,
        (SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) - stored.minutes AS extra
   FROM expected, stored
 """  # noqa: S608  inserts a constant
@@ -50,10 +51,11 @@ class CoverageCounts:
     high: int
     expected: int = 0
     stored: int = 0
-    """Expected minutes that are stored: the sum of live, backfilled and imported."""
+    """Expected minutes that are stored: the sum of live, backfilled, imported and from_peers."""
     live: int = 0
     backfilled: int = 0
     imported: int = 0
+    from_peers: int = 0
     extra: int = 0
     """Stored minutes that are not expected."""
 

@@ -37,14 +37,14 @@ _PRICE_JSON_SQL: Final = ", ".join(
 # limited by the rows read, not by the events found, so that a query for a rare ticker does not read the whole history.
 EVENTS_AFTER: Final = f"""
 WITH page AS MATERIALIZED (
-    (SELECT id, 'price' AS kind, ticker, ts, price, observed_at, source, original_source,
+    (SELECT id, 'price' AS kind, ticker, ts, price, observed_at, source, original_source, peer,
             NULL::bigint AS from_ts, NULL::bigint AS to_ts, NULL::bigint AS count
        FROM price WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      UNION ALL
-    (SELECT id, 'range', ticker, ts, NULL, NULL, source::text, NULL, NULL, NULL, NULL
+    (SELECT id, 'range', ticker, ts, NULL, NULL, source::text, NULL, NULL, NULL, NULL, NULL
        FROM minute_range WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      UNION ALL
-    (SELECT id, kind, ticker, NULL, NULL, NULL, NULL, NULL, from_ts, to_ts, count
+    (SELECT id, kind, ticker, NULL, NULL, NULL, NULL, NULL, NULL, from_ts, to_ts, count
        FROM change WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3)
      ORDER BY id LIMIT $3
 ), selected_events AS (

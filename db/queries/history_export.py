@@ -18,9 +18,21 @@ from db.queries.snapshots import Snapshot, rewrite
 SLICE_S: Final = 14 * times.DAY
 
 DEFAULT_COLUMNS: Final = ("ticker", "ts", "price", "observed_at", "source", "original_source")
-RANGE_COLUMNS: Final = ("open", "high", "low", "close", "twap", "ticks", "watched_s", "longest_silence_s")
+RANGE_COLUMNS: Final = (
+    "open",
+    "high",
+    "low",
+    "close",
+    "twap",
+    "ticks",
+    "watched_s",
+    "longest_silence_s",
+    "opened_ms",
+    "closed_ms",
+    "range_source",
+)
 """Columns of the range of the minute; empty if it has none."""
-COLUMNS: Final = (*DEFAULT_COLUMNS, *RANGE_COLUMNS)
+COLUMNS: Final = (*DEFAULT_COLUMNS, "peer", *RANGE_COLUMNS)
 
 EXTENT: Final = """
 SELECT min(ts) AS low, max(ts) + 60 AS high FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
@@ -52,6 +64,7 @@ _CSV_SQL: Final = {
     "observed_at": f"coalesce({observed_sql}, '')",
     "source": "source",
     "original_source": "coalesce(original_source::text, '')",
+    "peer": "coalesce(peer, '')",
     **{name: f"coalesce({name}::text, '')" for name in RANGE_COLUMNS},
 }
 """SQL expressions of the values in CSV."""
@@ -63,13 +76,20 @@ _JSON_SQL: Final = {
     "observed_at": JSON_COLUMNS["observed_us"].sql,
     "source": """'"' || source || '"'""",
     "original_source": JSON_COLUMNS["original_source"].sql,
-    **{name: f"""coalesce('"' || {name} || '"', 'null')""" for name in ("open", "high", "low", "close", "twap")},
-    **{name: f"coalesce({name}::text, 'null')" for name in ("ticks", "watched_s", "longest_silence_s")},
+    "peer": JSON_COLUMNS["peer"].sql,
+    **{
+        name: f"""coalesce('"' || {name} || '"', 'null')""" for name in ("open", "high", "low", "close", "twap", "range_source")
+    },
+    **{
+        name: f"coalesce({name}::text, 'null')"
+        for name in ("ticks", "watched_s", "longest_silence_s", "opened_ms", "closed_ms")
+    },
 }
 """SQL expressions of the values in JSON."""
 
 _RANGE_SQL: Final = {name: f"r.{name}" for name in RANGE_COLUMNS} | {
-    "longest_silence_s": "trim_scale(r.longest_silence_ms / 1000.0)"
+    "longest_silence_s": "trim_scale(r.longest_silence_ms / 1000.0)",
+    "range_source": "r.source",
 }
 
 

@@ -16,7 +16,7 @@ has_begun_sql: Final = "ts <= greatest(extract(epoch FROM now())::bigint, {now}:
 """SQL condition: the minute has begun by the clock of the database or by `{now}`. Later rows never count as the latest."""
 
 LATEST: Final = f"""
-SELECT id, ticker, ts, price, observed_at, source, original_source
+SELECT id, ticker, ts, price, observed_at, source, original_source, peer
   FROM price
  WHERE ticker = $1 AND {has_begun_sql.format(now="$2")}
  ORDER BY ts DESC
@@ -27,7 +27,7 @@ LATEST_OF_EACH: Final = f"""
 SELECT p.*
   FROM unnest($1::text[]) WITH ORDINALITY AS names (ticker, position)
  CROSS JOIN LATERAL (
-       SELECT id, ticker, ts, price, observed_at, source, original_source
+       SELECT id, ticker, ts, price, observed_at, source, original_source, peer
          FROM price
         WHERE price.ticker = names.ticker AND {has_begun_sql.format(now="$2")}
         ORDER BY ts DESC
@@ -36,7 +36,7 @@ SELECT p.*
 """  # noqa: S608  inserts a constant
 
 OLDEST_FIRST: Final = """
-SELECT id, ticker, ts, price, observed_at, source, original_source
+SELECT id, ticker, ts, price, observed_at, source, original_source, peer
   FROM price
  WHERE ticker = $1 AND ts >= $2 AND ts < $3
  ORDER BY ts
@@ -44,7 +44,7 @@ SELECT id, ticker, ts, price, observed_at, source, original_source
 """
 
 NEWEST_FIRST: Final = """
-SELECT id, ticker, ts, price, observed_at, source, original_source
+SELECT id, ticker, ts, price, observed_at, source, original_source, peer
   FROM price
  WHERE ticker = $1 AND ts >= $2 AND ts < $3
  ORDER BY ts DESC
@@ -61,7 +61,7 @@ SELECT EXISTS (SELECT FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3)
 
 # A price without `observed_at` counts as observed at the end of its minute, so that it is never returned too early.
 LAST_OBSERVED: Final = """
-SELECT id, ticker, ts, price, observed_at, source, original_source
+SELECT id, ticker, ts, price, observed_at, source, original_source, peer
   FROM (SELECT *, coalesce(observed_at, (ts + 60) * 1000000) AS seen_at
           FROM price
          WHERE ticker = $1 AND ts > $2::bigint - $3::bigint - 120 AND ts <= $2::bigint) AS near
@@ -88,6 +88,7 @@ JSON_COLUMNS: Final[Mapping[str, Column]] = {
     "observed_us": Column(f"coalesce('\"' || {_MICROSECOND} || 'Z\"', 'null')"),
     "source": Column("source", '"'),
     "original_source": Column("coalesce('\"' || original_source || '\"', 'null')"),
+    "peer": Column("coalesce(to_json(peer)::text, 'null')"),
 }
 """SQL expressions of the JSON values of a price. `observed_us` always has microseconds, `observed_at` only if not zero."""
 
@@ -101,8 +102,8 @@ HISTORY_EVENT_THRESHOLD: Final = 1_000
 # One statement stores prices, closes their gaps and inserts the change events, so that no caller can omit a part.
 STORE: Final = f"""
 WITH stored AS (
-    INSERT INTO price (ticker, ts, price, observed_at, source)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[])
+    INSERT INTO price (ticker, ts, price, observed_at, source, peer)
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[], $7::text[])
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING id, ticker, ts, price, observed_at, source
 ), estimated AS (
@@ -269,5 +270,6 @@ async def store(db: Executor, rows: Sequence[PriceRow]) -> list[Record]:
 
     Requires a write transaction. Raises RowRejectedError if a row violates a constraint of the table.
     """
-    columns = zip(*((r.ticker, r.ts, r.price, r.observed_at, r.source, r.estimated_delivery_price) for r in rows), strict=True)
+    values = ((r.ticker, r.ts, r.price, r.observed_at, r.source, r.estimated_delivery_price, r.peer) for r in rows)
+    columns = zip(*values, strict=True)
     return await db.fetch(STORE, *map(list, columns))

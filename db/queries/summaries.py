@@ -53,7 +53,7 @@ WITH bound AS (
 SELECT whole.count, trim_scale(round(whole.sum::numeric(60, 18) / whole.count, 12)) AS twap,
        points.ts = first AS is_first, points.ts = last AS is_last,
        points.ts = points.high AS is_high, points.ts = points.low AS is_low,
-       id, ticker, points.ts, price, observed_at, source, original_source
+       id, ticker, points.ts, price, observed_at, source, original_source, peer
   FROM whole
  CROSS JOIN (SELECT points.*, price.* FROM points JOIN price
                  ON price.ticker = $1 AND price.ts IN (points.first, points.last, points.high, points.low))

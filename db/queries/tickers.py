@@ -8,7 +8,7 @@ from db.queries.prices import has_begun_sql
 
 _WITH_LATEST: Final = f"""
 SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
-       p.id, p.ticker, p.ts, p.price, p.observed_at, p.source, p.original_source
+       p.id, p.ticker, p.ts, p.price, p.observed_at, p.source, p.original_source, p.peer
   FROM ticker AS t
   LEFT JOIN LATERAL (
        SELECT since, until IS NULL AS tracked
@@ -17,7 +17,7 @@ SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
         ORDER BY since DESC
         LIMIT 1) AS period ON true
   LEFT JOIN LATERAL (
-       SELECT id, ticker, ts, price, observed_at, source, original_source
+       SELECT id, ticker, ts, price, observed_at, source, original_source, peer
          FROM price
         WHERE price.ticker = t.name AND {has_begun_sql.format(now="$1")}
         ORDER BY ts DESC

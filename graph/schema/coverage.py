@@ -145,7 +145,9 @@ class Coverage:
     def expected(self) -> int:
         return self.counts.expected
 
-    @strawberry.field(description="Expected minutes that are stored: the sum of `live`, `backfilled` and `imported`.")
+    @strawberry.field(
+        description="Expected minutes that are stored: the sum of `live`, `backfilled`, `imported` and `fromPeers`."
+    )
     def stored(self) -> int:
         return self.counts.stored
 
@@ -160,6 +162,10 @@ class Coverage:
     @strawberry.field(description="Expected minutes that were imported.")
     def imported(self) -> int:
         return self.counts.imported
+
+    @strawberry.field(description="Expected minutes that were missed at first and filled with live prices of a peer.")
+    def from_peers(self) -> int:
+        return self.counts.from_peers
 
     @strawberry.field(description="Stored minutes that were not expected, such as those collected manually.")
     def extra(self) -> int:

@@ -13,4 +13,7 @@ class Source(Enum):
     BACKFILL = strawberry.enum_value(
         "BACKFILL", description="Backfilled later from Deribit's chart: an average over some seconds."
     )
+    PEER = strawberry.enum_value(
+        "PEER", description="Filled later with the live price of a peer: another Tickgraph, which fetched it in its own minute."
+    )
     IMPORT = strawberry.enum_value("IMPORT", description="Imported from a file or another database.")

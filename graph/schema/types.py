@@ -34,6 +34,7 @@ PRICE_COLUMNS = {
     "observedAt": prices.JSON_COLUMNS["observed_at"],
     "source": prices.JSON_COLUMNS["source"],
     "originalSource": prices.JSON_COLUMNS["original_source"],
+    "peer": prices.JSON_COLUMNS["peer"],
     "estimatedDeliveryPrice": Column(delivery_prices.estimate_of_price_sql),
 }
 """The fields of Price that PostgreSQL can write as JSON."""
@@ -57,6 +58,7 @@ class Price:
     original_source: Source | None = strawberry.field(
         description="Source of an imported price in the Tickgraph that exported it; null for all other prices."
     )
+    peer: str | None = strawberry.field(description="URL of the peer that the price came from; null unless `source` is `PEER`.")
     observed_us: strawberry.Private[int | None]
     snapshot: strawberry.Private[Snapshot | None] = None
 
@@ -101,6 +103,7 @@ class Price:
             price=record["price"],
             source=Source[record["source"]],
             original_source=None if record["original_source"] is None else Source[record["original_source"]],
+            peer=record["peer"],
             observed_us=record["observed_at"],
             snapshot=snapshot,
         )

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
@@ -19,6 +20,9 @@ from ingest.errors import SourceError, UnknownTickerError
 from ingest.jobs.store import store
 from ingest.outbox import Outbox
 from ingest.source import ChartPoint, Exchange
+
+if TYPE_CHECKING:  # imported only with PEERS
+    from ingest.peers import Peer
 
 log = logging.getLogger(__name__)
 
@@ -38,14 +42,22 @@ class BackfillResult:
     """To be retried: not found in the chart, or not requested because the exchange failed."""
 
 
-async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox) -> BackfillResult:
+async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox, peers: "Sequence[Peer]" = ()) -> BackfillResult:
     """Fills the gaps that are due, the newest first, because the finest chart window reaches back the least.
 
+    A live price of a peer is a sample of the very minute, so the `peers` come before the charts, which have averages.
     `now` is the exchange's time in UNIX seconds. Raises OutboxError or DatabaseError; minutes filled before stay filled.
     """
     pending = await outbox.pending_minutes()
     due_gaps = [gap for gap in await gaps.due_gaps(db, now, MAX_GAPS_PER_RUN) if gap not in pending]
-    return await fill_gaps(due_gaps, now, source=source, db=db)
+    filled: set[TickerMinute] = set()
+    if peers and due_gaps:
+        from ingest.jobs.peers import fill_from_peers  # noqa: PLC0415  only with PEERS
+
+        filled = await fill_from_peers(due_gaps, peers, db)
+    result = await fill_gaps([gap for gap in due_gaps if gap not in filled], now, source=source, db=db)
+    result.filled += len(filled)
+    return result
 
 
 async def fill_gaps(missing: Sequence[TickerMinute], now: int, *, source: Exchange, db: Database) -> BackfillResult:

@@ -5,7 +5,8 @@ import time
 
 from db import times
 from db.pool import Database
-from db.queries import delivery_prices, gaps, retention, tickers
+from db.queries import delivery_prices, gaps, peers, retention, tickers
+from db.queries.peers import Comparison
 from db.rows import Reason
 from ingest import metrics
 from ingest.outbox import Outbox
@@ -32,6 +33,14 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
         )
         # Without a mean of the newest deliveries, an old difference must not keep an alert.
         metrics.delivery_difference.labels(row["name"]).set(differences.get(row["name"], math.nan))
+    compared: dict[str, list[Comparison]] = {}
+    for comparison in await peers.newest_comparisons(db, int(now) - 4 * times.DAY):
+        compared.setdefault(comparison.peer, []).append(comparison)
+    for peer, found_of_peer in compared.items():
+        metrics.peer_compared_day.labels(peer).set(found_of_peer[0].day)
+        metrics.peer_missing_minutes.labels(peer, "here").set(sum(found.only_there for found in found_of_peer))
+        metrics.peer_missing_minutes.labels(peer, "there").set(sum(found.only_here for found in found_of_peer))
+        metrics.peer_difference.labels(peer).set(max(float(found.max_bps or 0) for found in found_of_peer))
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}
     for reason in Reason:
         for state in ("open", "given_up"):

@@ -3,11 +3,11 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from statistics import median_low
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from db import times
 from db.errors import DatabaseError
@@ -31,6 +31,10 @@ from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox
 from ingest.source import Exchange, ExchangeClock, agree_on_time
 
+if TYPE_CHECKING:  # imported only with PEERS
+    from ingest.jobs.peers import PeerComparer
+    from ingest.peers import Peer
+
 log = logging.getLogger(__name__)
 
 JOB_TIMEOUTS_S: Final = {
@@ -41,6 +45,7 @@ JOB_TIMEOUTS_S: Final = {
     "metrics": 5.0,
     "backfill": 20.0,
     "delivery_prices": 10.0,
+    "peers": 10.0,
     "candles": 10.0,
     "changes": 5.0,
     "retention": 10.0,
@@ -77,6 +82,8 @@ async def reconcile(
     retention_days: int | None = None,
     ticks_days: int = 0,
     delivery_prices: DeliveryPriceCollector | None = None,
+    peers: "Sequence[Peer]" = (),
+    peer_comparer: "PeerComparer | None" = None,
     budget_s: float = BUDGET_S,
     minute_chooser: MinuteChooser | None = None,
     database_clock: Callable[[Executor], Awaitable[float]] = clock.now,
@@ -115,11 +122,14 @@ async def reconcile(
         await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
     if reconciled.now is not None:
         async with jobs.run_job("backfill"):
-            reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox)
+            reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox, peers=peers)
     if agreed_now is not None and delivery_prices is not None:
         async with jobs.run_job("delivery_prices"):
             tracked = await tickers.list_tracked(db)
             await delivery_prices.collect(agreed_now, tracked, source=source, db=db)
+    if agreed_now is not None and peer_comparer is not None:
+        async with jobs.run_job("peers"):
+            await peer_comparer.compare(agreed_now, db)
     async with jobs.run_job("candles"):
         await build_candles(db)
     if agreed_now is not None:

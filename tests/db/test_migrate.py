@@ -34,6 +34,7 @@ CURRENT_TABLES = [
     "minute_range",
     "minute_ticks",
     "past_row",
+    "peer_comparison",
     "price",
     "reject",
     "ticker",

@@ -233,7 +233,7 @@ async def test_minutes_that_retention_deleted_are_not_silently_missing(api: Api,
     code, message = await api.error(f"{{ {window % (START_TS, before)} }}")
     assert code == "AS_OF_TOO_OLD"
     assert message == (
-        f"asOf ({before}): the minutes of btc_usd before 2024-01-16T00:00:00Z are deleted. Request a window from "
+        f"asOf ({before}): the minutes of btc_usd before 2024-01-16T00:00:00Z are deleted. Request a window from "  # noqa: S608  constants
         f"2024-01-16T00:00:00Z on, or as of {await db.fetchval('SELECT horizon_id FROM ticker')} or newer"
     )
     assert len((await api.data(f"{{ {window % (day + 86_400, before)} }}"))["range"]) == 2

@@ -1,0 +1,90 @@
+"""Comparisons with peers, and the neighbors that a peer's price must be plausible to."""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from decimal import Decimal
+from typing import Final
+
+from db.pool import Executor, Record, Transaction
+from db.queries.gaps import TickerMinute
+
+# A price of a peer confirms no other price of a peer.
+NEIGHBORS: Final = """
+SELECT given.ticker, given.ts, previous.ts AS previous_ts, previous.price AS previous_price,
+       next.ts AS next_ts, next.price AS next_price
+  FROM unnest($1::text[], $2::bigint[]) AS given (ticker, ts)
+  LEFT JOIN LATERAL (
+       SELECT ts, price FROM price
+        WHERE price.ticker = given.ticker AND price.ts < given.ts AND source <> 'PEER'
+        ORDER BY ts DESC LIMIT 1) AS previous ON true
+  LEFT JOIN LATERAL (
+       SELECT ts, price FROM price
+        WHERE price.ticker = given.ticker AND price.ts > given.ts AND source <> 'PEER'
+        ORDER BY ts LIMIT 1) AS next ON true
+"""
+
+MINUTES: Final = """
+SELECT ts, price, source FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
+"""
+
+COMPARED: Final = """
+SELECT ticker FROM peer_comparison WHERE peer = $1 AND day = $2
+"""
+
+STORE: Final = """
+INSERT INTO peer_comparison (peer, day, ticker, shared, only_here, only_there, median_bps, max_bps, max_ts)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    ON CONFLICT (peer, day, ticker) DO UPDATE
+   SET shared = excluded.shared, only_here = excluded.only_here, only_there = excluded.only_there,
+       median_bps = excluded.median_bps, max_bps = excluded.max_bps, max_ts = excluded.max_ts
+"""
+
+NEWEST: Final = """
+SELECT c.*
+  FROM peer_comparison AS c
+  JOIN (SELECT peer, max(day) AS day FROM peer_comparison WHERE day >= $1 GROUP BY peer) AS newest USING (peer, day)
+ ORDER BY peer, ticker
+"""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A day of a ticker here and at a peer. Counts of minutes; differences of live prices of the same minute."""
+
+    peer: str
+    day: int
+    ticker: str
+    shared: int
+    only_here: int
+    only_there: int
+    """Live minutes of the peer that are missing here. Its other minutes are never taken."""
+    median_bps: Decimal | None
+    """In basis points; None if no minute is live on both sides."""
+    max_bps: Decimal | None
+    max_ts: int | None
+
+
+async def neighbors(db: Executor, minutes: Sequence[TickerMinute]) -> dict[TickerMinute, Record]:
+    """Returns the nearest stored prices of each minute, not from peers: previous_ts, previous_price, next_ts, next_price."""
+    rows = await db.fetch(NEIGHBORS, [ticker for ticker, _ in minutes], [ts for _, ts in minutes])
+    return {(row["ticker"], row["ts"]): row for row in rows}
+
+
+async def stored_minutes(db: Executor, ticker: str, low: int, high: int) -> list[Record]:
+    """Returns the stored minutes in [low, high): ts, price, source."""
+    return await db.fetch(MINUTES, ticker, low, high)
+
+
+async def compared_tickers(db: Executor, peer: str, day: int) -> set[str]:
+    """Returns the tickers whose comparison of the day is stored."""
+    return {row["ticker"] for row in await db.fetch(COMPARED, peer, day)}
+
+
+async def store_comparison(db: Transaction, comparison: Comparison) -> None:
+    """Stores or replaces a comparison. Requires a write transaction."""
+    await db.execute(STORE, *astuple(comparison))
+
+
+async def newest_comparisons(db: Executor, since: int) -> list[Comparison]:
+    """Returns the comparisons of the newest compared day of each peer, if it is not before `since`."""
+    return [Comparison(**row) for row in await db.fetch(NEWEST, since)]
