@@ -13,6 +13,9 @@ EXAMPLES = """examples:
   python -m db psql -- -c 'SELECT count(*) FROM price'
   python -m db verify-candles btc_usd              # compare candles with their minute prices
   python -m db export btc_usd --output btc_usd.csv # `python -m ingest import` can read this file
+  python -m db export --days archive               # day files with checksums, for anybody to check
+  python -m db verify                              # recompute the digests of all days
+  python -m db digest --latest                     # the value that fixes all history before it
   python -m db backup                              # write a timestamped file to this folder
   python -m db restore tickgraph-20261121T220000Z.dump
   python -m db forget --before 2025-01-01          # preview; add --yes to delete
@@ -50,14 +53,36 @@ def build() -> cli.CommandLine:
         "verify-candles btc_usd",
     )
     verify.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, for example btc_usd (default: all)")
+    archive = verbs.add(
+        "verify",
+        "db.archive:run_verify",
+        "recompute the digest of every day and the hash chain; exit status 1 if any differs",
+        "verify --digests digests.csv",
+    )
+    archive.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, for example btc_usd (default: all)")
+    archive.add_argument(
+        "--digests", type=Path, metavar="FILE", help="compare with a file of `digest --all` or `export --days` instead"
+    )
+    digest = verbs.add(
+        "digest",
+        "db.archive:run_digest",
+        "print the newest value of the hash chain, which fixes all history before it",
+        "digest --latest",
+    )
+    what = digest.add_mutually_exclusive_group()
+    what.add_argument("--latest", action="store_true", help="print the newest entry (this is the default)")
+    what.add_argument("--all", action="store_true", help="print all entries as CSV")
+    digest.add_argument("--json", action="store_true", help="print the newest entry as JSON")
     export = verbs.add(
         "export",
-        "db.commands:run_export",
+        "db.archive:run_export",
         "write the history of a ticker to a file or to standard output",
         "export btc_usd --from 2024-01-15 --output btc_usd.csv",
     )
     instant = cli.argument("db.times:parse")
-    export.add_argument("ticker", metavar="TICKER", help="index name, for example btc_usd")
+    export.add_argument(
+        "ticker", metavar="TICKER", nargs="?", help="index name, for example btc_usd (with --days: default all)"
+    )
     export.add_argument(
         "--from", dest="start", type=instant, default=times.FIRST, help="start; UNIX seconds or ISO 8601 (default: oldest)"
     )
@@ -67,6 +92,13 @@ def build() -> cli.CommandLine:
         "--columns",
         help="columns, separated by commas: ticker, ts, price, observed_at, source, original_source (these are the default), "
         "peer, open, high, low, close, twap, ticks, watched_s, longest_silence_s, opened_ms, closed_ms, range_source",
+    )
+    export.add_argument("--as-of", type=int, metavar="VERSION", help="data version to read (default: the newest)")
+    export.add_argument(
+        "--days",
+        type=Path,
+        metavar="DIR",
+        help="write a CSV file and a manifest for each ticker and UTC day that is over, with checksums and the hash chain",
     )
     export.add_argument("--output", type=Path, help="output file (default: standard output)")
     back_up = verbs.add(

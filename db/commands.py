@@ -21,8 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
 from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
-from db.queries import candles, clock, history_export, retention, tickers, views, write_lock
+from db.queries import candles, clock, history_export, retention, snapshots, tickers, views, write_lock
 from db.queries.history_export import ExportShape
+from db.queries.snapshots import Snapshot
 from db.runtime import backup, embedded, embedded_lookup, log, processes
 from db.settings import Settings
 
@@ -34,7 +35,7 @@ HOUR = 3_600
 
 def run_migrate(options: argparse.Namespace) -> int:
     """`migrate`."""
-    settings = _read_settings()
+    settings = read_settings()
     dsn = embedded_lookup.postgres_url(settings)
     _migrate(dsn, settings.dsn_setting)
     if options.mark_demo:
@@ -44,45 +45,48 @@ def run_migrate(options: argparse.Namespace) -> int:
 
 def run_psql(options: argparse.Namespace) -> int:
     """`psql`."""
-    return _psql(_read_settings(), processes.strip_separator(options.command))
+    return _psql(read_settings(), processes.strip_separator(options.command))
 
 
 def run_verify_candles(options: argparse.Namespace) -> int:
     """`verify-candles`."""
-    return asyncio.run(_verify_candles(embedded_lookup.postgres_url(_read_settings()), options.tickers))
+    return asyncio.run(_verify_candles(embedded_lookup.postgres_url(read_settings()), options.tickers))
 
 
 def run_export(options: argparse.Namespace) -> int:
     """`export`."""
-    return asyncio.run(_export(embedded_lookup.postgres_url(_read_settings()), options))
+    if options.ticker is None:
+        raise UsageError("name a TICKER, or a folder with --days")
+    return asyncio.run(_export(embedded_lookup.postgres_url(read_settings()), options))
 
 
 def run_backup(options: argparse.Namespace) -> int:
     """`backup`."""
-    return asyncio.run(_back_up(embedded_lookup.postgres_url(_read_settings()), options.output))
+    return asyncio.run(_back_up(embedded_lookup.postgres_url(read_settings()), options.output))
 
 
 def run_restore(options: argparse.Namespace) -> int:
     """`restore`."""
-    return _restore_file(_read_settings(), options.file, force=options.force)
+    return _restore_file(read_settings(), options.file, force=options.force)
 
 
 def run_forget(options: argparse.Namespace) -> int:
     """`forget`."""
-    return asyncio.run(_forget(embedded_lookup.postgres_url(_read_settings()), options))
+    return asyncio.run(_forget(embedded_lookup.postgres_url(read_settings()), options))
 
 
 def run_views(options: argparse.Namespace) -> int:
     """`views`."""
-    return asyncio.run(_views(embedded_lookup.postgres_url(_read_settings()), drop=options.drop))
+    return asyncio.run(_views(embedded_lookup.postgres_url(read_settings()), drop=options.drop))
 
 
 def run_stop(_options: argparse.Namespace) -> int:
     """`stop`."""
-    return _stop(*embedded_lookup.data_folders(_read_settings()))
+    return _stop(*embedded_lookup.data_folders(read_settings()))
 
 
-def _read_settings() -> Settings:
+def read_settings() -> Settings:
+    """Reads the settings of a verb, and configures the log."""
     settings = Settings.read()
     log.configure(settings, "db")
     return settings
@@ -113,7 +117,7 @@ def _psql(settings: Settings, arguments: Sequence[str]) -> int:
 async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     wrong = 0
     async with pool.open_database(dsn, application_name="tickgraph verify-candles") as db:
-        await _require_known_tickers(db, names)
+        await require_known_tickers(db, names)
         # Rounded up to a full day: minutes before the horizon are deleted, so the candle of its day cannot be verified.
         # A horizon in the future comes from a wrong clock and is ignored.
         now = time.time()
@@ -129,7 +133,8 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
     return 1 if wrong else 0
 
 
-async def _require_known_tickers(db: pool.Database, names: Sequence[str]) -> None:
+async def require_known_tickers(db: pool.Database, names: Sequence[str]) -> None:
+    """Raises CommandLineError for a name that is not a known ticker, with a similar one."""
     for name in set(names) - await tickers.filter_known(db, names):
         known = [row["name"] for row in await tickers.list_tickers(db, time.time())]
         similar = difflib.get_close_matches(name, known, n=1)
@@ -190,8 +195,9 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
         raise UsageError(f"--columns: {error}") from None
     try:
         async with pool.open_database(dsn, application_name="tickgraph export") as db:
-            await _require_known_tickers(db, [options.ticker])
-            low, high = await history_export.extent(db, options.ticker, options.start, options.end) or (
+            await require_known_tickers(db, [options.ticker])
+            snapshot = None if options.as_of is None else await _open_snapshot(db, options.as_of, options.ticker, options.start)
+            low, high = await history_export.extent(db, options.ticker, options.start, options.end, snapshot) or (
                 options.start,
                 options.start,
             )
@@ -205,7 +211,7 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
             )
             with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, progress:
                 task = progress.add_task(options.ticker, total=high - low)
-                slices = history_export.slices(db, shape, options.ticker, options.start, options.end)
+                slices = history_export.slices(db, shape, options.ticker, options.start, options.end, snapshot)
                 async with contextlib.aclosing(slices):
                     async for done, written in slices:
                         out.write(written)
@@ -217,6 +223,17 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
     if target:
         sys.stderr.write(f"{target}: minutes from {times.iso(low)} to {times.iso(high)}\n")
     return 0
+
+
+async def _open_snapshot(db: pool.Database, version: int, ticker: str, start: int) -> Snapshot:
+    state = await snapshots.read_state(db, version, ticker)
+    if version > state.newest:
+        raise CommandLineError(f"--as-of {version} is newer than the newest data version, {state.newest}")
+    if state.fork is not None:
+        raise CommandLineError(f"--as-of {version} belongs to a history that was replaced after version {state.fork}")
+    if state.horizon is not None and start < state.horizon and version < (state.horizon_id or 0):
+        raise CommandLineError(f"the minutes of {ticker} before {times.iso(state.horizon)} are deleted; set --from to it")
+    return Snapshot(version, state.at, state.horizon or times.FIRST)
 
 
 async def _back_up(dsn: str, output: Path | None) -> int:

@@ -104,6 +104,11 @@ class Settings(BaseSettings):
         180, ge=60, description="a tracked ticker is stale if its newest minute is older than this many seconds"
     )
     metrics_host: str = Field("127.0.0.1", description="address on which metrics are served, if a metrics port is set")
+    signing_key_file: Path | None = Field(
+        None,
+        description="PEM file of an Ed25519 key that signs the newest digest in `python -m db digest` and in day files; needs "
+        "`requirements-signing.lock`",
+    )
     data_dir: Path = Field(Path(".tickgraph"), description="data folder of the embedded servers")
 
     @property

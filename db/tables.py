@@ -16,6 +16,7 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
+    LargeBinary,
     Numeric,
     Sequence,
     SmallInteger,
@@ -288,6 +289,47 @@ class PeerComparison(SQLModel, table=True):
         None, sa_column=Column(Numeric, comment="largest such difference; null if no minute is live on both sides")
     )
     max_ts: int | None = Field(None, sa_column=Column(BigInteger, comment="its minute; UNIX seconds"))
+
+
+class Digest(SQLModel, table=True):
+    """The digest of a ticker's day, an entry of a hash chain. A digest that changes is appended again."""
+
+    __table_args__ = (
+        CheckConstraint("number > 0", name="number"),
+        CheckConstraint("day % 86400 = 0 AND day >= 0", name="day"),
+        CheckConstraint("minutes > 0 AND minutes <= 1440", name="minutes"),
+        CheckConstraint(
+            "octet_length(sha256) = 32 AND octet_length(chain) = 32 AND octet_length(checks) = 1440", name="lengths"
+        ),
+        Index("ix_digest_day", "ticker", "day", "number"),
+    )
+
+    number: int = Field(
+        sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="position in the chain, from 1")
+    )
+    ticker: str = Field(sa_column=Column(Text, nullable=False))
+    day: int = Field(sa_column=Column(BigInteger, nullable=False, comment="UTC day; UNIX seconds"))
+    sha256: bytes = Field(sa_column=Column(LargeBinary, nullable=False, comment="of the day file"))
+    minutes: int = Field(sa_column=Column(Integer, nullable=False, comment="stored minutes"))
+    as_of: int = Field(sa_column=Column(BigInteger, nullable=False, comment="data version that the digest was computed from"))
+    checks: bytes = Field(
+        sa_column=Column(LargeBinary, nullable=False, comment="a byte for each minute, to find a minute that differs")
+    )
+    chain: bytes = Field(sa_column=Column(LargeBinary, nullable=False, comment="SHA-256 of the previous chain and of this row"))
+
+
+class DigestProgress(SQLModel, table=True):
+    """How far the digests are computed; one row."""
+
+    __tablename__ = "digest_progress"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="id"),
+        CheckConstraint("closed_until % 86400 = 0", name="closed_until"),
+    )
+
+    id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    position: int = Field(sa_column=Column(BigInteger, nullable=False, comment="all changes up to this id are in the digests"))
+    closed_until: int = Field(sa_column=Column(BigInteger, nullable=False, comment="days before it have digests; UNIX seconds"))
 
 
 class Candle(SQLModel, table=True):

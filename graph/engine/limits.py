@@ -114,6 +114,12 @@ def cost_of_candles(arguments: Arguments, row_cost: int, _page_size: int) -> int
     return count * row_cost + max(minutes, _snapshot_cost(arguments))
 
 
+def cost_of_days(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of a row for each day from `from` to `to`."""
+    minutes = _count_minutes(arguments, MAX_CANDLES * times.DAY // times.MINUTE)
+    return max(1, minutes * times.MINUTE // times.DAY) * row_cost
+
+
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of scanning the minutes from `from` to `to` by index. A minute is much cheaper than a row of a list."""
     return row_cost + _count_minutes(arguments, MAX_TOUCH_MINUTES) // MINUTES_PER_SCAN_COST

@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import candles, delivery_prices, prices, tickers, version
+from db.queries import candles, delivery_prices, digests, prices, tickers, version
 from db.queries.tickers import list_tracked
 from graph.engine import limits
 from graph.engine.cacheability import has_open_candles
@@ -21,6 +21,7 @@ from graph.schema.candles import CANDLE_ROWS, Basis, Candle, Interval, OfBasis, 
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.delivery import DeliveryPrice
+from graph.schema.digests import DayDigest
 from graph.schema.scalars import UnixTime
 from graph.schema.touch import Touch, reaches_now
 from graph.schema.types import PRICE_PAGE_ROWS, PRICE_ROWS, Price, PriceConnection, Ticker
@@ -282,6 +283,19 @@ class Query:
         if found is None:
             await require_known_tickers(info.context.db, [name])
         return found
+
+    @strawberry.field(
+        description="The digests of the UTC days that begin in a window, oldest first; at most 10,000. Days have one from 15 "
+        "minutes after their end on.",
+        metadata=declare(FieldRules(cost=limits.cost_of_days, changes_with_clock=always)),
+    )
+    async def digests(self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET) -> list[DayDigest]:
+        name = arguments.parse_ticker(ticker)
+        window = arguments.parse_candle_window(from_, to, candles.Interval.ONE_DAY, info.context.now())
+        found = await digests.newest_of_days(info.context.db, name, window.low, window.high)
+        if not found:
+            await require_known_tickers(info.context.db, [name])
+        return [DayDigest.from_entry(entry) for entry in found]
 
     @strawberry.field(
         description="Deribit's delivery price of a UTC day, and a mean to compare it with; null if none is stored.",

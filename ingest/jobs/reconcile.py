@@ -22,6 +22,7 @@ from ingest.jobs.candles import build_candles
 from ingest.jobs.changes import delete_old_changes
 from ingest.jobs.deadline import Deadline
 from ingest.jobs.delivery_prices import DeliveryPriceCollector
+from ingest.jobs.digests import update_digests
 from ingest.jobs.drain import drain, drain_ticks, log_backlog
 from ingest.jobs.measure import measure
 from ingest.jobs.message_minutes import MinuteChooser
@@ -47,6 +48,7 @@ JOB_TIMEOUTS_S: Final = {
     "delivery_prices": 10.0,
     "peers": 10.0,
     "candles": 10.0,
+    "digests": 10.0,
     "changes": 5.0,
     "retention": 10.0,
 }
@@ -133,6 +135,8 @@ async def reconcile(
     async with jobs.run_job("candles"):
         await build_candles(db)
     if agreed_now is not None:
+        async with jobs.run_job("digests"):
+            await update_digests(agreed_now, db)
         async with jobs.run_job("changes"):
             await delete_old_changes(agreed_now, db, resume_days)
     if clocks_are_known:

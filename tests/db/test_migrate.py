@@ -27,6 +27,8 @@ CURRENT_TABLES = [
     "change",
     "delivery_estimate",
     "delivery_price",
+    "digest",
+    "digest_progress",
     "epoch",
     "gap",
     "import_period",

@@ -62,6 +62,13 @@ def _range_sql(**changes: object) -> str:
     return f"INSERT INTO minute_range ({', '.join(columns)}) VALUES ({', '.join(map(str, columns.values()))})"  # noqa: S608
 
 
+def _digest_sql(**changes: object) -> str:
+    zeros = "decode(repeat('00', {}), 'hex')"
+    columns: dict[str, object] = {"number": 1, "ticker": "'btc_usd'", "day": 0, "sha256": zeros.format(32), "minutes": 1}
+    columns |= {"as_of": 1, "checks": zeros.format(1_440), "chain": zeros.format(32)} | changes
+    return f"INSERT INTO digest ({', '.join(columns)}) VALUES ({', '.join(map(str, columns.values()))})"  # noqa: S608
+
+
 INVALID_STATEMENTS = [
     ("ck_ticker_name", "INSERT INTO ticker (name) VALUES ('BTC USD')"),
     ("ck_ticker_horizon", "INSERT INTO ticker (name, horizon) VALUES ('a', 61)"),
@@ -80,6 +87,12 @@ INVALID_STATEMENTS = [
     ("ck_price_peer", "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', 0, 1, 'PEER')"),
     ("ck_peer_comparison_day", "INSERT INTO peer_comparison VALUES ('p', 60, 'btc_usd', 0, 0, 0)"),
     ("ck_peer_comparison_counts", "INSERT INTO peer_comparison VALUES ('p', 0, 'btc_usd', 0, -1, 0)"),
+    ("ck_digest_number", _digest_sql(number=0)),
+    ("ck_digest_day", _digest_sql(day=60)),
+    ("ck_digest_minutes", _digest_sql(minutes=1_441)),
+    ("ck_digest_lengths", _digest_sql(chain="'\\x00'")),
+    ("ck_digest_progress_id", "INSERT INTO digest_progress VALUES (2, 0, 0)"),
+    ("ck_digest_progress_closed_until", "INSERT INTO digest_progress VALUES (1, 0, 60)"),
     ("ck_past_row_kind", "INSERT INTO past_row VALUES ('price', 'btc_usd', 60, 2, 1, '{}')"),
     ("ck_past_row_until_id", "INSERT INTO past_row VALUES ('gap', 'btc_usd', 60, 2, 2, '{}')"),
     ("ck_version_time_at", "INSERT INTO version_time VALUES (1, 61)"),

@@ -1,0 +1,230 @@
+"""Digests of days: computed once, changed only with the content, chained, and checked by `verify` and by files."""
+
+import random
+import re
+import subprocess
+import sys
+from base64 import b64decode
+from collections.abc import Sequence
+from pathlib import Path
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from db import times
+from db.pool import Database
+from db.queries import bulk_import, digests, history_export, prices, ranges, tickers, write_lock
+from db.queries.digests import GENESIS, DayDigest
+from db.rows import PriceRow, RangeRow, Source
+from ingest.jobs.digests import update_digests
+from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
+
+DAY = START_TS // times.DAY * times.DAY
+NOW = DAY + 3 * times.DAY + 16 * 60
+
+
+def run_verb(dsn: str, *arguments: str, status: int = 0, **environment: str) -> str:
+    """Runs a verb of `python -m db`. Returns its standard output and error output."""
+    done = subprocess.run(  # noqa: S603  our own command
+        [sys.executable, "-m", "db", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"DATABASE_URL": dsn, "PATH": "/usr/bin:/bin", "LOG_LEVEL": "WARNING", **environment},
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def run(*command: str, cwd: Path | None = None) -> str:
+    """Runs a program of the system. Returns its output."""
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)  # noqa: S603  fixed programs
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+async def _fill(db: Database) -> None:
+    """Stores prices and ranges of two tickers on two days."""
+    await track(db, "btc_usd", "eth_usd", since=DAY)
+    for ticker in ("btc_usd", "eth_usd"):
+        minutes = [DAY + times.MINUTE * n for n in (*range(5), *range(1_500, 1_505))]
+        await store(db, [row(ticker, ts, str(100 + n)) for n, ts in enumerate(minutes)])
+        await store_ranges(db, [range_row(ticker, ts) for ts in minutes[::2]])
+
+
+async def _entries(db: Database) -> list[tuple[int, str, int, int]]:
+    return [(e.number, e.ticker, (e.day - DAY) // times.DAY, e.digest.minutes) for e in await digests.entries_after(db, 0, 100)]
+
+
+async def test_a_day_gets_a_digest_once_it_is_over_and_another_only_if_it_changes(db: Database) -> None:
+    await _fill(db)
+    await update_digests(DAY + times.DAY + 14 * 60, db)
+    assert await _entries(db) == []
+    await update_digests(DAY + times.DAY + 15 * 60, db)
+    first_day = [(1, "btc_usd", 0, 5), (2, "eth_usd", 0, 5)]
+    assert await _entries(db) == first_day
+    await update_digests(NOW, db)
+    both_days = [*first_day, (3, "btc_usd", 1, 5), (4, "eth_usd", 1, 5)]
+    assert await _entries(db) == both_days
+    await update_digests(NOW, db)
+    assert await _entries(db) == both_days
+    await store(db, [row("eth_usd", DAY + 600, source=Source.BACKFILL)])
+    await store_ranges(db, [range_row("btc_usd", DAY + times.DAY + 3 * 86_400)])  # its day has no price, so it has no file
+    await update_digests(NOW, db)
+    await store_ranges(db, [range_row("btc_usd", DAY)])  # the same range again: the content is the same
+    await update_digests(NOW, db)
+    assert await _entries(db) == [*both_days, (5, "eth_usd", 0, 6)]
+    entries = await digests.entries_after(db, 0, 100)
+    assert entries[0].next_chain(GENESIS) == entries[0].chain
+    assert list(digests.broken_links(entries)) == []
+
+
+async def test_days_of_an_import_before_and_of_candles_built_later_get_digests(db: Database) -> None:
+    await _fill(db)
+    await update_digests(NOW, db)
+    async with write_lock.write_transaction(db) as connection:
+        rows: list[bulk_import.Row] = [(DAY - n * times.DAY, "90", None, None, None) for n in (400, 2, 1)]
+        await bulk_import.merge(connection, "btc_usd", rows)
+    await update_digests(NOW, db)
+    assert (await _entries(db))[4:] == [(5, "btc_usd", -400, 1), (6, "btc_usd", -2, 1), (7, "btc_usd", -1, 1)]
+
+
+async def test_candles_of_an_older_release_get_their_last_id(db: Database) -> None:
+    await _fill(db)
+    await db.execute("UPDATE candle SET last_id = NULL")
+    await update_digests(NOW, db)
+    assert await db.fetchval("SELECT count(*) FROM candle WHERE last_id IS NULL") == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_digest_is_independent_of_the_order_of_commits(db: Database, seed: int) -> None:
+    """Two tickers get the same rows, in different orders and transactions. Their files differ in the name alone."""
+    chance = random.Random(seed)  # noqa: S311  samples
+    await track(db, "btc_usd", "eth_usd", since=DAY)
+    samples = [(DAY + times.MINUTE * n, str(chance.randint(1, 999)), chance.choice([1, None])) for n in range(40)]
+
+    def rows(ticker: str, order: Sequence[int]) -> list[PriceRow | RangeRow]:
+        found: list[PriceRow | RangeRow] = []
+        for number in order:
+            ts, price, at_s = samples[number]
+            found.append(row(ticker, ts, price, at_s=at_s, source=Source.LIVE if at_s else Source.BACKFILL))
+            if number % 3 == 0:
+                found.append(range_row(ticker, ts))
+        return found
+
+    for ticker in ("btc_usd", "eth_usd"):
+        shuffled = rows(ticker, range(len(samples)))
+        chance.shuffle(shuffled)
+        while shuffled:
+            size = chance.randint(1, 12)
+            part, shuffled = shuffled[:size], shuffled[size:]
+            async with write_lock.write_transaction(db) as connection:
+                found_prices = [one for one in part if isinstance(one, PriceRow)]
+                if found_prices:
+                    await prices.store(connection, found_prices)
+                found_ranges = [one for one in part if isinstance(one, RangeRow)]
+                if found_ranges:
+                    await ranges.store(connection, found_ranges, {})
+    files = [await digests.read_day_file(db, ticker, DAY, 2**62) for ticker in ("btc_usd", "eth_usd")]
+    assert files[0].replace(b"btc_usd", b"eth_usd") == files[1]
+    assert DayDigest.of_file(files[1], DAY) == DayDigest.of_file(files[0].replace(b"btc_usd", b"eth_usd"), DAY)
+
+
+@given(st.sets(st.integers(0, 1_439)), st.sets(st.integers(0, 1_439)))
+def test_differing_minutes_are_those_with_other_lines(present: set[int], changed: set[int]) -> None:
+    def digest(extra: str) -> DayDigest:
+        lines = [f"btc_usd,{60 * n},{n}{extra if n in changed else ''}\n" for n in sorted(present)]
+        return DayDigest.of_file(("ticker,ts,price\n" + "".join(lines)).encode(), 0)
+
+    before, after = digest(""), digest("5")
+    found = set(before.differing_minutes(after, 0))
+    assert found <= {60 * n for n in present & changed}
+    assert len(found) >= len(present & changed) * 0.9 - 2, "one in 256 is not found"
+    assert (before.sha256 == after.sha256) == (not present & changed)
+
+
+async def test_verify_names_the_day_and_the_minute_that_differ(dsn: str, db: Database) -> None:
+    await _fill(db)
+    await update_digests(NOW, db)
+    output = run_verb(dsn, "verify")
+    assert output == (
+        "chain: 4 entries follow from each other\nbtc_usd: 2 days verified, 0 differ\neth_usd: 2 days verified, 0 differ\n"
+    )
+    await store(db, [row("btc_usd", DAY + 900)])
+    assert run_verb(dsn, "verify") == output, "a minute that was stored later is no difference as of the version of the digest"
+    await db.execute("UPDATE price SET price = 12345 WHERE ticker = 'btc_usd' AND ts = $1", DAY + 120)
+    await db.execute("DELETE FROM price WHERE ticker = 'btc_usd' AND ts = $1", DAY + 180)
+    output = run_verb(dsn, "verify", "btc_usd", status=1)
+    assert re.search(
+        r"^btc_usd 2024-01-15: the minutes 00:02, 00:03 differ from the digest of data version \d+; it had 5 minutes, now 4$",
+        output,
+        re.MULTILINE,
+    ), output
+    assert "btc_usd: 2 days verified, 1 differ" in output
+    await db.execute("UPDATE digest SET sha256 = sha256(sha256) WHERE number = 3")
+    output = run_verb(dsn, "verify", "eth_usd", status=1)
+    assert "entry 3 of the chain (btc_usd 2024-01-16) does not follow from the one before" in output
+
+
+async def test_verify_compares_with_a_file_that_somebody_else_has(dsn: str, db: Database, tmp_path: Path) -> None:
+    await _fill(db)
+    await update_digests(NOW, db)
+    file = tmp_path / "digests.csv"
+    file.write_text(run_verb(dsn, "digest", "--all"))
+    assert f"{file}: 4 entries compared, 0 problems" in run_verb(dsn, "verify", "--digests", str(file))
+    await db.execute("UPDATE price SET price = 12345 WHERE ticker = 'eth_usd' AND ts = $1", DAY + 120)
+    await db.execute("DELETE FROM digest")  # also without digests of its own, the archive is compared with the file
+    output = run_verb(dsn, "verify", "--digests", str(file), status=1)
+    assert "eth_usd 2024-01-15: the archive differs from" in output
+    for content in ("day,hash\n", "number,ticker\n1,btc_usd\n", file.read_text().replace(",5,", ",five,")):
+        file.write_text(content)
+        assert "is not a file of digests" in run_verb(dsn, "verify", "--digests", str(file), status=1)
+
+
+async def test_day_files_are_checked_by_sha256sum_and_imported_again(dsn: str, db: Database, tmp_path: Path) -> None:
+    await _fill(db)
+    async with write_lock.write_transaction(db) as connection:
+        await tickers.add(connection, ["btc_usd"])
+    await update_digests(NOW, db)
+    folder = tmp_path / "archive"
+    assert "4 day files written" in run_verb(dsn, "export", "--days", str(folder))
+    assert "0 day files written" in run_verb(dsn, "export", "--days", str(folder))
+    assert run("sha256sum", "-c", "SHA256SUMS", cwd=folder).count(": OK") == 4
+    manifest = orjson.loads((folder / "btc_usd" / "btc_usd-2024-01-15.json").read_bytes())
+    assert (manifest["minutes"], manifest["complete"], manifest["expected"], manifest["missing"]) == (5, False, 1_440, 1_435)
+    assert manifest["sources"] == {"LIVE": 5, "BACKFILL": 0, "IMPORT": 0, "PEER": 0, "not expected": 0}
+    file = folder / "btc_usd" / "btc_usd-2024-01-15.csv"
+    assert file.read_bytes() == await digests.read_day_file(db, "btc_usd", DAY, int(manifest["data_version"]))
+    await store(db, [row("btc_usd", DAY + 900)])
+    await update_digests(NOW, db)
+    assert "1 day files written" in run_verb(dsn, "export", "btc_usd", "--days", str(folder))
+    assert file.read_text().count("\n") == 7
+
+
+async def test_the_newest_digest_is_signed(dsn: str, db: Database, tmp_path: Path) -> None:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
+
+    assert "there is no digest yet" in run_verb(dsn, "digest", "--latest", status=1)
+    await _fill(db)
+    await update_digests(NOW, db)
+    key = tmp_path / "key.pem"
+    run("openssl", "genpkey", "-algorithm", "ed25519", "-out", str(key))
+    found = orjson.loads(run_verb(dsn, "digest", "--latest", "--json", SIGNING_KEY_FILE=str(key)))
+    public_key = Ed25519PublicKey.from_public_bytes(b64decode(found["public_key"]))
+    public_key.verify(b64decode(found["signature"]), f"tickgraph {found['number']} {found['chain']}\n".encode())
+    newest = await digests.latest_entry(db)
+    assert newest is not None
+    assert (found["number"], found["chain"]) == ("4", newest.chain.hex())
+    key.write_text("not a key")
+    assert "is not a PEM file of a private key" in run_verb(dsn, "digest", SIGNING_KEY_FILE=str(key), status=1)
+    assert "No such file" in run_verb(dsn, "digest", SIGNING_KEY_FILE=str(tmp_path / "missing"), status=1)
+
+
+async def test_the_canonical_columns_are_all_columns_of_an_export() -> None:
+    assert digests.DAY_SHAPE.columns == history_export.COLUMNS
+    assert digests.DAY_SHAPE.header == (
+        b"ticker,ts,price,observed_at,source,original_source,peer,open,high,low,close,twap,ticks,watched_s,longest_silence_s,"
+        b"opened_ms,closed_ms,range_source\n"
+    ), "a change of the columns changes every digest: add a version to the chain first"
