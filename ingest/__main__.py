@@ -108,6 +108,22 @@ def _add_gaps_and_rejects(verbs: cli.CommandLine) -> None:
             help="start, UNIX seconds or ISO 8601 (default: the first)",
         )
         parser.add_argument("--to", dest="end", type=INSTANT, default=times.END, help="end, exclusive (default: now)")
+    compare = verbs.add(
+        "compare",
+        "ingest.commands.compare:run",
+        "compare days with a peer, minute by minute; exit with 1 if minutes are missing here",
+        "compare --peer https://b.example.org --from 2024-01-15 --to 2024-01-17 --repair",
+    )
+    compare.add_argument(
+        "--peer",
+        type=cli.argument("ingest.settings:parse_peer_url"),
+        required=True,
+        help="URL of another Tickgraph; its key is that of PEER_KEYS",
+    )
+    compare.add_argument("--ticker", type=TICKER, help="index name, like btc_usd (default: all)")
+    compare.add_argument("--from", dest="start", type=INSTANT, help="first UTC day (default: yesterday)")
+    compare.add_argument("--to", dest="end", type=INSTANT, help="end, exclusive (default: now, or with no --from its day only)")
+    compare.add_argument("--repair", action="store_true", help="store the peer's live prices that are missing here")
     rejects = verbs.add(
         "rejects",
         "ingest.commands.gaps_and_rejects:run_rejects",

@@ -70,14 +70,9 @@ class Peer:
         """Returns the stored minutes of [low, high), at most MAX_WINDOW_S. Raises PeerError."""
         body = await self._post({"query": QUERY, "variables": {"ticker": ticker, "from": low, "to": high}})
         try:
-            response = orjson.loads(body)
-            if isinstance(response, dict) and response.get("errors"):
-                raise PeerError(f"{self.url}: {_first_message(response['errors'])}")
-            found = _MINUTES.validate_python(response["data"]["range"])
-        except ValidationError as error:
-            raise PeerError(f"{self.url}: malformed response: {error.errors()[0]['msg']}") from error
-        except (ValueError, TypeError, KeyError) as error:
-            raise PeerError(f"{self.url}: malformed response: {type(error).__name__}") from error
+            found = parse_response(body)
+        except PeerError as error:
+            raise PeerError(f"{self.url}: {error}") from error
         outside = [minute.ts for minute in found if not low <= minute.ts < high]
         if outside:
             raise PeerError(f"{self.url}: malformed response: the minute {times.iso(outside[0])} was not requested")
@@ -104,6 +99,19 @@ class Peer:
             raise PeerError(f"{self.url}: no response within {TIMEOUT_S:g} s") from error
         except (aiohttp.ClientError, ValueError) as error:
             raise PeerError(f"{self.url}: {error or type(error).__name__}") from error
+
+
+def parse_response(body: bytes) -> list[PeerMinute]:
+    """Returns the minutes of a response. Raises PeerError."""
+    try:
+        response = orjson.loads(body)
+        if isinstance(response, dict) and response.get("errors"):
+            raise PeerError(_first_message(response["errors"]))
+        return _MINUTES.validate_python(response["data"]["range"])
+    except ValidationError as error:
+        raise PeerError(f"malformed response: {error.errors()[0]['msg']}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise PeerError(f"malformed response: {type(error).__name__}") from error
 
 
 def _first_message(errors: Any) -> str:

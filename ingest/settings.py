@@ -18,7 +18,8 @@ def _split_all(value: object) -> object:
     return [name.strip() for name in value.split(",")] if isinstance(value, str) and value.strip() else value or ()
 
 
-def _normalize_peer_url(url: str) -> str:
+def parse_peer_url(url: str) -> str:
+    """Returns the base URL of a peer. Raises ValueError."""
     if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url) or len(url) > MAX_PEER_LENGTH:
         raise ValueError(f"{url[:40]!r} should look like https://b.example.org")
     return url.rstrip("/").removesuffix("/graphql")
@@ -56,7 +57,7 @@ def parse_index_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(parse_index_name)]
 
 
-PeerUrl = Annotated[str, AfterValidator(_normalize_peer_url)]
+PeerUrl = Annotated[str, AfterValidator(parse_peer_url)]
 
 
 class Settings(settings.Settings):

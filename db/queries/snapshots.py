@@ -52,7 +52,8 @@ class SnapshotState:
 
 STATE: Final = f"""
 SELECT ({CURRENT}) AS newest, (SELECT min(forked_at) FROM epoch WHERE forked_at < $1 AND first_id > $1) AS fork,
-       (SELECT at FROM version_time WHERE id <= $1 ORDER BY id DESC LIMIT 1) AS at, {valid_horizon_sql} AS horizon, horizon_id
+       coalesce((SELECT at FROM version_time WHERE id <= $1 ORDER BY id DESC LIMIT 1), 0) AS at,
+       {valid_horizon_sql} AS horizon, horizon_id
   FROM (SELECT $2::text AS name) AS requested LEFT JOIN ticker USING (name)
 """  # noqa: S608  inserts a constant
 

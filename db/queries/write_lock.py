@@ -19,7 +19,7 @@ WITH recorded AS (
     INSERT INTO version_time (id, at)
     SELECT *
       FROM (SELECT ({CURRENT}) AS id, extract(epoch FROM clock_timestamp())::bigint / 60 * 60 AS at) AS this
-     WHERE at <> (SELECT at FROM version_time ORDER BY id DESC LIMIT 1)
+     WHERE at IS DISTINCT FROM (SELECT at FROM version_time ORDER BY id DESC LIMIT 1)
         ON CONFLICT (id) DO NOTHING
 )
 SELECT pg_notify('tickgraph', '')
