@@ -11,7 +11,7 @@ INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL$$POSTGRES_HOST" ] && ! grep
 SUPERVISORD = supervisord -c db/runtime/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host drill-site check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list all commands
@@ -100,6 +100,9 @@ drill-failover: $(DEV)  ## drill: promote a replica that lacks the last commits,
 
 drill-worker-host: $(DEV)  ## drill: the only worker is killed in the middle of a minute, another worker takes over
 	@pytest -q -s tests/e2e/test_drills.py -k worker_host
+
+drill-site: $(DEV)  ## drill: two sites; one loses its network for an hour, then its database; both end with the same minutes
+	@pytest -q -s tests/e2e/test_drill_site.py
 
 check-image: $(DEV)  ## build the image and compose project, and check user, layers, size, first price, shutdown, restore
 	@pytest -q -s tests/e2e/test_image.py

@@ -24,6 +24,9 @@ DECLARE
     until bigint;
 BEGIN
     IF TG_OP = 'DELETE' THEN
+        IF TG_TABLE_NAME = 'gap' AND (past ->> 'ts')::bigint < (SELECT horizon FROM ticker WHERE name = OLD.ticker) THEN
+            RETURN OLD;  -- by retention
+        END IF;
         until := nextval('data_version');
     ELSE
         IF NEW.id = OLD.id THEN

@@ -15,13 +15,17 @@ import asyncpg
 import psutil
 import pytest
 
-from db import migrate
+from db import migrate, times
 from db.pool import Database, open_database
+from db.queries import digests
 from db.runtime import embedded
 from db.runtime.embedded import free_port
+from ingest.jobs.digests import update_digests
 from tests import replicas
+from tests.e2e.conftest import run_verb
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.sample_data import row, store, track
+from tests.wait import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -104,6 +108,21 @@ def _suspended_server(pid: int) -> Iterator[None]:
             process.resume()
 
 
+async def _verify_replica(db: Database, replica_url: str, folder: Path) -> None:
+    """Computes the digests on the primary, and verifies the rows of the replica with them."""
+    await update_digests(int(time.time()) + 2 * times.DAY, db)
+    newest = await digests.latest_entry(db)
+    async with open_database(replica_url, application_name="drill") as replica:
+
+        async def has_caught_up() -> bool:
+            return await digests.latest_entry(replica) == newest
+
+        await wait_until(has_caught_up)
+    status, out, err = await run_verb(folder, "db", "verify", DATABASE_URL=replica_url)
+    print(out)
+    assert (status, newest is not None) == (0, True), out + err
+
+
 async def test_reads_follow_a_replica_that_lags_is_killed_and_is_restarted_under_load(tmp_path: Path) -> None:
     begin, metrics_port, port = (int(time.time()) - 30 * 86_400) // 60 * 60, free_port(), free_port()
     with contextlib.ExitStack() as servers, contextlib.ExitStack() as standby:
@@ -149,3 +168,4 @@ async def test_reads_follow_a_replica_that_lags_is_killed_and_is_restarted_under
             reads = await load.reads_by_server()
             print(f"{len(load.committed):,} commits, {load.response_count:,} responses, reads {dict(reads)}, no failure")
             print(f"no response lacked a commit older than {load.max_staleness_s:.2f} s; the limit is {MAX_LAG_S:.0f} s")
+            await _verify_replica(db, replica.url, tmp_path)

@@ -12,9 +12,10 @@ import pytest
 from db import migrate
 from db.errors import CommandLineError
 from db.pool import Database, open_database
-from db.queries import candles, coverage, version
+from db.queries import candles, coverage, digests, version
 from db.runtime import backup, embedded
 from ingest.deribit.client import open_deribit
+from ingest.jobs.digests import update_digests
 from ingest.jobs.reconcile import reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import open_outbox
@@ -43,6 +44,7 @@ async def test_restore_into_another_server_and_catch_up(
             await track(db, *NAMES, since=begin)
             for name in NAMES:
                 await store(db, [row(name, ts, f"{ts % 1_000 + 1}") for ts in range(begin, lost_at, 60)])
+            await update_digests(now + 900, db)
             last = await version.current(db)
         started_at = time.perf_counter()
         status, _, err = await run_verb(tmp_path, "db", "backup", "--output", str(file), DATABASE_URL=server.url)
@@ -73,6 +75,12 @@ async def test_restore_into_another_server_and_catch_up(
                 assert gaps <= 1, "at most the minute at the edge of a chart window, which a later run fills or gives up"
                 assert await candles.find_differences(db, name, 0) == []
             assert await db.fetchval("SELECT min(id) FROM price WHERE ts >= $1", lost_at) > last
+            await update_digests(now + 2 * DAY, db)
+            status, out, err = await run_verb(tmp_path, "db", "verify", DATABASE_URL=server.url)
+            assert status == 0, out + err
+            print(f"verified: {out}")
+            # The digests of the days that the backup contained are still the first entries of the chain.
+            assert (await digests.entries_after(db, 0, 1))[0].as_of <= last
 
 
 async def test_a_file_that_is_no_backup_is_refused(dsn: str, empty_dsn: str, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ REQUIRED = {
 }
 SELECTIONS = {
     "tickers": "name", "ticker": "name", "prices": "nodes { ts }", "coverage": "expected", "summary": "count",
+    "digests": "sha256",
 }  # fmt: skip
 
 
@@ -87,7 +88,7 @@ def _query(field: str, argument: str, kind: str) -> str:
         "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"], "summary": ["ticker", "from"],
         "series": ["ticker", "from"], "candles": ["ticker", "interval", "from"],
         "touched": ["ticker", "price", "from"],
-        "deliveryPrice": ["ticker", "date"],
+        "deliveryPrice": ["ticker", "date"], "digests": ["ticker", "from"],
     }.get(field, [])  # fmt: skip
     others = [f"{name}: {REQUIRED[name]}" for name in required if name != argument]
     arguments = ", ".join([f"{argument}: $hostile", *others])
