@@ -21,6 +21,7 @@ MAX_PAGE_SIZE = 10_000
 MAX_OFFSET = 10_000_000
 
 
+_DATE = r"(19[7-9]\d|2[01]\d\d)(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])"
 YEARS = r"(19[7-9]\d|2[01]\d\d|2200)"
 
 
@@ -28,8 +29,8 @@ def _parse_instant(value: object) -> object:
     if isinstance(value, str):
         # A plus sign that was not percent-encoded arrives as a space.
         value = re.sub(r"(T\S*) (\d\d:?\d\d)$", r"\1+\2", value)
-        # `times.parse` reads a text of digits as UNIX seconds only if it has nine or more, because eight are a date.
-        if re.fullmatch(r"-?\d{1,7}", value):
+        # `times.parse` reads a text of digits as UNIX seconds only if it has nine or more, because eight can be a date.
+        if re.fullmatch(r"-?\d{1,7}", value) or (re.fullmatch(r"\d{8}", value) and not re.fullmatch(_DATE, value)):
             value = int(value)
     return times.parse(value)
 
