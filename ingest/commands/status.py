@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass, field
 
@@ -17,7 +18,8 @@ from db import times
 from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import clock, delivery_prices, gaps, rejects, retention, tickers, write_lock
+from db.queries import clock, delivery_prices, gaps, peers, rejects, retention, tickers, write_lock
+from db.queries.peers import Comparison
 from db.runtime import embedded_lookup
 from ingest import redis_state
 from ingest.commands.arguments import console
@@ -29,6 +31,8 @@ from ingest.settings import Settings
 
 STREAM_STALE_AFTER_S = 60
 """The newest tick of a stream is older than this only if something is wrong. Deribit sends about one a second."""
+MAX_COMPARISON_AGE_S = 4 * times.DAY
+"""Older comparisons with peers are not shown."""
 MIN_SHOWN_LOCK_S = 2.0
 """A writer holds the lock for milliseconds. A lock that is held for longer than this is reported."""
 
@@ -46,6 +50,18 @@ class TickerStatus:
     gaps_given_up: int
     checked_until: int | None
     last_error: str | None
+
+
+@dataclass(frozen=True)
+class PeerStatus:
+    """The newest daily comparison with a peer, over all tickers."""
+
+    peer: str
+    day: str
+    shared: int
+    only_here: int
+    only_there: int
+    max_bps: float
 
 
 @dataclass
@@ -74,6 +90,8 @@ class Status:
     """Clock of this host minus the database's clock, in seconds."""
     writer: str | None = None
     """The session that holds the writer lock, if it holds it for too long."""
+    peers: list[PeerStatus] = field(default_factory=list)
+    """The newest comparison with each peer."""
     problems: list[str] = field(default_factory=list)
     """Other problems for an operator, one sentence each."""
 
@@ -143,6 +161,8 @@ async def read_status(settings: Settings) -> Status:
                 for name, bps in differences.items()
                 if abs(bps) > MAX_DIFFERENCE_BPS
             ]
+            status.peers = await _peers(db, status.at)
+            status.problems += _peer_problems(status, settings.peers)
             status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
             status.not_collected = [name for name in settings.tickers if name not in tracked and name != ALL]
@@ -167,6 +187,7 @@ def print_status(status: Status, outbox_most: int, console: Console) -> None:
     )
     _line(console, "Redis", status.redis, bad=status.redis != "ok")
     _print_servers(status, outbox_most, console)
+    _print_peers(status.peers, console)
     if status.tickers:
         console.print(_table(status.tickers))
     for ticker in status.tickers:
@@ -174,6 +195,15 @@ def print_status(status: Status, outbox_most: int, console: Console) -> None:
             console.print(
                 f"  last error of {ticker.ticker}: {ticker.last_error}", highlight=False, markup=False, soft_wrap=True
             )
+
+
+def _print_peers(found: Sequence[PeerStatus], console: Console) -> None:
+    for peer in found:
+        text = (
+            f"{peer.peer} on {peer.day}: {peer.shared:,} minutes at both, {peer.only_here:,} only here, {peer.only_there:,} "
+            f"only there, prices at most {peer.max_bps:.2f} basis points apart"
+        )
+        _line(console, "peer", text, bad=peer.only_there > 0)
 
 
 def _print_servers(status: Status, outbox_most: int, console: Console) -> None:
@@ -281,6 +311,33 @@ def _redis_problems(*urls: str) -> list[str]:
             redis_state.require_writable(client)
             found += [f"Redis at {mask_password(url)}: {problem}" for problem in redis_state.list_problems(client)]
     return found
+
+
+async def _peers(db: Database, now: int) -> list[PeerStatus]:
+    by_peer: dict[str, list[Comparison]] = {}
+    for comparison in await peers.newest_comparisons(db, now - MAX_COMPARISON_AGE_S):
+        by_peer.setdefault(comparison.peer, []).append(comparison)
+    return [
+        PeerStatus(
+            peer,
+            times.iso(found[0].day)[:10],
+            sum(one.shared for one in found),
+            sum(one.only_here for one in found),
+            sum(one.only_there for one in found),
+            max(float(one.max_bps or 0) for one in found),
+        )
+        for peer, found in by_peer.items()
+    ]
+
+
+def _peer_problems(status: Status, urls: Sequence[str]) -> list[str]:
+    compared = {found.peer for found in status.peers}
+    return [
+        f"{found.peer} has {times.format_minutes(found.only_there)} of {found.day} that are missing here: run "
+        f"`python -m ingest compare --peer {found.peer} --from {found.day} --repair`"
+        for found in status.peers
+        if found.only_there
+    ] + [f"{url} has not been compared in the last four days: see the log of the worker" for url in urls if url not in compared]
 
 
 async def _writer(db: Database) -> str | None:

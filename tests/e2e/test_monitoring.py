@@ -257,6 +257,9 @@ PRICE_ALERTS = {
     "HorizonInFuture",
     "StreamSilent",
     "DeliveryPriceDiffers",
+    "PeerHasMinutes",
+    "PeerPricesDiffer",
+    "PeerNotCompared",
 }
 SERVICE_ALERTS = {
     "OutboxNotDraining",
@@ -290,6 +293,11 @@ async def test_price_alerts_fire_by_their_causes(
     await db.execute(
         "INSERT INTO delivery_price VALUES ('btc_usd', $1, 70000, 70010, 'RANGE')", (now - 28_800) // 86_400 * 86_400 + 28_800
     )
+    # Three days ago a peer had a minute that is missing here, and another price. It has not been compared since.
+    await db.execute(
+        "INSERT INTO peer_comparison VALUES ('https://b.example.org', $1, 'btc_usd', 1439, 0, 1, 1, 150, $1)",
+        now // 86_400 * 86_400 - 3 * 86_400,
+    )
     async with _monitored_product(dsn, redis_url, rpc_url, tmp_path) as product:
         await product.wait_for_alerts(
             "ExchangeCallsFailing", "PriceStale", "CollectionStalled", "GapOpenTooLong", "StreamSilent"
@@ -302,6 +310,7 @@ async def test_price_alerts_fire_by_their_causes(
         await wait_until(lambda: db.fetchval("SELECT count(*) > 1 FROM price"))
         product.send(Queue.RECONCILE, Actor.RECONCILE)
         await product.wait_for_alerts("ClockSkew", "PricesStoredLate", "UnknownTicker", "DeliveryPriceDiffers")
+        await product.wait_for_alerts("PeerHasMinutes", "PeerPricesDiffer", "PeerNotCompared")
         # A wrong clock moved the horizon into the future, and a column was renamed.
         await db.execute("UPDATE ticker SET horizon = $1", (now + 365 * 86_400) // 60 * 60)
         await db.execute("ALTER TABLE milestone RENAME COLUMN at TO renamed")
