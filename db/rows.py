@@ -109,7 +109,7 @@ class PriceRow(BaseModel):
     estimated_delivery_price: Price | None = None
     """The exchange's estimate, if it differs from the price."""
     peer: Annotated[str, Field(max_length=MAX_PEER_LENGTH)] | None = None
-    """URL of the peer that the price came from; only with the source PEER."""
+    """URL of the peer that had the price; only with the source PEER."""
 
     @model_validator(mode="after")
     def _require_observed_in_minute(self) -> Self:

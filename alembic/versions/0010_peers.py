@@ -1,4 +1,4 @@
-"""Add the source PEER, the peer that a price came from, and the daily comparisons with peers.
+"""Add the source PEER, the peer that had a price, and the daily comparisons with peers.
 
 Revision ID: 0010
 Revises: 0009

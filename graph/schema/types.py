@@ -58,7 +58,7 @@ class Price:
     original_source: Source | None = strawberry.field(
         description="Source of an imported price in the Tickgraph that exported it; null for all other prices."
     )
-    peer: str | None = strawberry.field(description="URL of the peer that the price came from; null unless `source` is `PEER`.")
+    peer: str | None = strawberry.field(description="URL of the peer that had the price; null unless `source` is `PEER`.")
     observed_us: strawberry.Private[int | None]
     snapshot: strawberry.Private[Snapshot | None] = None
 

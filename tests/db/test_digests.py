@@ -1,5 +1,7 @@
 """Digests of days: computed once, changed only with the content, chained, and checked by `verify` and by files."""
 
+import asyncio
+import os
 import random
 import re
 import subprocess
@@ -13,22 +15,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from db import times
-from db.pool import Database
+from db import migrate, times
+from db.pool import Database, open_database
 from db.queries import bulk_import, digests, history_export, prices, ranges, tickers, write_lock
 from db.queries.digests import GENESIS, DayDigest
 from db.rows import PriceRow, RangeRow, Source
+from graph.settings import Settings
 from ingest.jobs.digests import update_digests
+from tests.conftest import ROOT
+from tests.graph.conftest import run_api
 from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
 
 DAY = START_TS // times.DAY * times.DAY
 NOW = DAY + 3 * times.DAY + 16 * 60
 
 
-def run_verb(dsn: str, *arguments: str, status: int = 0, **environment: str) -> str:
-    """Runs a verb of `python -m db`. Returns its standard output and error output."""
+def run_verb(dsn: str, *arguments: str, status: int = 0, package: str = "db", **environment: str) -> str:
+    """Runs a verb of `python -m db` or of another package. Returns its standard output and error output."""
     done = subprocess.run(  # noqa: S603  our own command
-        [sys.executable, "-m", "db", *arguments],
+        [sys.executable, "-m", package, *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -220,6 +225,59 @@ async def test_the_newest_digest_is_signed(dsn: str, db: Database, tmp_path: Pat
     key.write_text("not a key")
     assert "is not a PEM file of a private key" in run_verb(dsn, "digest", SIGNING_KEY_FILE=str(key), status=1)
     assert "No such file" in run_verb(dsn, "digest", SIGNING_KEY_FILE=str(tmp_path / "missing"), status=1)
+
+
+async def test_the_page_about_verification_runs_as_written(dsn: str, db: Database, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "verification.md").read_text()
+    key_block, sums_block, signature_block, export_block = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "check_chain.py").write_text(program)
+    await _fill(db)
+    await update_digests(NOW, db)
+    run("bash", "-ec", key_block, cwd=tmp_path)
+    published = orjson.loads(run_verb(dsn, "digest", "--json"))["chain"]
+    await store(db, [row("btc_usd", DAY + 900)])
+    await update_digests(NOW, db)  # the published value stays in the chain
+    run_verb(dsn, "export", "--days", str(tmp_path / "archive"), SIGNING_KEY_FILE=str(tmp_path / "signing.pem"))
+    run("bash", "-ec", sums_block, cwd=tmp_path)
+    check = [sys.executable, "check_chain.py", "archive"]
+    assert run(*check, published, cwd=tmp_path).startswith("4 day files agree with the chain")
+    assert "Signature Verified Successfully" in run("bash", "-ec", signature_block, cwd=tmp_path)
+    async with run_api(Settings(database_url=dsn)) as api:
+        days = {"DAY": times.iso(DAY), "NEXT_DAY": times.iso(DAY + times.DAY), "TICKGRAPH": api.url, "PATH": os.environ["PATH"]}
+        checking = await asyncio.create_subprocess_exec(
+            "bash", "-ec", export_block, cwd=tmp_path, env=days, stdout=asyncio.subprocess.PIPE
+        )
+        assert (await checking.communicate())[0] == b"day.csv: OK\n"
+    with pytest.raises(AssertionError, match="is not in the chain"):
+        run(*check, "0" * 64, cwd=tmp_path)
+    file = tmp_path / "archive" / "btc_usd" / "btc_usd-2024-01-16.csv"
+    file.write_text(file.read_text().replace("LIVE", "IMPORT", 1))
+    with pytest.raises(AssertionError, match="the file of btc_usd on 2024-01-16 differs from its digest"):
+        run(*check, published, cwd=tmp_path)
+    chain = tmp_path / "archive" / "digests.csv"
+    chain.write_text(chain.read_text().replace("btc_usd", "eth_usd", 1))
+    with pytest.raises(AssertionError, match="entry 1 does not follow from the one before"):
+        run(*check, published, cwd=tmp_path)
+
+
+async def test_a_day_file_is_imported_with_its_original_sources(dsn: str, db: Database, empty_dsn: str, tmp_path: Path) -> None:
+    await track(db, "btc_usd", since=DAY)
+    await store(db, [row("btc_usd", DAY + 60 * n, at_s=1.25) for n in range(3)])
+    peer_row = {"ticker": "btc_usd", "ts": DAY + 180, "price": 7, "observed_at": (DAY + 190) * 10**6, "source": "PEER"}
+    await store(db, [PriceRow.model_validate(peer_row | {"peer": "https://b.example.org"})])
+    await store_ranges(db, [range_row("btc_usd", DAY)])
+    await update_digests(NOW, db)
+    run_verb(dsn, "export", "--days", str(tmp_path))
+    await asyncio.to_thread(migrate.upgrade, empty_dsn)
+    file = tmp_path / "btc_usd" / "btc_usd-2024-01-15.csv"
+    run_verb(empty_dsn, "import", str(file), "--ticker", "btc_usd", package="ingest")
+    async with open_database(empty_dsn, application_name="tests") as imported_db:
+        before, after = [await prices.window(site, "btc_usd", DAY, NOW, newest_first=False) for site in (db, imported_db)]
+        imported_ranges = await imported_db.fetch("SELECT ts, open, high, low, close FROM minute_range")
+    assert [(r["ts"], r["price"], r["observed_at"]) for r in after] == [(r["ts"], r["price"], r["observed_at"]) for r in before]
+    assert [(r["source"], r["original_source"]) for r in after] == [("IMPORT", source) for source in ("LIVE",) * 3 + ("PEER",)]
+    assert [tuple(r) for r in imported_ranges] == [(DAY, 90, 110, 90, 110)]
 
 
 async def test_the_canonical_columns_are_all_columns_of_an_export() -> None:
