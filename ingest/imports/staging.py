@@ -24,11 +24,12 @@ INSERT INTO staged VALUES (?, ?, ?, ?, ?)
 """
 
 # The candle of a row counts only if the minutes before and after have a row, too, and its time is a whole minute. So a candle
-# of a longer interval is never taken for that of a minute.
+# of a longer interval is never taken for that of a minute. In Tickgraph's own exports, which have a source, it always counts.
 _READ: Final = """
 SELECT ts, price, observed_at, original_source,
-       CASE WHEN observed_at IS NULL AND EXISTS (SELECT 1 FROM staged AS n WHERE n.ts = row.ts - 60)
-             AND EXISTS (SELECT 1 FROM staged AS n WHERE n.ts = row.ts + 60) THEN candle END
+       CASE WHEN original_source IS NOT NULL
+              OR (observed_at IS NULL AND EXISTS (SELECT 1 FROM staged AS n WHERE n.ts = row.ts - 60)
+                  AND EXISTS (SELECT 1 FROM staged AS n WHERE n.ts = row.ts + 60)) THEN candle END
   FROM staged AS row ORDER BY ts
 """
 
