@@ -9,10 +9,13 @@ from decimal import Decimal
 import asyncpg
 from rich.table import Table
 
+from db import times
 from db.pool import Database, open_database
-from db.queries import candles, prices, write_lock
+from db.queries import candles, coverage, digests, prices, summaries, version, write_lock
 from db.queries.candles import Interval
+from db.queries.digests import DayDigest
 from db.queries.shapes import Shape
+from db.queries.snapshots import Snapshot
 from db.rows import PriceRow, Source
 
 ROUNDS = 5
@@ -89,6 +92,58 @@ async def measure_candles(url: str, ticker: str, begin: int, minutes: int) -> Ta
             table.add_row(
                 interval.name, f"{1000 * baseline:.1f}", f"{1000 * measured:.2f}", f"{baseline / measured:.0f}", f"{target}"
             )
+    return table
+
+
+async def measure_snapshots(url: str, ticker: str, begin: int, minutes: int) -> Table:
+    """Measures queries as of an earlier data version, compared with the newest one.
+
+    As of the newest version the stored candles are valid. As of version 1 every candle has moved on, so its minutes are read.
+    """
+    table = Table("as of a data version", "newest, ms", "as of the newest, ms", "as of the first, ms")
+    end = begin + 60 * minutes
+    async with open_database(url, application_name="bench") as db:
+        snapshots: list[Snapshot | None] = [None, Snapshot(await version.current(db), end), Snapshot(1, end)]
+
+        def candles_of(interval: Interval, low: int, snapshot: Snapshot | None) -> Awaitable[object]:
+            return candles.fetch_json(db, interval, CANDLE, ticker, low, end, end, snapshot=snapshot)
+
+        queries: dict[str, Callable[[Snapshot | None], Awaitable[object]]] = {
+            "series of a day": lambda snapshot: summaries.series(db, ticker, end - times.DAY, end, snapshot),
+            "hours of a month": lambda snapshot: candles_of(Interval.ONE_HOUR, end - 30 * times.DAY, snapshot),
+            "days of all": lambda snapshot: candles_of(Interval.ONE_DAY, begin, snapshot),
+            "summary of all": lambda snapshot: summaries.summary(db, ticker, begin, end, snapshot),
+            "coverage of a month": lambda snapshot: coverage.count(db, ticker, end - 30 * times.DAY, end, end, snapshot),
+        }
+        for name, query in queries.items():
+            medians = [
+                statistics.median([await _time(functools.partial(query, snapshot)) for _ in range(ROUNDS)])
+                for snapshot in snapshots
+            ]
+            table.add_row(name, *(f"{1000 * seconds:.2f}" for seconds in medians))
+    return table
+
+
+async def measure_digests(url: str, ticker: str, begin: int, days: int) -> Table:
+    """Measures appending the digests of days, in transactions like those of the worker, and verifying them."""
+    table = Table("digests", "a day of a ticker, ms", "a day of 200 tickers, s")
+    async with open_database(url, application_name="bench") as db:
+        appending = []
+        for day in range(begin, begin + days * times.DAY, times.DAY):
+            started_at = time.perf_counter()
+            async with write_lock.write_transaction(db) as connection:
+                await digests.append(connection, [(ticker, day)])
+            appending.append(time.perf_counter() - started_at)
+        verifying = []
+        for entry in await digests.newest_of_days(db, ticker, begin, begin + days * times.DAY):
+            started_at = time.perf_counter()
+            found = DayDigest.of_file(await digests.read_day_file(db, ticker, entry.day, entry.as_of), entry.day)
+            verifying.append(time.perf_counter() - started_at)
+            if found != entry.digest:
+                raise RuntimeError(f"the digest of {times.iso(entry.day)} differs")
+    for name, seconds in (("append", appending), ("verify", verifying)):
+        median = statistics.median(seconds)
+        table.add_row(name, f"{1000 * median:.2f}", f"{200 * median:.2f}")
     return table
 
 

@@ -172,11 +172,10 @@ def main() -> None:
         year = size * 200 * 525_600 / 2**30
         console.print(f"{rows:,} rows, {size:.0f} bytes each with indexes and candles: a year of 200 tickers is {year:.0f} GiB")
         if not options.only:
-            console.print(
-                asyncio.run(
-                    storage.measure_candles(server.url, "eth_usd", START_TS // 86_400 * 86_400 + 86_400, MINUTES - 2_880)
-                )
-            )
+            begin, minutes = START_TS // 86_400 * 86_400 + 86_400, MINUTES - 2_880
+            console.print(asyncio.run(storage.measure_candles(server.url, "eth_usd", begin, minutes)))
+            console.print(asyncio.run(storage.measure_snapshots(server.url, "eth_usd", begin, minutes)))
+            console.print(asyncio.run(storage.measure_digests(server.url, "eth_usd", begin, 30)))
             console.print(asyncio.run(storage.measure_store(server.url, _names(), START_TS + 60 * MINUTES)))
             console.print(_measure_export(server.url, Path(folder)))
         for cache in (0, 64):
