@@ -17,6 +17,7 @@ _PERIOD: Final = f"""
                     UNION ALL
                    SELECT since, until FROM import_period WHERE ticker = $1) AS period)) AS merged"""  # noqa: S608  constants
 
+# The periods lie in the window. Without its bounds, the planner, which cannot estimate the periods, would read the whole table.
 COUNT: Final = f"""
 WITH period AS ({_PERIOD}
 ), expected AS (
@@ -28,6 +29,7 @@ WITH period AS ({_PERIOD}
            count(*) FILTER (WHERE source = 'IMPORT') AS imported,
            count(*) FILTER (WHERE source = 'PEER') AS from_peers
       FROM period JOIN price ON price.ticker = $1 AND price.ts >= period.low AND price.ts < period.high
+                            AND price.ts >= $2 AND price.ts < $3
 )
 SELECT expected.minutes AS expected, stored.minutes AS stored, live, backfilled, imported, from_peers,
        (SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3) - stored.minutes AS extra
@@ -39,7 +41,7 @@ COUNT_WATCHED: Final = f"""
 WITH period AS ({_PERIOD})
 SELECT count(*)
   FROM period JOIN minute_range ON minute_range.ticker = $1 AND minute_range.ts >= period.low AND minute_range.ts < period.high
- WHERE watched_s = 60
+ WHERE minute_range.ts >= $2 AND minute_range.ts < $3 AND watched_s = 60
 """  # noqa: S608  inserts a constant
 
 
