@@ -33,6 +33,7 @@ from db import migrate
 from db.pool import open_database
 from db.runtime import embedded
 from db.times import DAY
+from tests.bench.growth.__main__ import CANDLES
 from tests.graph.api_server import ApiProcess, run_api_process
 from tests.sample_data import row, store
 from tests.wait import wait_until
@@ -218,9 +219,11 @@ async def _fill(url: str) -> None:
     start = now // DAY * DAY - HISTORY_DAYS * DAY
     await connection.executemany("INSERT INTO ticker (name) VALUES ($1)", [(name,) for name in TICKERS])
     await connection.executemany("INSERT INTO tracking (ticker, since) VALUES ($1, $2)", [(name, start) for name in TICKERS])
+    await connection.execute("ALTER TABLE price DISABLE TRIGGER USER")
     for low in range(start, now + 60, DAY):
         await connection.execute(FILL, low, min(low + DAY, now + 60))
-        print(f"filling, day {(low - start) // DAY} of {HISTORY_DAYS}", end="\r", flush=True)
+        await connection.execute(CANDLES, low, min(low + DAY, now + 60))
+    await connection.execute("ALTER TABLE price ENABLE TRIGGER USER")
     await connection.execute("VACUUM ANALYZE")
     await connection.execute(FILL, now + 60, int(time.time()) // 60 * 60 + 60)  # the minutes that passed meanwhile
     await connection.close()

@@ -1,21 +1,22 @@
 """Compares today's table `price` with a table partitioned by month of `ts`: reads, writes, retention and size.
 
-python -m tests.bench.growth.partitions                          # 100 million rows, an hour, 20 GB of disk
+python -m tests.bench.growth.partitions                          # 100 million rows, half an hour, 40 GB of disk
 python -m tests.bench.growth.partitions --rows 13000000          # five minutes; at least three months are loaded
 python -m tests.bench.growth.partitions --markdown table.md      # also writes the table to a file
 
-One server holds both variants one after the other, with the same rows, ids and candles: 95 tickers over the whole history,
-which begins with a month, and 105 tickers over its last three days. The rows are in memory (`shared_buffers` is 4 GB, the rest
-is in the page cache). Constraints and indexes are created after the rows. The table `minute_range` is empty.
+Two databases of one server hold the same rows, ids and candles: 95 tickers over the whole history, which begins with a month,
+and 105 tickers over its last three days. Each query alternates between both, so other load on the machine affects both.
+`shared_buffers` is 4 GB; the rows that the queries read are in memory. Constraints and indexes are created after the rows. The
+table `minute_range` is empty.
 """
 
 import argparse
 import asyncio
-import contextlib
+import functools
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -44,8 +45,9 @@ LOADERS = 2
 BATCH_MINUTES = 2_000
 """Minutes of all tickers that are loaded per statement."""
 MAX_RUNS = 300
-MAX_MEASURE_S = 4.0
-"""A query runs MAX_RUNS times, or for this long."""
+MAX_MEASURE_S = 8.0
+"""A query runs MAX_RUNS times in each variant, or both for this long."""
+MINUTES_BEFORE_ANALYZE = 30
 PRICE = Shape(tuple((name, prices.JSON_COLUMNS[name]) for name in ("id", "ts", "price", "observed_at", "source")))
 SERVER_SETTINGS = {
     "shared_buffers": "4GB",
@@ -112,6 +114,9 @@ SELECT sum(pg_table_size(oid)) AS rows, sum(pg_indexes_size(oid)) AS indexes
 """
 EXPIRED_ROWS = "SELECT count(*) FROM price WHERE ts < $1"
 VACUUM = "VACUUM (INDEX_CLEANUP ON) price"
+WAL_POSITION = "SELECT pg_current_wal_insert_lsn()"
+DROPPED = "the next month by DROP TABLE of its partition, ms"
+DROPPED_WAL = "WAL of DROP TABLE, MB"
 
 
 @dataclass(frozen=True)
@@ -141,15 +146,22 @@ def names() -> list[str]:
 
 
 @dataclass
-class Figures:
-    """The results of one variant by name, formatted."""
+class Variant:
+    """A database with one of the schemas, and its results by name, formatted."""
 
-    values: dict[str, str] = field(default_factory=dict)
+    name: str
+    url: str
+    is_partitioned: bool
+    figures: dict[str, str] = field(default_factory=dict)
 
     def add(self, name: str, value: str) -> None:
         """Records a figure and prints it."""
-        self.values[name] = value
-        print(f"    {name}: {value}", flush=True)
+        self.figures[name] = value
+        print(f"    {self.name}: {name}: {value}", flush=True)
+
+
+Pair = tuple[tuple[Variant, Database], tuple[Variant, Database]]
+"""Both variants, each with its connection pool."""
 
 
 def main() -> None:
@@ -163,19 +175,24 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "postgres"
         with embedded.postgres(folder) as server:
-            migrate.upgrade(server.url)
             asyncio.run(_configure(server.url))
         with embedded.postgres(folder) as server:
-            one_table, partitioned = asyncio.run(_run(server.url, history))
+            base = server.url.rpartition("/")[0]
+            one_table = Variant("one table", f"{base}/one_table", is_partitioned=False)
+            partitioned = Variant("partitions", f"{base}/partitions", is_partitioned=True)
+            for variant in (one_table, partitioned):
+                migrate.upgrade(variant.url)
+                asyncio.run(_load(variant, history))
+            asyncio.run(_measure(one_table, partitioned, history))
     table = _markdown(history, one_table, partitioned)
     print(f"\n{table}")
     if options.markdown:
         options.markdown.write_text(table)
 
 
-def _markdown(history: History, one_table: Figures, partitioned: Figures) -> str:
+def _markdown(history: History, one_table: Variant, partitioned: Variant) -> str:
     lines = [f"| {history.rows:,} rows | one table | {len(list(history.partitions()))} partitions |", "|---|---|---|"]
-    lines += [f"| {name} | {value} | {partitioned.values[name]} |" for name, value in one_table.values.items()]
+    lines += [f"| {name} | {value} | {partitioned.figures[name]} |" for name, value in one_table.figures.items()]
     return "\n".join(lines) + "\n"
 
 
@@ -183,11 +200,15 @@ async def _configure(url: str) -> None:
     connection = await asyncpg.connect(url)
     for name, value in SERVER_SETTINGS.items():
         await connection.execute(f"ALTER SYSTEM SET {name} = '{value}'")
+    for name in ("one_table", "partitions"):
+        await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
 
 
-async def _run(url: str, history: History) -> tuple[Figures, Figures]:
-    connection = await asyncpg.connect(url, server_settings=LOADER_SETTINGS)
+async def _load(variant: Variant, history: History) -> None:
+    print(f"{variant.name}, {history.rows:,} rows", flush=True)
+    started_at = time.perf_counter()
+    connection = await asyncpg.connect(variant.url, server_settings=LOADER_SETTINGS)
     await connection.execute("CREATE TABLE bench_ticker (name text, number bigint, since bigint)")
     new_since = END - NEW_TICKER_DAYS * DAY
     rows = [(name, number, history.start if number < OLD_TICKERS else new_since) for number, name in enumerate(names())]
@@ -195,30 +216,13 @@ async def _run(url: str, history: History) -> tuple[Figures, Figures]:
     await connection.execute("INSERT INTO ticker (name) SELECT name FROM bench_ticker")
     await connection.execute("INSERT INTO tracking (ticker, since) SELECT name, since FROM bench_ticker")
     await connection.execute("ANALYZE ticker, bench_ticker")
-    one_table, partitioned = Figures(), Figures()
-    print(f"One table, {history.rows:,} rows")
-    for statement in DROP_CONSTRAINTS:
+    for statement in PARTITION if variant.is_partitioned else DROP_CONSTRAINTS:
         await connection.execute(statement)
-    await _load_and_measure(url, connection, history, one_table, unique="id")
-    print(f"Partitions, {history.rows:,} rows")
-    for statement in PARTITION:
-        await connection.execute(statement)
-    for name, start, end in history.partitions():
+    for name, start, end in history.partitions() if variant.is_partitioned else ():
         await connection.execute(f"CREATE TABLE {name} PARTITION OF price FOR VALUES FROM ({start}) TO ({end})")
-    await connection.execute("TRUNCATE candle, change, minute_range")
-    await connection.execute("UPDATE ticker SET horizon = NULL")
-    await _load_and_measure(url, connection, history, partitioned, unique="id, ts")
-    await connection.close()
-    return one_table, partitioned
-
-
-async def _load_and_measure(
-    url: str, connection: asyncpg.Connection, history: History, figures: Figures, *, unique: str
-) -> None:
-    started_at = time.perf_counter()
-    await _load_rows(url, history)
+    await _load_rows(variant.url, history)
     for statement in ADD_CONSTRAINTS:
-        await connection.execute(statement.format(unique=unique))
+        await connection.execute(statement.format(unique="id, ts" if variant.is_partitioned else "id"))
         print(f"    {time.perf_counter() - started_at:,.0f} s: {statement[:60]}", flush=True)
     await connection.execute(HOURS, history.start, END)
     await connection.execute(DAYS)
@@ -228,14 +232,23 @@ async def _load_and_measure(
     print(f"    {time.perf_counter() - started_at:,.0f} s: loaded", flush=True)
     size = await connection.fetchrow(SIZES)
     assert size is not None
-    async with open_database(url, application_name="bench") as db:
-        assert await candles.find_differences(db, names()[1], END - 2 * DAY) == []
-        await _measure_reads(url, db, history, figures)
-        await _measure_writes(db, history, figures)
-        figures.add("rows on disk, bytes per price", f"{size['rows'] / history.rows:.1f}")
-        figures.add("indexes on disk, bytes per price", f"{size['indexes'] / history.rows:.1f}")
-        await _measure_retention(db, connection, history, figures, is_partitioned=unique != "id")
-        assert await candles.find_differences(db, names()[1], END - 2 * DAY) == []
+    variant.add("rows on disk, bytes per price", f"{size['rows'] / history.rows:.1f}")
+    variant.add("indexes on disk, bytes per price", f"{size['indexes'] / history.rows:.1f}")
+    await connection.close()
+
+
+async def _measure(one_table: Variant, partitioned: Variant, history: History) -> None:
+    async with (
+        open_database(one_table.url, application_name="bench") as first,
+        open_database(partitioned.url, application_name="bench") as second,
+    ):
+        pair = ((one_table, first), (partitioned, second))
+        await _measure_reads(pair, history)
+        await _measure_writes(pair, history)
+        for variant, db in pair:
+            assert await candles.find_differences(db, names()[1], END - 2 * DAY) == []
+            await _measure_retention(variant, db, history)
+            assert await candles.find_differences(db, names()[1], END - 2 * DAY) == []
 
 
 async def _load_rows(url: str, history: History) -> None:
@@ -258,12 +271,17 @@ async def _load_rows(url: str, history: History) -> None:
     await asyncio.gather(*(load() for _ in range(LOADERS)))
 
 
-async def _measure_reads(url: str, db: Database, history: History, figures: Figures) -> None:
-    for name, run in _queries(db, history).items():
-        figures.add(f"{name}, ms", f"{1_000 * await _median(run):.2f}")
-    async with _unprepared(url) as connection:
-        run = _latest_unprepared(connection)
-        figures.add("latest through a pooler (planned each time), ms", f"{1_000 * await _median(run):.2f}")
+async def _measure_reads(pair: Pair, history: History) -> None:
+    queries = [_queries(db, history) for _, db in pair]
+    for name in queries[0]:
+        medians = await _medians([runs[name] for runs in queries])
+        for (variant, _), median in zip(pair, medians, strict=True):
+            variant.add(f"{name}, ms", f"{1_000 * median:.2f}")
+    connections = [await asyncpg.connect(variant.url, statement_cache_size=0) for variant, _ in pair]
+    medians = await _medians([_latest_unprepared(connection) for connection in connections])
+    for (variant, _), connection, median in zip(pair, connections, medians, strict=True):
+        variant.add("latest through a pooler (planned each time), ms", f"{1_000 * median:.2f}")
+        await connection.close()
 
 
 def _queries(db: Database, history: History) -> dict[str, Callable[[], Awaitable[object]]]:
@@ -305,35 +323,44 @@ def _queries(db: Database, history: History) -> dict[str, Callable[[], Awaitable
     }
 
 
-@contextlib.asynccontextmanager
-async def _unprepared(url: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await asyncpg.connect(url, statement_cache_size=0)
-    yield connection
-    await connection.close()
-
-
 def _latest_unprepared(connection: asyncpg.Connection) -> Callable[[], Awaitable[object]]:
     return lambda: connection.fetch(prices.LATEST, names()[10], END)
 
 
-async def _measure_writes(db: Database, history: History, figures: Figures) -> None:
-    """Measures minutes of all tickers after the history, and imports of new minutes in the middle of it."""
-    minutes = []
-    for number in range(40):
+async def _measure_writes(pair: Pair, history: History) -> None:
+    """Measures minutes of all tickers after the history, and imports of new minutes in the middle of it.
+
+    The first minutes are the first ones of a month. Their partition has no statistics, and plans are cached while it is empty.
+    """
+    first_minutes = await _store_minutes(pair, range(MINUTES_BEFORE_ANALYZE))
+    for _, db in pair:
+        await db.execute("ANALYZE price")
+    minutes = await _store_minutes(pair, range(MINUTES_BEFORE_ANALYZE, MINUTES_BEFORE_ANALYZE + 60))
+    imports: list[list[float]] = [[], []]
+    middle = (history.start + END) // 2 // DAY * DAY
+    for number in range(10):
+        low = middle + number * 10_000 * 60
+        imported: list[bulk_import.Row] = [(low + 60 * n, f"{60000 + n}.5", None, "LIVE", None) for n in range(10_000)]
+        for (_, db), found in zip(pair, imports, strict=True):
+            found.append(await _time(functools.partial(_import, db, imported)))
+    for number, (variant, _) in enumerate(pair):
+        variant.add("a minute of 200 tickers stored, ms", f"{1_000 * statistics.median(minutes[number]):.1f}")
+        variant.add("the same in the first half hour of a month, ms", f"{1_000 * statistics.median(first_minutes[number]):.1f}")
+        variant.add("10,000 old rows imported, ms", f"{1_000 * statistics.median(imports[number]):.0f}")
+
+
+async def _store_minutes(pair: Pair, numbers: range) -> list[list[float]]:
+    """Stores minutes of all tickers after the history. Returns the durations of each variant in seconds."""
+    durations: list[list[float]] = [[], []]
+    for number in numbers:
         ts = END + 60 * number
         rows = [
             PriceRow(ticker=name, ts=ts, price=Decimal("60000.5"), observed_at=ts * 1_000_000 + 1, source=Source.LIVE)
             for name in names()
         ]
-        minutes.append(await _time(lambda rows=rows: _store(db, rows)))  # type: ignore[misc]
-    figures.add("a minute of 200 tickers stored, ms", f"{1_000 * statistics.median(minutes):.1f}")
-    imports = []
-    middle = (history.start + END) // 2 // DAY * DAY
-    for number in range(9):
-        low = middle + number * 10_000 * 60
-        imported = [(low + 60 * n, f"{60000 + n}.5", None, "LIVE", None) for n in range(10_000)]
-        imports.append(await _time(lambda imported=imported: _import(db, imported)))  # type: ignore[misc]
-    figures.add("10,000 old rows imported, ms", f"{1_000 * statistics.median(imports):.0f}")
+        for (_, db), found in zip(pair, durations, strict=True):
+            found.append(await _time(functools.partial(_store, db, rows)))
+    return durations
 
 
 async def _store(db: Database, rows: Sequence[PriceRow]) -> None:
@@ -346,29 +373,37 @@ async def _import(db: Database, rows: Sequence[bulk_import.Row]) -> None:
         await bulk_import.merge(connection, names()[-1], rows)
 
 
-async def _measure_retention(
-    db: Database, connection: asyncpg.Connection, history: History, figures: Figures, *, is_partitioned: bool
-) -> None:
-    """Measures how a month of all tickers expires: by DELETE in both variants, then by dropping the next partition."""
+async def _measure_retention(variant: Variant, db: Database, history: History) -> None:
+    """Measures how a month of all tickers expires: by DELETE, then the next one by dropping its partition."""
+    connection = await asyncpg.connect(variant.url)
     horizon = Interval.ONE_MONTH.ceil(history.start + DAY)
     row_count = await connection.fetchval(EXPIRED_ROWS, horizon)
     await connection.execute("UPDATE ticker SET horizon = $1", horizon)
     await connection.execute("CHECKPOINT")
-    position = await connection.fetchval("SELECT pg_current_wal_lsn()")
-    deleted = await _time(lambda: retention.delete_expired(db, END))
-    vacuumed = await _time(lambda: connection.execute(VACUUM))
-    wal = await connection.fetchval("SELECT pg_current_wal_lsn() - $1::pg_lsn", position)
-    figures.add("a month of all tickers: rows", f"{row_count:,}")
-    figures.add("the month deleted in batches of 10,000, s", f"{deleted:.1f}")
-    figures.add("VACUUM afterwards, s", f"{vacuumed:.1f}")
-    figures.add("WAL of both, MB", f"{int(wal) / 2**20:,.0f}")
+    position = await connection.fetchval(WAL_POSITION)
+    deleted_s = await _time(lambda: retention.delete_expired(db, END))
+    vacuumed_s = await _time(lambda: connection.execute(VACUUM))
+    variant.add("rows of a month of all tickers", f"{row_count:,}")
+    variant.add("the month deleted in batches of 10,000, s", f"{deleted_s:.1f}")
+    variant.add("VACUUM afterwards, s", f"{vacuumed_s:.1f}")
+    variant.add("WAL of the deletion and VACUUM, MB", f"{await _wal_mb(connection, position):,.0f}")
     assert await connection.fetchval(EXPIRED_ROWS, horizon) == 0
-    name = f"price_{datetime.fromtimestamp(horizon, UTC):%Y_%m}"
-    position = await connection.fetchval("SELECT pg_current_wal_lsn()")
-    dropped = await _time(lambda: _drop(db, name)) if is_partitioned else None
-    wal = await connection.fetchval("SELECT pg_current_wal_lsn() - $1::pg_lsn", position)
-    figures.add("the next month by DROP TABLE of its partition, ms", f"{1_000 * dropped:.0f}" if dropped else "not possible")
-    figures.add("WAL of it, MB", f"{int(wal) / 2**20:.2f}" if dropped else "")
+    if variant.is_partitioned:
+        name = f"price_{datetime.fromtimestamp(horizon, UTC):%Y_%m}"
+        await connection.execute("CHECKPOINT")
+        position = await connection.fetchval(WAL_POSITION)
+        dropped_s = await _time(lambda: _drop(db, name))
+        variant.add(DROPPED, f"{1_000 * dropped_s:.0f}")
+        variant.add(DROPPED_WAL, f"{await _wal_mb(connection, position):.2f}")
+    else:
+        variant.add(DROPPED, "not possible")
+        variant.add(DROPPED_WAL, "")
+    await connection.close()
+
+
+async def _wal_mb(connection: asyncpg.Connection, position: str) -> float:
+    written: Decimal = await connection.fetchval("SELECT pg_current_wal_insert_lsn() - $1::pg_lsn", position)
+    return float(written) / 2**20
 
 
 async def _drop(db: Database, partition: str) -> None:
@@ -382,14 +417,18 @@ async def _time(run: Callable[[], Awaitable[object]]) -> float:
     return time.perf_counter() - started_at
 
 
-async def _median(run: Callable[[], Awaitable[object]]) -> float:
-    """Returns the median duration of a query in seconds, after ten runs that are not counted."""
-    for _ in range(10):
-        await run()
-    times_s: list[float] = []
-    while len(times_s) < MAX_RUNS and (len(times_s) < 5 or sum(times_s) < MAX_MEASURE_S):
-        times_s.append(await _time(run))
-    return statistics.median(times_s)
+async def _medians(runs: Sequence[Callable[[], Awaitable[object]]]) -> list[float]:
+    """Returns the median duration of each query in seconds. The queries alternate; ten rounds are not counted."""
+    times_s: list[list[float]] = [[] for _ in runs]
+    started_at = time.perf_counter()
+    for number in range(-10, MAX_RUNS):
+        for run, found in zip(runs, times_s, strict=True):
+            duration_s = await _time(run)
+            if number >= 0:
+                found.append(duration_s)
+        if number >= 5 and time.perf_counter() - started_at > MAX_MEASURE_S:
+            break
+    return [statistics.median(found) for found in times_s]
 
 
 if __name__ == "__main__":
