@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from typing import Any
 
 import aiohttp
@@ -40,13 +41,13 @@ subscription ($after: ID) {
 """
 
 
-async def forward_changes(api: str, server: str, duplicate_window_s: float) -> None:
+async def forward_changes(api: str, server: str, after: str, duplicate_window_s: float) -> None:
     """Forwards changes until a connection fails. Raises OSError, aiohttp.ClientError, TimeoutError or nats.errors.Error."""
     async with await nats.connect(server, allow_reconnect=False) as client:
         stream = client.jetstream()
         await stream.add_stream(name=STREAM, subjects=[f"{STREAM}.>"], storage="file", duplicate_window=duplicate_window_s)
         state = (await stream.stream_info(STREAM)).state
-        sequence, position = state.last_seq, "0"
+        sequence, position = state.last_seq, after
         if sequence:
             position = (await stream.get_msg(STREAM, sequence)).headers["Nats-Msg-Id"]
         print(f"resumes after id {position}, message {sequence}", flush=True)
@@ -73,6 +74,8 @@ async def read_batches(api: str, after: str) -> AsyncIterator[list[dict[str, Any
         aiohttp.ClientSession(timeout=timeout) as session,
         session.post(f"{api}/graphql", json=body, headers=headers) as response,
     ):
+        if response.status == HTTPStatus.BAD_REQUEST:  # the subscription cannot start
+            raise_error((await response.json())["errors"])
         pending = b""
         while chunk := await response.content.readany():
             *lines, pending = (pending + chunk).split(b"\n")
@@ -87,7 +90,7 @@ async def read_batches(api: str, after: str) -> AsyncIterator[list[dict[str, Any
 
 
 def raise_error(errors: list[dict[str, Any]]) -> None:
-    """Ends the bridge at an error that an operator must decide, such as RESUME_TOO_OLD. Else raises ConnectionError."""
+    """Ends the bridge if an operator must decide how to continue. Otherwise raises ConnectionError."""
     if errors[0]["extensions"]["code"] in ("RESUME_TOO_OLD", "HISTORY_CHANGED"):
         raise SystemExit(f"the stream {STREAM} cannot be continued: {errors[0]}")
     raise ConnectionError(str(errors[0]))
@@ -98,11 +101,12 @@ async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("api")
     parser.add_argument("nats")
+    parser.add_argument("--after", default="0", help="an empty stream begins after this id (default: %(default)s)")
     parser.add_argument("--duplicate-window", type=float, default=120, metavar="SECONDS")
     options = parser.parse_args()
     while True:
         try:
-            await forward_changes(options.api, options.nats, options.duplicate_window)
+            await forward_changes(options.api, options.nats, options.after, options.duplicate_window)
         except (OSError, aiohttp.ClientError, TimeoutError, nats.errors.Error) as error:
             print(f"{type(error).__name__}: {error}", flush=True)
         await asyncio.sleep(1)
