@@ -56,7 +56,7 @@ def build() -> cli.CommandLine:
     archive = verbs.add(
         "verify",
         "db.archive:run_verify",
-        "recompute the digest of every day and the hash chain; exit status 1 if any differs",
+        "recompute all digests of days and the hash chain; exit status 1 if any differs",
         "verify --digests digests.csv",
     )
     archive.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, for example btc_usd (default: all)")

@@ -51,7 +51,7 @@ def run_export(options: argparse.Namespace) -> int:
 
 
 @contextmanager
-def show_progress(description: str, total: int) -> Iterator[Any]:
+def show_progress(description: str, total: int | None) -> Iterator[Any]:
     """Shows a progress bar on a terminal while the block runs. Yields a function that advances it by one."""
     progress = Progress(
         TextColumn("{task.description}"),
@@ -75,25 +75,37 @@ async def _all_entries(db: pool.Database) -> AsyncIterator[DigestEntry]:
 
 
 async def _verify(settings: Settings, names: Sequence[str], file: Path | None) -> int:
-    problems = 0
     async with pool.open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph verify") as db:
-        await require_known_tickers(db, names)
-        problems += await _verify_chain(db)
+        await require_known_tickers(db, sorted(set(names) - set(await digests.list_tickers(db))))
+        problems = await _verify_chain(db)
         if file is not None:
-            return 1 if problems + await _verify_file(db, file) else 0
-        horizons = await retention.horizons(db)
-        for name in names or [row["name"] for row in await tickers.list_tickers(db, time.time())]:
-            entries = await digests.newest_of_days(db, name, times.FIRST, times.END)
-            present = [entry for entry in entries if entry.day >= horizons.get(name, times.FIRST)]
-            differing = 0
-            with show_progress(name, len(present)) as advance:
-                for entry in present:
-                    differing += await _report_difference(db, entry)
-                    advance()
-            deleted = f"; the minutes of {len(entries) - len(present)} days are deleted" if len(present) < len(entries) else ""
-            print(f"{name}: {len(present)} days verified, {differing} differ{deleted}")
-            problems += differing
+            return 1 if problems + await _verify_file(db, file, names) else 0
+        progress, horizons = await digests.read_progress(db), await retention.horizons(db)
+        for name in names or await digests.list_tickers(db):
+            problems += await _verify_ticker(db, name, horizons.get(name, times.FIRST))
+            missing = 0 if progress is None else await digests.count_days_without_digest(db, name, progress)
+            if missing:
+                print(f"{name}: {missing} days have minutes, but no digest")
+            problems += missing
     return 1 if problems else 0
+
+
+async def _verify_ticker(db: pool.Database, name: str, horizon: int) -> int:
+    """Recomputes all digests of a ticker, each as of its data version. Returns the number of those that differ."""
+    verified = deleted = differing = 0
+    entry: DigestEntry | None = None
+    with show_progress(name, None) as advance:
+        while page := await digests.entries_of_ticker(db, name, entry, PAGE_ENTRIES):
+            for entry in page:
+                if entry.day < horizon:
+                    deleted += 1
+                else:
+                    differing += await _report_difference(db, entry)
+                    verified += 1
+                advance()
+    suffix = f"; the minutes of {deleted} others are deleted" if deleted else ""
+    print(f"{name}: {verified} digests verified, {differing} differ{suffix}")
+    return differing
 
 
 async def _verify_chain(db: pool.Database) -> int:
@@ -112,7 +124,7 @@ async def _verify_chain(db: pool.Database) -> int:
 
 async def _report_difference(db: pool.Database, entry: DigestEntry) -> bool:
     """Prints which minutes of the day differ from its digest. Returns whether any does."""
-    found = DayDigest.of_file(await digests.read_day_file(db, entry.ticker, entry.day, entry.as_of), entry.day)
+    found = await _compute(db, entry)
     if found.sha256 == entry.digest.sha256:
         return False
     differing = entry.digest.differing_minutes(found, entry.day)
@@ -126,28 +138,37 @@ async def _report_difference(db: pool.Database, entry: DigestEntry) -> bool:
     return True
 
 
-async def _verify_file(db: pool.Database, file: Path) -> int:
+async def _verify_file(db: pool.Database, file: Path, names: Sequence[str]) -> int:
     """Compares the archive with a file that `digest --all` or `export --days` wrote. Returns the number of problems."""
-    listed = _read_file(file)
-    problems = 0
+    listed, horizons = _read_file(file), await retention.horizons(db)
+    compared = deleted = problems = 0
     previous = GENESIS
     with show_progress(file.name, len(listed)) as advance:
         for entry in listed:
+            advance()
+            day = f"{entry.ticker} {times.iso(entry.day)[:10]}"
             if entry.next_chain(previous) != entry.chain:
-                print(f"{file}: entry {entry.number} does not follow from the one before")
+                print(f"{file}: entry {entry.number} ({day}) does not follow from the one before")
                 problems += 1
             previous = entry.chain
-            content = await digests.read_day_file(db, entry.ticker, entry.day, entry.as_of)
-            if DayDigest.of_file(content, entry.day).sha256 != entry.digest.sha256:
-                known = await digests.entry_of_day(db, entry.ticker, entry.day)
-                has_details = known is not None and known.as_of == entry.as_of
-                if not (has_details and known is not None and await _report_difference(db, known)):
-                    day = times.iso(entry.day)[:10]
-                    print(f"{entry.ticker} {day}: the archive differs from {file} as of data version {entry.as_of}")
+            stored = await digests.entry_of_number(db, entry.number)
+            if stored is None or stored.chain != entry.chain:
+                print(f"{day}: entry {entry.number} of the archive's own chain differs from {file}")
                 problems += 1
-            advance()
-    print(f"{file}: {len(listed)} entries compared, {problems} problems")
+            if entry.day < horizons.get(entry.ticker, times.FIRST):
+                deleted += 1
+            elif not names or entry.ticker in names:
+                compared += 1
+                if (await _compute(db, entry)).sha256 != entry.digest.sha256:
+                    print(f"{day}: the archive differs from {file} as of data version {entry.as_of}")
+                    problems += 1
+    suffix = f"; the minutes of {deleted} others are deleted" if deleted else ""
+    print(f"{file}: {compared} digests compared, {problems} problems{suffix}")
     return problems
+
+
+async def _compute(db: pool.Database, entry: DigestEntry) -> DayDigest:
+    return DayDigest.of_file(await digests.read_day_file(db, entry.ticker, entry.day, entry.as_of), entry.day)
 
 
 def _read_file(file: Path) -> list[DigestEntry]:

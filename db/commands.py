@@ -231,9 +231,10 @@ async def _open_snapshot(db: pool.Database, version: int, ticker: str, start: in
         raise CommandLineError(f"--as-of {version} is newer than the newest data version, {state.newest}")
     if state.fork is not None:
         raise CommandLineError(f"--as-of {version} belongs to a history that was replaced after version {state.fork}")
-    if state.horizon is not None and start < state.horizon and version < (state.horizon_id or 0):
-        raise CommandLineError(f"the minutes of {ticker} before {times.iso(state.horizon)} are deleted; set --from to it")
-    return Snapshot(version, state.at, state.horizon or times.FIRST)
+    snapshot = state.snapshot(version)
+    if start < snapshot.horizon and not snapshot.is_retained:
+        raise CommandLineError(f"the minutes of {ticker} before {times.iso(snapshot.horizon)} are deleted; set --from to it")
+    return snapshot
 
 
 async def _back_up(dsn: str, output: Path | None) -> int:

@@ -328,7 +328,11 @@ class DigestProgress(SQLModel, table=True):
     )
 
     id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
-    position: int = Field(sa_column=Column(BigInteger, nullable=False, comment="all changes up to this id are in the digests"))
+    position: int = Field(
+        sa_column=Column(
+            BigInteger, nullable=False, comment="all changes up to this id are in the digests of the days that are over"
+        )
+    )
     closed_until: int = Field(sa_column=Column(BigInteger, nullable=False, comment="days before it have digests; UNIX seconds"))
 
 

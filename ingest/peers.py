@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import aiohttp
 import orjson
@@ -19,6 +19,9 @@ MAX_BODY_BYTES: Final = 1_000_000
 """A day of a ticker takes about 200 kB."""
 MAX_WINDOW_S: Final = times.DAY
 """Longest window of a request."""
+
+UNKNOWN_TICKER: Final = "UNKNOWN_TICKER"
+"""Error code of a peer that does not have the ticker."""
 
 QUERY: Final = """query Peer($ticker: String!, $from: UnixTime!, $to: UnixTime!) {
   range(ticker: $ticker, from: $from, to: $to) { ts price observedAt source }
@@ -102,11 +105,14 @@ class Peer:
 
 
 def parse_response(body: bytes) -> list[PeerMinute]:
-    """Returns the minutes of a response. Raises PeerError."""
+    """Returns the minutes of a response; none if the peer does not know the ticker. Raises PeerError."""
     try:
         response = orjson.loads(body)
         if isinstance(response, dict) and response.get("errors"):
-            raise PeerError(_first_message(response["errors"]))
+            error = _first_error(response["errors"])
+            if error.code == UNKNOWN_TICKER:
+                return []
+            raise PeerError(error.message)
         return _MINUTES.validate_python(response["data"]["range"])
     except ValidationError as error:
         raise PeerError(f"malformed response: {error.errors()[0]['msg']}") from error
@@ -114,9 +120,18 @@ def parse_response(body: bytes) -> list[PeerMinute]:
         raise PeerError(f"malformed response: {type(error).__name__}") from error
 
 
-def _first_message(errors: Any) -> str:
+class _GraphQLError(NamedTuple):
+    message: str
+    code: object
+
+
+def _first_error(errors: Any) -> _GraphQLError:
     error = errors[0] if isinstance(errors, list) and errors else errors
-    return str(error.get("message") if isinstance(error, dict) else error)[:200]
+    content = error if isinstance(error, dict) else {"message": error}
+    # The message is printed on terminals, so it must not control them.
+    message = "".join(one for one in str(content.get("message"))[:200] if one.isprintable())
+    extensions = content.get("extensions")
+    return _GraphQLError(message, extensions.get("code") if isinstance(extensions, dict) else None)
 
 
 @asynccontextmanager

@@ -24,7 +24,8 @@ DECLARE
     until bigint;
 BEGIN
     IF TG_OP = 'DELETE' THEN
-        IF TG_TABLE_NAME = 'gap' AND (past ->> 'ts')::bigint < (SELECT horizon FROM ticker WHERE name = OLD.ticker) THEN
+        IF TG_TABLE_NAME = 'gap' AND (past ->> 'ts')::bigint < (
+           SELECT horizon FROM ticker WHERE name = OLD.ticker AND horizon <= extract(epoch FROM now())) THEN
             RETURN OLD;  -- by retention
         END IF;
         until := nextval('data_version');

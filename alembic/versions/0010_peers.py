@@ -19,6 +19,7 @@ def _source_constraint(sources: str) -> str:
 
 
 def upgrade() -> None:
+    op.execute("SELECT pg_advisory_xact_lock(7235421)")  # the writer lock: nothing is stored during this migration
     op.execute("ALTER TYPE price_source ADD VALUE IF NOT EXISTS 'PEER'")
     op.add_column("price", sa.Column("peer", sa.Text, comment="URL of the peer; null unless the source is PEER"))
     # One statement for both constraints, so that the table is read only once: about 20 s for 100 million rows.

@@ -35,7 +35,12 @@ def upgrade() -> None:
     op.create_table(
         "digest_progress",
         sa.Column("id", sa.Integer, nullable=False, autoincrement=False),
-        sa.Column("position", sa.BigInteger, nullable=False, comment="all changes up to this id are in the digests"),
+        sa.Column(
+            "position",
+            sa.BigInteger,
+            nullable=False,
+            comment="all changes up to this id are in the digests of the days that are over",
+        ),
         sa.Column("closed_until", sa.BigInteger, nullable=False, comment="days before it have digests; UNIX seconds"),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_digest_progress")),
         sa.CheckConstraint("id = 1", name=op.f("ck_digest_progress_id")),

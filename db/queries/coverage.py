@@ -95,5 +95,5 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, source
 async def non_live_periods(
     db: Executor, ticker: str, low: int, high: int, limit: int, snapshot: Snapshot | None = None
 ) -> list[Record]:
-    """Returns the periods of backfilled or imported minutes, oldest first: `low`, `high`, `source`."""
+    """Returns the periods of minutes that were not fetched live, oldest first: `low`, `high`, `source`."""
     return await db.fetch(*rewrite(snapshot, NON_LIVE_PERIODS, ticker, low, high, limit))

@@ -4,16 +4,16 @@ The chain is a log. A digest that changes, because a minute was stored later, is
 chain fixes all entries before it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import pairwise
 from typing import Final
 
 from db import times
 from db.pool import Executor, Record, Transaction
-from db.queries import history_export
+from db.queries import history_export, retention
 from db.queries.history_export import COLUMNS, ExportFormat, ExportShape
+from db.queries.retention import valid_horizon_sql
 from db.queries.snapshots import Snapshot
 from db.queries.version import current
 
@@ -82,7 +82,19 @@ class DigestEntry:
         return cls(row["number"], row["ticker"], row["day"], digest, row["as_of"], row["chain"])
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far the digests are computed."""
+
+    position: int
+    """All changes up to this id are in the digests of the days that are over."""
+    closed_until: int
+    """All days before it have digests; UNIX seconds."""
+
+
 LATEST_ENTRY: Final = "SELECT * FROM digest ORDER BY number DESC LIMIT 1"
+
+ENTRY_OF_NUMBER: Final = "SELECT * FROM digest WHERE number = $1"
 
 ENTRIES_AFTER: Final = "SELECT * FROM digest WHERE number > $1 ORDER BY number LIMIT $2"
 
@@ -90,8 +102,14 @@ ENTRY_OF_DAY: Final = """
 SELECT * FROM digest WHERE ticker = $1 AND day = $2 ORDER BY number DESC LIMIT 1
 """
 
+# Without the checks, which only `verify` uses: they are 1,440 bytes.
 NEWEST_OF_DAYS: Final = """
-SELECT DISTINCT ON (day) * FROM digest WHERE ticker = $1 AND day >= $2 AND day < $3 ORDER BY day, number DESC
+SELECT DISTINCT ON (day) number, ticker, day, sha256, minutes, as_of, ''::bytea AS checks, chain
+  FROM digest WHERE ticker = $1 AND day >= $2 AND day < $3 ORDER BY day, number DESC
+"""
+
+ENTRIES_OF_TICKER: Final = """
+SELECT * FROM digest WHERE ticker = $1 AND (day, number) > ($2, $3) ORDER BY day, number LIMIT $4
 """
 
 INSERT: Final = """
@@ -106,20 +124,30 @@ INSERT INTO digest_progress (id, position, closed_until) VALUES (1, $1, $2)
 """
 
 # Days before the horizon have no minutes any more; their last digest stays.
-NEXT_DAY: Final = """
+NEXT_DAY: Final = f"""
 SELECT min(day.ts)
   FROM ticker
  CROSS JOIN LATERAL (
        SELECT ts FROM candle
-        WHERE candle.ticker = name AND span = 86400 AND ts >= greatest($1::bigint, horizon) ORDER BY ts LIMIT 1) AS day
-"""
+        WHERE candle.ticker = name AND span = 86400 AND ts >= greatest($1::bigint, {valid_horizon_sql})
+         ORDER BY ts LIMIT 1) AS day
+"""  # noqa: S608  inserts a constant
 
-TICKERS_OF_DAY: Final = """
+TICKERS_WITHOUT_DIGEST: Final = f"""
 SELECT name, candle.last_id IS NULL AS needs_refresh
   FROM ticker JOIN candle ON candle.ticker = name AND span = 86400 AND candle.ts = $1
- WHERE horizon IS NULL OR horizon <= $1
+ WHERE coalesce({valid_horizon_sql}, 0) <= $1 AND NOT EXISTS (SELECT FROM digest WHERE digest.ticker = name AND day = $1)
  ORDER BY name
-"""
+"""  # noqa: S608  inserts a constant
+
+TICKERS: Final = "SELECT DISTINCT ticker FROM digest ORDER BY ticker"
+
+COUNT_WITHOUT_DIGEST: Final = f"""
+SELECT count(*)
+  FROM ticker JOIN candle ON candle.ticker = name AND span = 86400
+ WHERE name = $1 AND ts >= coalesce({valid_horizon_sql}, 0) AND ts < $2 AND last_id <= $3
+   AND NOT EXISTS (SELECT FROM digest WHERE digest.ticker = name AND day = ts)
+"""  # noqa: S608  inserts a constant
 
 CHANGED_DAYS: Final = """
 WITH page AS MATERIALIZED (
@@ -128,7 +156,10 @@ WITH page AS MATERIALIZED (
     (SELECT id, ticker, ts FROM minute_range WHERE id > $1 ORDER BY id LIMIT $2)
      ORDER BY id LIMIT $2
 )
-SELECT ticker, ts - ts % 86400 AS day, max(id) AS last_id, count(*) AS rows FROM page GROUP BY 1, 2 ORDER BY 1, 2
+SELECT changed.*, EXISTS (SELECT FROM digest WHERE digest.ticker = changed.ticker AND digest.day = changed.day) AS has_digest
+  FROM (SELECT ticker, ts - ts % 86400 AS day, min(id) AS first_id, max(id) AS last_id, count(*) AS rows
+          FROM page GROUP BY 1, 2) AS changed
+ ORDER BY first_id
 """
 CHANGED_ROWS: Final = 100_000
 """Rows that `changed_days` reads."""
@@ -148,11 +179,13 @@ async def read_day_file(db: Executor, ticker: str, day: int, as_of: int) -> byte
 
 async def append(db: Transaction, days: Sequence[tuple[str, int]]) -> list[DigestEntry]:
     """Appends an entry for each ticker and day whose digest is new or has changed. Requires a write transaction."""
-    as_of = await current(db)
+    as_of, horizons = await current(db), await retention.horizons(db)
     newest = await latest_entry(db)
     number, chain = (0, GENESIS) if newest is None else (newest.number, newest.chain)
     appended = []
     for ticker, day in days:
+        if day < horizons.get(ticker, times.FIRST):
+            continue  # its minutes are being deleted
         digest = DayDigest.of_file(await read_day_file(db, ticker, day, as_of), day)
         known = await entry_of_day(db, ticker, day)
         if digest.minutes == 0 or (known is not None and known.digest == digest):
@@ -176,31 +209,37 @@ async def entry_of_day(db: Executor, ticker: str, day: int) -> DigestEntry | Non
     return None if row is None else DigestEntry.from_record(row)
 
 
+async def entry_of_number(db: Executor, number: int) -> DigestEntry | None:
+    """Returns an entry of the chain, or None if it does not exist."""
+    row = await db.fetchrow(ENTRY_OF_NUMBER, number)
+    return None if row is None else DigestEntry.from_record(row)
+
+
 async def entries_after(db: Executor, number: int, limit: int) -> list[DigestEntry]:
     """Returns the next entries of the chain."""
     return [DigestEntry.from_record(row) for row in await db.fetch(ENTRIES_AFTER, number, limit)]
 
 
 async def newest_of_days(db: Executor, ticker: str, low: int, high: int) -> list[DigestEntry]:
-    """Returns the newest entry of each day that begins in [low, high) and has one, oldest day first."""
+    """Returns the newest entry of each day that begins in [low, high) and has one, oldest day first, without its checks."""
     return [DigestEntry.from_record(row) for row in await db.fetch(NEWEST_OF_DAYS, ticker, low, high)]
 
 
-def broken_links(entries: Sequence[DigestEntry]) -> Iterator[DigestEntry]:
-    """Yields each entry after the first whose chain does not follow from the entry before it."""
-    for previous, entry in pairwise(entries):
-        if entry.number != previous.number + 1 or entry.next_chain(previous.chain) != entry.chain:
-            yield entry
+async def entries_of_ticker(db: Executor, ticker: str, after: DigestEntry | None, limit: int) -> list[DigestEntry]:
+    """Returns the next entries of a ticker, by day and number."""
+    position = (-1, 0) if after is None else (after.day, after.number)
+    return [DigestEntry.from_record(row) for row in await db.fetch(ENTRIES_OF_TICKER, ticker, *position, limit)]
 
 
-@dataclass(frozen=True)
-class Progress:
-    """How far the digests are computed."""
+async def list_tickers(db: Executor) -> list[str]:
+    """Returns the tickers that have a digest."""
+    return [row["ticker"] for row in await db.fetch(TICKERS)]
 
-    position: int
-    """All changes up to this id are in the digests of days before `closed_until`."""
-    closed_until: int
-    """All days before it have digests; UNIX seconds."""
+
+async def count_days_without_digest(db: Executor, ticker: str, progress: Progress) -> int:
+    """Returns the number of days that should have a digest by the progress, and have none."""
+    found: int = await db.fetchval(COUNT_WITHOUT_DIGEST, ticker, progress.closed_until, progress.position)
+    return found
 
 
 async def read_progress(db: Executor) -> Progress | None:
@@ -220,17 +259,31 @@ async def next_day(db: Executor, low: int) -> int | None:
     return found
 
 
-async def tickers_of_day(db: Executor, day: int) -> list[Record]:
-    """Returns the tickers with minutes of the day: name, needs_refresh (whether its candles lack their `last_id`)."""
-    return await db.fetch(TICKERS_OF_DAY, day)
+async def tickers_without_digest(db: Executor, day: int) -> list[Record]:
+    """Returns the tickers with minutes of the day, but without a digest of it.
+
+    The columns are name, and needs_refresh (whether its candles lack their `last_id`).
+    """
+    return await db.fetch(TICKERS_WITHOUT_DIGEST, day)
+
+
+@dataclass(frozen=True)
+class ChangedDay:
+    """A day with prices or ranges that were stored after a position."""
+
+    ticker: str
+    day: int
+    first_id: int
+    """The first of their ids."""
+    has_digest: bool
 
 
 @dataclass(frozen=True)
 class ChangedDays:
-    """Days with prices or ranges that were stored after a position."""
+    """The days with prices or ranges that were stored after a position."""
 
-    days: Sequence[tuple[str, int]]
-    """Ticker and day."""
+    days: Sequence[ChangedDay]
+    """By their first id."""
     position: int
     """All changes up to this id are among the days."""
     is_last: bool
@@ -243,7 +296,8 @@ async def changed_days(db: Executor, position: int) -> ChangedDays:
     is_last = sum(row["rows"] for row in rows) < CHANGED_ROWS
     # Rows that were committed after `newest` was read may be among them.
     position = max([newest, *(row["last_id"] for row in rows)]) if is_last else max(row["last_id"] for row in rows)
-    return ChangedDays([(row["ticker"], row["day"]) for row in rows], position, is_last)
+    days = [ChangedDay(row["ticker"], row["day"], row["first_id"], row["has_digest"]) for row in rows]
+    return ChangedDays(days, position, is_last)
 
 
 async def refresh_candles(db: Transaction, ticker: str, day: int) -> None:

@@ -1,26 +1,19 @@
 """Comparisons with peers, and the neighbors that a peer's price must be plausible to."""
 
-from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from decimal import Decimal
 from typing import Final
 
 from db.pool import Executor, Record, Transaction
-from db.queries.gaps import TickerMinute
 
 # A price of a peer confirms no other price of a peer.
 NEIGHBORS: Final = """
-SELECT given.ticker, given.ts, previous.ts AS previous_ts, previous.price AS previous_price,
-       next.ts AS next_ts, next.price AS next_price
-  FROM unnest($1::text[], $2::bigint[]) AS given (ticker, ts)
-  LEFT JOIN LATERAL (
-       SELECT ts, price FROM price
-        WHERE price.ticker = given.ticker AND price.ts < given.ts AND source <> 'PEER'
-        ORDER BY ts DESC LIMIT 1) AS previous ON true
-  LEFT JOIN LATERAL (
-       SELECT ts, price FROM price
-        WHERE price.ticker = given.ticker AND price.ts > given.ts AND source <> 'PEER'
-        ORDER BY ts LIMIT 1) AS next ON true
+(SELECT ts, price FROM price WHERE ticker = $1 AND ts < $2 AND source <> 'PEER' ORDER BY ts DESC LIMIT 1)
+ UNION ALL
+(SELECT ts, price FROM price WHERE ticker = $1 AND ts >= $2 AND ts <= $3 AND source <> 'PEER')
+ UNION ALL
+(SELECT ts, price FROM price WHERE ticker = $1 AND ts > $3 AND source <> 'PEER' ORDER BY ts LIMIT 1)
+ ORDER BY ts
 """
 
 MINUTES: Final = """
@@ -64,10 +57,9 @@ class Comparison:
     max_ts: int | None
 
 
-async def neighbors(db: Executor, minutes: Sequence[TickerMinute]) -> dict[TickerMinute, Record]:
-    """Returns the nearest stored prices of each minute, not from peers: previous_ts, previous_price, next_ts, next_price."""
-    rows = await db.fetch(NEIGHBORS, [ticker for ticker, _ in minutes], [ts for _, ts in minutes])
-    return {(row["ticker"], row["ts"]): row for row in rows}
+async def neighbors(db: Executor, ticker: str, low: int, high: int) -> list[Record]:
+    """Returns the stored prices, not from peers, from the last one before `low` to the first one after `high`: ts, price."""
+    return await db.fetch(NEIGHBORS, ticker, low, high)
 
 
 async def stored_minutes(db: Executor, ticker: str, low: int, high: int) -> list[Record]:

@@ -133,9 +133,9 @@ async def latest(db: Executor, ticker: str, now: float, snapshot: Snapshot | Non
     return await db.fetchrow(*rewrite(snapshot, LATEST, ticker, int(now)))
 
 
-async def latest_of_each(db: Executor, tickers: Sequence[str], now: float, snapshot: Snapshot | None = None) -> list[Record]:
+async def latest_of_each(db: Executor, tickers: Sequence[str], now: float) -> list[Record]:
     """Returns `latest` of each ticker that has a price, in the order of `tickers`."""
-    return await db.fetch(*rewrite(snapshot, LATEST_OF_EACH, list(tickers), int(now)))
+    return await db.fetch(LATEST_OF_EACH, list(tickers), int(now))
 
 
 async def window(

@@ -74,9 +74,9 @@ DELETE FROM {table}
     )
 ]
 
-HORIZONS: Final = """
-SELECT name, horizon FROM ticker WHERE horizon IS NOT NULL
-"""
+HORIZONS: Final = f"""
+SELECT name, {valid_horizon_sql} AS horizon FROM ticker WHERE {valid_horizon_sql} IS NOT NULL
+"""  # noqa: S608  inserts a constant
 
 FUTURE_HORIZONS: Final = """
 SELECT name, horizon FROM ticker WHERE horizon > greatest(extract(epoch FROM now())::bigint, $1::bigint) ORDER BY name
@@ -138,7 +138,7 @@ async def _delete_expired_batch(db: Transaction, ticker: str, horizon: int) -> i
 
 
 async def horizons(db: Executor) -> dict[str, int]:
-    """Returns the horizon of each ticker that has one."""
+    """Returns the horizon of each ticker that has one. Horizons in the future are ignored."""
     return {row["name"]: row["horizon"] for row in await db.fetch(HORIZONS)}
 
 

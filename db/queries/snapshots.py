@@ -12,7 +12,7 @@ from typing import Any, Final
 from db import times
 from db.pool import Executor
 from db.queries.retention import valid_horizon_sql
-from db.queries.version import CURRENT
+from db.queries.version import CURRENT, FORK
 
 MAX_ID: Final = 2**63 - 1
 
@@ -27,6 +27,13 @@ class Snapshot:
     """The minute of the commit, in UNIX seconds. It replaces the clock of the database."""
     horizon: int = times.FIRST
     """Minutes before it are not read, because they are or will be deleted."""
+    horizon_id: int = 0
+    """The data version that set the horizon."""
+
+    @property
+    def is_retained(self) -> bool:
+        """Whether no minute that the version had is deleted."""
+        return self.id >= self.horizon_id
 
     @property
     def latest_ts(self) -> int:
@@ -49,9 +56,13 @@ class SnapshotState:
     horizon_id: int | None
     """The data version that set the horizon."""
 
+    def snapshot(self, version: int) -> Snapshot:
+        """Returns the snapshot of the version."""
+        return Snapshot(version, self.at, self.horizon or times.FIRST, self.horizon_id or 0)
+
 
 STATE: Final = f"""
-SELECT ({CURRENT}) AS newest, (SELECT min(forked_at) FROM epoch WHERE forked_at < $1 AND first_id > $1) AS fork,
+SELECT ({CURRENT}) AS newest, ({FORK}) AS fork,
        coalesce((SELECT at FROM version_time WHERE id <= $1 ORDER BY id DESC LIMIT 1), 0) AS at,
        {valid_horizon_sql} AS horizon, horizon_id
   FROM (SELECT $2::text AS name) AS requested LEFT JOIN ticker USING (name)
@@ -66,6 +77,7 @@ COLUMNS: Final = {
 """The columns of each table in `past_row`, without ticker, ts and id."""
 
 _ID: Final = "(SELECT id FROM as_of)"
+_HORIZON: Final = "(SELECT horizon FROM as_of)"
 
 _HAS_TS: Final = ("minute_range", "gap")
 
@@ -73,14 +85,15 @@ _HAS_TS: Final = ("minute_range", "gap")
 def _with_past_rows(table: str) -> str:
     names = COLUMNS[table].split()
     ts = ["ts"] if table in _HAS_TS else []
+    retained = f" AND {{}}.ts >= {_HORIZON}" if table in _HAS_TS else ""
     current = ", ".join(["ticker", *ts, "id", *names])
     past = ", ".join(["past_row.ticker", *(f"past_row.{name}" for name in ts), "past_row.id", *(f"p.{name}" for name in names)])
     return f"""(
-    SELECT {current} FROM {table} WHERE id <= {_ID}
+    SELECT {current} FROM {table} WHERE id <= {_ID}{retained.format(table)}
      UNION ALL
     SELECT {past}
       FROM past_row CROSS JOIN LATERAL jsonb_populate_record(NULL::{table}, content) AS p
-     WHERE past_row.kind = '{table}' AND past_row.id <= {_ID} AND past_row.until_id > {_ID})"""  # noqa: S608  constants
+     WHERE past_row.kind = '{table}' AND past_row.id <= {_ID} AND past_row.until_id > {_ID}{retained.format("past_row")})"""  # noqa: S608  constants
 
 
 minute_open_sql: Final = (
@@ -93,7 +106,6 @@ minute_close_sql: Final = (
 
 # A stored candle is valid for the snapshot if none of its prices and ranges is newer. The others are computed from minutes. The
 # minutes before the horizon are deleted, but their candles no longer change.
-_HORIZON: Final = "(SELECT horizon FROM as_of)"
 _IS_UNCHANGED: Final = f"coalesce(hour.last_id, CASE WHEN hour.ts < {_HORIZON} THEN 0 ELSE {MAX_ID} END) <= {_ID}"
 _HOURS: Final = f"""(
     SELECT ticker, span, ts, open, high, low, close, count, sum, range_open, range_high, range_low, range_close, range_sum,

@@ -5,7 +5,6 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from db.pool import Database, Executor, Record, Transaction
-from db.queries.version import CURRENT
 
 CHANNEL: Final = "tickgraph"
 
@@ -13,17 +12,25 @@ ACQUIRE_WRITER_LOCK: Final = """
 SELECT pg_advisory_xact_lock(7235421)
 """
 
-# Records the minute of the commit with the first commit of each minute.
-END_TRANSACTION: Final = f"""
-WITH recorded AS (
+# Records the minute of the first data version of each minute. A transaction without a new version must record nothing:
+# it would change the minute of an earlier version.
+END_TRANSACTION: Final = """
+WITH newest AS (
+    (SELECT id, xmin FROM price ORDER BY id DESC LIMIT 1)
+     UNION ALL
+    (SELECT id, xmin FROM minute_range ORDER BY id DESC LIMIT 1)
+     UNION ALL
+    (SELECT id, xmin FROM change ORDER BY id DESC LIMIT 1)
+), recorded AS (
     INSERT INTO version_time (id, at)
     SELECT *
-      FROM (SELECT ({CURRENT}) AS id, extract(epoch FROM clock_timestamp())::bigint / 60 * 60 AS at) AS this
+      FROM (SELECT max(id) AS id, extract(epoch FROM clock_timestamp())::bigint / 60 * 60 AS at
+              FROM newest WHERE xmin = pg_current_xact_id_if_assigned()::xid HAVING count(*) > 0) AS this
      WHERE at IS DISTINCT FROM (SELECT at FROM version_time ORDER BY id DESC LIMIT 1)
         ON CONFLICT (id) DO NOTHING
 )
 SELECT pg_notify('tickgraph', '')
-"""  # noqa: S608  inserts a constant
+"""
 
 
 LOCK_HOLDER: Final = """

@@ -82,22 +82,40 @@ def _check_selection_size(selection: SelectionSetNode, selections: Selections, *
     _check_limit("characters in an alias", size.longest_alias, MAX_ALIAS_LENGTH)
 
 
-def estimate_cost(selections: Selections, operation: OperationDefinitionNode, raw_variables: Mapping[str, Any]) -> int:
-    """Estimates the cost of an operation: requested rows times selected fields. Invalid arguments cost little."""
+def estimate_cost(
+    selections: Selections,
+    operation: OperationDefinitionNode,
+    raw_variables: Mapping[str, Any],
+    *,
+    reads_snapshot: bool = False,
+) -> int:
+    """Estimates the cost of an operation: requested rows times selected fields. Invalid arguments cost little.
+
+    `reads_snapshot`: the operation is read as of a data version, as if all its fields had `asOf`.
+    """
     root = selections.rules.root_type(operation.operation)
-    return _estimate_selection_cost(selections, operation.selection_set, root, variables_of(operation, raw_variables), 1)
+    variables = variables_of(operation, raw_variables)
+    defaults = {"asOf": ""} if reads_snapshot else {}
+    return _estimate_selection_cost(selections, operation.selection_set, root, variables, 1, defaults)
 
 
 def _estimate_selection_cost(
-    selections: Selections, selection_set: SelectionSetNode, type_name: str, variables: Mapping[str, Any], page_size: int
+    selections: Selections,
+    selection_set: SelectionSetNode,
+    type_name: str,
+    variables: Mapping[str, Any],
+    page_size: int,
+    defaults: Arguments,
 ) -> int:
     cost = 0
     for field in selections.fields(selection_set):
         rules, child_type = selections.rules.find(type_name, field.name.value)
-        arguments = arguments_of(field, variables)
+        arguments = {**defaults, **arguments_of(field, variables)}
         size = _first_integer(arguments.get("first"), arguments.get("last"))
         row_cost = (
-            _estimate_selection_cost(selections, field.selection_set, child_type, variables, size) if field.selection_set else 1
+            _estimate_selection_cost(selections, field.selection_set, child_type, variables, size, {})
+            if field.selection_set
+            else 1
         )
         cost += rules.cost(arguments, row_cost, page_size)
     return cost

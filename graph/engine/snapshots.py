@@ -17,7 +17,7 @@ def parse_version(text: str, name: str = "asOf") -> int:
     return int(text)
 
 
-async def open_snapshot(db: Executor, version: int, ticker: str | None, low: int, name: str = "asOf") -> Snapshot:
+async def open_snapshot(db: Executor, version: int, ticker: str, low: int, name: str = "asOf") -> Snapshot:
     """Returns the snapshot of a data version, for a window of the ticker that begins at `low`.
 
     Raises BadInputError if the version is not committed yet, HistoryChangedError if it belongs to a lost history, and
@@ -30,6 +30,13 @@ async def open_snapshot(db: Executor, version: int, ticker: str | None, low: int
         raise HistoryChangedError(
             f"{name} ({version})", state.fork, f"Send a data version of at most {state.fork}, or a new one"
         )
-    if state.horizon is not None and low < state.horizon and version < (state.horizon_id or 0):
-        raise AsOfTooOldError(name, version, str(ticker), times.iso(state.horizon), state.horizon_id or 0)
-    return Snapshot(version, state.at, state.horizon or times.FIRST)
+    snapshot = state.snapshot(version)
+    if low < snapshot.horizon:
+        require_retained(snapshot, ticker, name)
+    return snapshot
+
+
+def require_retained(snapshot: Snapshot | None, ticker: str, name: str = "asOf") -> None:
+    """Raises AsOfTooOldError if minutes of the ticker that the snapshot had are deleted."""
+    if snapshot is not None and not snapshot.is_retained:
+        raise AsOfTooOldError(name, snapshot.id, ticker, times.iso(snapshot.horizon), snapshot.horizon_id)

@@ -11,7 +11,7 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import Scope
 
-from graph.http.cache_control import IMMUTABLE
+from graph.http.cache_control import DEFAULT_MAX_AGE_S, IMMUTABLE
 from graph.http.request_state import state_of
 from graph.schema.context import Context
 
@@ -84,10 +84,10 @@ def _digest(secret: str) -> str:
 
 def caching_headers(request: HTTPConnection, *, is_repeatable: bool = False) -> dict[str, str]:
     """Returns the Vary and Cache-Control headers of a REST response with prices; `is_repeatable`: it never changes."""
+    lifetime = IMMUTABLE if is_repeatable else f"max-age={DEFAULT_MAX_AGE_S}"
     if state_of(request.scope).caller.requires_key:
-        cache_control = f"private, {IMMUTABLE}" if is_repeatable else "private"
-        return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": cache_control}
-    return {"Vary": "Accept-Encoding"} | ({"Cache-Control": f"public, {IMMUTABLE}"} if is_repeatable else {})
+        return {"Vary": "Accept-Encoding, Authorization, X-API-Key", "Cache-Control": f"private, {lifetime}"}
+    return {"Vary": "Accept-Encoding", "Cache-Control": f"public, {lifetime}"}
 
 
 def context_of(connection: HTTPConnection, caller: Caller | None = None) -> Context:

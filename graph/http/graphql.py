@@ -1,5 +1,6 @@
 """The GraphQL endpoint over HTTP (https://graphql.github.io/graphql-over-http/draft/), with GraphiQL for browsers."""
 
+from dataclasses import replace
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
@@ -59,10 +60,14 @@ def _read_html(name: str, root_path: str) -> str:
     return (STATIC_DIR / name).read_text(encoding="utf-8").replace('="/', f'="{root_path}/')
 
 
-async def _pin_version(context: Context, request: GraphQLRequest) -> None:
-    """Lets all fields read the current data version, if the response must state it."""
-    if request.extensions.get("version") is True:
-        context.version = await version.current(context.db)
+async def _pin_version(context: Context, request: GraphQLRequest, prepared: PreparedOperation) -> PreparedOperation:
+    """Lets all fields read the current data version, if the response must state it. Returns the operation with its new cost."""
+    if request.extensions.get("version") is not True:
+        return prepared
+    context.version = await version.current(context.db)
+    cost = limits.estimate_cost(prepared.document.selections, prepared.operation, prepared.variables, reads_snapshot=True)
+    limits.check_cost(cost)
+    return replace(prepared, cost=cost)
 
 
 class GraphQLEndpoint:
@@ -106,7 +111,7 @@ class GraphQLEndpoint:
             document = self._persisted.get_document(graphql_request)
             prepared = await self._schema.prepare(document, graphql_request.variables, graphql_request.operation_name, context)
             self._persisted.store(graphql_request)
-            await _pin_version(context, graphql_request)
+            prepared = await _pin_version(context, graphql_request, prepared)
             if prepared.is_subscription:
                 return await self._subscribe(request, context, prepared, accepts_sse=accepts_sse(accept))
             is_cacheable = (not is_post or response_cache.may_be_cached(request.scope)) and (

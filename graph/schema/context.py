@@ -85,7 +85,7 @@ class Context:
         replica, primary = self.resources.replica, self.resources.primary
         return (primary, True) if replica is None else replica.reader(primary)
 
-    async def snapshot(self, as_of: str | None, ticker: str | None, low: int, name: str = "asOf") -> Snapshot | None:
+    async def snapshot(self, as_of: str | None, ticker: str, low: int, name: str = "asOf") -> Snapshot | None:
         """Returns the snapshot for a window from `low` on, or None to read the newest data.
 
         `name` is the argument of `as_of`, for messages. Raises the errors of `open_snapshot`, and DatabaseError.

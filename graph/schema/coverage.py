@@ -211,7 +211,9 @@ class Coverage:
             snapshot=self.snapshot,
         )
 
-    @strawberry.field(description="Backfilled and imported minutes of the window, oldest first.")
+    @strawberry.field(
+        description="Minutes of the window that were not fetched live (backfilled, imported, from peers), oldest first."
+    )
     async def parts(
         self, info: Info, first: Annotated[int, strawberry.argument(description="Maximum number of parts, 1 to 1,000.")] = 1_000
     ) -> list[Part]:

@@ -8,11 +8,13 @@ from strawberry import UNSET
 
 from db import times
 from db.queries import candles, delivery_prices, digests, prices, tickers, version
+from db.queries.snapshots import Snapshot
 from db.queries.tickers import list_tracked
 from graph.engine import limits
 from graph.engine.cacheability import has_open_candles
 from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.json_fragments import json_fragment
+from graph.engine.snapshots import require_retained
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
 from graph.schema import arguments
@@ -86,6 +88,7 @@ class Query:
             record = await prices.latest(info.context.db, name, now, snapshot)
             found = None if record is None else Price.from_record(record, snapshot)
         if found is None:
+            require_retained(snapshot, name)
             await require_known_tickers(info.context.db, [name])
         return found
 
@@ -96,23 +99,20 @@ class Query:
     async def latest_prices(
         self,
         info: Info,
-        tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tickers tracked now.")] = UNSET,
-        as_of: AsOf = UNSET,
+        tickers: Annotated[list[str] | None, _argument("Deribit index names. Default: all tracked tickers.")] = UNSET,
     ) -> list[Price]:
-        snapshot = await info.context.snapshot(as_of, None, times.END)
-        now = info.context.now() if snapshot is None else snapshot.latest_ts
         requested = arguments.unset_to_none(tickers)
         names = await list_tracked(info.context.db) if requested is None else arguments.parse_tickers(requested)
         shape = Price.shape(info)
         found: list[Price]
         if shape is not None:
-            texts = await info.context.shared_reads.latest_json(info.context.db, shape, names, now, snapshot)
+            texts = await info.context.shared_reads.latest_json(info.context.db, shape, names, info.context.now())
             missing = set(names) - set(texts)
             found = json_fragment(f"[{','.join(texts[name] for name in names if name in texts)}]")
         else:
-            records = await prices.latest_of_each(info.context.db, names, now, snapshot)
+            records = await prices.latest_of_each(info.context.db, names, info.context.now())
             missing = set(names) - {record["ticker"] for record in records}
-            found = [Price.from_record(record, snapshot) for record in records]
+            found = [Price.from_record(record) for record in records]
         await require_known_tickers(info.context.db, missing)
         return found
 
@@ -137,7 +137,7 @@ class Query:
         window = arguments.parse_window(from_, to)
         snapshot = await info.context.snapshot(as_of, name, window.low)
         page = arguments.parse_page(first, after, last, before, info.context.resources.history)
-        part = _page_window(window, order, page.after, page.before)
+        part = _page_window(window, order, page.after, page.before, snapshot)
         shape = Price.shape(info, PRICE_PAGE_ROWS)
         if shape is not None:
             price_page = await info.context.shared_reads.fetch_page(
@@ -214,7 +214,7 @@ class Query:
         as_of: AsOf = UNSET,
     ) -> Price | None:
         name, max_age_s = arguments.parse_ticker(ticker), arguments.parse_max_age(max_age)
-        snapshot = await info.context.snapshot(as_of, name, at - max_age_s)
+        snapshot = await info.context.snapshot(as_of, name, at - max_age_s - times.MINUTE)
         record = await prices.last_observed(info.context.db, name, at, max_age_s, snapshot)
         if record is None:
             await require_known_tickers(info.context.db, [name])
@@ -349,9 +349,10 @@ class Query:
         return found
 
 
-def _page_window(window: Window, order: Order, after: int | None, before: int | None) -> Window:
+def _page_window(window: Window, order: Order, after: int | None, before: int | None, snapshot: Snapshot | None) -> Window:
     """Returns the part of the window after the cursor `after` and before the cursor `before`, in the order of the list."""
     newer_than, older_than = (before, after) if order is Order.NEWEST_FIRST else (after, before)
     low = window.low if newer_than is None else max(window.low, newer_than + times.MINUTE)
     high = window.high if older_than is None else min(window.high, older_than)
-    return Window(low, high)
+    # Minutes after the snapshot would be read only to be skipped.
+    return Window(low, high if snapshot is None else min(high, snapshot.latest_ts + times.MINUTE))

@@ -12,7 +12,7 @@ from rich.table import Table
 from db import times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import tickers
+from db.queries import peers, tickers, write_lock
 from db.runtime import embedded_lookup
 from ingest.commands.arguments import console
 from ingest.jobs.peers import DayComparison, compare_day, store_plausible
@@ -44,10 +44,10 @@ async def _compare(options: argparse.Namespace, settings: Settings) -> int:
         return 2
     async with (
         open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph compare") as db,
-        open_peers(settings) as peers,
+        open_peers(settings) as (peer,),
     ):
         names = [options.ticker] if options.ticker else [row["name"] for row in await tickers.list_tickers(db, time.time())]
-        return await _compare_days(peers[0], names, range(low, high, times.DAY), high, db, repair=options.repair)
+        return await _compare_days(peer, names, range(low, high, times.DAY), high, db, repair=options.repair)
 
 
 async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int, db: Database, *, repair: bool) -> int:
@@ -64,6 +64,7 @@ async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int
             if repair and comparison.missing_here:
                 filled = await store_plausible(peer, ticker, comparison.missing_here, db)
                 stored = len(filled.stored)
+                await _refresh_comparison(peer, ticker, day, db)
                 details += [
                     f"{ticker} {times.iso(ts)}: the price of the peer is refused; the log says why" for ts in filled.refused
                 ]
@@ -76,6 +77,14 @@ async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int
     out.print(table)
     _print_lines(out, details)
     return 1 if unresolved else 0
+
+
+async def _refresh_comparison(peer: Peer, ticker: str, day: int, db: Database) -> None:
+    """Replaces the comparison that the daily job stored, so that status and alerts know of the repair."""
+    if ticker in await peers.compared_tickers(db, peer.url, day):
+        comparison = await compare_day(db, peer, ticker, day)
+        async with write_lock.write_transaction(db) as connection:
+            await peers.store_comparison(connection, comparison.result)
 
 
 def _describe(ticker: str, comparison: DayComparison, *, is_repaired: bool) -> list[str]:

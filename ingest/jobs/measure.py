@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterable
 
 from db import times
 from db.pool import Database
@@ -13,7 +14,9 @@ from ingest.outbox import Outbox
 from ingest.source import ExchangeClock
 
 
-async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outbox: Outbox) -> None:
+async def measure(
+    until: int | None, *, clock: ExchangeClock, db: Database, outbox: Outbox, peer_urls: Iterable[str] = ()
+) -> None:
     """Sets the gauges. Every minute before `until` is stored, queued or a gap. Raises OutboxError or DatabaseError."""
     # First, because the outbox grows while the database is unavailable.
     pending = [ts for _, ts in await outbox.pending_minutes()]
@@ -36,6 +39,9 @@ async def measure(until: int | None, *, clock: ExchangeClock, db: Database, outb
     compared: dict[str, list[Comparison]] = {}
     for comparison in await peers.newest_comparisons(db, int(now) - 4 * times.DAY):
         compared.setdefault(comparison.peer, []).append(comparison)
+    for peer in peer_urls:
+        if peer not in compared:
+            metrics.peer_compared_day.labels(peer).set(0)
     for peer, found_of_peer in compared.items():
         metrics.peer_compared_day.labels(peer).set(found_of_peer[0].day)
         metrics.peer_missing_minutes.labels(peer, "here").set(sum(found.only_there for found in found_of_peer))

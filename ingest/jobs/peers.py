@@ -3,9 +3,11 @@
 import asyncio
 import logging
 import time
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
+from operator import itemgetter
 from statistics import median
 from typing import Final
 
@@ -18,6 +20,7 @@ from db.queries.gaps import TickerMinute
 from db.queries.peers import Comparison
 from db.rows import PriceRow, Source
 from ingest import metrics
+from ingest.jobs.deadline import Deadline
 from ingest.jobs.store import store
 from ingest.peers import MAX_WINDOW_S, Peer, PeerError, PeerMinute
 
@@ -31,6 +34,8 @@ MAX_DEVIATION_PER_HOUR: Final = Decimal("0.01")
 """Added for each hour to the nearer neighbor, because an index can move far in a long outage."""
 COMPARE_DELAY_S: Final = 15 * times.MINUTE
 """How long after midnight the previous day is compared. Both sites fill short gaps before."""
+COMPARE_BUDGET_S: Final = 4.0
+"""Time of a run. A request may take five seconds more; the next minute continues."""
 COMPARE_RETRY_S: Final = 10 * times.MINUTE
 MAX_OUTLIERS: Final = 5
 MIN_OUTLIER_BPS: Final = Decimal(10)
@@ -65,18 +70,20 @@ async def _fill_from_peer(missing: Sequence[TickerMinute], peer: Peer, db: Datab
         log.warning("peer %s", error)
 
 
-def _windows(missing: Iterable[TickerMinute]) -> Iterable[tuple[str, list[int]]]:
-    """Yields ascending minutes of a ticker that fit into one request."""
+def _windows(missing: Iterable[TickerMinute]) -> list[tuple[str, list[int]]]:
+    """Returns ascending minutes of a ticker that fit into one request; the newest of all tickers first."""
     by_ticker: dict[str, list[int]] = {}
     for ticker, ts in sorted(missing):
         by_ticker.setdefault(ticker, []).append(ts)
+    windows: list[tuple[str, list[int]]] = []
     for ticker, minutes in by_ticker.items():
         start = 0
         for index, ts in enumerate(minutes):
             if ts - minutes[start] >= MAX_WINDOW_S:
-                yield ticker, minutes[start:index]
+                windows.append((ticker, minutes[start:index]))
                 start = index
-        yield ticker, minutes[start:]
+        windows.append((ticker, minutes[start:]))
+    return sorted(windows, key=lambda window: window[1][-1], reverse=True)
 
 
 @dataclass
@@ -94,10 +101,10 @@ async def store_plausible(peer: Peer, ticker: str, minutes: Sequence[PeerMinute]
     rows = [row for minute in minutes if minute.is_live and (row := _row(peer, ticker, minute, result)) is not None]
     if not rows:
         return result
-    neighbors = await peers.neighbors(db, [(ticker, row.ts) for row in rows])
+    neighbors = await peers.neighbors(db, ticker, min(row.ts for row in rows), max(row.ts for row in rows))
     plausible = []
     for row in rows:
-        problem = _implausibility(row, neighbors[ticker, row.ts])
+        problem = _implausibility(row, neighbors)
         if problem is None:
             plausible.append(row)
         else:
@@ -130,10 +137,10 @@ def _row(peer: Peer, ticker: str, minute: PeerMinute, result: PeerFillResult) ->
     return None
 
 
-def _implausibility(row: PriceRow, neighbor: Record) -> str | None:
-    """Returns why the price is too far from the stored prices before and after it, or None."""
-    sides = [(neighbor[f"{side}_ts"], neighbor[f"{side}_price"]) for side in ("previous", "next")]
-    known = [(abs(ts - row.ts), price) for ts, price in sides if ts is not None]
+def _implausibility(row: PriceRow, neighbors: Sequence[Record]) -> str | None:
+    """Returns why the price is too far from the stored prices before and after it, or None. Neighbors are ascending."""
+    index = bisect_left(neighbors, row.ts, key=itemgetter("ts"))
+    known = [(abs(found["ts"] - row.ts), found["price"]) for found in neighbors[max(0, index - 1) : index + 1]]
     if not known:
         return "no price is stored that it could be compared with"
     distance_h = Decimal(min(distance for distance, _ in known)) / 3_600
@@ -199,6 +206,7 @@ class PeerComparer:
 
     async def compare(self, now: int, db: Database) -> None:
         """Compares what is due at `now`, the earliest of the clocks that agree, in UNIX seconds. Raises DatabaseError."""
+        deadline = Deadline(COMPARE_BUDGET_S)
         day = (now - COMPARE_DELAY_S) // times.DAY * times.DAY - times.DAY
         for peer in self._peers:
             if self._retry_at.get(peer.url, 0) > time.monotonic():
@@ -207,6 +215,8 @@ class PeerComparer:
             due = [ticker for ticker in await tickers.list_tracked(db) if ticker not in compared]
             try:
                 for ticker in due:
+                    if not deadline.remaining_s():
+                        return
                     await self._compare_ticker(peer, ticker, day, db)
             except PeerError as error:
                 metrics.peer_failures.labels(peer.url).inc()

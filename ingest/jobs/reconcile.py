@@ -121,7 +121,7 @@ async def reconcile(
             async with write_lock.write_transaction(db) as connection:
                 await ranges.delete_old_ticks(connection, max(MERGE_WINDOW_S, ticks_days * times.DAY))
     async with jobs.run_job("metrics"):
-        await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox)
+        await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox, peer_urls=[peer.url for peer in peers])
     if reconciled.now is not None:
         async with jobs.run_job("backfill"):
             reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox, peers=peers)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from base64 import b64decode
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import orjson
@@ -83,7 +84,7 @@ async def test_a_day_gets_a_digest_once_it_is_over_and_another_only_if_it_change
     assert await _entries(db) == [*both_days, (5, "eth_usd", 0, 6)]
     entries = await digests.entries_after(db, 0, 100)
     assert entries[0].next_chain(GENESIS) == entries[0].chain
-    assert list(digests.broken_links(entries)) == []
+    assert all(entry.next_chain(previous.chain) == entry.chain for previous, entry in pairwise(entries))
 
 
 async def test_days_of_an_import_before_and_of_candles_built_later_get_digests(db: Database) -> None:
@@ -155,10 +156,10 @@ async def test_verify_names_the_day_and_the_minute_that_differ(dsn: str, db: Dat
     await update_digests(NOW, db)
     output = run_verb(dsn, "verify")
     assert output == (
-        "chain: 4 entries follow from each other\nbtc_usd: 2 days verified, 0 differ\neth_usd: 2 days verified, 0 differ\n"
+        "chain: 4 entries follow from each other\nbtc_usd: 2 digests verified, 0 differ\neth_usd: 2 digests verified, 0 differ\n"
     )
     await store(db, [row("btc_usd", DAY + 900)])
-    assert run_verb(dsn, "verify") == output, "a minute that was stored later is no difference as of the version of the digest"
+    assert run_verb(dsn, "verify") == output, "a later minute is no difference as of that version"
     await db.execute("UPDATE price SET price = 12345 WHERE ticker = 'btc_usd' AND ts = $1", DAY + 120)
     await db.execute("DELETE FROM price WHERE ticker = 'btc_usd' AND ts = $1", DAY + 180)
     output = run_verb(dsn, "verify", "btc_usd", status=1)
@@ -167,10 +168,67 @@ async def test_verify_names_the_day_and_the_minute_that_differ(dsn: str, db: Dat
         output,
         re.MULTILINE,
     ), output
-    assert "btc_usd: 2 days verified, 1 differ" in output
+    assert "btc_usd: 2 digests verified, 1 differ" in output
     await db.execute("UPDATE digest SET sha256 = sha256(sha256) WHERE number = 3")
     output = run_verb(dsn, "verify", "eth_usd", status=1)
     assert "entry 3 of the chain (btc_usd 2024-01-16) does not follow from the one before" in output
+
+
+async def test_verify_finds_a_price_that_was_replaced_before_its_day_got_another_digest(dsn: str, db: Database) -> None:
+    await _fill(db)
+    await update_digests(NOW, db)
+    await db.execute("DELETE FROM price WHERE ticker = 'btc_usd' AND ts = $1", DAY + 120)
+    await store(db, [row("btc_usd", DAY + 120, "77")])
+    await update_digests(NOW, db)
+    assert (await _entries(db))[-1] == (5, "btc_usd", 0, 5)
+    assert "btc_usd 2024-01-15: the minutes 00:02 differ" in run_verb(dsn, "verify", status=1)
+
+
+async def test_verify_looks_at_deleted_tickers_wrong_horizons_and_missing_digests(dsn: str, db: Database) -> None:
+    await _fill(db)
+    await update_digests(NOW, db)
+    await db.execute("UPDATE ticker SET horizon = $1", 4_000_000_020)  # in the future
+    await db.execute("DELETE FROM digest WHERE number = 4")
+    await db.execute("DELETE FROM price WHERE ticker = 'btc_usd'")
+    output = run_verb(dsn, "verify", status=1)
+    assert "btc_usd: 2 digests verified, 2 differ" in output
+    assert "eth_usd: 1 days have minutes, but no digest" in output
+
+
+async def test_a_horizon_in_the_future_skips_no_digest(db: Database) -> None:
+    await _fill(db)
+    await db.execute("UPDATE ticker SET horizon = $1 WHERE name = 'eth_usd'", 4_000_000_020)
+    await update_digests(NOW, db)
+    assert {ticker for _, ticker, _, _ in await _entries(db)} == {"btc_usd", "eth_usd"}
+
+
+async def test_runs_without_time_make_progress(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ingest.jobs.digests.BATCH_DAYS", 3)
+    remaining = iter([1.0] * 1_000)
+    monkeypatch.setattr("ingest.jobs.deadline.Deadline.remaining_s", lambda _self: next(remaining, 0.0))
+    await _fill(db)
+    await update_digests(NOW, db)
+    async with write_lock.write_transaction(db) as connection:
+        rows: list[bulk_import.Row] = [(DAY - n * times.DAY, "90", None, None, None) for n in range(20, 0, -1)]
+        await bulk_import.merge(connection, "btc_usd", rows)
+    for run_count in range(1, 4):
+        remaining = iter([1.0] * 2)  # time for one batch
+        await update_digests(NOW, db)
+        assert len(await _entries(db)) == 4 + 3 * run_count
+    remaining = iter([1.0] * 1_000)
+    await update_digests(NOW, db)
+    assert [day for _, _, day, _ in (await _entries(db))[4:]] == list(range(-20, 0))
+
+
+async def test_a_day_that_a_wrong_clock_closed_too_early_gets_another_digest(db: Database) -> None:
+    await _fill(db)
+    await update_digests(NOW, db)
+    await store(db, [row("btc_usd", DAY + 1_440 * 60 + 600)])
+    async with write_lock.write_transaction(db) as connection:
+        await tickers.add(connection, ["sol_usd"])
+    await store(db, [row("sol_usd", DAY + 1_440 * 60 + 600)])
+    await update_digests(DAY + times.DAY + 3_600, db)  # the right clock: the second day is not over
+    assert {(ticker, day) for _, ticker, day, _ in (await _entries(db))[4:]} == {("btc_usd", 1), ("sol_usd", 1)}
 
 
 async def test_verify_compares_with_a_file_that_somebody_else_has(dsn: str, db: Database, tmp_path: Path) -> None:
@@ -178,7 +236,7 @@ async def test_verify_compares_with_a_file_that_somebody_else_has(dsn: str, db: 
     await update_digests(NOW, db)
     file = tmp_path / "digests.csv"
     file.write_text(run_verb(dsn, "digest", "--all"))
-    assert f"{file}: 4 entries compared, 0 problems" in run_verb(dsn, "verify", "--digests", str(file))
+    assert f"{file}: 4 digests compared, 0 problems" in run_verb(dsn, "verify", "--digests", str(file))
     await db.execute("UPDATE price SET price = 12345 WHERE ticker = 'eth_usd' AND ts = $1", DAY + 120)
     await db.execute("DELETE FROM digest")  # also without digests of its own, the archive is compared with the file
     output = run_verb(dsn, "verify", "--digests", str(file), status=1)

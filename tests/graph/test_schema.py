@@ -47,7 +47,7 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         "tickers": ("", "[Ticker!]!"),
         "ticker": ("name: String!", "Ticker"),
         "latest": ("ticker: String!, asOf: ID", "Price"),
-        "latestPrices": ("tickers: [String!], asOf: ID", "[Price!]!"),
+        "latestPrices": ("tickers: [String!]", "[Price!]!"),
         "prices": (
             (
                 "ticker: String!, from: UnixTime, to: UnixTime, order: Order!, "

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import orjson
@@ -203,7 +204,7 @@ async def test_a_repeatable_response_is_cached_for_ever_and_others_are_not(api: 
         await cache_control("/graphql", query=f"{{ a: {(latest % as_of)[2:-2]} {(latest % '')[2:-2]} }}") == "public, max-age=5"
     )
     assert await cache_control("/prices/latest", ticker="btc_usd", as_of=data_version) == "public, max-age=31536000, immutable"
-    assert await cache_control("/prices/latest", ticker="btc_usd") == ""
+    assert await cache_control("/prices/latest", ticker="btc_usd") == "public, max-age=5"
 
 
 @pytest.mark.parametrize(
@@ -241,6 +242,80 @@ async def test_minutes_that_retention_deleted_are_not_silently_missing(api: Api,
     await retention.delete_expired(db, day + 5 * 86_400)
     assert (await api.data(f"{{ {window % (START_TS, after)} }}"))["range"] == not_deleted_yet
     assert await db.fetchval("SELECT count(*) FROM past_row WHERE ts < $1 AND kind = 'gap'", day + 86_400) == 0
+
+
+async def test_a_transaction_without_a_new_version_changes_the_time_of_none(db: Database) -> None:
+    await track(db, "btc_usd")
+    await db.execute("UPDATE version_time SET at = at - 600")
+    await store(db, [row("btc_usd", START_TS)])
+    newest = await version.current(db)
+    await db.execute("UPDATE version_time SET at = at - 300")
+    before = await snapshots.read_state(db, newest, "btc_usd")
+    async with write_lock.write_transaction(db):
+        pass
+    async with write_lock.write_transaction(db) as connection:
+        await connection.execute("UPDATE ticker SET checked_until = $1", START_TS)
+    assert await snapshots.read_state(db, newest, "btc_usd") == before
+    await store(db, [row("btc_usd", START_TS + 60)])
+    assert await snapshots.read_state(db, newest, "btc_usd") == replace(before, newest=await version.current(db))
+    assert (await snapshots.read_state(db, await version.current(db), "btc_usd")).at == before.at + 300
+
+
+async def test_the_latest_price_of_a_version_is_not_silently_missing_after_retention(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    day = START_TS // 86_400 * 86_400
+    await store(db, [row("btc_usd", START_TS)])
+    before = str(await version.current(db))
+    await store(db, [row("btc_usd", day + 2 * 86_400)])
+    latest = f'{{ latest(ticker: "btc_usd", asOf: "{before}") {{ ts }} }}'
+    assert await api.data(latest) == {"latest": {"ts": START_TS}}
+    async with write_lock.write_transaction(db) as connection:
+        await retention.advance_horizons(connection, day + 86_400, day + 5 * 86_400, times.END)
+    paths = (f"/prices/latest?ticker=btc_usd&as_of={before}", f"/prices?ticker=btc_usd&as_of={before}")
+    for _ in range(2):  # before and after the deletion
+        assert (await api.error(latest))[0] == "AS_OF_TOO_OLD"
+        for path in paths:
+            async with api.session.get(api.url + path) as response:
+                assert (response.status, (await response.json())["code"]) == (410, "AS_OF_TOO_OLD")
+        await retention.delete_expired(db, day + 5 * 86_400)
+    newest = await version.current(db)
+    async with api.session.get(f"{api.url}/prices?ticker=btc_usd&as_of={newest}") as response:
+        assert [one["ts"] for one in await response.json()] == [day + 2 * 86_400]
+
+
+async def test_coverage_of_a_version_is_the_same_before_and_after_a_deletion(api: Api, db: Database) -> None:
+    day = START_TS // 86_400 * 86_400
+    await track(db, "btc_usd", since=day)
+    await store(db, [row("btc_usd", day), row("btc_usd", day + 3 * 86_400)])
+    await store_ranges(db, [range_row("btc_usd", day)])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.detect_gaps(connection, {"btc_usd": (day, day + 600)}, {})
+        await retention.advance_horizons(connection, day + 86_400, day + 5 * 86_400, times.END)
+    window = f'ticker: "btc_usd", from: {day}, to: {day + 4 * 86_400}, asOf: "{await version.current(db)}"'
+    query = f"{{ coverage({window}) {{ {COVERAGE} }} }}"
+    found = await api.data(query)
+    await retention.delete_expired(db, day + 5 * 86_400)
+    assert await api.data(query) == found
+
+
+async def test_only_complete_responses_are_cached_for_ever(api: Api, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", START_TS)])
+    url = f"{api.url}/export?ticker=btc_usd&as_of={await version.current(db)}"
+    for headers, status in (({"Range": "bytes=0-9", "If-Match": '"0"'}, 412), ({"Range": "bytes=999999-"}, 416)):
+        async with api.session.get(url, headers=headers) as response:
+            assert (response.status, response.headers["Cache-Control"]) == (status, "no-store")
+    async with api.session.get(url) as response:
+        assert "Want-Repr-Digest" in response.headers["Vary"]
+
+
+async def test_a_stated_version_costs_as_much_as_as_of(api: Api) -> None:
+    query = '{ candles(ticker: "btc_usd", interval: ONE_MONTH, from: "2014-01-01", to: "2024-01-01") { ts } }'
+    costs = []
+    for extensions in ({"cost": True}, {"cost": True, "version": True}):
+        async with api.session.post(f"{api.url}/graphql", json={"query": query, "extensions": extensions}) as response:
+            costs.append((await response.json())["extensions"]["cost"]["asked"])
+    assert costs[1] > costs[0] + 200_000
 
 
 async def test_rest_reads_as_of_a_version(api: Api, db: Database) -> None:

@@ -102,6 +102,21 @@ async def test_two_sites_do_not_echo_what_they_took_from_each_other(db: Database
         assert await fill_from_peers(missing, opened, db) == {("btc_usd", minute(1))}
 
 
+async def test_a_ticker_that_a_peer_does_not_have_concerns_no_other(db: Database, there: tuple[str, Database]) -> None:
+    await track(db, "ada_usd", "btc_usd", since=DAY)
+    await track(there[1], "btc_usd", since=DAY)
+    await store(db, [row(ticker, minute(n)) for ticker in ("ada_usd", "btc_usd") for n in (0, 3)])
+    await store(there[1], [row("btc_usd", minute(n)) for n in range(4)])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.detect_gaps(connection, dict.fromkeys(["ada_usd", "btc_usd"], (START_TS, minute(4))), {})
+    missing = [(ticker, minute(n)) for ticker in ("ada_usd", "btc_usd") for n in (1, 2)]
+    async with run_api(GraphSettings(database_url=there[0])) as api, connect(api.url) as opened:
+        assert await fill_from_peers(missing, opened, db) == {("btc_usd", minute(1)), ("btc_usd", minute(2))}
+        await PeerComparer(opened).compare(DAY + 86_400 + 900, db)
+    found = {comparison.ticker: comparison for comparison in await peers.newest_comparisons(db, 0)}
+    assert (found["ada_usd"].only_here, found["ada_usd"].shared, found["btc_usd"].shared) == (2, 0, 4)
+
+
 async def test_a_peer_with_keys_gets_its_key(db: Database, there: tuple[str, Database]) -> None:
     await track(there[1], "btc_usd")
     await store(there[1], [row("btc_usd", START_TS)])

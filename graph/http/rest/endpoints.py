@@ -17,6 +17,7 @@ from db import times
 from db.queries import clock, coverage, history_export, prices
 from db.queries.snapshots import Snapshot
 from graph.engine.limits import MAX_RANGE_MINUTES
+from graph.engine.snapshots import require_retained
 from graph.engine.tickers import require_known_tickers, require_tracked_tickers
 from graph.errors import BadInputError, ForbiddenError, NotFoundError
 from graph.http import response_cache
@@ -58,7 +59,9 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
     """Returns a page of prices, newest first."""
     high = times.END if query.start_date is None else query.start_date + 1
     context.charge(query.limit * FIELD_COUNT)
-    snapshot = await _snapshot(context, query, times.FIRST)
+    snapshot = await _snapshot(context, query, times.END)
+    if snapshot is not None:
+        high = min(high, snapshot.latest_ts + times.MINUTE)
     price_page = await prices.fetch_page(
         context.db,
         ROW_SHAPE,
@@ -70,6 +73,8 @@ async def page(context: Context, query: models.PageQuery) -> Rows:
         offset=query.offset,
         snapshot=snapshot,
     )
+    if not price_page.has_more:
+        require_retained(snapshot, query.ticker, "as_of")
     if price_page.low is None or price_page.high is None:
         await require_known_tickers(context.db, [query.ticker])
         # A page after the last row covers no minutes.
@@ -90,6 +95,7 @@ async def latest(context: Context, query: models.TickerQuery) -> Body:
     now = context.now() if snapshot is None else snapshot.latest_ts
     texts = await context.shared_reads.latest_json(context.db, ROW_SHAPE, [query.ticker], now, snapshot)
     if query.ticker not in texts:
+        require_retained(snapshot, query.ticker, "as_of")
         await require_known_tickers(context.db, [query.ticker])
         raise NotFoundError(f"{query.ticker} has no price yet. Retry in a minute.")
     return Body(texts[query.ticker])

@@ -83,7 +83,10 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
         context.version = await version.current(context.db)  # both passes, or the line and its digest, read the same rows
     snapshot = await context.snapshot(query.as_of, query.ticker, low, "as_of")
     source = ExportSource(context, shape, query.ticker, low, high, snapshot, has_digest_line=query.digest)
-    headers = {"Cache-Control": "no-store"} | caching_headers(request, is_repeatable=query.as_of is not None)
+    headers = caching_headers(request, is_repeatable=query.as_of is not None)
+    if query.as_of is None:
+        headers["Cache-Control"] = "no-store"
+    headers["Vary"] += ", Want-Repr-Digest"
     headers["Content-Disposition"] = f'attachment; filename="{history_export.file_name(query.ticker, shape.format, low, high)}"'
     if snapshot is not None:
         headers["X-Data-Version"] = str(snapshot.id)
@@ -161,13 +164,13 @@ async def _respond_with_length(
     if request.method == "HEAD":
         return Response(media_type=media_type, headers={**headers, "Content-Length": str(size)})
     if request.headers.get("If-Match", etag) not in (etag, "*"):
-        return Response(status_code=HTTPStatus.PRECONDITION_FAILED, headers=headers)
+        return Response(status_code=HTTPStatus.PRECONDITION_FAILED, headers=headers | {"Cache-Control": "no-store"})
     first, last = 0, size - 1
     status = HTTPStatus.OK
     if request.headers.get("If-Range", etag) == etag and (span := _parse_range(request.headers["Range"], size)):
         first, last = span
         if first >= size:
-            headers["Content-Range"] = f"bytes */{size}"
+            headers |= {"Content-Range": f"bytes */{size}", "Cache-Control": "no-store"}
             return Response(status_code=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, headers=headers)
         status = HTTPStatus.PARTIAL_CONTENT
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
