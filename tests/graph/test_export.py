@@ -67,7 +67,7 @@ async def test_csv_has_a_header_and_empty_fields(api: Api, history: list[dict[st
         {name: "" if value is None else str(value) for name, value in one.items()} for one in history
     ]
     assert headers["Content-Encoding"] == "gzip"
-    assert headers["Vary"] == "Accept-Encoding"
+    assert headers["Vary"] == "Accept-Encoding, Want-Repr-Digest"
 
 
 async def test_an_export_can_be_resumed_from_its_last_minute(api: Api, history: list[dict[str, Any]]) -> None:
