@@ -55,6 +55,15 @@ COUNT_IN: Final = """
 SELECT count(*) FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
 """
 
+FIRST_MINUTE: Final = """
+SELECT min(ts) FROM price WHERE ticker = $1
+"""
+
+DECIMALS: Final = """
+SELECT coalesce(max(scale(price)), 2)
+  FROM (SELECT price FROM price WHERE ticker = $1 ORDER BY ts DESC LIMIT 1000) AS newest
+"""
+
 HAS_ANY: Final = """
 SELECT EXISTS (SELECT FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3)
 """
@@ -246,6 +255,18 @@ def latest_statement(shape: Shape) -> Statement:
 async def count_in(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> int:
     """Returns the number of stored prices of minutes in [low, high)."""
     found: int = await db.fetchval(*rewrite(snapshot, COUNT_IN, ticker, low, high))
+    return found
+
+
+async def first_minute(db: Executor, ticker: str) -> int | None:
+    """Returns the first stored minute of the ticker, or None if it has none."""
+    found: int | None = await db.fetchval(FIRST_MINUTE, ticker)
+    return found
+
+
+async def decimals(db: Executor, ticker: str) -> int:
+    """Returns the largest number of decimals of the last 1,000 prices; 2 if there are none."""
+    found: int = await db.fetchval(DECIMALS, ticker)
     return found
 
 

@@ -31,7 +31,7 @@ from graph.engine.replica import Replica
 from graph.engine.shared_reads import SharedReads
 from graph.engine.topics import TopicRegistry
 from graph.errors import ApiError
-from graph.http import health, pages, problems
+from graph.http import health, pages, problems, udf
 from graph.http.admission import AdmissionMiddleware, ConcurrencyLimiter
 from graph.http.caller import Authenticator
 from graph.http.forwarded_headers import ForwardedHeadersMiddleware
@@ -196,6 +196,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             WebSocketRoute(GRAPHQL_PATH, socket),
             *rest,
             Mount("/v1", routes=rest),
+            *udf.routes(),
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", pages.openapi),

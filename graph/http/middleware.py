@@ -110,7 +110,9 @@ class CompressionMiddleware(GZipMiddleware):
         await super().__call__(scope, receive, send_with_unique_vary)
 
 
-KIND_BY_PATH = {"graphql": "graphql", "prices": "rest", "export": "export", "health": "health", "fetch-prices": "rest"}
+KIND_BY_PATH = {"graphql": "graphql", "export": "export", "health": "health", "udf": "rest"} | dict.fromkeys(
+    ("prices", "fetch-prices", "candles", "tickers", "coverage"), "rest"
+)
 """Metric label of a request by the first segment of its path; all other paths are pages."""
 STREAM_KIND = "stream"
 """Metric label of an event stream."""

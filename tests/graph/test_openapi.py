@@ -28,6 +28,9 @@ PATHS = {
     "/prices/range",
     "/prices/filtered",
     "/prices/by-date",
+    "/candles",
+    "/tickers",
+    "/coverage",
     "/fetch-prices",
     "/health",
 }

@@ -27,11 +27,23 @@ from graph.http.health import health
 from graph.http.rest import models
 from graph.http.rest.export import DownloadResponse, export
 from graph.http.rest.models import ROW_SHAPE, Query, parse_query
+from graph.http.rest.tables import (
+    CandleQuery,
+    CandleRow,
+    CoverageRow,
+    Table,
+    TableQuery,
+    TickerRow,
+    WindowQuery,
+    candle_table,
+    coverage_table,
+    ticker_table,
+)
 from graph.http.root_path import root_path_of
 from graph.schema.context import Context
 
 FIELD_COUNT = len(models.Row.model_fields)
-Handler = Callable[[Context, Any], Awaitable["Rows | Body"]]
+Handler = Callable[[Context, Any], Awaitable["Rows | Body | Table"]]
 
 
 @dataclass(frozen=True)
@@ -200,6 +212,8 @@ class Endpoint:
     handler: Handler
     model: type[BaseModel]
     is_list: bool = False
+    is_table: bool = False
+    """Whether the response can also be CSV, and has no X-Coverage."""
     error_statuses: tuple[int, ...] = (401, 404, 422, 429, 500, 503, 504)
     success_status: int = 200
 
@@ -230,6 +244,9 @@ class Endpoint:
         cache_headers = caching_headers(
             request, is_repeatable=isinstance(query, models.TickerQuery) and query.as_of is not None
         )
+        if isinstance(result, Table):
+            body, media_type = result.encode()
+            return Response(body, headers=cache_headers, media_type=media_type)
         if isinstance(result, Body):
             if isinstance(result.content, str):
                 response_cache.set_cacheable(request.scope, cacheable=context.is_current)
@@ -266,6 +283,9 @@ ENDPOINTS = (
     Endpoint(("/prices/range",), models.RangeQuery, range_window, models.Row, is_list=True),
     Endpoint(("/prices/filtered",), models.MinuteQuery, minute, models.Row),
     Endpoint(("/prices/by-date",), models.DayQuery, day, models.Row, is_list=True),
+    Endpoint(("/candles",), CandleQuery, candle_table, CandleRow, is_list=True, is_table=True),
+    Endpoint(("/tickers",), TableQuery, ticker_table, TickerRow, is_list=True, is_table=True),
+    Endpoint(("/coverage",), WindowQuery, coverage_table, CoverageRow, is_list=True, is_table=True),
     Endpoint(
         ("/fetch-prices",),
         models.FetchQuery,

@@ -86,8 +86,9 @@ def _operation(endpoint: Endpoint, path: str) -> Operation:
     content = _schema_of(endpoint)
     success_response = Response(
         description=endpoint.summary,
-        content={"application/json": MediaType(schema=content)},
-        headers={"X-Coverage": COVERAGE} if endpoint.is_list else None,
+        content={"application/json": MediaType(schema=content)}
+        | ({"text/csv": MediaType(schema=Schema(type="string"))} if endpoint.is_table else {}),
+        headers={"X-Coverage": COVERAGE} if endpoint.is_list and not endpoint.is_table else None,
     )
     return Operation(
         operationId=path.strip("/").replace("/", "_").replace("-", "_"),
