@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   python -m db restore tickgraph-20261121T220000Z.dump
   python -m db forget --before 2025-01-01          # preview; add --yes to delete
   python -m db views                               # create price_ticks and price_records
+  python -m db reader                              # a role and views for dashboards
   python -m db stop                                # stop what `make up` started in this folder
 """
 
@@ -133,6 +134,14 @@ def build() -> cli.CommandLine:
         "views && python -m db psql -- -c 'SELECT * FROM price_ticks LIMIT 3'",
     )
     views.add_argument("--drop", action="store_true", help="drop the views")
+    reader = verbs.add(
+        "reader",
+        "db.commands:run_reader",
+        "create the views v_price, v_candle and v_gap, and a role that can only read them; sets a new password each time",
+        "reader",
+    )
+    reader.add_argument("--name", default="tickgraph_reader", help="name of the role (default: %(default)s)")
+    reader.add_argument("--drop", action="store_true", help="drop the views and the role")
     verbs.add(
         "stop", "db.commands:run_stop", "stop the process that uses the data folder, and wait until it has exited", "stop"
     )

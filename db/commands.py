@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import difflib
 import os
+import secrets
 import shutil
 import signal
 import sys
@@ -21,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
 from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
-from db.queries import candles, clock, history_export, retention, snapshots, tickers, views, write_lock
+from db.queries import candles, clock, history_export, reader, retention, snapshots, tickers, views, write_lock
 from db.queries.history_export import ExportShape
 from db.queries.snapshots import Snapshot
 from db.runtime import backup, embedded, embedded_lookup, log, processes
@@ -78,6 +79,11 @@ def run_forget(options: argparse.Namespace) -> int:
 def run_views(options: argparse.Namespace) -> int:
     """`views`."""
     return asyncio.run(_views(embedded_lookup.postgres_url(read_settings()), drop=options.drop))
+
+
+def run_reader(options: argparse.Namespace) -> int:
+    """`reader`."""
+    return asyncio.run(_reader(embedded_lookup.postgres_url(read_settings()), options.name, drop=options.drop))
 
 
 def run_stop(_options: argparse.Namespace) -> int:
@@ -184,6 +190,20 @@ async def _views(dsn: str, *, drop: bool) -> int:
     ):
         await (views.drop(connection) if drop else views.create(connection))
     print(f"{' and '.join(views.NAMES)} are {'dropped' if drop else 'views of price'}")
+    return 0
+
+
+async def _reader(dsn: str, role: str, *, drop: bool) -> int:
+    password = os.environ.get("READER_PASSWORD") or secrets.token_urlsafe(24)
+    async with (
+        pool.open_database(dsn, application_name="tickgraph reader", max_connections=1) as db,
+        db.transaction() as connection,
+    ):
+        await (reader.drop(connection, role) if drop else reader.create(connection, role, password))
+    if drop:
+        print(f"{', '.join(reader.NAMES)} and the role {role} are dropped")
+        return 0
+    print(f"{', '.join(reader.NAMES)} can be read by the role {role} with the password {password}")
     return 0
 
 

@@ -5,7 +5,9 @@ import type { Options as TimeSeriesOptions } from '@grafana/schema/dist/esm/raw/
 
 type Plain<T> = T extends string ? `${T}` : T extends object ? { [Key in keyof T]: Plain<T[Key]> } : T;
 
-type Query = { refId: string; expr: string; legendFormat?: string; instant?: boolean };
+type PrometheusQuery = { refId: string; expr: string; legendFormat?: string; instant?: boolean };
+type SqlQuery = { refId: string; rawSql: string; rawQuery: true; format: 'time_series' | 'table' };
+type Query = PrometheusQuery | SqlQuery;
 
 type Drawn<Type extends string, Options> = Omit<Plain<Panel>, 'type' | 'options' | 'targets' | 'fieldConfig' | 'datasource'> & {
   type: Type;
@@ -15,7 +17,11 @@ type Drawn<Type extends string, Options> = Omit<Plain<Panel>, 'type' | 'options'
   targets: Query[];
 };
 
-export type Board = Omit<Plain<Dashboard>, 'panels'> & {
+type Annotation = NonNullable<NonNullable<Plain<Dashboard>['annotations']>['list']>[number];
+
+export type Board = Omit<Plain<Dashboard>, 'panels' | 'annotations'> & {
+  // The schema leaves the query of an annotation to the data source.
+  annotations: { list: (Omit<Annotation, 'target'> & { target: SqlQuery })[] };
   panels: (Drawn<'timeseries', Partial<TimeSeriesOptions>> | Drawn<'stat', Partial<StatOptions>>)[];
 };
 

@@ -50,6 +50,7 @@ def dashboard_expressions() -> dict[str, list[str]]:
             target["expr"].replace("$__rate_interval", "1m")
             for panel in json.loads(path.read_text())["panels"]
             for target in panel["targets"]
+            if "expr" in target
         ]
         for path in (MONITORING / "grafana" / "dashboards").glob("*.json")
     }
