@@ -9,10 +9,10 @@ WORKDIR /app
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin tickgraph
 
 FROM base AS packages
-# Use requirements-traces.lock for an image with tracing.
+# requirements-traces.lock, -arrow.lock and -signing.lock add tracing, Parquet and signatures.
 ARG LOCK=requirements.lock
 RUN python3 -m venv /venv
-COPY requirements.lock requirements-traces.lock ./
+COPY requirements.lock requirements-traces.lock requirements-arrow.lock requirements-signing.lock ./
 RUN pip install --quiet --require-hashes -r $LOCK && python -m compileall -q /venv
 
 FROM packages AS packages-local

@@ -88,10 +88,16 @@ def build() -> cli.CommandLine:
         "--from", dest="start", type=instant, default=times.FIRST, help="start; UNIX seconds or ISO 8601 (default: oldest)"
     )
     export.add_argument("--to", dest="end", type=instant, default=times.END, help="end, exclusive (default: no limit)")
-    export.add_argument("--format", choices=["csv", "jsonl"], default="csv", help="csv with header (default), or jsonl")
+    export.add_argument(
+        "--format",
+        choices=["csv", "jsonl", "parquet", "arrow"],
+        default="csv",
+        help="csv with header (default), jsonl, or, with pyarrow, parquet or arrow",
+    )
     export.add_argument(
         "--columns",
-        help="columns, separated by commas: ticker, ts, price, observed_at, source, original_source (these are the default), "
+        help="columns, separated by commas: ticker, ts, price, observed_at, source, original_source (these are the default; in "
+        "parquet and arrow time instead of ts), time, "
         "peer, open, high, low, close, twap, ticks, watched_s, longest_silence_s, opened_ms, closed_ms, range_source",
     )
     export.add_argument("--as-of", type=int, metavar="VERSION", help="data version to read (default: the newest)")

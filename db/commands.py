@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import connection_url, migrate, pool, times
+from db import arrow, connection_url, migrate, pool, times
 from db.connection_url import mask_password
 from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
 from db.queries import candles, clock, history_export, reader, retention, snapshots, tickers, views, write_lock
@@ -213,6 +213,8 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
         shape = ExportShape.parse(options.format, options.columns)
     except ValueError as error:
         raise UsageError(f"--columns: {error}") from None
+    if shape.format.is_binary and not arrow.is_available():
+        raise CommandLineError(f"--format {shape.format} needs pyarrow: pip install -r requirements-arrow.lock")
     try:
         async with pool.open_database(dsn, application_name="tickgraph export") as db:
             await require_known_tickers(db, [options.ticker])
@@ -229,13 +231,16 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
                 console=Console(stderr=True),
                 disable=not sys.stderr.isatty(),
             )
+            encoder = arrow.ArrowEncoder(shape) if shape.format.is_binary else None
             with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, progress:
                 task = progress.add_task(options.ticker, total=high - low)
                 slices = history_export.slices(db, shape, options.ticker, options.start, options.end, snapshot)
                 async with contextlib.aclosing(slices):
                     async for done, written in slices:
-                        out.write(written)
+                        out.write(written if encoder is None else encoder.encode(written))
                         progress.update(task, completed=done - low)
+                if encoder is not None:
+                    out.write(encoder.finish())
     except BrokenPipeError:
         raise
     except OSError as error:

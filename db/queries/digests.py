@@ -12,12 +12,12 @@ from typing import Final
 from db import times
 from db.pool import Executor, Record, Transaction
 from db.queries import history_export, retention
-from db.queries.history_export import COLUMNS, ExportFormat, ExportShape
+from db.queries.history_export import DAY_COLUMNS, ExportFormat, ExportShape
 from db.queries.retention import valid_horizon_sql
 from db.queries.snapshots import Snapshot
 from db.queries.version import current
 
-DAY_SHAPE: Final = ExportShape(ExportFormat.CSV, COLUMNS)
+DAY_SHAPE: Final = ExportShape(ExportFormat.CSV, DAY_COLUMNS)
 """The format of a day file: CSV with all columns."""
 MINUTES_PER_DAY: Final = times.DAY // times.MINUTE
 GENESIS: Final = bytes(32)
@@ -38,7 +38,7 @@ class DayDigest:
         """Returns the digest of a day file."""
         checks = bytearray(MINUTES_PER_DAY)
         lines = content.splitlines(keepends=True)[1:]
-        ts_column = COLUMNS.index("ts")
+        ts_column = DAY_COLUMNS.index("ts")
         for line in lines:
             minute = (int(line.split(b",", ts_column + 1)[ts_column]) - day) // times.MINUTE
             checks[minute] = sha256(line).digest()[0] or 1

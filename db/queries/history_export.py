@@ -13,6 +13,7 @@ from typing import Final, NamedTuple, Self
 from db import times
 from db.pool import Executor
 from db.queries.prices import JSON_COLUMNS, observed_sql
+from db.queries.shapes import iso_time_sql
 from db.queries.snapshots import Snapshot, rewrite
 
 SLICE_S: Final = 14 * times.DAY
@@ -32,7 +33,11 @@ RANGE_COLUMNS: Final = (
     "range_source",
 )
 """Columns of the range of the minute; empty if it has none."""
-COLUMNS: Final = (*DEFAULT_COLUMNS, "peer", *RANGE_COLUMNS)
+DAY_COLUMNS: Final = (*DEFAULT_COLUMNS, "peer", *RANGE_COLUMNS)
+"""All columns with data of their own. A change of them changes every digest of a day."""
+COLUMNS: Final = (*DAY_COLUMNS, "time")
+"""All columns. `time` is `ts` as ISO 8601."""
+ARROW_DEFAULT_COLUMNS: Final = tuple("time" if name == "ts" else name for name in DEFAULT_COLUMNS)
 
 EXTENT: Final = """
 SELECT min(ts) AS low, max(ts) + 60 AS high FROM price WHERE ticker = $1 AND ts >= $2 AND ts < $3
@@ -60,6 +65,7 @@ _RANGES: Final = """LEFT JOIN minute_range AS r ON r.ticker = price.ticker AND r
 _CSV_SQL: Final = {
     "ticker": "ticker",
     "ts": "ts",
+    "time": f"{iso_time_sql('ts')} || 'Z'",
     "price": "price",
     "observed_at": f"coalesce({observed_sql}, '')",
     "source": "source",
@@ -72,6 +78,7 @@ _CSV_SQL: Final = {
 _JSON_SQL: Final = {
     "ticker": """'"' || ticker || '"'""",
     "ts": "ts",
+    "time": f"""'"' || {iso_time_sql("ts")} || 'Z"'""",
     "price": """'"' || price || '"'""",
     "observed_at": JSON_COLUMNS["observed_us"].sql,
     "source": """'"' || source || '"'""",
@@ -98,6 +105,14 @@ class ExportFormat(StrEnum):
 
     CSV = "csv"
     JSONL = "jsonl"
+    PARQUET = "parquet"
+    ARROW = "arrow"
+    """Arrow's IPC streaming format."""
+
+    @property
+    def is_binary(self) -> bool:
+        """Whether `db.arrow` encodes it, from CSV."""
+        return self in (ExportFormat.PARQUET, ExportFormat.ARROW)
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,8 @@ class ExportShape:
     @classmethod
     def parse(cls, export_format: str, columns: str | None) -> Self:
         """Returns the shape of a format and a list of columns, separated by commas. Raises ValueError if one is invalid."""
-        names = DEFAULT_COLUMNS if columns is None else tuple(name.strip() for name in columns.split(","))
+        defaults = ARROW_DEFAULT_COLUMNS if ExportFormat(export_format).is_binary else DEFAULT_COLUMNS
+        names = defaults if columns is None else tuple(name.strip() for name in columns.split(","))
         unknown = [name for name in names if name not in COLUMNS]
         if unknown or len(set(names)) < len(names):
             problem = f"{unknown[0][:40]!r} is not a column" if unknown else "a column is repeated"
@@ -133,7 +149,7 @@ class ExportShape:
         return self._format(_SIZES)
 
     def _format(self, template: str) -> str:
-        if self.format is ExportFormat.CSV:
+        if self.format is not ExportFormat.JSONL:
             line = " || ',' || ".join(_CSV_SQL[name] for name in self.columns)
         else:
             begins = "{", *itertools.repeat(",", len(self.columns) - 1)

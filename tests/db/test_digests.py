@@ -341,7 +341,7 @@ async def test_a_day_file_is_imported_with_its_original_sources(dsn: str, db: Da
 
 
 async def test_the_canonical_columns_are_all_columns_of_an_export() -> None:
-    assert digests.DAY_SHAPE.columns == history_export.COLUMNS
+    assert digests.DAY_SHAPE.columns == history_export.DAY_COLUMNS
     assert digests.DAY_SHAPE.header == (
         b"ticker,ts,price,observed_at,source,original_source,peer,open,high,low,close,twap,ticks,watched_s,longest_silence_s,"
         b"opened_ms,closed_ms,range_source\n"

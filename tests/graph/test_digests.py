@@ -7,7 +7,7 @@ import orjson
 
 from db import times
 from db.pool import Database
-from db.queries.history_export import COLUMNS
+from db.queries.history_export import DAY_COLUMNS
 from ingest.jobs.digests import update_digests
 from tests.graph.conftest import Api
 from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
@@ -36,7 +36,7 @@ async def test_the_file_of_a_digest_can_be_downloaded_later(api: Api, db: Databa
         "ticker": "btc_usd",
         "from": str(DAY),
         "to": str(DAY + times.DAY),
-        "columns": ",".join(COLUMNS),
+        "columns": ",".join(DAY_COLUMNS),
         "as_of": found["asOf"],
     }
     async with api.session.get(f"{api.url}/export", params=params) as response:

@@ -131,7 +131,7 @@ async def other_db(servers: Servers, databases: Databases) -> AsyncIterator[Data
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(archive=ARCHIVE, export_format=st.sampled_from(ExportFormat))
+@given(archive=ARCHIVE, export_format=st.sampled_from([ExportFormat.CSV, ExportFormat.JSONL]))
 async def test_an_export_can_be_imported_elsewhere_without_loss(
     db: Database, other_db: Database, tmp_path: Path, archive: dict[int, Any], export_format: ExportFormat
 ) -> None:

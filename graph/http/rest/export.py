@@ -1,5 +1,6 @@
 """`GET /export`: streams a ticker's history as a file. Memory holds at most a few weeks of it."""
 
+import asyncio
 import re
 from base64 import b64encode
 from collections.abc import AsyncGenerator, Sequence
@@ -15,19 +16,25 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from db import arrow
 from db.queries import history_export, version
 from db.queries.history_export import COLUMNS, DEFAULT_COLUMNS, ExportFormat, ExportShape, Slice
 from db.queries.snapshots import Snapshot
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
-from graph.errors import BadInputError
+from graph.errors import BadInputError, NotAcceptableError
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.caller import caching_headers, context_of
 from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, TickerQuery, parse_query
 from graph.schema.context import Context
 
-MEDIA_TYPES: Final = {ExportFormat.CSV: "text/csv; charset=utf-8", ExportFormat.JSONL: "application/jsonl; charset=utf-8"}
+MEDIA_TYPES: Final = {
+    ExportFormat.CSV: "text/csv; charset=utf-8",
+    ExportFormat.JSONL: "application/jsonl; charset=utf-8",
+    ExportFormat.PARQUET: "application/vnd.apache.parquet",
+    ExportFormat.ARROW: "application/vnd.apache.arrow.stream",
+}
 LENGTH_COST: Final = 10_000
 """Cost of computing the length of an export, which reads all its rows but sends none."""
 
@@ -44,12 +51,16 @@ class ExportQuery(TickerQuery):
     end: Instant | None = Field(
         None, alias="to", description="end of the range, exclusive; default: after the newest price", examples=[EXAMPLE_END]
     )
-    format: Literal["csv", "jsonl"] = Field(
-        "csv", description="`csv` with a header, or `jsonl` with one object per line", examples=["csv"]
+    format: Literal["csv", "jsonl", "parquet", "arrow"] = Field(
+        "csv",
+        description="`csv` with a header, `jsonl` with one object per line; with pyarrow on the server also `parquet`, "
+        "and `arrow` (an IPC stream)",
+        examples=["csv"],
     )
     columns: str | None = Field(
         None,
-        description=f"columns, separated by commas: {', '.join(COLUMNS)}; default: {', '.join(DEFAULT_COLUMNS)}",
+        description=f"columns, separated by commas: {', '.join(COLUMNS)}; default: {', '.join(DEFAULT_COLUMNS)}, in "
+        "`parquet` and `arrow` with `time` instead of `ts`",
         examples=[",".join(DEFAULT_COLUMNS)],
     )
 
@@ -74,6 +85,10 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     window = Window.parse(query.start, query.end)
     low, high = window.low, window.high
     shape = query.shape
+    if shape.format.is_binary and not arrow.is_available():
+        raise NotAcceptableError(f"format={shape.format} needs pyarrow on the server: pip install -r requirements-arrow.lock")
+    if shape.format.is_binary and query.digest:
+        raise BadInputError("digest: a last line is possible only in csv and jsonl. Send the header `Want-Repr-Digest` instead")
     context = context_of(request)
     needs_length = (request.method == "HEAD" or "range" in request.headers) and not query.digest
     context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
@@ -92,7 +107,7 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
         headers["X-Data-Version"] = str(snapshot.id)
     if wants_digest:
         headers["Repr-Digest"] = await source.compute_digest()
-    if query.digest:
+    if query.digest or shape.format.is_binary:
         return DownloadResponse(source.stream(), connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
     headers["Accept-Ranges"] = "bytes"
     if needs_length:
@@ -115,6 +130,7 @@ class ExportSource:
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yields the parts of the export, and charges their rows to the caller's budget."""
         digest = sha256()
+        encoder = arrow.ArrowEncoder(self.shape) if self.shape.format.is_binary else None
         async with aclosing(self._slices()) as slices:
             prepaid_rows = MAX_RANGE_MINUTES
             async for _, written in slices:
@@ -123,7 +139,9 @@ class ExportSource:
                 prepaid_rows = max(0, prepaid_rows - rows)
                 if self.has_digest_line:
                     digest.update(written)
-                yield written
+                yield written if encoder is None else await asyncio.to_thread(encoder.encode, written)
+        if encoder is not None:
+            yield encoder.finish()
         if self.has_digest_line and self.snapshot is not None:
             values = {"sha256": digest.hexdigest(), "data_version": str(self.snapshot.id)}
             is_csv = self.shape.format is ExportFormat.CSV
