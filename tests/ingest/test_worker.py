@@ -208,8 +208,10 @@ async def test_a_second_sigterm_ends_a_worker_at_once(env: dict[str, str], simul
     simulator.fail("hang", method="get_index_price")
     async with _run_process(env, tmp_path / "worker.log", *DRAMATIQ) as worker:
         await wait_until(lambda: "get_index_price" in simulator.calls, describe_state=lambda: worker.output)
-        for _ in range(2):
-            os.killpg(worker.process.pid, signal.SIGTERM)
+        os.killpg(worker.process.pid, signal.SIGTERM)
+        # Two pending signals would count as one.
+        await wait_until(lambda: "Stopping worker process" in worker.output, describe_state=lambda: worker.output)
+        os.killpg(worker.process.pid, signal.SIGTERM)
         await asyncio.wait_for(worker.process.wait(), WAIT_TIMEOUT_S)
 
 
