@@ -53,7 +53,7 @@ async def _compare(options: argparse.Namespace, settings: Settings) -> int:
 async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int, db: Database, *, repair: bool) -> int:
     out = console()
     table = Table(box=None, header_style="bold")
-    for title in ("day", "ticker", "both", "only here", "only there", "stored", "median bps", "max bps"):
+    for title in ("day", "ticker", "both", "only here", "only there", "stored", "median bps", "p99 bps", "max bps"):
         table.add_column(title, justify="left" if title in ("day", "ticker") else "right", no_wrap=True)
     details: list[str] = []
     unresolved = 0
@@ -71,7 +71,9 @@ async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int
             unresolved += len(comparison.missing_here) - stored
             found = comparison.result
             numbers = [found.shared, found.only_here, found.only_there, stored]
-            differences = ["-" if bps is None else f"{bps:.2f}" for bps in (found.median_bps, found.max_bps)]
+            differences = [
+                "-" if bps is None else f"{bps:.2f}" for bps in (found.median_bps, comparison.p99_bps, found.max_bps)
+            ]
             table.add_row(times.iso(day)[:10], ticker, *(f"{number:,}" for number in numbers), *differences)
             details += _describe(ticker, comparison, is_repaired=repair)
     out.print(table)

@@ -160,6 +160,8 @@ class DayComparison:
     """The live minutes of the peer that are missing here."""
     outliers: Sequence[tuple[int, Decimal, Decimal, Decimal]]
     """The largest differences: minute, price here, price there, basis points."""
+    p99_bps: Decimal | None
+    """99 of 100 differences are at most this large; None if no minute is live on both sides."""
     is_same_observation: bool
     """Whether all live prices of both are equal: the peer is probably this archive or a copy of it."""
 
@@ -193,6 +195,7 @@ async def compare_day(db: Executor, peer: Peer, ticker: str, day: int, high: int
         ),
         missing_here,
         [(ts, ours, theirs, bps) for bps, ts, ours, theirs in differences[:MAX_OUTLIERS] if bps >= MIN_OUTLIER_BPS],
+        p99_bps=None if worst is None else round(differences[len(differences) // 100][0], 4),
         is_same_observation=len(live_pairs) > MAX_OUTLIERS and differences[0][0] == 0,
     )
 

@@ -117,6 +117,14 @@ async def test_a_ticker_that_a_peer_does_not_have_concerns_no_other(db: Database
     assert (found["ada_usd"].only_here, found["ada_usd"].shared, found["btc_usd"].shared) == (2, 0, 4)
 
 
+async def test_a_site_that_names_itself_as_its_peer_takes_nothing(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd")
+    await store(db, [row("btc_usd", minute(n)) for n in (0, 4)])
+    missing = await _open_gaps(db, START_TS, minute(5))
+    async with run_api(GraphSettings(database_url=dsn)) as api, connect(api.url) as opened:
+        assert await fill_from_peers(missing, opened, db) == set()
+
+
 async def test_a_peer_with_keys_gets_its_key(db: Database, there: tuple[str, Database]) -> None:
     await track(there[1], "btc_usd")
     await store(there[1], [row("btc_usd", START_TS)])
@@ -302,6 +310,7 @@ async def test_a_comparison_names_what_only_one_site_has_and_what_differs(
         result = found.result
         assert (result.shared, result.only_here, result.only_there) == (8, 2, 3)
         assert (result.median_bps, result.max_bps, result.max_ts) == (Decimal(1), Decimal(50), minute(8))
+        assert found.p99_bps == Decimal(50)
         assert found.outliers == [(minute(8), Decimal(100), Decimal("100.5"), Decimal(50))]
         arguments = ("ingest", "compare", "--peer", api.url, "--from", "2024-01-15", "--to", "2024-01-16")
         status, out, err = await run_verb(tmp_path, *arguments, DATABASE_URL=dsn)

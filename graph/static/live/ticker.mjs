@@ -350,7 +350,7 @@ class TickerView {
     }
     texts.push(...gaps.slice(0, 2).map(gap));
     const sources = overlapping(this.#parts, candle).map((one) => one.source.toLowerCase());
-    if (sources.length) texts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported" })[one]).join(", "));
+    if (sources.length) texts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported", peer: "from a peer" })[one]).join(", "));
     setText(this.#elements.legend, texts.join("  ·  "));
     this.#elements.legend.classList.toggle("gap", gaps.some((one) => one.state !== "FILLED"));
   }
