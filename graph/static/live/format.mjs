@@ -91,6 +91,7 @@ export function coverage(found) {
   }
   const others = [
     found.backfilled && `${minutes(found.backfilled)} backfilled from Deribit's chart`,
+    found.fromPeers && `${minutes(found.fromPeers)} from a peer`,
     found.imported && `${minutes(found.imported)} imported`,
   ].filter(Boolean);
   if (others.length) parts.push(`Not collected live: ${others.join(", ")}.`);

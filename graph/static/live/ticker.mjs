@@ -22,7 +22,7 @@ const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!,
 }`;
 const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime) {
   coverage(ticker: $ticker, from: $from, to: $to) {
-    expected stored missing live backfilled imported extra
+    expected stored missing live backfilled imported fromPeers extra
     gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } }
     parts(first: 1000) { from to source }
   }
