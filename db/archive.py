@@ -242,12 +242,15 @@ def _day_path(folder: Path, entry: DigestEntry) -> Path:
 async def _write_day(db: pool.Database, folder: Path, entry: DigestEntry) -> bool:
     path = _day_path(folder, entry)
     manifest_path = path.with_suffix(".json")
-    if manifest_path.exists() and orjson.loads(manifest_path.read_bytes())["sha256"] == entry.digest.sha256.hex():
+    if (
+        path.exists()
+        and manifest_path.exists()
+        and orjson.loads(manifest_path.read_bytes())["sha256"] == entry.digest.sha256.hex()
+    ):
         return False
     content = await digests.read_day_file(db, entry.ticker, entry.day, entry.as_of)
     if DayDigest.of_file(content, entry.day).sha256 != entry.digest.sha256:
         raise CommandLineError(f"{entry.ticker} {times.iso(entry.day)[:10]} differs from its digest. Run `python -m db verify`")
-    path.parent.mkdir(parents=True, exist_ok=True)
     _replace(path, content)
     _replace(
         manifest_path, orjson.dumps(await _manifest(db, path, entry), option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
@@ -287,7 +290,6 @@ async def _manifest(db: pool.Database, path: Path, entry: DigestEntry) -> dict[s
 
 
 def _write_chain(folder: Path, lines: Sequence[str], newest: DigestEntry | None, signature: signing.Signature | None) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / CHAIN_FILE, "".join(f"{line}\n" for line in lines).encode())
     if newest is not None:
         values = {"number": newest.number, "chain": newest.chain.hex(), "data_version": str(newest.as_of)}
@@ -300,8 +302,9 @@ def _write_chain(folder: Path, lines: Sequence[str], newest: DigestEntry | None,
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Writes a file so that a reader sees either the old or the new content."""
+    """Writes a file, in a folder that may not exist yet, so that a reader sees either the old or the new content."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.new")
         temporary.write_bytes(content)
         temporary.replace(path)
