@@ -1,6 +1,7 @@
 """Settings of the API process, in addition to those of the database."""
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
@@ -70,6 +71,11 @@ class Settings(settings.Settings):
         "rotation. If unset, no key is required. `python -m graph key` generates a key",
     )
     introspection: bool = Field(True, description="allow schema introspection; if false, errors also suggest no names")
+    trusted_documents: Path | None = Field(
+        None,
+        description="JSON file with the only documents that are executed: `persisted-documents.json` of graphql-codegen, or an "
+        "Apollo manifest",
+    )
     graphiql: bool = Field(True, description="serve GraphiQL to browsers")
     max_in_flight: int = Field(256, ge=1, description="maximum concurrent requests of an API process; further requests get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="maximum concurrent requests of one client address")

@@ -7,6 +7,7 @@ import resource
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from starlette.applications import Starlette
@@ -30,6 +31,7 @@ from graph.engine.rate_limit import CostBudget
 from graph.engine.replica import Replica
 from graph.engine.shared_reads import SharedReads
 from graph.engine.topics import TopicRegistry
+from graph.engine.trusted_documents import TrustedDocuments
 from graph.errors import ApiError
 from graph.http import health, pages, problems, udf
 from graph.http.admission import AdmissionMiddleware, ConcurrencyLimiter
@@ -60,12 +62,33 @@ COMPRESSION_LEVEL = 4
 """Level of gzip: the maximum takes three times as long for a few percent."""
 
 
-PUBLIC_PATHS = ("/", "/health", "/v1/health", "/static", "/docs", "/redoc", "/api/docs", "/api/redoc", "/openapi.json")
+PUBLIC_PATHS = (
+    "/",
+    "/health",
+    "/v1/health",
+    "/static",
+    "/docs",
+    "/redoc",
+    "/api/docs",
+    "/api/redoc",
+    "/openapi.json",
+    "/schema.graphql",
+    "/llms.txt",
+)
 """Paths without price data: they require no key."""
 
 
 CACHED_PATHS = (GRAPHQL_PATH, "/prices", "/v1/prices")
 """Paths, and those below them, whose responses are cached until the next commit."""
+
+
+def _read_trusted_documents(file: Path | None) -> TrustedDocuments | None:
+    if file is None:
+        return None
+    try:
+        return TrustedDocuments.read(file)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"TRUSTED_DOCUMENTS={file}: {error}") from None
 
 
 def _cors_middleware(settings: Settings) -> Middleware:
@@ -173,7 +196,7 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
     response_cache = ResponseCache(commits, settings.answer_cache_mb << 20, CACHED_PATHS)
     has_fast_path = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes(connections)
-    schema = Schema(introspection=settings.introspection)
+    schema = Schema(introspection=settings.introspection, trusted=_read_trusted_documents(settings.trusted_documents))
     subscriptions = ConcurrencyLimiter(
         "subscriptions", "open subscriptions", settings.max_sockets, settings.max_sockets_per_client
     )
@@ -200,6 +223,8 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             Route("/health/live", health.live),
             Route("/health/ready", health.ready),
             Route("/openapi.json", pages.openapi),
+            *([Route("/schema.graphql", pages.schema_text(schema))] if settings.introspection else ()),
+            Route("/llms.txt", pages.llms_text),
             *(Route(path, pages.swagger_ui) for path in ("/docs", "/api/docs")),
             *(Route(path, pages.redoc) for path in ("/redoc", "/api/redoc")),
             Mount("/static", VersionedStaticFiles(directory=STATIC_DIR)),

@@ -82,7 +82,7 @@ class GraphQLEndpoint:
         self._connections = connections
         self._graphiql = graphiql
         self._requires_key = requires_key
-        self._persisted = PersistedQueries()
+        self._persisted = PersistedQueries(schema.trusted)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)

@@ -1,18 +1,20 @@
 """HTML pages: live page, Swagger UI, ReDoc. They load nothing from other hosts. GraphiQL is in `graph.http.graphql`."""
 
+from collections.abc import Awaitable, Callable
 from functools import cache
 from http import HTTPStatus
 from typing import Final
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from graph.http.graphql import html_page
+from graph.http.graphql import STATIC_DIR, html_page
 from graph.http.negotiation import prefers_html
 from graph.http.problems import on_http_error
 from graph.http.rest.openapi import build_document
 from graph.http.root_path import root_path_of
+from graph.schema.executable import Schema
 
 LIVE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
@@ -28,6 +30,27 @@ async def openapi(request: Request) -> Response:
 @cache
 def _document(root_path: str) -> bytes:
     return orjson.dumps(build_document(root_path))
+
+
+def schema_text(schema: Schema) -> Callable[[Request], Awaitable[Response]]:
+    """Returns the endpoint of `GET /schema.graphql`: the schema as text, for code generators and gateways."""
+    text = f"{schema.as_str()}\n"
+
+    async def respond(_request: Request) -> Response:
+        return PlainTextResponse(text, headers={"ETag": f'"{schema.digest}"', "Cache-Control": "public, max-age=3600"})
+
+    return respond
+
+
+async def llms_text(request: Request) -> Response:
+    """`GET /llms.txt`: what a program that reads text should know of the API (https://llmstxt.org)."""
+    base = f"{request.url.scheme}://{request.url.netloc}{root_path_of(request.scope)}"
+    return PlainTextResponse(_read_llms_text().replace("{base}", base))
+
+
+@cache
+def _read_llms_text() -> str:
+    return (STATIC_DIR / "llms.txt").read_text(encoding="utf-8")
 
 
 async def swagger_ui(request: Request) -> HTMLResponse:

@@ -9,6 +9,7 @@ from typing import Final
 
 from cachetools import LRUCache
 
+from graph.engine.trusted_documents import TrustedDocuments
 from graph.errors import BadRequestError, PersistedQueryNotFoundError
 from graph.http.request import GraphQLRequest
 
@@ -19,7 +20,9 @@ MAX_PERSISTED_BYTES: Final = 4 * 1024 * 1024
 class PersistedQueries:
     """Cache of documents by their SHA-256 digests."""
 
-    def __init__(self) -> None:
+    def __init__(self, trusted: TrustedDocuments | None = None) -> None:
+        """With `trusted`, ids are those of its documents, and none is stored."""
+        self._trusted = trusted
         self._documents: LRUCache[str, str] = LRUCache(MAX_PERSISTED_BYTES, getsizeof=sys.getsizeof)
 
     def get_document(self, request: GraphQLRequest) -> str:
@@ -28,6 +31,9 @@ class PersistedQueries:
         Raises PersistedQueryNotFoundError for an unknown digest, BadRequestError if both are missing or the digest is invalid.
         """
         digest = _get_digest(request)
+        document_id = digest or request.document_id
+        if self._trusted is not None and document_id is not None and not request.query:
+            return self._trusted.get(document_id)
         if request.query:
             if digest is not None and sha256(request.query.encode()).hexdigest() != digest:
                 raise BadRequestError("extensions.persistedQuery: sha256Hash is not the SHA-256 digest of query")
@@ -41,7 +47,7 @@ class PersistedQueries:
     def store(self, request: GraphQLRequest) -> None:
         """Stores the document of a request with a digest. Call it only after validation."""
         digest = _get_digest(request)
-        if digest is not None and request.query:
+        if digest is not None and request.query and self._trusted is None:
             self._documents[digest] = request.query
 
 

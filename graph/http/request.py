@@ -32,14 +32,16 @@ class GraphQLRequest:
     operation_name: str | None
     variables: dict[str, Any]
     extensions: dict[str, Any]
+    document_id: str | None = None
+    """Id of a trusted document."""
 
 
 def parse_query_string(params: QueryParams) -> GraphQLRequest:
     """Parses the query string of a GET request. Raises BadRequestError."""
-    for name in ("query", "operationName", "variables", "extensions"):
+    for name in ("query", "documentId", "operationName", "variables", "extensions"):
         if len(params.getlist(name)) > 1:
             raise BadRequestError(f"{name} was sent {len(params.getlist(name))} times. Send it once.")
-    parts: dict[str, Any] = {name: params[name] for name in ("query", "operationName") if name in params}
+    parts: dict[str, Any] = {name: params[name] for name in ("query", "documentId", "operationName") if name in params}
     for name in ("variables", "extensions"):
         if params.get(name):
             parts[name] = parse_json(params[name].encode(), name)
@@ -114,7 +116,12 @@ def _build_request(parts: Mapping[str, Any]) -> GraphQLRequest:
         raise BadRequestError("query should be a string: the GraphQL document")
     if name is not None and not isinstance(name, str):
         raise BadRequestError("operationName should be a string")
-    return GraphQLRequest(query, name or None, _get_object(parts, "variables"), _get_object(parts, "extensions"))
+    document_id = parts.get("documentId")
+    if document_id is not None and not isinstance(document_id, str):
+        raise BadRequestError("documentId should be a string: the id of a trusted document")
+    return GraphQLRequest(
+        query, name or None, _get_object(parts, "variables"), _get_object(parts, "extensions"), document_id or None
+    )
 
 
 def _get_object(parts: Mapping[str, Any], name: str) -> dict[str, Any]:

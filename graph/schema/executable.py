@@ -41,6 +41,7 @@ from graph.engine.field_rules import SchemaRules
 from graph.engine.json_fragments import JsonFragmentExecutionContext
 from graph.engine.plans import Planner
 from graph.engine.topics import Event
+from graph.engine.trusted_documents import TrustedDocuments
 from graph.errors import ApiError, InternalError, TooComplexError
 from graph.schema.context import Context
 from graph.schema.mutation import Mutation
@@ -109,8 +110,11 @@ class RequestRejectedError(Exception):
 class Schema(strawberry.Schema):
     """The API schema. Its errors have an `extensions.code`. Unexpected errors reveal no internal details."""
 
-    def __init__(self, *, introspection: bool = True) -> None:
-        """Without `introspection`, introspection queries are rejected and error messages suggest no names of the schema."""
+    def __init__(self, *, introspection: bool = True, trusted: TrustedDocuments | None = None) -> None:
+        """Without `introspection`, introspection queries are rejected and error messages suggest no names of the schema.
+
+        With `trusted`, only its documents are executed.
+        """
         super().__init__(
             query=Query,
             mutation=Mutation,
@@ -118,6 +122,7 @@ class Schema(strawberry.Schema):
             config=StrawberryConfig(scalar_map=SCALARS),
         )
         self._allows_introspection = introspection
+        self.trusted = trusted
         self.field_rules = SchemaRules(self._schema)
         rules = specified_rules if introspection else (*specified_rules, NoSchemaIntrospectionCustomRule)
         self._operation_names = metrics.OperationNames()
@@ -136,8 +141,12 @@ class Schema(strawberry.Schema):
         """Returns the operation of a request and its cost. Raises RequestRejectedError or RateLimitedError if it must not run.
 
         A document that is not cached waits for the parser. Its parsing and its validation are charged before they start.
+        Raises ForbiddenError if the document is not trusted.
         """
         try:
+            documents.check_length(text)
+            if self.trusted is not None:
+                self.trusted.require(text)
             prepared = self._find_cached(text, variables, operation_name) or await self._parse_and_validate(
                 text, variables, operation_name, context
             )
@@ -162,7 +171,6 @@ class Schema(strawberry.Schema):
             return prepared
 
     def _find_cached(self, text: str, variables: dict[str, Any], operation_name: str | None) -> PreparedOperation | None:
-        documents.check_length(text)
         cached = self.documents.get(text)
         if cached is None:
             return None

@@ -3,6 +3,11 @@ export default {
   schema: process.env.SCHEMA,
   documents: 'queries.graphql',
   generates: {
+    './generated/trusted/': {
+      preset: 'client',
+      presetConfig: { fragmentMasking: false, persistedDocuments: { hashAlgorithm: 'sha256' } },
+      config: { scalars: { UnixTime: 'number', DateTime: 'string', Decimal: 'string' }, useTypeImports: true },
+    },
     './generated/': {
       preset: 'client',
       presetConfig: { fragmentMasking: false },

@@ -167,6 +167,24 @@ async def test_generated_types_pass_a_strict_compiler(api: Api) -> None:
     await _run_command(commands / "tsc", "--project", "tsconfig.json")
 
 
+async def test_the_manifest_of_graphql_codegen_is_trusted(api: Api, dsn: str) -> None:
+    commands = CLIENTS / "node_modules" / ".bin"
+    await _run_command(commands / "graphql-codegen", "--config", "codegen.js", SCHEMA=f"{api.url}/graphql")
+    manifest = CLIENTS / "generated" / "trusted" / "persisted-documents.json"
+    documents = json.loads(manifest.read_text())
+    assert len(documents) >= 3
+    async with run_api(Settings(database_url=dsn, trusted_documents=manifest)) as closed:
+        for document_id, text in documents.items():
+            outcomes = []
+            for body in ({"documentId": document_id}, {"query": text}):
+                async with closed.session.post(f"{closed.url}/graphql", json=body) as response:
+                    outcomes.append({error["extensions"]["code"] for error in (await response.json()).get("errors", [])})
+            assert outcomes[0] == outcomes[1]
+            assert not outcomes[0] & {"FORBIDDEN", "PERSISTED_QUERY_NOT_FOUND"}
+        async with closed.session.post(f"{closed.url}/graphql", json={"query": "{ __typename }"}) as response:
+            assert (await response.json())["errors"][0]["extensions"]["code"] == "FORBIDDEN"
+
+
 async def test_dashboards_match_the_schema_of_grafana() -> None:
     generated = CLIENTS / "generated" / "dashboards.ts"
     generated.parent.mkdir(exist_ok=True)
