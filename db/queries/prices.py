@@ -79,6 +79,19 @@ SELECT id, ticker, ts, price, observed_at, source, original_source, peer
  LIMIT 1
 """
 
+LAST_OBSERVED_OF_EACH: Final = """
+SELECT instants.position, found.*
+  FROM unnest($2::bigint[]) WITH ORDINALITY AS instants (at, position)
+ CROSS JOIN LATERAL (
+       SELECT id, ticker, ts, price, observed_at, source, original_source, peer
+         FROM (SELECT *, coalesce(observed_at, (ts + 60) * 1000000) AS seen_at
+                 FROM price
+                WHERE ticker = $1 AND ts > instants.at - $3::bigint - 120 AND ts <= instants.at) AS near
+        WHERE seen_at <= instants.at * 1000000 AND seen_at >= (instants.at - $3::bigint) * 1000000
+        ORDER BY ts DESC
+        LIMIT 1) AS found
+"""
+
 # The CHECKs of the table guarantee that no name or price needs escaping or normalization.
 _SECOND = iso_time_sql("observed_at / 1000000")
 _MICROSECOND = f"{_SECOND} || '.' || lpad((observed_at % 1000000)::text, 6, '0')"
@@ -279,6 +292,16 @@ async def has_any(db: Executor, ticker: str, low: int, high: int, snapshot: Snap
 async def last_observed(db: Executor, ticker: str, at: int, max_age_s: int, snapshot: Snapshot | None = None) -> Record | None:
     """Returns the last price observed at or before the second `at`, or None if it is older than `max_age_s` seconds."""
     return await db.fetchrow(*rewrite(snapshot, LAST_OBSERVED, ticker, at, min(max_age_s, times.END)))
+
+
+async def last_observed_of_each(
+    db: Executor, ticker: str, instants: Sequence[int], max_age_s: int, snapshot: Snapshot | None = None
+) -> list[Record | None]:
+    """Returns `last_observed` of each instant, in their order."""
+    arguments = ticker, list(instants), min(max_age_s, times.END)
+    rows = await db.fetch(*rewrite(snapshot, LAST_OBSERVED_OF_EACH, *arguments))
+    found = {row["position"]: row for row in rows}
+    return [found.get(position) for position in range(1, len(instants) + 1)]
 
 
 async def tickers_stored_at(db: Executor, tickers: Sequence[str], ts: int) -> set[str]:

@@ -31,6 +31,8 @@ DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000
 MAX_RANGE_MINUTES: Final = 50_000
 MAX_CANDLES: Final = 10_000
+MAX_INSTANTS: Final = 10_000
+"""Instants in one argument."""
 MAX_TICKERS: Final = 1_000
 """Ticker names in one argument."""
 ASSUMED_TICKER_COUNT: Final = 200
@@ -136,6 +138,12 @@ def cost_of_days(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of a row for each day from `from` to `to`."""
     minutes = _count_minutes(arguments, MAX_CANDLES * times.DAY // times.MINUTE)
     return max(1, minutes * times.MINUTE // times.DAY) * row_cost
+
+
+def cost_of_instants(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of a price for each instant of the list `at`."""
+    instants = arguments.get("at")
+    return (len(instants) if isinstance(instants, list) else 1) * row_cost
 
 
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:

@@ -17,6 +17,7 @@ from graph.engine.json_fragments import json_fragment
 from graph.engine.snapshots import require_retained
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
+from graph.errors import BadInputError
 from graph.schema import arguments
 from graph.schema.arguments import Order
 from graph.schema.candles import CANDLE_ROWS, Basis, Candle, Interval, OfBasis, Series, Summary, WithEmpty, WithOpen
@@ -220,6 +221,28 @@ class Query:
             await require_known_tickers(info.context.db, [name])
             return None
         return Price.from_record(record, snapshot)
+
+    @strawberry.field(
+        description="`priceAt` for at most 10,000 instants, in their order. For joins of a list of events with prices.",
+        metadata=declare(FieldRules(cost=limits.cost_of_instants)),
+    )
+    async def prices_at(
+        self,
+        info: Info,
+        ticker: TickerName,
+        at: Annotated[list[UnixTime], _argument("The instants, in any order.")],
+        max_age: Annotated[int, _argument("Maximum age of a price at its instant, in seconds.")] = 300,
+        as_of: AsOf = UNSET,
+    ) -> list[Price | None]:
+        name, max_age_s = arguments.parse_ticker(ticker), arguments.parse_max_age(max_age)
+        if len(at) > limits.MAX_INSTANTS:
+            raise BadInputError(f"at: {len(at)} instants exceed the maximum of {limits.MAX_INSTANTS}")
+        oldest = min(at, default=times.END) - max_age_s - times.MINUTE
+        snapshot = await info.context.snapshot(as_of, name, oldest)
+        records = await prices.last_observed_of_each(info.context.db, name, at, max_age_s, snapshot)
+        if not any(records):
+            await require_known_tickers(info.context.db, [name])
+        return [None if record is None else Price.from_record(record, snapshot) for record in records]
 
     @strawberry.field(
         description="Completeness of a window: expected and stored minutes, and gaps with their reasons.",

@@ -88,7 +88,7 @@ def _query(field: str, argument: str, kind: str) -> str:
         "priceAt": ["ticker", "at"], "coverage": ["ticker", "from"], "summary": ["ticker", "from"],
         "series": ["ticker", "from"], "candles": ["ticker", "interval", "from"],
         "touched": ["ticker", "price", "from"],
-        "deliveryPrice": ["ticker", "date"], "digests": ["ticker", "from"],
+        "deliveryPrice": ["ticker", "date"], "digests": ["ticker", "from"], "pricesAt": ["ticker", "at"],
     }.get(field, [])  # fmt: skip
     others = [f"{name}: {REQUIRED[name]}" for name in required if name != argument]
     arguments = ", ".join([f"{argument}: $hostile", *others])

@@ -149,6 +149,7 @@ def test_the_documentation_lists_every_limit() -> None:
         "minutes of a `range` or a `series`": (limits.MAX_RANGE_MINUTES, "RANGE_TOO_LARGE"),
         "candles": (limits.MAX_CANDLES, "RANGE_TOO_LARGE"),
         "minutes of `touched` (366 days)": (limits.MAX_TOUCH_MINUTES, "RANGE_TOO_LARGE"),
+        "instants of `pricesAt`": (limits.MAX_INSTANTS, "BAD_USER_INPUT"),
         "names in `tickers`": (limits.MAX_TICKERS, "BAD_USER_INPUT"),
     }
     section = (ROOT / "docs" / "graphql.md").read_text().partition("## Limits")[2].partition("\n## ")[0]
@@ -181,4 +182,9 @@ def test_every_list_and_every_query_declares_its_rules() -> None:
     for key in lists | {key for key in fields if key[0] == "Query"}:
         assert key in RULES.declared or ".".join(key) in LISTS_WITHOUT_COST, key
     for key in lists & RULES.declared:
-        assert RULES.find(*key)[0].cost({"from": START_TS, "to": START_TS + 864_000, "interval": "ONE_HOUR"}, 1, 10) >= 10, key
+        assert (
+            RULES.find(*key)[0].cost(
+                {"from": START_TS, "to": START_TS + 864_000, "interval": "ONE_HOUR", "at": [START_TS] * 10}, 1, 10
+            )
+            >= 10
+        ), key

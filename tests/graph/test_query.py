@@ -108,6 +108,20 @@ async def test_price_at_returns_the_last_observed_price_and_none_older_than_max_
     assert await api.data(query, at=7_258_118_399, age=2**31 - 1) == {"priceAt": None}
 
 
+@pytest.mark.usefixtures("five_prices")
+async def test_prices_at_instants_are_those_of_price_at(api: Api) -> None:
+    instants = [START_TS + second for second in (541, 0, 1, 60, 542, 60, 7_000)]
+    one = 'query ($at: UnixTime!) { priceAt(ticker: "btc_usd", at: $at) { id ts price source } }'
+    expected = [(await api.data(one, at=at))["priceAt"] for at in instants]
+    many = 'query ($at: [UnixTime!]!) { pricesAt(ticker: "btc_usd", at: $at) { id ts price source } }'
+    assert (await api.data(many, at=instants))["pricesAt"] == expected
+    assert any(expected)
+    assert (await api.data(many, at=[]))["pricesAt"] == []
+    code, message = await api.error(many.replace("id ts price source", "ts"), at=[START_TS] * 10_001)
+    assert (code, message) == ("BAD_USER_INPUT", "at: 10001 instants exceed the maximum of 10000")
+    assert (await api.error(many.replace("btc_usd", "nope"), at=instants))[0] == "UNKNOWN_TICKER"
+
+
 async def test_a_price_has_every_digit_and_its_source(api: Api, db: Database) -> None:
     await track(db, "s_usdc")
     await store(

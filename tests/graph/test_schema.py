@@ -65,6 +65,7 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         ),
         "summary": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Summary"),
         "series": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Series!"),
+        "pricesAt": ("ticker: String!, at: [UnixTime!]!, maxAge: Int!, asOf: ID", "[Price]!"),
         "digests": ("ticker: String!, from: UnixTime!, to: UnixTime", "[DayDigest!]!"),
         "deliveryPrice": ("ticker: String!, date: UnixTime!", "DeliveryPrice"),
         "touched": ("ticker: String!, price: Decimal!, from: UnixTime!, to: UnixTime", "Touch!"),
