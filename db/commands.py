@@ -83,7 +83,9 @@ def run_views(options: argparse.Namespace) -> int:
 
 def run_reader(options: argparse.Namespace) -> int:
     """`reader`."""
-    return asyncio.run(_reader(embedded_lookup.postgres_url(read_settings()), options.name, drop=options.drop))
+    settings = read_settings()
+    password = None if settings.reader_password is None else settings.reader_password.get_secret_value()
+    return asyncio.run(_reader(embedded_lookup.postgres_url(settings), options.name, password, drop=options.drop))
 
 
 def run_stop(_options: argparse.Namespace) -> int:
@@ -193,17 +195,18 @@ async def _views(dsn: str, *, drop: bool) -> int:
     return 0
 
 
-async def _reader(dsn: str, role: str, *, drop: bool) -> int:
-    password = os.environ.get("READER_PASSWORD") or secrets.token_urlsafe(24)
+async def _reader(dsn: str, role: str, chosen_password: str | None, *, drop: bool) -> int:
+    password = chosen_password or secrets.token_urlsafe(24)
     async with (
         pool.open_database(dsn, application_name="tickgraph reader", max_connections=1) as db,
         db.transaction() as connection,
     ):
         await (reader.drop(connection, role) if drop else reader.create(connection, role, password))
     if drop:
-        print(f"{', '.join(reader.NAMES)} and the role {role} are dropped")
+        print(f"the role {role} is dropped, and the views with the last such role")
         return 0
-    print(f"{', '.join(reader.NAMES)} can be read by the role {role} with the password {password}")
+    shown = "READER_PASSWORD" if chosen_password else f"the password {password}"
+    print(f"{', '.join(reader.NAMES)} can be read by the role {role} with {shown}")
     return 0
 
 

@@ -108,7 +108,7 @@ class PriceRow(BaseModel):
     source: Source
     estimated_delivery_price: Price | None = None
     """The exchange's estimate, if it differs from the price."""
-    peer: Annotated[str, Field(max_length=MAX_PEER_LENGTH)] | None = None
+    peer: Annotated[str, Field(max_length=MAX_PEER_LENGTH, pattern=r'^[^\s,"]+$')] | None = None
     """URL of the peer that had the price; only with the source PEER."""
 
     @model_validator(mode="after")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from db import connection_url
@@ -108,6 +108,9 @@ class Settings(BaseSettings):
         None,
         description="PEM file of an Ed25519 key that signs the newest digest in `python -m db digest` and in day files; needs "
         "`requirements-signing.lock`",
+    )
+    reader_password: SecretStr | None = Field(
+        None, description="password that `python -m db reader` sets, and with which Grafana of `make monitoring` reads"
     )
     data_dir: Path = Field(Path(".tickgraph"), description="data folder of the embedded servers")
 

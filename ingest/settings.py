@@ -20,7 +20,7 @@ def _split_all(value: object) -> object:
 
 def parse_peer_url(url: str) -> str:
     """Returns the base URL of a peer. Raises ValueError."""
-    if not re.fullmatch(r"https?://[^/@\s?#]+(/[^@\s?#]*)?", url) or len(url) > MAX_PEER_LENGTH:
+    if not re.fullmatch(r"https?://[^/@\s?#,\"]+(/[^@\s?#,\"]*)?", url) or len(url) > MAX_PEER_LENGTH:
         raise ValueError("should look like https://b.example.org, without a user and a password")
     return url.rstrip("/").removesuffix("/graphql")
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from db.errors import CommandLineError
 from db.pool import Executor
 
 V_PRICE: Final = """
@@ -38,8 +39,15 @@ DROP_VIEWS: Final = """
 DROP VIEW IF EXISTS v_price, v_candle, v_gap
 """
 
-HAS_ROLE: Final = """
-SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)
+role_comment: Final = "created by python -m db reader"
+"""Comment of the roles that this module created. It changes no other role."""
+
+ROLES: Final = """
+SELECT rolname, coalesce(shobj_description(oid, 'pg_authid') = $1, false) AS is_reader FROM pg_roles
+"""
+
+WRITERS: Final = """
+SELECT format('%I', rolname) AS role FROM pg_roles WHERE has_table_privilege(oid, 'price', 'INSERT')
 """
 
 # A statement that creates a role takes no parameters, so PostgreSQL quotes the values in its text.
@@ -52,26 +60,44 @@ SELECT format('%I', $1::text) AS role, format('%L', $2::text) AS password, forma
 async def create(db: Executor, role: str, password: str) -> None:
     """Creates the views, and the role if it does not exist. Otherwise sets its password. Requires a transaction.
 
-    The role can only read the views. Raises DatabaseError if the role of the connection must not create roles.
+    The role can only read the views. Raises CommandLineError if another program created the role, DatabaseError if the role of
+    the connection must not create roles.
     """
+    roles = await _read_roles(db)
+    if not roles.get(role, True):
+        raise CommandLineError(f"the role {role} exists, and `python -m db reader` did not create it. Choose another --name")
     for view in (V_PRICE, V_CANDLE, V_GAP):
         await db.execute(view)
     (quoted,) = await db.fetch(QUOTED, role, password)
-    verb = "ALTER" if await db.fetchval(HAS_ROLE, role) else "CREATE"
-    name = quoted["role"]
-    await db.execute(f"{verb} ROLE {name} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {quoted['password']}")
+    verb, name = ("ALTER" if role in roles else "CREATE"), quoted["role"]
+    options = "LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE CONNECTION LIMIT 10"
+    await db.execute(f"{verb} ROLE {name} {options} PASSWORD {quoted['password']}")
+    await db.execute(f"COMMENT ON ROLE {name} IS '{role_comment}'")
     await db.execute(f"ALTER ROLE {name} SET default_transaction_read_only = on")
     await db.execute(f"ALTER ROLE {name} SET statement_timeout = '30s'")
+    # This function runs with the rights of its owner, and PostgreSQL lets every role call a function by default.
+    await db.execute("REVOKE EXECUTE ON FUNCTION begin_epoch(text) FROM PUBLIC")
+    for writer in await db.fetch(WRITERS):
+        await db.execute(f"GRANT EXECUTE ON FUNCTION begin_epoch(text) TO {writer['role']}")
     await db.execute(f"GRANT CONNECT ON DATABASE {quoted['database']} TO {name}")
     await db.execute(f"GRANT USAGE ON SCHEMA {quoted['schema']} TO {name}")
     await db.execute(f"GRANT SELECT ON {', '.join(NAMES)} TO {name}")
 
 
 async def drop(db: Executor, role: str) -> None:
-    """Drops the views and the role, if they exist. Requires a transaction."""
-    await db.execute(DROP_VIEWS)
+    """Drops the role, and with the last such role the views. Requires a transaction. Raises CommandLineError."""
+    roles = await _read_roles(db)
+    if not roles.get(role, False):
+        raise CommandLineError(f"there is no role {role} that `python -m db reader` created")
     (quoted,) = await db.fetch(QUOTED, role, "")
-    if await db.fetchval(HAS_ROLE, role):
-        await db.execute(f"REVOKE ALL ON DATABASE {quoted['database']} FROM {quoted['role']}")
-        await db.execute(f"REVOKE ALL ON SCHEMA {quoted['schema']} FROM {quoted['role']}")
-        await db.execute(f"DROP ROLE {quoted['role']}")
+    await db.execute(f"REVOKE ALL ON {', '.join(NAMES)} FROM {quoted['role']}")
+    await db.execute(f"REVOKE ALL ON DATABASE {quoted['database']} FROM {quoted['role']}")
+    await db.execute(f"REVOKE ALL ON SCHEMA {quoted['schema']} FROM {quoted['role']}")
+    await db.execute(f"DROP ROLE {quoted['role']}")
+    if sum(roles.values()) == 1:
+        await db.execute(DROP_VIEWS)
+
+
+async def _read_roles(db: Executor) -> dict[str, bool]:
+    """Returns whether this module created each role."""
+    return {row["rolname"]: row["is_reader"] for row in await db.fetch(ROLES, role_comment)}

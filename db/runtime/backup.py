@@ -18,6 +18,7 @@ from db import connection_url, migrate, tables
 from db.connection_url import mask_password
 from db.errors import CommandLineError
 from db.pool import connect
+from db.queries import reader, views
 from db.runtime import embedded
 
 _DUMPED_FROM: Final = re.compile(r"^;\s+Dumped from database version: (\d+)", re.MULTILINE)
@@ -59,9 +60,12 @@ async def drop_empty_schema(dsn: str) -> None:
 
 
 def _require_empty(dsn: str, connection: Connection) -> None:
+    """Raises CommandLineError if the database has rows. Otherwise drops the views, on which tables could not be dropped."""
     connection.execute(text(LOCK_ALL))  # no other session can store rows between this check and the drop
     if connection.execute(text(HAS_ROWS)).first() is not None:
         raise _not_empty_error(dsn)
+    for statement in (views.DROP, reader.DROP_VIEWS):
+        connection.execute(text(statement))
 
 
 def _not_empty_error(dsn: str) -> CommandLineError:

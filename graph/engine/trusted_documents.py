@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+from cachetools import LRUCache
 from graphql import GraphQLError, parse
 from graphql.utilities import strip_ignored_characters
 
@@ -21,8 +22,11 @@ class TrustedDocuments:
             parse(text)
         self._by_id = {_normalize_id(name): text for name, text in documents.items()}
         self._by_id |= {sha256(text.encode()).hexdigest(): text for text in documents.values()}
+        self._texts = frozenset(documents.values())
         # Clients may send the text with other white space.
         self._stripped = {strip_ignored_characters(text) for text in documents.values()}
+        self._max_length = max(map(len, self._texts), default=0) * 2
+        self._known: LRUCache[str, bool] = LRUCache(1_000)
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -36,9 +40,6 @@ class TrustedDocuments:
         except (GraphQLError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{error or type(error).__name__}") from error
 
-    def __len__(self) -> int:
-        return len(self._stripped)
-
     def get(self, document_id: str) -> str:
         """Returns the text of a document. Raises PersistedQueryNotFoundError for an unknown id."""
         text = self._by_id.get(_normalize_id(document_id))
@@ -48,12 +49,18 @@ class TrustedDocuments:
 
     def require(self, text: str) -> None:
         """Raises ForbiddenError if the text is not one of the documents."""
-        try:
-            is_trusted = strip_ignored_characters(text) in self._stripped
-        except GraphQLError:
-            is_trusted = False
-        if not is_trusted:
+        if text not in self._texts and not self._is_trusted(text):
             raise ForbiddenError("Only the documents of TRUSTED_DOCUMENTS are executed. Add this one to the manifest")
+
+    def _is_trusted(self, text: str) -> bool:
+        if len(text) > self._max_length:
+            return False
+        if text not in self._known:
+            try:
+                self._known[text] = strip_ignored_characters(text) in self._stripped
+            except GraphQLError:
+                self._known[text] = False
+        return self._known[text]
 
 
 def _documents_of(manifest: Any) -> dict[str, str]:

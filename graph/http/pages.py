@@ -37,7 +37,7 @@ def schema_text(schema: Schema) -> Callable[[Request], Awaitable[Response]]:
     text = f"{schema.as_str()}\n"
 
     async def respond(_request: Request) -> Response:
-        return PlainTextResponse(text, headers={"ETag": f'"{schema.digest}"', "Cache-Control": "public, max-age=3600"})
+        return PlainTextResponse(text, headers={"Cache-Control": "public, max-age=3600"})
 
     return respond
 

@@ -21,7 +21,7 @@ from db.queries import candles, prices, summaries, tickers
 from db.queries.candles import JSON_COLUMNS, Interval
 from db.queries.shapes import Column, Shape
 from graph.engine.client_errors import to_client_error
-from graph.engine.limits import MAX_CANDLES, MAX_TICKERS
+from graph.engine.limits import MAX_CANDLES
 from graph.engine.tickers import require_known_tickers
 from graph.errors import ApiError, BadInputError, UnknownTickerError
 from graph.http.caller import caching_headers, context_of
@@ -44,6 +44,11 @@ RESOLUTIONS: Final = {
 _ALIASES: Final = {"D": "1D", "W": "1W", "M": "1M"}
 EXCHANGE: Final = "DERIBIT"
 MAX_SEARCH_RESULTS: Final = 200
+SEARCH_COST: Final = 1_000
+"""Cost of reading all tickers."""
+MAX_QUOTES: Final = 200
+QUOTE_COST: Final = 200
+"""Cost of the newest price of a ticker, and of its hours of a day."""
 _BAR: Final = Shape(
     (("t", JSON_COLUMNS["ts"]), *((name[0], Column(JSON_COLUMNS[name].sql)) for name in ("open", "high", "low", "close")))
 )
@@ -71,8 +76,8 @@ class HistoryQuery(Query):
 
     symbol: str
     resolution: str
-    start: int = Field(alias="from", ge=times.FIRST)
-    end: int = Field(alias="to", gt=times.FIRST)
+    start: int = Field(alias="from")
+    end: int = Field(alias="to")
     countback: int | None = Field(None, ge=0)
 
 
@@ -104,6 +109,7 @@ def parse_symbol(symbol: str) -> str:
 async def symbol_info(context: Context, symbol: str) -> dict[str, Any]:
     """Returns the description of a symbol. Raises UnknownTickerError."""
     name = parse_symbol(symbol)
+    context.charge(SEARCH_COST)
     await require_known_tickers(context.db, [name])
     return {
         "name": name,
@@ -143,6 +149,7 @@ async def search(context: Context, query: SearchQuery) -> list[dict[str, str]]:
     """Returns the known tickers that contain the text of the query."""
     if query.exchange not in ("", EXCHANGE) or query.type not in ("", "index"):
         return []
+    context.charge(SEARCH_COST)
     text = query.query.strip().lower().rpartition(":")[2].replace("/", "").replace(" ", "")
     records = await tickers.list_tickers(context.db, context.now())
     names = [name for row in records if text.replace("_", "") in (name := row["name"]).replace("_", "")]
@@ -164,24 +171,32 @@ async def history(context: Context, query: HistoryQuery) -> dict[str, Any]:
     name, interval = parse_symbol(query.symbol), RESOLUTIONS.get(_ALIASES.get(query.resolution, query.resolution))
     if interval is None:
         raise BadInputError(f"resolution: {query.resolution[:10]!r} is not supported; use {', '.join(RESOLUTIONS)}")
-    end = min(query.end, int(context.now()) + 1, times.END)
+    end = max(times.FIRST, min(query.end, int(context.now()) + 1, times.END))
     wanted = min(query.countback or 0, MAX_CANDLES)
     low = query.start if not wanted else max(times.FIRST, end - wanted * interval.value.seconds)
-    low = max(low, interval.floor(end) - MAX_CANDLES * interval.value.seconds, times.FIRST)
-    context.charge(max(wanted, interval.count(min(low, end), end)) * _BAR_COST)
+    # Libraries send times before 1970 for long intervals.
+    low = min(end, max(low, interval.floor(end) - MAX_CANDLES * interval.value.seconds, times.FIRST))
+    _charge(context, interval, low, end)
     bars = await _bars(context, name, interval, low, end)
     # Gaps make the window of `countback` bars longer. It is doubled until it has enough bars, or reaches the first price.
     first = await prices.first_minute(context.db, name) if len(bars) < wanted else None
     while first is not None and len(bars) < wanted and low > first and end - low < MAX_CANDLES * interval.value.seconds:
         low = max(times.FIRST, end - min(2 * (end - low), MAX_CANDLES * interval.value.seconds))
-        context.charge(interval.count(low, end) * _BAR_COST)
+        _charge(context, interval, low, end)
         bars = await _bars(context, name, interval, low, end)
     if bars:
         shown = bars[-wanted:] if wanted else bars
         return {"s": "ok", **{key: [bar[key] for bar in shown] for key in ("t", "o", "h", "l", "c")}, "v": [0] * len(shown)}
     await require_known_tickers(context.db, [name])
-    previous = await prices.window(context.db, name, times.FIRST, low, newest_first=True, limit=1)
+    # A minute after `low` can belong to a bar that begins before it.
+    previous = await prices.window(context.db, name, times.FIRST, interval.ceil(low), newest_first=True, limit=1)
     return {"s": "no_data"} | ({"nextTime": interval.floor(previous[0]["ts"])} if previous else {})
+
+
+def _charge(context: Context, interval: Interval, low: int, end: int) -> None:
+    """Charges the bars of a window, and the minutes that are read for them."""
+    minutes = (end - low) // times.MINUTE if interval.value.base == times.MINUTE else 0
+    context.charge(interval.count(low, end) * _BAR_COST + minutes)
 
 
 async def _bars(context: Context, name: str, interval: Interval, low: int, end: int) -> list[dict[str, Any]]:
@@ -195,10 +210,11 @@ async def _bars(context: Context, name: str, interval: Interval, low: int, end: 
 
 async def quotes(context: Context, symbols: Sequence[str]) -> dict[str, Any]:
     """Returns the newest price of each symbol, and its change in 24 hours."""
-    if len(symbols) > MAX_TICKERS:
-        raise BadInputError(f"symbols: {len(symbols)} names exceed the maximum of {MAX_TICKERS}")
-    context.charge(len(symbols) * 10)
-    return {"s": "ok", "d": [await _quote(context, symbol) for symbol in symbols]}
+    names = list(dict.fromkeys(symbols))
+    if len(names) > MAX_QUOTES:
+        raise BadInputError(f"symbols: {len(names)} names exceed the maximum of {MAX_QUOTES}")
+    context.charge(len(names) * QUOTE_COST)
+    return {"s": "ok", "d": [await _quote(context, name) for name in names]}
 
 
 async def _quote(context: Context, symbol: str) -> dict[str, Any]:

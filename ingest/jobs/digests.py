@@ -58,7 +58,10 @@ async def _append_changed_days(progress: Progress, today: int, db: Database, dea
 
 
 async def _append_closed_days(progress: Progress, today: int, db: Database, deadline: Deadline) -> None:
-    while (day := await digests.next_day(db, progress.closed_until)) is not None and day < today:
+    while deadline.remaining_s():
+        day = await digests.next_day(db, progress.closed_until)
+        if day is None or day >= today:
+            return
         due = await digests.tickers_without_digest(db, day)
         for start in range(0, len(due), BATCH_DAYS):
             if not deadline.remaining_s():

@@ -209,9 +209,9 @@ class PeerComparer:
 
     async def compare(self, now: int, db: Database) -> None:
         """Compares what is due at `now`, the earliest of the clocks that agree, in UNIX seconds. Raises DatabaseError."""
-        deadline = Deadline(COMPARE_BUDGET_S)
         day = (now - COMPARE_DELAY_S) // times.DAY * times.DAY - times.DAY
         for peer in self._peers:
+            deadline = Deadline(COMPARE_BUDGET_S / len(self._peers))
             if self._retry_at.get(peer.url, 0) > time.monotonic():
                 continue
             compared = await peers.compared_tickers(db, peer.url, day)
@@ -219,7 +219,7 @@ class PeerComparer:
             try:
                 for ticker in due:
                     if not deadline.remaining_s():
-                        return
+                        break
                     await self._compare_ticker(peer, ticker, day, db)
             except PeerError as error:
                 metrics.peer_failures.labels(peer.url).inc()

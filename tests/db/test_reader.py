@@ -21,15 +21,19 @@ from tests.sample_data import START_TS, range_row, row, store, store_ranges, tra
 DASHBOARD = json.loads((ROOT / "monitoring" / "grafana" / "dashboards" / "history.json").read_text())
 
 
-def run_verb(dsn: str, *arguments: str) -> str:
-    """Runs `python -m db reader`. Returns its output."""
-    done = subprocess.run(  # noqa: S603  our own command
+def _run(dsn: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(  # noqa: S603  our own command
         [sys.executable, "-m", "db", "reader", *arguments],
         capture_output=True,
         text=True,
         check=False,
         env={"DATABASE_URL": dsn, "PATH": "/usr/bin:/bin"},
     )
+
+
+def run_verb(dsn: str, *arguments: str) -> str:
+    """Runs `python -m db reader`. Returns its output."""
+    done = _run(dsn, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -53,7 +57,7 @@ async def reader(dsn: str, db: Database) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(address)
     yield connection
     await connection.close()
-    assert "are dropped" in run_verb(dsn, "--name", role, "--drop")
+    assert "is dropped" in run_verb(dsn, "--name", role, "--drop")
 
 
 async def test_the_role_reads_the_views_and_nothing_else(reader: asyncpg.Connection) -> None:
@@ -71,15 +75,26 @@ async def test_the_role_reads_the_views_and_nothing_else(reader: asyncpg.Connect
     )
     (gap,) = await reader.fetch("SELECT * FROM v_gap")
     assert (gap["ts"], gap["minutes"], gap["reason"], gap["state"]) == (START_TS + 600, 2, "timeout", "OPEN")
+    await reader.execute("SET default_transaction_read_only = off")  # any role may do that
     for statement in (
         "SELECT * FROM price",
         "SELECT * FROM ticker",
-        "INSERT INTO v_price (ticker) VALUES ('x')",
+        "INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', 0, 1, 'LIVE')",
+        "UPDATE v_candle SET count = 1",
         "DELETE FROM v_candle",
         "CREATE TABLE mine (a int)",
+        "SELECT begin_epoch('mine')",
     ):
-        with pytest.raises((asyncpg.InsufficientPrivilegeError, asyncpg.ReadOnlySQLTransactionError, asyncpg.PostgresError)):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await reader.execute(statement)
+
+
+async def test_a_role_of_somebody_else_is_not_changed(dsn: str) -> None:
+    owner = urlsplit(dsn).username or ""
+    for arguments in (("--name", owner), ("--name", owner, "--drop"), ("--name", "nobody", "--drop")):
+        done = _run(dsn, *arguments)
+        assert done.returncode == 1
+        assert "created" in done.stderr or "did not create it" in done.stderr
 
 
 def _statements() -> list[str]:

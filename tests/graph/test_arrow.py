@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import random
 import subprocess
 from decimal import Decimal
 from hashlib import sha256
@@ -13,7 +14,7 @@ from pyarrow import parquet
 
 from db import arrow, times
 from db.pool import Database
-from db.queries import history_export, version
+from db.queries import version
 from db.queries.history_export import COLUMNS, ExportFormat, ExportShape
 from db.rows import Source
 from tests.conftest import ROOT
@@ -106,6 +107,13 @@ async def test_without_pyarrow_the_response_says_what_to_install(api: Api, monke
     assert (await download(api, "format=csv")).startswith(b"ticker,")
 
 
+@pytest.mark.usefixtures("prices")
+async def test_a_head_request_reads_nothing(api: Api) -> None:
+    for query in ("format=parquet", "digest=true"):
+        async with api.session.head(f"{api.url}/export?ticker=btc_usd&{query}") as response:
+            assert (response.status, await response.read()) == (200, b"")
+
+
 async def test_a_last_line_with_the_digest_is_refused(api: Api, db: Database) -> None:
     await track(db, "btc_usd")
     assert b"Want-Repr-Digest" in await download(api, "format=arrow&digest=true", 422)
@@ -121,10 +129,13 @@ async def test_the_command_writes_the_same_file(api: Api, dsn: str, tmp_path: Pa
 
 def test_memory_holds_one_part_of_a_file() -> None:
     encoder = arrow.ArrowEncoder(ExportShape(ExportFormat.PARQUET, ("ticker", "ts", "price")))
-    parts = [encoder.encode(b"btc_usd,60,1.5\n" * 100_000) for _ in range(3)] + [encoder.finish()]
-    assert all(len(part) < 200_000 for part in parts)
-    assert parquet.read_table(io.BytesIO(b"".join(parts))).num_rows == 300_000
-    assert history_export.ARROW_DEFAULT_COLUMNS[1] == "time"
+    chance = random.Random(1)  # noqa: S311  samples
+    lines = "".join(f"btc_usd,{60 * n},{chance.random():.12f}\n" for n in range(20_000)).encode()
+    parts = [encoder.encode(lines) for _ in range(5)] + [encoder.finish()]
+    sizes = [len(part) for part in parts[:5]]
+    assert min(sizes) > 0.9 * max(sizes) > 50_000, "each part is written at once"
+    assert len(parts[5]) < 10_000
+    assert parquet.read_table(io.BytesIO(b"".join(parts))).num_rows == 100_000
 
 
 @pytest.mark.slow

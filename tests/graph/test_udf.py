@@ -121,6 +121,26 @@ async def test_an_empty_window_names_the_last_bar_before_it(api: Api) -> None:
 
 
 @pytest.mark.usefixtures("prices")
+@pytest.mark.usefixtures("prices")
+@pytest.mark.parametrize(
+    ("start", "end"), [(2**63, START), (10**30, 10**31), (START + 2 * DAY, START), (-(10**18), -5), (-(10**12), START)]
+)
+async def test_odd_windows_are_answered(api: Api, start: int, end: int) -> None:
+    for resolution in ("1", "1W", "1M"):
+        for countback in ({}, {"countback": 300}, {"countback": 10**12}):
+            window: dict[str, Any] = {"from": start, "to": end, **countback}
+            found = await read(api, "history", symbol="btc_usd", resolution=resolution, **window)
+            assert found["s"] in ("ok", "no_data")
+            assert all(ts < min(end, time.time() + 1) for ts in found.get("t", []))
+
+
+@pytest.mark.usefixtures("prices")
+async def test_no_bar_is_between_next_time_and_the_window(api: Api) -> None:
+    window: dict[str, Any] = {"symbol": "btc_usd", "from": START + DAY + 600, "to": START + DAY + 7_200}
+    assert await read(api, "history", resolution="1D", **window) == {"s": "no_data", "nextTime": START + DAY}
+
+
+@pytest.mark.usefixtures("prices")
 async def test_quotes_have_the_newest_price_and_its_change(api: Api) -> None:
     found = await read(api, "quotes", symbols="btc_usd,DERIBIT:eth_btc,doge_usd,!")
     assert found["s"] == "ok"

@@ -90,7 +90,8 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     if shape.format.is_binary and query.digest:
         raise BadInputError("digest: a last line is possible only in csv and jsonl. Send the header `Want-Repr-Digest` instead")
     context = context_of(request)
-    needs_length = (request.method == "HEAD" or "range" in request.headers) and not query.digest
+    has_length = not query.digest and not query.shape.format.is_binary
+    needs_length = has_length and (request.method == "HEAD" or "range" in request.headers)
     context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
     await require_known_tickers(context.db, [query.ticker])
     wants_digest = _wants_digest(request.headers.get("Want-Repr-Digest", ""))
@@ -107,7 +108,9 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
         headers["X-Data-Version"] = str(snapshot.id)
     if wants_digest:
         headers["Repr-Digest"] = await source.compute_digest()
-    if query.digest or shape.format.is_binary:
+    if not has_length and request.method == "HEAD":
+        return Response(media_type=MEDIA_TYPES[shape.format], headers=headers)
+    if not has_length:
         return DownloadResponse(source.stream(), connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
     headers["Accept-Ranges"] = "bytes"
     if needs_length:
@@ -130,7 +133,8 @@ class ExportSource:
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yields the parts of the export, and charges their rows to the caller's budget."""
         digest = sha256()
-        encoder = arrow.ArrowEncoder(self.shape) if self.shape.format.is_binary else None
+        # The first one imports pyarrow, which takes a while.
+        encoder = await asyncio.to_thread(arrow.ArrowEncoder, self.shape) if self.shape.format.is_binary else None
         async with aclosing(self._slices()) as slices:
             prepaid_rows = MAX_RANGE_MINUTES
             async for _, written in slices:

@@ -13,7 +13,7 @@ from db import times
 from db.queries import candles, coverage, tickers
 from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
-from graph.engine.limits import ASSUMED_TICKER_COUNT, COVERAGE_COST
+from graph.engine.limits import ASSUMED_TICKER_COUNT, COVERAGE_COST, MINUTES_PER_SCAN_COST
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
 from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, Query, TickerQuery
@@ -136,8 +136,10 @@ async def candle_table(context: Context, query: CandleQuery) -> Table:
     now = context.now() if snapshot is None else snapshot.at
     window = parse_candle_window(query.start, query.end, interval, now)
     columns = ("ts", "time", "end", *_PRICES, "count", "expected", "closed", "complete")
-    minutes = (window.high - window.low) // times.MINUTE if interval.value.base == times.MINUTE or snapshot else 0
-    context.charge(interval.count(window.low, window.high) * len(columns) + minutes)
+    minutes = (window.high - window.low) // times.MINUTE
+    scan_cost = 0 if snapshot is None else minutes // MINUTES_PER_SCAN_COST
+    read_cost = minutes if interval.value.base == times.MINUTE else scan_cost
+    context.charge(interval.count(window.low, window.high) * len(columns) + read_cost)
     text = await candles.fetch_json(
         context.db,
         interval,
