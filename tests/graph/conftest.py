@@ -124,7 +124,15 @@ async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
 @pytest.fixture
 async def api(dsn: str) -> AsyncIterator[Api]:
     async with run_api(Settings(database_url=dsn, request_timeout_s=LONG_TIMEOUT_S)) as running_api:
+        await wait_until_listening(running_api)
         yield running_api
+
+
+async def wait_until_listening(api: Api) -> None:
+    """Waits until the API receives notifications. Earlier ticks would be lost, because nothing stores them."""
+    assert api.live is not None
+    commits = api.live._commits  # noqa: SLF001  no interface needs it
+    await wait_until(lambda: commits.version() is not None)
 
 
 @pytest.fixture
