@@ -104,7 +104,7 @@ async def test_candles_of_an_older_release_get_their_last_id(db: Database) -> No
     assert await db.fetchval("SELECT count(*) FROM candle WHERE last_id IS NULL") == 0
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 async def test_the_digest_is_independent_of_the_order_of_commits(db: Database, seed: int) -> None:
     """Two tickers get the same rows, in different orders and transactions. Their files differ in the name alone."""
     chance = random.Random(seed)  # noqa: S311  samples
@@ -186,6 +186,7 @@ async def test_verify_finds_a_price_that_was_replaced_before_its_day_got_another
     assert "btc_usd 2024-01-15: the minutes 00:02 differ" in run_verb(dsn, "verify", status=1)
 
 
+@pytest.mark.slow
 async def test_verify_looks_at_deleted_tickers_wrong_horizons_and_missing_digests(dsn: str, db: Database) -> None:
     await _fill(db)
     await update_digests(NOW, db)
@@ -233,6 +234,7 @@ async def test_a_day_that_a_wrong_clock_closed_too_early_gets_another_digest(db:
     assert {(ticker, day) for _, ticker, day, _ in (await _entries(db))[4:]} == {("btc_usd", 1), ("sol_usd", 1)}
 
 
+@pytest.mark.slow
 async def test_verify_compares_with_a_file_that_somebody_else_has(dsn: str, db: Database, tmp_path: Path) -> None:
     await _fill(db)
     await update_digests(NOW, db)
@@ -248,6 +250,7 @@ async def test_verify_compares_with_a_file_that_somebody_else_has(dsn: str, db: 
         assert "is not a file of digests" in run_verb(dsn, "verify", "--digests", str(file), status=1)
 
 
+@pytest.mark.slow
 async def test_day_files_are_checked_by_sha256sum_and_imported_again(dsn: str, db: Database, tmp_path: Path) -> None:
     await _fill(db)
     async with write_lock.write_transaction(db) as connection:
@@ -268,6 +271,7 @@ async def test_day_files_are_checked_by_sha256sum_and_imported_again(dsn: str, d
     assert file.read_text().count("\n") == 7
 
 
+@pytest.mark.slow
 async def test_the_newest_digest_is_signed(dsn: str, db: Database, tmp_path: Path) -> None:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey  # noqa: PLC0415
 
@@ -287,6 +291,7 @@ async def test_the_newest_digest_is_signed(dsn: str, db: Database, tmp_path: Pat
     assert "No such file" in run_verb(dsn, "digest", SIGNING_KEY_FILE=str(tmp_path / "missing"), status=1)
 
 
+@pytest.mark.slow
 async def test_the_page_about_verification_runs_as_written(dsn: str, db: Database, tmp_path: Path) -> None:
     page = (ROOT / "docs" / "verification.md").read_text()
     key_block, sums_block, signature_block, export_block = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -321,6 +326,7 @@ async def test_the_page_about_verification_runs_as_written(dsn: str, db: Databas
         run(*check, published, cwd=tmp_path)
 
 
+@pytest.mark.slow
 async def test_a_day_file_is_imported_with_its_original_sources(dsn: str, db: Database, empty_dsn: str, tmp_path: Path) -> None:
     await track(db, "btc_usd", since=DAY)
     await store(db, [row("btc_usd", DAY + 60 * n, at_s=1.25) for n in range(3)])

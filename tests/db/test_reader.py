@@ -18,6 +18,8 @@ from db.rows import Reason
 from tests.conftest import ROOT
 from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
 
+pytestmark = pytest.mark.slow
+
 DASHBOARD = json.loads((ROOT / "monitoring" / "grafana" / "dashboards" / "history.json").read_text())
 
 
