@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import re
 import time
 from typing import Any
 
@@ -39,7 +40,11 @@ async def test_a_caller_over_its_rate_limit_gets_retry_after(dsn: str, work_log:
         status, headers, _ = await _post_query(api)
         assert status == 200
         assert headers["RateLimit-Policy"] == '"cost";q=50;w=60'
-        assert headers["RateLimit"] == '"cost";r=30;t=24'
+        left = re.fullmatch(r'"cost";r=(\d+);t=(\d+)', headers["RateLimit"])
+        assert left is not None, headers["RateLimit"]
+        # A slow machine has refilled some of the 20 between the two.
+        assert 30 <= int(left[1]) < 50
+        assert 0 < int(left[2]) <= 24
         assert (await _post_query(api))[0] == 200
         work_log.clear()
         status, headers, result = await _post_query(api)
