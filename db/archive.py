@@ -5,17 +5,14 @@ import asyncio
 import csv
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from db import pool, signing, times
-from db.commands import read_settings, require_known_tickers
+from db.commands import read_settings, require_known_tickers, show_progress
 from db.commands import run_export as run_export_of_ticker
 from db.errors import CommandLineError
 from db.queries import coverage, digests, gaps, retention, tickers
@@ -50,22 +47,6 @@ def run_export(options: argparse.Namespace) -> int:
     return asyncio.run(_export_days(read_settings(), options.days, names, options.start, options.end))
 
 
-@contextmanager
-def show_progress(description: str, total: int | None) -> Iterator[Any]:
-    """Shows a progress bar on a terminal while the block runs. Yields a function that advances it by one."""
-    progress = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not sys.stderr.isatty(),
-    )
-    with progress:
-        task = progress.add_task(description, total=total)
-        yield lambda: progress.advance(task)
-
-
 async def _all_entries(db: pool.Database) -> AsyncIterator[DigestEntry]:
     number = 0
     while page := await digests.entries_after(db, number, PAGE_ENTRIES):
@@ -94,7 +75,7 @@ async def _verify_ticker(db: pool.Database, name: str, horizon: int) -> int:
     """Recomputes all digests of a ticker, each as of its data version. Returns the number of those that differ."""
     verified = deleted = differing = 0
     entry: DigestEntry | None = None
-    with show_progress(name, None) as advance:
+    with show_progress(name, None) as update:
         while page := await digests.entries_of_ticker(db, name, entry, PAGE_ENTRIES):
             for entry in page:
                 if entry.day < horizon:
@@ -102,7 +83,7 @@ async def _verify_ticker(db: pool.Database, name: str, horizon: int) -> int:
                 else:
                     differing += await _report_difference(db, entry)
                     verified += 1
-                advance()
+                update(advance=1)
     suffix = f"; the minutes of {deleted} others are deleted" if deleted else ""
     print(f"{name}: {verified} digests verified, {differing} differ{suffix}")
     return differing
@@ -143,9 +124,9 @@ async def _verify_file(db: pool.Database, file: Path, names: Sequence[str]) -> i
     listed, horizons = _read_file(file), await retention.horizons(db)
     compared = deleted = problems = 0
     previous = GENESIS
-    with show_progress(file.name, len(listed)) as advance:
+    with show_progress(file.name, len(listed)) as update:
         for entry in listed:
-            advance()
+            update(advance=1)
             day = f"{entry.ticker} {times.iso(entry.day)[:10]}"
             if entry.next_chain(previous) != entry.chain:
                 print(f"{file}: entry {entry.number} ({day}) does not follow from the one before")
@@ -225,10 +206,10 @@ async def _export_days(settings: Settings, folder: Path, names: Sequence[str], l
         horizons = await retention.horizons(db)
         for name in names or [row["name"] for row in await tickers.list_tickers(db, time.time())]:
             entries = await digests.newest_of_days(db, name, max(low, horizons.get(name, times.FIRST)), high)
-            with show_progress(name, len(entries)) as advance:
+            with show_progress(name, len(entries)) as update:
                 for entry in entries:
                     written += await _write_day(db, folder, entry)
-                    advance()
+                    update(advance=1)
         lines = [CSV_HEADER, *[f"{entry.line},{entry.chain.hex()}" async for entry in _all_entries(db)]]
     _write_chain(folder, lines, newest, signature)
     sys.stderr.write(f"{folder}: {written} day files written\n")

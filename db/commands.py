@@ -4,13 +4,14 @@ import argparse
 import asyncio
 import contextlib
 import difflib
+import functools
 import os
 import secrets
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -226,22 +227,16 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
                 options.start,
                 options.start,
             )
-            progress = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TaskProgressColumn(),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-                disable=not sys.stderr.isatty(),
-            )
             encoder = arrow.ArrowEncoder(shape) if shape.format.is_binary else None
-            with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out, progress:
-                task = progress.add_task(options.ticker, total=high - low)
+            with (
+                target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out,
+                show_progress(options.ticker, high - low) as update,
+            ):
                 slices = history_export.slices(db, shape, options.ticker, options.start, options.end, snapshot)
                 async with contextlib.aclosing(slices):
                     async for done, written in slices:
                         out.write(written if encoder is None else encoder.encode(written))
-                        progress.update(task, completed=done - low)
+                        update(completed=done - low)
                 if encoder is not None:
                     out.write(encoder.finish())
     except BrokenPipeError:
@@ -251,6 +246,21 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
     if target:
         sys.stderr.write(f"{target}: minutes from {times.iso(low)} to {times.iso(high)}\n")
     return 0
+
+
+@contextlib.contextmanager
+def show_progress(description: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """Shows a progress bar on a terminal while the block runs. Yields rich's `Progress.update` of its one task."""
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        disable=not sys.stderr.isatty(),
+    )
+    with progress:
+        yield functools.partial(progress.update, progress.add_task(description, total=total))
 
 
 async def _open_snapshot(db: pool.Database, version: int, ticker: str, start: int) -> Snapshot:

@@ -51,6 +51,10 @@ def _enum_check(column: str, values: type[StrEnum]) -> CheckConstraint:
     return CheckConstraint(f"{column} IN ({listed})", name=column)
 
 
+def _version_column(comment: str | None = None) -> Column[int]:
+    return Column(BigInteger, data_version, server_default=data_version.next_value(), nullable=False, comment=comment)
+
+
 class Ticker(SQLModel, table=True):
     """A known index: currently or formerly tracked, or imported."""
 
@@ -93,15 +97,7 @@ class Tracking(SQLModel, table=True):
         None,
         sa_column=Column(BigInteger, comment="end of the last tracked minute; null while tracked; UNIX seconds"),
     )
-    id: int = Field(
-        sa_column=Column(
-            BigInteger,
-            data_version,
-            server_default=data_version.next_value(),
-            nullable=False,
-            comment="the data version that created the row",
-        )
-    )
+    id: int = Field(sa_column=_version_column("the data version that created the row"))
 
 
 class ImportPeriod(SQLModel, table=True):
@@ -118,15 +114,7 @@ class ImportPeriod(SQLModel, table=True):
         sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="first imported minute; UNIX seconds")
     )
     until: int = Field(sa_column=Column(BigInteger, nullable=False, comment="end of the last imported minute; UNIX seconds"))
-    id: int = Field(
-        sa_column=Column(
-            BigInteger,
-            data_version,
-            server_default=data_version.next_value(),
-            nullable=False,
-            comment="the data version that created the row",
-        )
-    )
+    id: int = Field(sa_column=_version_column("the data version that created the row"))
 
 
 class Price(SQLModel, table=True):
@@ -144,7 +132,7 @@ class Price(SQLModel, table=True):
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
     ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
-    id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), nullable=False))
+    id: int = Field(sa_column=_version_column())
     price: Decimal = Field(sa_column=Column(Numeric, nullable=False, comment="quote currency, no trailing zeros"))
     observed_at: int | None = Field(
         None,
@@ -183,7 +171,7 @@ class MinuteRange(SQLModel, table=True):
 
     ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), primary_key=True))
     ts: int = Field(sa_column=Column(BigInteger, primary_key=True, autoincrement=False, comment="the minute; UNIX seconds"))
-    id: int = Field(sa_column=Column(BigInteger, data_version, server_default=data_version.next_value(), nullable=False))
+    id: int = Field(sa_column=_version_column())
     open: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     high: Decimal = Field(sa_column=Column(Numeric, nullable=False))
     low: Decimal = Field(sa_column=Column(Numeric, nullable=False))
@@ -408,15 +396,7 @@ class Gap(SQLModel, table=True):
     given_up_at: int | None = Field(
         None, sa_column=Column(BigInteger, comment="when the charts became too coarse for it; UNIX seconds")
     )
-    id: int = Field(
-        sa_column=Column(
-            BigInteger,
-            data_version,
-            server_default=data_version.next_value(),
-            nullable=False,
-            comment="the data version that created the row",
-        )
-    )
+    id: int = Field(sa_column=_version_column("the data version that created the row"))
 
 
 class PastRow(SQLModel, table=True):
