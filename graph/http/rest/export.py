@@ -90,7 +90,7 @@ async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     if shape.format.is_binary and query.digest:
         raise BadInputError("digest: a last line is possible only in csv and jsonl. Send the header `Want-Repr-Digest` instead")
     context = context_of(request)
-    has_length = not query.digest and not query.shape.format.is_binary
+    has_length = not query.digest and not shape.format.is_binary
     needs_length = has_length and (request.method == "HEAD" or "range" in request.headers)
     context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
     await require_known_tickers(context.db, [query.ticker])

@@ -22,9 +22,6 @@ from graph.schema.context import Context
 
 CSV: Final = "text/csv; charset=utf-8"
 _PRICES: Final = ("open", "high", "low", "close", "twap")
-_CANDLE: Final = Shape(
-    tuple((name, candles.JSON_COLUMNS[name]) for name in ("ts", "end", *_PRICES, "count", "expected", "closed", "complete"))
-)
 
 
 class TableQuery(Query):
@@ -70,6 +67,9 @@ class CandleRow(BaseModel):
     expected: int = Field(description="minutes of the interval", examples=[60])
     closed: bool = Field(description="whether the interval is over", examples=[True])
     complete: bool = Field(description="whether it is over and every minute is stored", examples=[True])
+
+
+_CANDLE: Final = Shape(tuple((name, candles.JSON_COLUMNS[name]) for name in CandleRow.model_fields if name != "time"))
 
 
 class TickerRow(BaseModel):
@@ -135,7 +135,7 @@ async def candle_table(context: Context, query: CandleQuery) -> Table:
     snapshot = await context.snapshot(query.as_of, query.ticker, query.start, "as_of")
     now = context.now() if snapshot is None else snapshot.at
     window = parse_candle_window(query.start, query.end, interval, now)
-    columns = ("ts", "time", "end", *_PRICES, "count", "expected", "closed", "complete")
+    columns = tuple(CandleRow.model_fields)
     minutes = (window.high - window.low) // times.MINUTE
     scan_cost = 0 if snapshot is None else minutes // MINUTES_PER_SCAN_COST
     read_cost = minutes if interval.value.base == times.MINUTE else scan_cost
