@@ -36,7 +36,6 @@ test: $(DEV)  ## run the tests with real servers; about three minutes
 test-all: $(DEV) clients  ## run all tests, including client, browser and scale tests
 	@pytest -n 3 --cov --cov-report=
 	@echo "coverage of lines and branches: $$(coverage report --format=total) % (\`coverage report --skip-covered\` lists the rest)"
-	@ANSWER_CACHE_MB=0 pytest -n 3 -m "not slow" -k "not test_fuzz and not schemathesis" tests/graph
 
 clients: tests/clients/node_modules tests/clients/python/.venv  ## install the Node.js and Python clients for the tests
 

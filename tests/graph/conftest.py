@@ -5,7 +5,9 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 import aiohttp
 import graphql
@@ -13,13 +15,16 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
+from db import times
 from db.pool import Database
-from db.queries import version
+from db.queries import ticks, version
 from graph.engine.live_events import LiveEvents
+from graph.engine.live_ticks import LiveTicks
 from graph.http.application import application
 from graph.http.protocol import BoundedHttp, BoundedWebSocket
 from graph.schema.context import Resources
 from graph.settings import Settings
+from tests.sample_data import START_TS
 from tests.wait import wait_until
 
 
@@ -31,6 +36,8 @@ class Api:
     session: aiohttp.ClientSession
     live: LiveEvents | None = None
     """The subscription events of the API, where it runs in this process."""
+    ticks: LiveTicks | None = None
+    """The ticks that it has received."""
 
     async def execute(self, query: str, **variables: Any) -> dict[str, Any]:
         """Returns the response body of a query."""
@@ -115,7 +122,8 @@ async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
     try:
         async with aiohttp.ClientSession() as session:
             resources: Resources | None = getattr(getattr(app, "state", None), "resources", None)
-            yield Api(f"http://127.0.0.1:{port}", session, resources.live_events if resources is not None else None)
+            live, live_ticks = (None, None) if resources is None else (resources.live_events, resources.live_ticks)
+            yield Api(f"http://127.0.0.1:{port}", session, live, live_ticks)
     finally:
         server.stop()
         await server_task
@@ -133,6 +141,15 @@ async def wait_until_listening(api: Api) -> None:
     assert api.live is not None
     commits = api.live._commits  # noqa: SLF001  no interface needs it
     await wait_until(lambda: commits.version() is not None)
+
+
+async def until_notified(api: Api, db: Database) -> None:
+    """Waits until the API knows of all commits so far. Until then, it may answer a repeated request from its cache."""
+    assert api.ticks is not None
+    received, marker = api.ticks, f"marker_{uuid4().hex[:12]}"
+    # Notifications arrive in the order of commits, so a tick that is sent now arrives after theirs.
+    await ticks.notify_ticks(db, {marker: (START_TS * 1_000, Decimal(1))})
+    await wait_until(lambda: received.extremes(marker, times.FIRST, times.END) is not None)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from db.pool import Database
 from db.queries import bulk_import, gaps, retention, snapshots, tracking, version, write_lock
 from db.rows import PriceRow, Reason, Source
 from db.tables import metadata
-from tests.graph.conftest import Api
+from tests.graph.conftest import Api, until_notified
 from tests.sample_data import START_TS, range_row, row, set_tracked_tickers, store, store_ranges, track
 
 DAYS = 3
@@ -145,6 +145,7 @@ async def test_every_commit_of_a_log_can_be_read_again(api: Api, db: Database, s
     log: list[tuple[str, str, bytes]] = []
     for _ in range(25):
         step = await writer.commit()
+        await until_notified(api, db)
         data_version = str(await version.current(db))
         log.append((step, data_version, await _read(api, None)))
     for step, data_version, expected in log:
@@ -272,6 +273,7 @@ async def test_the_latest_price_of_a_version_is_not_silently_missing_after_reten
     assert await api.data(latest) == {"latest": {"ts": START_TS}}
     async with write_lock.write_transaction(db) as connection:
         await retention.advance_horizons(connection, day + 86_400, day + 5 * 86_400, times.END)
+    await until_notified(api, db)
     paths = (f"/prices/latest?ticker=btc_usd&as_of={before}", f"/prices?ticker=btc_usd&as_of={before}")
     for _ in range(2):  # before and after the deletion
         assert (await api.error(latest))[0] == "AS_OF_TOO_OLD"
