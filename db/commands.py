@@ -32,7 +32,6 @@ from db.settings import Settings
 STOP_TIMEOUT_S = 15.0
 MAX_DIFFERENCES_SHOWN = 20
 """Maximum number of differing candles that `verify-candles` prints for one ticker."""
-HOUR = 3_600
 
 
 def run_migrate(options: argparse.Namespace) -> int:
@@ -136,7 +135,9 @@ async def _verify_candles(dsn: str, names: Sequence[str]) -> int:
             found = await candles.find_differences(db, name, checked_from.get(name, times.FIRST))
             wrong += len(found)
             for span, ts in found[:MAX_DIFFERENCES_SHOWN]:
-                print(f"{name}: the {'hour' if span == HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes")
+                print(
+                    f"{name}: the {'hour' if span == times.HOUR else 'day'} candle of {times.iso(ts)} differs from its minutes"
+                )
             suffix = f"; checked from {times.iso(checked_from[name])} on" if name in checked_from else ""
             print(f"{name}: {len(found)} candles differ{suffix}")
     return 1 if wrong else 0

@@ -4,6 +4,7 @@ import math
 from datetime import UTC, datetime
 
 MINUTE = 60
+HOUR = 3_600
 DAY = 86_400
 FIRST = 0
 END = 7_289_654_400

@@ -4,20 +4,20 @@ The candles of prices that were stored before the table `candle` existed are bui
 per transaction. Until then they are computed from minute prices.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 from db import times
 from db.pool import Executor, Transaction
 from db.queries import shapes
 from db.queries.shapes import Column, Shape, Statement
 from db.queries.snapshots import Snapshot, minute_close_sql, minute_open_sql, rewrite
-from db.times import DAY
+from db.times import DAY, HOUR
 
-_HOUR: Final = 3_600
 _MONDAY: Final = 3 * DAY
 """Offset of weeks in seconds: UNIX time began on a Thursday, three days after a Monday."""
 
@@ -121,7 +121,7 @@ _MINUTE_CANDLES: Final = {
     SELECT ts, price AS open, price AS high, price AS low, price AS close, 1::bigint AS count, price AS sum,
            0 AS ranged, 0 AS watched
       FROM price
-     WHERE ticker = $1 AND ts >= $2 AND ts < {high}""",
+     WHERE ticker = $1 AND ts >= {low} AND ts < {high}""",
     Basis.RANGE: f"""
     SELECT p.ts, {minute_open_sql} AS open,
            greatest(p.price, r.high) AS high, least(p.price, r.low) AS low,
@@ -129,8 +129,8 @@ _MINUTE_CANDLES: Final = {
            1::bigint AS count, coalesce(r.twap, p.price) AS sum, (r.ts IS NOT NULL)::int AS ranged,
            (r.watched_s IS NOT DISTINCT FROM 60)::int AS watched
       FROM price AS p
-      LEFT JOIN minute_range AS r ON r.ticker = p.ticker AND r.ts = p.ts AND r.ts >= $2 AND r.ts < {{high}}
-     WHERE p.ticker = $1 AND p.ts >= $2 AND p.ts < {{high}}""",
+      LEFT JOIN minute_range AS r ON r.ticker = p.ticker AND r.ts = p.ts AND r.ts >= {{low}} AND r.ts < {{high}}
+     WHERE p.ticker = $1 AND p.ts >= {{low}} AND p.ts < {{high}}""",
 }
 
 _STORED_NUMBERS: Final = {
@@ -145,58 +145,105 @@ _STORED_CANDLES: Final = """
      WHERE ticker = $1 AND span = {span} AND ts >= greatest($2, (SELECT ts FROM built)) AND ts < $3"""
 
 
-@lru_cache(512)
-def statement(
-    interval: Interval, shape: Shape, basis: Basis, *, with_open: bool, with_empty: bool, from_hours: bool = False
-) -> Statement:
-    """Builds the statement of `fetch_json`. Parameters: ticker, first start, last end, now; then the constants.
+# In a calendar, a stored hour is used if no candle starts within it. The hours of $6 are computed from minutes.
+_STORED_WHOLE_HOURS: Final = " AND ts NOT IN (SELECT unnest($6::bigint[]))"
+_SPLIT_HOURS: Final = """
+    SELECT minute.* FROM unnest($6::bigint[]) AS split CROSS JOIN LATERAL ({minutes}) AS minute"""
 
-    `from_hours`: the statement reads the stored candles of hours, not of days.
-    """
-    return shapes.build_list_statement(
-        shape, 5, lambda text: _sql(interval, text, basis, with_open=with_open, with_empty=with_empty, from_hours=from_hours)
+
+@dataclass(frozen=True)
+class _Slots:
+    """SQL for the candles of a window."""
+
+    start: str
+    """The start of the candle that contains `ts`."""
+    end: str
+    """The end of the candle that starts at `ts`."""
+    all: str
+    """A query of all starts, as `ts`."""
+
+
+_CALENDAR_SLOTS: Final = _Slots(
+    start="($5::bigint[])[width_bucket(ts, $5::bigint[])]",
+    end="($5::bigint[])[width_bucket(ts, $5::bigint[]) + 1]",
+    all="SELECT unnest(trim_array($5::bigint[], 1)) AS ts",
+)
+
+
+def _slots(interval: Interval) -> _Slots:
+    step = "1 month" if interval.value.is_monthly else f"{interval.value.seconds} seconds"
+    series = f"to_timestamp($2) AT TIME ZONE 'UTC', to_timestamp($3 - 1) AT TIME ZONE 'UTC', '{step}'::interval"
+    return _Slots(
+        interval.start_sql,
+        interval.end_sql,
+        f"SELECT extract(epoch FROM at)::bigint AS ts FROM generate_series({series}) AS at",
     )
 
 
-def _sql(interval: Interval, text: str, basis: Basis, *, with_open: bool, with_empty: bool, from_hours: bool) -> str:
-    base, seconds = interval.value.base, interval.value.seconds
-    if from_hours:
-        base = min(base, _HOUR)
-    stored = _STORED_CANDLES.format(numbers=_STORED_NUMBERS[basis], span=base)
-    unbuilt = _MINUTE_CANDLES[basis].format(high="least($3, (SELECT ts FROM built))")
-    # If a stored row already is a candle, only the part that is not built yet must be grouped.
+@lru_cache(512)
+def statement(
+    interval: Interval,
+    shape: Shape,
+    basis: Basis,
+    *,
+    with_open: bool,
+    with_empty: bool,
+    from_hours: bool = False,
+    in_calendar: bool = False,
+) -> Statement:
+    """Builds the statement of `fetch_json`. Parameters: ticker, first start, last end, now; then the constants.
+
+    `from_hours`: the statement reads the stored candles of hours, not of days. `in_calendar`: more parameters precede the
+    constants, all starts with the last end and, unless minutes are read, the hours that contain one of them.
+    """
+    base = min(interval.value.base, HOUR) if from_hours or in_calendar else interval.value.base
+    found = _found_sql(interval, base, basis, in_calendar=in_calendar)
+    slots = _CALENDAR_SLOTS if in_calendar else _slots(interval)
+    parameter_count = 4 + (1 if in_calendar else 0) + (1 if in_calendar and base > times.MINUTE else 0)
+
+    def wrap(text: str) -> str:
+        return _sql(text, found, slots, with_open=with_open, with_empty=with_empty)
+
+    return shapes.build_list_statement(shape, parameter_count + 1, wrap)
+
+
+def _found_sql(interval: Interval, base: int, basis: Basis, *, in_calendar: bool) -> str:
+    """Returns SQL for the candles with a price, from stored candles of `base` seconds or from minutes."""
+    start = (_CALENDAR_SLOTS if in_calendar else _slots(interval)).start
+    minutes = _MINUTE_CANDLES[basis]
     if base == times.MINUTE:
-        found = _group_sql(interval, _MINUTE_CANDLES[basis].format(high="$3"))
-    elif base == seconds:
-        found = f"{stored} UNION ALL {_group_sql(interval, unbuilt)}"
-    else:
-        found = _group_sql(interval, f"{stored} UNION ALL {unbuilt}")
-    slots = "found"
-    if with_empty:
-        step = "1 month" if interval.value.is_monthly else f"{seconds} seconds"
-        slots = f"""
-       (SELECT extract(epoch FROM at)::bigint AS ts
-          FROM generate_series(
-               to_timestamp($2) AT TIME ZONE 'UTC', to_timestamp($3 - 1) AT TIME ZONE 'UTC', '{step}'::interval) AS at) AS slots
-  LEFT JOIN found USING (ts)"""
+        return _group_sql(start, minutes.format(low="$2", high="$3"))
+    stored = _STORED_CANDLES.format(numbers=_STORED_NUMBERS[basis], span=base)
+    unbuilt = minutes.format(low="$2", high="least($3, (SELECT ts FROM built))")
+    if in_calendar:
+        split = minutes.format(low="greatest($2, split, (SELECT ts FROM built))", high="least($3, split + 3600)")
+        parts = [stored + _STORED_WHOLE_HOURS, unbuilt, _SPLIT_HOURS.format(minutes=split)]
+        return _group_sql(start, " UNION ALL ".join(parts))
+    if base == interval.value.seconds:  # only the part that is not built yet must be grouped
+        return f"{stored} UNION ALL {_group_sql(start, unbuilt)}"
+    return _group_sql(start, f"{stored} UNION ALL {unbuilt}")
+
+
+def _sql(text: str, found: str, slots: _Slots, *, with_open: bool, with_empty: bool) -> str:
+    rows = f"({slots.all}) AS slots LEFT JOIN found USING (ts)" if with_empty else "found"
     return f"""
 WITH built AS (
     SELECT coalesce((SELECT candles_from FROM ticker WHERE name = $1), 0) AS ts
 ), found AS MATERIALIZED ({found}
 ), slots_with_end AS (
-    SELECT ts, {interval.end_sql} AS end_ts, open, high, low, close, coalesce(count, 0) AS count, sum,
+    SELECT ts, {slots.end} AS end_ts, open, high, low, close, coalesce(count, 0) AS count, sum,
            coalesce(ranged, 0) AS ranged, coalesce(watched, 0) AS watched
-      FROM {slots}
+      FROM {rows}
 )
 SELECT {text}
   FROM (SELECT * FROM slots_with_end WHERE end_ts <= $4::bigint OR {str(with_open).lower()} ORDER BY ts) AS candle
 """
 
 
-def _group_sql(interval: Interval, part: str) -> str:
+def _group_sql(start: str, part: str) -> str:
     # min(ARRAY[ts, open]) finds the first open in one pass; joins on the first and last minute would need three.
     return f"""
-    SELECT {interval.start_sql} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
+    SELECT {start} AS ts, (min(ARRAY[ts, open]))[2] AS open, max(high) AS high, min(low) AS low,
            (max(ARRAY[ts, close]))[2] AS close, sum(count)::bigint AS count, sum(sum) AS sum,
            sum(ranged)::bigint AS ranged, sum(watched)::bigint AS watched
       FROM ({part}) AS part
@@ -216,12 +263,25 @@ async def fetch_json(
     with_open: bool = False,
     with_empty: bool = False,
     snapshot: Snapshot | None = None,
+    starts: Sequence[int] | None = None,
 ) -> str:
-    """Returns the candles that start in [low, high) as a JSON list, oldest first. Those that end by `now` are closed."""
-    query = statement(interval, shape, basis, with_open=with_open, with_empty=with_empty, from_hours=snapshot is not None)
-    # The last candle ends after `high`, unless `high` is the start of a candle.
-    bounds = interval.ceil(low), interval.ceil(high)
-    text: str = await db.fetchval(*rewrite(snapshot, query.sql, ticker, *bounds, now, *query.constants))
+    """Returns the candles that start in [low, high) as a JSON list, oldest first. Those that end by `now` are closed.
+
+    They align with UTC, or with `starts`: the starts of all candles, and the end of the last one.
+    """
+    if starts is not None and not starts:
+        return "[]"
+    # Stored candles of days can be used only if the starts are those of UTC.
+    in_calendar = starts is not None and any(interval.floor(start) != start for start in starts)
+    options = {"with_open": with_open, "with_empty": with_empty}
+    query = statement(interval, shape, basis, **options, from_hours=snapshot is not None, in_calendar=in_calendar)
+    arguments: list[Any] = [ticker, interval.ceil(low), interval.ceil(high), now]  # the last candle may end after `high`
+    if in_calendar:
+        assert starts is not None  # noqa: S101  for the type checker
+        arguments = [ticker, starts[0], starts[-1], now, starts]
+        if interval.value.base > times.MINUTE:
+            arguments.append(sorted({start - start % HOUR for start in starts if start % HOUR}))
+    text: str = await db.fetchval(*rewrite(snapshot, query.sql, *arguments, *query.constants))
     return text
 
 

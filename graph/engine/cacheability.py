@@ -52,7 +52,8 @@ def has_open_candles(arguments: Mapping[str, Any], now: float) -> bool:
     """Returns whether a candle from `from` to `to` may be open (estimated). True also for missing or invalid arguments."""
     interval = Interval.__members__.get(str(arguments.get("interval")))
     try:
-        return interval is None or times.parse(arguments.get("to")) + interval.value.seconds > times.minute_of(now)
+        # Where clocks change, a candle may be longer.
+        return interval is None or times.parse(arguments.get("to")) + interval.value.seconds + times.DAY > times.minute_of(now)
     except ValueError:
         return True
 

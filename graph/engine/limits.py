@@ -31,6 +31,9 @@ DEFAULT_PAGE_SIZE: Final = 100
 MAX_PAGE_SIZE: Final = 1_000
 MAX_RANGE_MINUTES: Final = 50_000
 MAX_CANDLES: Final = 10_000
+MIN_POINTS: Final = 4
+MAX_POINTS: Final = 10_000
+"""Prices to which a series may be thinned."""
 MAX_INSTANTS: Final = 10_000
 """Instants in one argument."""
 MAX_TICKERS: Final = 1_000
@@ -128,10 +131,27 @@ def cost_of_minutes(arguments: Arguments, row_cost: int, _page_size: int) -> int
     return _count_minutes(arguments) * row_cost
 
 
+def cost_of_series(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of the minutes from `from` to `to`, or of at most `maxPoints` of them and the hours that are read."""
+    points = arguments.get("maxPoints")
+    if not isinstance(points, int | float):
+        return _count_minutes(arguments) * row_cost
+    minutes, most = _count_minutes(arguments, times.END // times.MINUTE), min(MAX_POINTS, max(1, int(points)))
+    return min(minutes, most) * row_cost + max(cost_of_calendar(most, minutes), _snapshot_cost(arguments))
+
+
 def cost_of_candles(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of the candles of an `interval` from `from` to `to`, and of the minutes that are read for them."""
     count, minutes = _count_candles(arguments)
-    return count * row_cost + max(minutes, _snapshot_cost(arguments))
+    in_calendar = any(arguments.get(name) is not None for name in ("timeZone", "weekStart", "dayStart"))
+    calendar_cost = cost_of_calendar(count, _count_minutes(arguments, times.END // times.MINUTE)) if in_calendar else 0
+    return count * row_cost + max(minutes, calendar_cost, _snapshot_cost(arguments))
+
+
+def cost_of_calendar(candle_count: int, minutes: int) -> int:
+    """Returns the cost of the hours of a window of `minutes`, and of the minutes of each hour in which a candle starts."""
+    hour_minutes = times.HOUR // times.MINUTE
+    return (minutes // hour_minutes + candle_count * hour_minutes) // MINUTES_PER_SCAN_COST
 
 
 def cost_of_days(arguments: Arguments, row_cost: int, _page_size: int) -> int:

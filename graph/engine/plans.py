@@ -197,7 +197,7 @@ class Planner:
             else:
                 return None
         field = definition.extensions["strawberry-definition"]
-        names = {argument.graphql_name or argument.python_name: argument.python_name for argument in field.arguments}
+        names = {name: argument.extensions["strawberry-definition"].python_name for name, argument in definition.args.items()}
         found = tuple(dict(members).items()) if json_fields else None
         planned = PlannedField(key, definition, selection, field.base_resolver, names, None, found)
         if any(find_variables(argument.value) for argument in selection.field_nodes[0].arguments or ()):

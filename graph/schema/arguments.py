@@ -18,7 +18,15 @@ from db import times
 from db.queries.candles import Interval
 from db.rows import INVALID_NAME, NAME_PATTERN
 from graph.engine.history import HistoryWatch
-from graph.engine.limits import DEFAULT_PAGE_SIZE, MAX_CANDLES, MAX_PAGE_SIZE, MAX_RANGE_MINUTES, MAX_TICKERS
+from graph.engine.limits import (
+    DEFAULT_PAGE_SIZE,
+    MAX_CANDLES,
+    MAX_PAGE_SIZE,
+    MAX_POINTS,
+    MAX_RANGE_MINUTES,
+    MAX_TICKERS,
+    MIN_POINTS,
+)
 from graph.engine.windows import Window
 from graph.errors import BadInputError, HistoryChangedError, RangeTooLargeError
 
@@ -128,6 +136,14 @@ def parse_max_age(seconds: int) -> int:
     if seconds < 0:
         raise BadInputError(f"maxAge ({seconds}) must be 0 or more seconds")
     return seconds
+
+
+def parse_max_points(count: int | None) -> int | None:
+    """Returns the number of prices to which a series is thinned; None if it is missing. Raises BadInputError."""
+    most = unset_to_none(count)
+    if most is not None and not MIN_POINTS <= most <= MAX_POINTS:
+        raise BadInputError(f"maxPoints ({most}) must be from {MIN_POINTS} to {MAX_POINTS}")
+    return most
 
 
 def encode_cursor(ts: int, history: HistoryWatch | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 
 import strawberry
 
-from db.queries import candles, summaries
+from db.queries import candles, summaries, thinned_series
 from db.queries.shapes import Shape
 from db.queries.snapshots import Snapshot
 from db.rows import normalize_price
@@ -22,7 +22,10 @@ CANDLE_ROWS = Rows("Candle", candles.JSON_COLUMNS)
 CANDLE_ROWS_WITH_EMPTY = Rows("Candle", candles.JSON_COLUMNS_WITH_EMPTY)
 
 
-@strawberry.enum(description="Length of a candle. Candles align with UTC: weeks start on Monday, months on their first day.")
+@strawberry.enum(
+    description="Length of a candle. Candles align with UTC, or with the requested time zone: weeks start on Monday, months on "
+    "their first day."
+)
 class Interval(Enum):
     """Length of a candle."""
 
@@ -53,6 +56,14 @@ class Basis(Enum):
         "the close.",
     )
     SAMPLE = strawberry.enum_value("SAMPLE", description="The prices alone, one sample a minute, as in archives of samples.")
+
+
+@strawberry.enum(description="The first day of a week.")
+class WeekStart(Enum):
+    """The first day of a week."""
+
+    MONDAY = strawberry.enum_value("MONDAY", description="Monday, as in ISO 8601.")
+    SUNDAY = strawberry.enum_value("SUNDAY", description="Sunday.")
 
 
 @strawberry.type(description="Aggregates of the stored minutes of an interval. The prices are null if no minute is stored.")
@@ -94,9 +105,15 @@ class Series:
     is_empty: strawberry.Private[bool]
 
     @classmethod
-    async def read(cls, info: Info, ticker: str, window: Window, snapshot: Snapshot | None = None) -> Self:
-        """Reads the series of the window."""
-        minutes, prices = await summaries.series(info.context.db, ticker, window.low, window.high, snapshot)
+    async def read(
+        cls, info: Info, ticker: str, window: Window, max_points: int | None, snapshot: Snapshot | None = None
+    ) -> Self:
+        """Reads the series of the window, thinned to `max_points`."""
+        source = info.context.db, ticker, window.low, window.high
+        if max_points is None:
+            minutes, prices = await summaries.series(*source, snapshot)
+        else:
+            minutes, prices = await thinned_series.read(*source, max_points, snapshot)
         return cls(ts=json_fragment(minutes), price=json_fragment(prices), is_empty=minutes == "[]")
 
 
@@ -139,6 +156,22 @@ class Summary:
         )
 
 
+TimeZone = Annotated[
+    str,
+    strawberry.argument(
+        description="IANA name of the time zone in which days, weeks, months and parts of a day begin, like `Europe/Berlin`.",
+        name="timeZone",
+    ),
+]
+FirstWeekday = Annotated[WeekStart, strawberry.argument(description="The first day of a week.", name="weekStart")]
+DayStart = Annotated[
+    str,
+    strawberry.argument(
+        description="The local time at which a day begins, like `08:00`, the start of the exchange's own day in UTC. Weeks and "
+        "months begin at it, too, and parts of a day are counted from it.",
+        name="dayStart",
+    ),
+]
 OfBasis = Annotated[Basis, strawberry.argument(description="What the numbers are computed from.", name="basis")]
 WithOpen = Annotated[bool, strawberry.argument(description="Include the current, unfinished candle.", name="includeOpen")]
 WithEmpty = Annotated[

@@ -10,8 +10,9 @@ from db import times
 from db.queries import candles, delivery_prices, digests, prices, tickers, version
 from db.queries.snapshots import Snapshot
 from db.queries.tickers import list_tracked
-from graph.engine import limits
+from graph.engine import calendars, limits
 from graph.engine.cacheability import has_open_candles
+from graph.engine.calendars import Calendar
 from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.json_fragments import json_fragment
 from graph.engine.snapshots import require_retained
@@ -20,7 +21,21 @@ from graph.engine.windows import Window
 from graph.errors import BadInputError
 from graph.schema import arguments
 from graph.schema.arguments import Order
-from graph.schema.candles import CANDLE_ROWS, Basis, Candle, Interval, OfBasis, Series, Summary, WithEmpty, WithOpen
+from graph.schema.candles import (
+    CANDLE_ROWS,
+    Basis,
+    Candle,
+    DayStart,
+    FirstWeekday,
+    Interval,
+    OfBasis,
+    Series,
+    Summary,
+    TimeZone,
+    WeekStart,
+    WithEmpty,
+    WithOpen,
+)
 from graph.schema.context import Info
 from graph.schema.coverage import Coverage
 from graph.schema.delivery import DeliveryPrice
@@ -257,7 +272,8 @@ class Query:
 
     @strawberry.field(
         description="The candles that start in a window, oldest first; at most 10,000. Candles of one hour or longer are "
-        "precomputed, so a year of days costs as little as a few hours of minutes.",
+        "precomputed, so a year of days costs as little as a few hours of minutes. "
+        "In a time zone, days have 23 or 25 hours when clocks change.",
         metadata=declare(FieldRules(cost=limits.cost_of_candles, rows=CANDLE_ROWS, changes_with_clock=has_open_candles)),
     )
     async def candles(
@@ -271,8 +287,12 @@ class Query:
         include_open: WithOpen = False,
         include_empty: WithEmpty = False,
         as_of: AsOf = UNSET,
+        time_zone: TimeZone = "UTC",
+        week_start: FirstWeekday = WeekStart.MONDAY,
+        day_start: DayStart = "00:00",
     ) -> list[Candle]:
         name = arguments.parse_ticker(ticker)
+        calendar = Calendar.parse(time_zone, calendars.WeekStart[week_start.name], day_start)
         snapshot = await info.context.snapshot(as_of, name, from_)
         now = info.context.now() if snapshot is None else snapshot.at
         window = arguments.parse_candle_window(from_, to, interval.db_interval, now)
@@ -288,6 +308,7 @@ class Query:
             with_open=include_open,
             with_empty=include_empty,
             snapshot=snapshot,
+            starts=calendar.starts(interval.db_interval, window.low, window.high),
         )
         if text == "[]" or include_empty:
             await require_known_tickers(info.context.db, [name])
@@ -357,16 +378,30 @@ class Query:
         return found
 
     @strawberry.field(
-        description="All prices of a window of at most 50,000 minutes, in columnar form.",
-        metadata=declare(FieldRules(cost=limits.cost_of_minutes, json_fields=("ts", "price"))),
+        description="All prices of a window of at most 50,000 minutes, in columnar form; or of any window, thinned to "
+        "`maxPoints`.",
+        metadata=declare(FieldRules(cost=limits.cost_of_series, json_fields=("ts", "price"))),
     )
     async def series(
-        self, info: Info, ticker: TickerName, from_: WindowStart, to: WindowEnd = UNSET, as_of: AsOf = UNSET
+        self,
+        info: Info,
+        ticker: TickerName,
+        from_: WindowStart,
+        to: WindowEnd = UNSET,
+        as_of: AsOf = UNSET,
+        max_points: Annotated[
+            int | None,
+            _argument(
+                "Return at most this many prices, 4 to 10,000: the first, the last, and the lowest and the highest of parts of "
+                "equal length. A plot of them looks like one of all prices."
+            ),
+        ] = UNSET,
     ) -> Series:
-        name = arguments.parse_ticker(ticker)
+        name, most = arguments.parse_ticker(ticker), arguments.parse_max_points(max_points)
         snapshot = await info.context.snapshot(as_of, name, from_)
-        window = arguments.parse_short_window(from_, to, info.context.now() if snapshot is None else snapshot.latest_ts)
-        found = await Series.read(info, name, window, snapshot)
+        now = info.context.now() if snapshot is None else snapshot.latest_ts
+        window = arguments.parse_short_window(from_, to, now) if most is None else arguments.parse_window(from_, to)
+        found = await Series.read(info, name, window, most, snapshot)
         if found.is_empty:
             await require_known_tickers(info.context.db, [name])
         return found

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import itertools
 import json
 from collections.abc import Iterator
 from decimal import Decimal
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from db.pool import Database
-from db.queries import candles, prices, write_lock
+from db.queries import candles, prices, version, write_lock
 from db.queries.candles import Interval
 from db.rows import PriceRow
 from graph.schema.scalars import _format_decimal
@@ -179,6 +180,53 @@ async def test_a_series_is_two_columns(api: Api, stored_rows: list[PriceRow]) ->
         "ts": [],
         "price": [],
     }
+
+
+def _thinned(rows: list[PriceRow], most: int) -> list[PriceRow]:
+    """Returns what a series of at most `most` points must contain, by its definition."""
+    if not rows or (rows[-1].ts - rows[0].ts) // 60 < most:
+        return rows
+    begin, parts = rows[0].ts, (most - 2) // 2
+    part = -(-(rows[-1].ts + 60 - begin) // (parts * 60)) * 60
+    if part >= 3_600:
+        begin -= begin % 3_600
+        part = -(-(rows[-1].ts + 60 - begin) // (parts * 3_600)) * 3_600
+    found = {rows[0].ts: rows[0], rows[-1].ts: rows[-1]}
+    for _, group in itertools.groupby(rows, lambda one: (one.ts - begin) // part):
+        of_part = list(group)
+        for one in (max(of_part, key=lambda r: (r.price, -r.ts)), min(of_part, key=lambda r: (r.price, r.ts))):
+            found[one.ts] = one
+    return [found[ts] for ts in sorted(found)]
+
+
+@pytest.mark.parametrize("candles_from", [None, MONDAY + 17 * DAY])
+@pytest.mark.parametrize("most", [4, 5, 100, 1_000, 9_999])
+async def test_a_thinned_series_has_the_extremes_of_each_part(
+    api: Api, db: Database, stored_rows: list[PriceRow], most: int, candles_from: int | None
+) -> None:
+    data_version = await version.current(db)
+    if candles_from is not None:
+        async with write_lock.write_transaction(db) as connection:
+            await connection.execute("DELETE FROM candle WHERE ts < $1", candles_from)
+            await connection.execute("UPDATE ticker SET candles_from = $1", candles_from)
+    for low, high in ((0, 35 * DAY), (61, 3_599), (3_000, 9 * DAY + 61), (DAY // 2, 7 * DAY + 7), (0, 10 * DAY)):
+        rows = [r for r in stored_rows if MONDAY + low <= r.ts < MONDAY + high]
+        expected = _thinned(rows, most)
+        assert len(expected) <= most or expected == rows
+        for as_of in ("", f', asOf: "{data_version}"'):
+            window = f'ticker: "btc_usd", from: {MONDAY + low}, to: {MONDAY + high}, maxPoints: {most}{as_of}'
+            assert (await api.data(f"{{ series({window}) {{ ts price }} }}"))["series"] == {
+                "ts": [r.ts for r in expected],
+                "price": [_format_decimal(r.price) for r in expected],
+            }
+
+
+async def test_a_thinned_series_may_be_longer_than_a_range(api: Api, stored_rows: list[PriceRow]) -> None:
+    query = '{ series(ticker: "btc_usd", from: 0, maxPoints: %d) { ts } }'
+    found = (await api.data(query % 10))["series"]["ts"]
+    assert (found[0], found[-1]) == (stored_rows[0].ts, stored_rows[-1].ts)
+    for most in (3, 10_001):
+        assert await api.error(query % most) == ("BAD_USER_INPUT", f"maxPoints ({most}) must be from 4 to 10000")
 
 
 @pytest.mark.parametrize("built", [True, False])

@@ -149,6 +149,7 @@ def test_the_documentation_lists_every_limit() -> None:
         "minutes of a `range` or a `series`": (limits.MAX_RANGE_MINUTES, "RANGE_TOO_LARGE"),
         "candles": (limits.MAX_CANDLES, "RANGE_TOO_LARGE"),
         "minutes of `touched` (366 days)": (limits.MAX_TOUCH_MINUTES, "RANGE_TOO_LARGE"),
+        "`maxPoints` of a `series`": (limits.MAX_POINTS, "BAD_USER_INPUT"),
         "instants of `pricesAt`": (limits.MAX_INSTANTS, "BAD_USER_INPUT"),
         "names in `tickers`": (limits.MAX_TICKERS, "BAD_USER_INPUT"),
     }

@@ -59,12 +59,13 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         "candles": (
             (
                 "ticker: String!, interval: Interval!, from: UnixTime!, to: UnixTime, basis: Basis!, "
-                "includeOpen: Boolean!, includeEmpty: Boolean!, asOf: ID"
+                "includeOpen: Boolean!, includeEmpty: Boolean!, asOf: ID, timeZone: String!, weekStart: WeekStart!, "
+                "dayStart: String!"
             ),
             "[Candle!]!",
         ),
         "summary": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Summary"),
-        "series": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Series!"),
+        "series": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID, maxPoints: Int", "Series!"),
         "pricesAt": ("ticker: String!, at: [UnixTime!]!, maxAge: Int!, asOf: ID", "[Price]!"),
         "digests": ("ticker: String!, from: UnixTime!, to: UnixTime", "[DayDigest!]!"),
         "deliveryPrice": ("ticker: String!, date: UnixTime!", "DeliveryPrice"),

@@ -13,7 +13,8 @@ from db import times
 from db.queries import candles, coverage, tickers
 from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
-from graph.engine.limits import ASSUMED_TICKER_COUNT, COVERAGE_COST, MINUTES_PER_SCAN_COST
+from graph.engine.calendars import Calendar, WeekStart
+from graph.engine.limits import ASSUMED_TICKER_COUNT, COVERAGE_COST, MINUTES_PER_SCAN_COST, cost_of_calendar
 from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
 from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, Query, TickerQuery
@@ -49,6 +50,11 @@ class CandleQuery(WindowQuery):
     basis: Literal["RANGE", "SAMPLE"] = Field(
         "RANGE", description="`SAMPLE`: from prices alone, without ticks", examples=["RANGE"]
     )
+    time_zone: str = Field(
+        "UTC", description="IANA time zone in which days, weeks and months begin", examples=["Europe/Berlin"]
+    )
+    week_start: Literal["MONDAY", "SUNDAY"] = Field("MONDAY", description="first day of a week", examples=["MONDAY"])
+    day_start: str = Field("00:00", description="local time at which a day begins", examples=["08:00"])
     include_open: bool = Field(False, description="`true`: with the current, unfinished candle", examples=["false"])
 
 
@@ -132,14 +138,19 @@ def _csv_value(value: object) -> object:
 async def candle_table(context: Context, query: CandleQuery) -> Table:
     """Returns the candles that start in a window, oldest first."""
     interval = Interval[query.interval]
+    calendar = Calendar.parse(query.time_zone, WeekStart[query.week_start], query.day_start)
     snapshot = await context.snapshot(query.as_of, query.ticker, query.start, "as_of")
     now = context.now() if snapshot is None else snapshot.at
     window = parse_candle_window(query.start, query.end, interval, now)
     columns = tuple(CandleRow.model_fields)
     minutes = (window.high - window.low) // times.MINUTE
-    scan_cost = 0 if snapshot is None else minutes // MINUTES_PER_SCAN_COST
-    read_cost = minutes if interval.value.base == times.MINUTE else scan_cost
-    context.charge(interval.count(window.low, window.high) * len(columns) + read_cost)
+    count = interval.count(window.low, window.high)
+    read_costs = (
+        minutes if interval.value.base == times.MINUTE else 0,
+        0 if snapshot is None else minutes // MINUTES_PER_SCAN_COST,
+        0 if calendar.is_utc else cost_of_calendar(count, minutes),
+    )
+    context.charge(count * len(columns) + max(read_costs))
     text = await candles.fetch_json(
         context.db,
         interval,
@@ -151,6 +162,7 @@ async def candle_table(context: Context, query: CandleQuery) -> Table:
         basis=Basis[query.basis],
         with_open=query.include_open,
         snapshot=snapshot,
+        starts=calendar.starts(interval, window.low, window.high),
     )
     rows = orjson.loads(text)
     if not rows:
