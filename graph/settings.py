@@ -76,6 +76,9 @@ class Settings(settings.Settings):
         description="JSON file with the only documents that are executed: `persisted-documents.json` of graphql-codegen, or an "
         "Apollo manifest",
     )
+    federation: bool = Field(
+        False, description="serve the schema as an Apollo Federation subgraph: with the fields that a gateway asks for"
+    )
     graphiql: bool = Field(True, description="serve GraphiQL to browsers")
     max_in_flight: int = Field(256, ge=1, description="maximum concurrent requests of an API process; further requests get 503")
     max_in_flight_per_client: int = Field(64, ge=1, description="maximum concurrent requests of one client address")

@@ -26,7 +26,7 @@ SELECT t.name, period.since, coalesce(period.tracked, false) AS tracked,
 
 ALL: Final = _WITH_LATEST + " ORDER BY t.name"
 
-BY_NAME: Final = _WITH_LATEST + " WHERE t.name = $2"
+BY_NAMES: Final = _WITH_LATEST + " WHERE t.name = ANY ($2::text[])"
 
 FILTER_KNOWN: Final = """
 SELECT name FROM ticker WHERE name = ANY ($1::text[])
@@ -49,9 +49,9 @@ async def list_tickers(db: Executor, now: float) -> list[Record]:
     return await db.fetch(ALL, int(now))
 
 
-async def get_ticker(db: Executor, name: str, now: float) -> Record | None:
-    """Returns one ticker with the columns of `list_tickers`, or None if the name is not known."""
-    return await db.fetchrow(BY_NAME, int(now), name)
+async def get_tickers(db: Executor, names: Sequence[str], now: float) -> list[Record]:
+    """Returns the known ones of these tickers, in any order, with the columns of `list_tickers`."""
+    return await db.fetch(BY_NAMES, int(now), list(names))
 
 
 async def filter_known(db: Executor, names: Sequence[str]) -> set[str]:

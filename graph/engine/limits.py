@@ -166,6 +166,12 @@ def cost_of_instants(arguments: Arguments, row_cost: int, _page_size: int) -> in
     return (len(instants) if isinstance(instants, list) else 1) * row_cost
 
 
+def cost_of_representations(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of an entity for each of the `representations` of a gateway."""
+    representations = arguments.get("representations")
+    return (len(representations) if isinstance(representations, list) else 1) * row_cost
+
+
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of scanning the minutes from `from` to `to` by index. A minute is much cheaper than a row of a list."""
     return row_cost + _count_minutes(arguments, MAX_TOUCH_MINUTES) // MINUTES_PER_SCAN_COST

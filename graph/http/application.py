@@ -48,6 +48,7 @@ from graph.http.socket import SocketEndpoint
 from graph.http.static_files import VersionedStaticFiles
 from graph.schema.context import Resources
 from graph.schema.executable import Schema
+from graph.schema.federation import Subgraph
 from graph.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -196,7 +197,8 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
     response_cache = ResponseCache(commits, settings.answer_cache_mb << 20, CACHED_PATHS)
     has_fast_path = not (settings.api_keys or settings.rate_limit or settings.cors_origins)
     rest = endpoints.routes(connections)
-    schema = Schema(introspection=settings.introspection, trusted=_read_trusted_documents(settings.trusted_documents))
+    trusted = _read_trusted_documents(settings.trusted_documents)
+    schema = (Subgraph if settings.federation else Schema)(introspection=settings.introspection, trusted=trusted)
     subscriptions = ConcurrencyLimiter(
         "subscriptions", "open subscriptions", settings.max_sockets, settings.max_sockets_per_client
     )

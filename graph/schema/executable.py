@@ -29,6 +29,7 @@ from graphql import (
     validate,
 )
 from strawberry.schema.config import StrawberryConfig
+from strawberry.types.scalar import ScalarDefinition
 from structlog.contextvars import get_contextvars
 
 from db.runtime import tracing
@@ -110,16 +111,19 @@ class RequestRejectedError(Exception):
 class Schema(strawberry.Schema):
     """The API schema. Its errors have an `extensions.code`. Unexpected errors reveal no internal details."""
 
+    query: type = Query
+    scalars: dict[object, ScalarDefinition] = SCALARS
+
     def __init__(self, *, introspection: bool = True, trusted: TrustedDocuments | None = None) -> None:
         """Without `introspection`, introspection queries are rejected and error messages suggest no names of the schema.
 
         With `trusted`, only its documents are executed.
         """
         super().__init__(
-            query=Query,
+            query=self.query,
             mutation=Mutation,
             subscription=Subscription,
-            config=StrawberryConfig(scalar_map=SCALARS),
+            config=StrawberryConfig(scalar_map=self.scalars),
         )
         self._allows_introspection = introspection
         self.trusted = trusted

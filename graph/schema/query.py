@@ -86,8 +86,8 @@ class Query:
 
     @strawberry.field(description="One ticker; null if the name is unknown.", metadata=declare(FieldRules()))
     async def ticker(self, info: Info, name: TickerName) -> Ticker | None:
-        record = await tickers.get_ticker(info.context.db, arguments.parse_ticker(name), info.context.now())
-        return None if record is None else Ticker.from_record(record, info.context.now(), info.context.resources.stale_after_s)
+        found = await tickers.get_tickers(info.context.db, [arguments.parse_ticker(name)], info.context.now())
+        return Ticker.from_record(found[0], info.context.now(), info.context.resources.stale_after_s) if found else None
 
     @strawberry.field(
         description="The newest price of a ticker; null if it has none yet.", metadata=declare(FieldRules(rows=PRICE_ROWS))

@@ -213,3 +213,22 @@ def _without_typenames(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _without_typenames(member) for name, member in value.items() if name != "__typename"}
     return [_without_typenames(member) for member in value] if isinstance(value, list) else value
+
+
+async def test_apollo_s_gateway_joins_prices_with_another_service(dsn: str, db: Database) -> None:
+    await track(db, "btc_usd", "eth_usd")
+    await store(db, [row("btc_usd", START_TS, "68241.5")])
+    query = '{ positions { size ticker { name tracked latest { price } } } latest(ticker: "btc_usd") { ts } }'
+    async with run_api(Settings(database_url=dsn, federation=True)) as subgraph:
+        composition, answer = await _run("federation.js", f"{subgraph.url}/graphql", query)
+    assert composition["errors"] == []
+    assert answer["problems"] == []
+    assert answer["result"]["data"] == {
+        "positions": [
+            {"size": 3, "ticker": {"name": "btc_usd", "tracked": True, "latest": {"price": "68241.5"}}},
+            {"size": 2, "ticker": None},
+            {"size": 1, "ticker": {"name": "eth_usd", "tracked": True, "latest": None}},
+        ],
+        "latest": {"ts": START_TS},
+    }
+    assert answer["requests"] == 2
