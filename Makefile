@@ -167,9 +167,10 @@ lock: $(DEV)  ## resolve the newest versions into the lock files of the image, `
 	@$(LOCK) --upgrade pyproject.toml --group local -c requirements.lock -o requirements-local.lock
 	@$(LOCK) --upgrade pyproject.toml --group traces -c requirements.lock -o requirements-traces.lock
 	@$(LOCK) --upgrade pyproject.toml --group signing -c requirements.lock -o requirements-signing.lock
+	@$(LOCK) --upgrade pyproject.toml --group mcp -c requirements.lock -c requirements-traces.lock -o requirements-mcp.lock
 	@$(LOCK) --upgrade pyproject.toml --group arrow -c requirements.lock -o requirements-arrow.lock
 	@$(LOCK) --upgrade pyproject.toml --group dev -c requirements-local.lock -c requirements-traces.lock -c requirements-signing.lock \
-		-c requirements-arrow.lock -o requirements-dev.lock
+		-c requirements-arrow.lock -c requirements-mcp.lock -o requirements-dev.lock
 	@$(LOCK) --upgrade tests/clients/python/requirements.in -o tests/clients/python/requirements.lock
 
 $(RUN): requirements-local.lock

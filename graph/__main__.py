@@ -41,8 +41,15 @@ def build() -> cli.CommandLine:
         "watch --json --ticks btc_usd | jq .price",
     )
     watch.add_argument("tickers", nargs="*", metavar="TICKER", help="index name, like btc_usd; default: all")
-    watch.add_argument("--url", help="URL of the API; default: the one of a running `make up`, or this machine and PORT")
-    watch.add_argument("--key", help="API key, if the API requires one")
+    mcp = verbs.add(
+        "mcp",
+        "graph.mcp_server:run",
+        "serve tools for agents (Model Context Protocol) on standard input and output",
+        "mcp --url https://prices.example.org",
+    )
+    for client in (watch, mcp):
+        client.add_argument("--url", help="URL of the API; default: the one of a running `make up`, or this machine and PORT")
+        client.add_argument("--key", help="API key, if the API requires one")
     watch.add_argument("--json", action="store_true", help="print one JSON line for each price, for pipes")
     events = watch.add_mutually_exclusive_group()
     events.add_argument("--ticks", action="store_true", help="print a line for each tick instead; needs the stream process")

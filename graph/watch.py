@@ -234,12 +234,16 @@ def _table(ticker_rows: dict[str, TickerRow], state: str) -> Table:
     return table
 
 
+def default_url() -> str:
+    """Returns the URL of the API of a running `make up`, or else of this machine and PORT."""
+    settings = Settings.read()
+    return embedded_lookup.api_url(settings) or settings.url
+
+
 def run(options: argparse.Namespace) -> int:
     """`watch`."""
-    settings = Settings.read()
-    url = options.url or embedded_lookup.api_url(settings) or settings.url
     try:
-        return asyncio.run(watch(url, options))
+        return asyncio.run(watch(options.url or default_url(), options))
     except KeyboardInterrupt:
         return 0
 
