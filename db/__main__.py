@@ -77,12 +77,12 @@ def build() -> cli.CommandLine:
     export = verbs.add(
         "export",
         "db.archive:run_export",
-        "write the history of a ticker to a file or to standard output",
+        "write the history of tickers to a file or to standard output",
         "export btc_usd --from 2024-01-15 --output btc_usd.csv",
     )
     instant = cli.argument("db.times:parse")
     export.add_argument(
-        "ticker", metavar="TICKER", nargs="?", help="index name, for example btc_usd (with --days: default all)"
+        "tickers", metavar="TICKER", nargs="*", help="index name, for example btc_usd (with --days: default all)"
     )
     export.add_argument(
         "--from", dest="start", type=instant, default=times.FIRST, help="start; UNIX seconds or ISO 8601 (default: oldest)"
@@ -99,6 +99,22 @@ def build() -> cli.CommandLine:
         help="columns, separated by commas: ticker, ts, price, observed_at, source, original_source (these are the default; in "
         "parquet and arrow time instead of ts), time, "
         "peer, open, high, low, close, twap, ticks, watched_s, longest_silence_s, opened_ms, closed_ms, range_source",
+    )
+    export.add_argument(
+        "--interval",
+        type=cli.argument("db.export:parse_interval"),
+        help="candles instead of minutes: ONE_HOUR, ONE_DAY, … as in GraphQL",
+    )
+    export.add_argument(
+        "--layout",
+        choices=["long", "wide"],
+        default="long",
+        help="several tickers one after the other (default), or side by side, a column of prices for each",
+    )
+    export.add_argument(
+        "--partition",
+        choices=["month"],
+        help="write ticker=…/month=…/prices.parquet into the folder of --output: one table for DuckDB, polars and Spark",
     )
     export.add_argument("--as-of", type=int, metavar="VERSION", help="data version to read (default: the newest)")
     export.add_argument(

@@ -11,9 +11,8 @@ from typing import Any, Final
 
 import orjson
 
-from db import pool, signing, times
+from db import export, pool, signing, times
 from db.commands import read_settings, require_known_tickers, show_progress
-from db.commands import run_export as run_export_of_ticker
 from db.errors import CommandLineError
 from db.queries import coverage, digests, gaps, retention, tickers
 from db.queries.digests import GENESIS, DayDigest, DigestEntry
@@ -42,9 +41,8 @@ def run_digest(options: argparse.Namespace) -> int:
 def run_export(options: argparse.Namespace) -> int:
     """`export`, with or without `--days`."""
     if options.days is None:
-        return run_export_of_ticker(options)
-    names = [] if options.ticker is None else [options.ticker]
-    return asyncio.run(_export_days(read_settings(), options.days, names, options.start, options.end))
+        return export.run(options)
+    return asyncio.run(_export_days(read_settings(), options.days, options.tickers, options.start, options.end))
 
 
 async def _all_entries(db: pool.Database) -> AsyncIterator[DigestEntry]:

@@ -8,14 +8,15 @@ import io
 from types import ModuleType
 from typing import Any, Final
 
-from db.queries.history_export import ExportFormat, ExportShape
+from db.queries.exports import Export
+from db.queries.history_export import ExportFormat
 from db.rows import MAX_PRICE_DECIMALS
 
 PRECISION: Final = 38
 """Digits of a decimal128: 20 before the point and MAX_PRICE_DECIMALS after it."""
-_DECIMALS: Final = ("price", "open", "high", "low", "close", "twap")
-_INTEGERS: Final = ("ticks", "watched_s", "opened_ms", "closed_ms")
+_INTEGERS: Final = ("ticks", "watched_s", "opened_ms", "closed_ms", "count", "expected")
 _TIMES: Final = ("time", "observed_at")
+_REQUIRED: Final = ("ticker", "ts", "time", "price", "source", "count", "expected")
 
 
 def is_available() -> bool:
@@ -30,12 +31,12 @@ def _import() -> tuple[ModuleType, ModuleType]:
     return pa, pyarrow.csv
 
 
-def schema(shape: ExportShape) -> Any:
+def schema(export: Export) -> Any:
     """Returns the Arrow schema of an export. A column has the same type whatever its values."""
     pa, _ = _import()
 
     def type_of(name: str) -> Any:
-        if name in _DECIMALS:
+        if name in export.price_columns:
             return pa.decimal128(PRECISION, MAX_PRICE_DECIMALS)
         if name in _TIMES:
             return pa.timestamp("us", tz="UTC")
@@ -43,24 +44,19 @@ def schema(shape: ExportShape) -> Any:
             return pa.int32()
         return {"ts": pa.int64(), "longest_silence_s": pa.float64()}.get(name, pa.string())
 
-    return pa.schema(
-        [
-            pa.field(name, type_of(name), nullable=name not in ("ticker", "ts", "time", "price", "source"))
-            for name in shape.columns
-        ]
-    )
+    return pa.schema([pa.field(name, type_of(name), nullable=name not in _REQUIRED) for name in export.columns])
 
 
 class ArrowEncoder:
     """Encodes the lines of an export. Each call returns the bytes that are complete, so memory holds only one part."""
 
-    def __init__(self, shape: ExportShape) -> None:
-        """`shape.format` is PARQUET or ARROW."""
+    def __init__(self, export: Export) -> None:
+        """`export.format` is PARQUET or ARROW."""
         pa, self._csv = _import()
-        self._schema = schema(shape)
+        self._schema = schema(export)
         self._sink = io.BytesIO()
         self._sent = 0
-        if shape.format is ExportFormat.PARQUET:
+        if export.format is ExportFormat.PARQUET:
             import pyarrow.parquet  # noqa: PLC0415
 
             self._writer: Any = pyarrow.parquet.ParquetWriter(self._sink, self._schema, compression="zstd")

@@ -20,12 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
-from db import arrow, connection_url, migrate, pool, times
+from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
-from db.errors import CommandLineError, DatabaseUnavailableError, UsageError
-from db.queries import candles, clock, history_export, reader, retention, snapshots, tickers, views, write_lock
-from db.queries.history_export import ExportShape
-from db.queries.snapshots import Snapshot
+from db.errors import CommandLineError, DatabaseUnavailableError
+from db.queries import candles, clock, reader, retention, tickers, views, write_lock
 from db.runtime import backup, embedded, embedded_lookup, log, processes
 from db.settings import Settings
 
@@ -52,13 +50,6 @@ def run_psql(options: argparse.Namespace) -> int:
 def run_verify_candles(options: argparse.Namespace) -> int:
     """`verify-candles`."""
     return asyncio.run(_verify_candles(embedded_lookup.postgres_url(read_settings()), options.tickers))
-
-
-def run_export(options: argparse.Namespace) -> int:
-    """`export`."""
-    if options.ticker is None:
-        raise UsageError("name a TICKER, or a folder with --days")
-    return asyncio.run(_export(embedded_lookup.postgres_url(read_settings()), options))
 
 
 def run_backup(options: argparse.Namespace) -> int:
@@ -212,43 +203,6 @@ async def _reader(dsn: str, role: str, chosen_password: str | None, *, drop: boo
     return 0
 
 
-async def _export(dsn: str, options: argparse.Namespace) -> int:
-    target = options.output
-    try:
-        shape = ExportShape.parse(options.format, options.columns)
-    except ValueError as error:
-        raise UsageError(f"--columns: {error}") from None
-    if shape.format.is_binary and not arrow.is_available():
-        raise CommandLineError(f"--format {shape.format} needs pyarrow: pip install -r requirements-arrow.lock")
-    try:
-        async with pool.open_database(dsn, application_name="tickgraph export") as db:
-            await require_known_tickers(db, [options.ticker])
-            snapshot = None if options.as_of is None else await _open_snapshot(db, options.as_of, options.ticker, options.start)
-            low, high = await history_export.extent(db, options.ticker, options.start, options.end, snapshot) or (
-                options.start,
-                options.start,
-            )
-            encoder = arrow.ArrowEncoder(shape) if shape.format.is_binary else None
-            with (
-                target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out,
-                show_progress(options.ticker, high - low) as update,
-            ):
-                slices = history_export.slices(db, shape, options.ticker, options.start, options.end, snapshot)
-                async with contextlib.aclosing(slices):
-                    async for done, written in slices:
-                        out.write(written if encoder is None else encoder.encode(written))
-                        update(completed=done - low)
-                if encoder is not None:
-                    out.write(encoder.finish())
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise CommandLineError(f"{target} cannot be written: {error.strerror}") from error
-    if target:
-        sys.stderr.write(f"{target}: minutes from {times.iso(low)} to {times.iso(high)}\n")
-    return 0
-
-
 @contextlib.contextmanager
 def show_progress(description: str, total: int | None) -> Iterator[Callable[..., None]]:
     """Shows a progress bar on a terminal while the block runs. Yields rich's `Progress.update` of its one task."""
@@ -262,18 +216,6 @@ def show_progress(description: str, total: int | None) -> Iterator[Callable[...,
     )
     with progress:
         yield functools.partial(progress.update, progress.add_task(description, total=total))
-
-
-async def _open_snapshot(db: pool.Database, version: int, ticker: str, start: int) -> Snapshot:
-    state = await snapshots.read_state(db, version, ticker)
-    if version > state.newest:
-        raise CommandLineError(f"--as-of {version} is newer than the newest data version, {state.newest}")
-    if state.fork is not None:
-        raise CommandLineError(f"--as-of {version} belongs to a history that was replaced after version {state.fork}")
-    snapshot = state.snapshot(version)
-    if start < snapshot.horizon and not snapshot.is_retained:
-        raise CommandLineError(f"the minutes of {ticker} before {times.iso(snapshot.horizon)} are deleted; set --from to it")
-    return snapshot
 
 
 async def _back_up(dsn: str, output: Path | None) -> int:

@@ -115,6 +115,16 @@ class ExportFormat(StrEnum):
         return self in (ExportFormat.PARQUET, ExportFormat.ARROW)
 
 
+def parse_columns(columns: str | None, known: Sequence[str], defaults: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the names of a list of columns, separated by commas. Raises ValueError if one is unknown or repeated."""
+    names = defaults if columns is None else tuple(name.strip() for name in columns.split(","))
+    unknown = [name for name in names if name not in known]
+    if unknown or len(set(names)) < len(names):
+        problem = f"{unknown[0][:40]!r} is not a column" if unknown else "a column is repeated"
+        raise ValueError(f"{problem}; use some of {', '.join(known)}")
+    return names
+
+
 @dataclass(frozen=True)
 class ExportShape:
     """The format and the columns of an export."""
@@ -126,14 +136,9 @@ class ExportShape:
     def parse(cls, export_format: str, columns: str | None) -> Self:
         """Returns the shape of a format and a list of columns, separated by commas. Raises ValueError if one is invalid."""
         defaults = ARROW_DEFAULT_COLUMNS if ExportFormat(export_format).is_binary else DEFAULT_COLUMNS
-        names = defaults if columns is None else tuple(name.strip() for name in columns.split(","))
-        unknown = [name for name in names if name not in COLUMNS]
-        if unknown or len(set(names)) < len(names):
-            problem = f"{unknown[0][:40]!r} is not a column" if unknown else "a column is repeated"
-            raise ValueError(f"{problem}; use some of {', '.join(COLUMNS)}")
-        return cls(ExportFormat(export_format), names)
+        return cls(ExportFormat(export_format), parse_columns(columns, COLUMNS, defaults))
 
-    @property
+    @cached_property
     def header(self) -> bytes:
         """The first line; empty if the format has none."""
         return (",".join(self.columns) + "\n").encode() if self.format is ExportFormat.CSV else b""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from decimal import Decimal
+from decimal import Context, Decimal
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -38,7 +38,7 @@ from tests.wait import WAIT_TIMEOUT_S, wait_until
 FIELDS = db_settings.Settings.model_fields | ingest_settings.Settings.model_fields | graph_settings.Settings.model_fields
 README = (ROOT / "README.md").read_text()
 DOCS = {page.stem: page.read_text() for page in (ROOT / "docs").glob("*.md")}
-PAGES = ("getting-started", "graphql", "rest", "subscriptions")
+PAGES = ("getting-started", "graphql", "notebooks", "rest", "subscriptions")
 """The pages whose examples run as written. A block `shell` installs or starts something and is not run."""
 LONG_RUNNING_PROGRAMS = {"copy_prices.py", "follow_changes.mts"}
 CLIENTS = ROOT / "tests" / "clients"
@@ -153,7 +153,7 @@ async def _command(language: str, block: str, folder: Path) -> list[str]:
     file = folder / name[1]
     file.write_text(block)
     if language == "python":
-        if not re.search(r"^import (pandas|polars)", block, re.MULTILINE):
+        if not re.search(r"^import (pandas|polars|duckdb)", block, re.MULTILINE):
             return [sys.executable, str(file)]
         if not CLIENT_PYTHON.exists():
             pytest.skip("the clients of Python are not installed")
@@ -169,8 +169,8 @@ async def _command(language: str, block: str, folder: Path) -> list[str]:
 
 
 def _marks(language: str, block: str) -> tuple[pytest.MarkDecorator, ...]:
-    """Marks an example that compiles TypeScript or loads pandas or polars as slow."""
-    is_slow = language == "typescript" or re.search(r"^import (pandas|polars)", block, re.MULTILINE)
+    """Marks an example that compiles TypeScript or loads a library of data frames as slow."""
+    is_slow = language == "typescript" or re.search(r"^import (pandas|polars|duckdb)", block, re.MULTILINE)
     return (pytest.mark.slow,) if is_slow else ()
 
 
@@ -188,6 +188,84 @@ async def test_the_examples_run_as_written(language: str, block: str, new_instal
     status, out, err = await _run(await _command(language, block, tmp_path), tmp_path, new_installation)
     assert status == 0, err
     assert "5" in out or "-o " in block, f"no data: {out}"
+
+
+REPORTS = {
+    "notebook_pandas.py": """
+import json
+print("REPORT", json.dumps({
+    "types": [str(prices.index.dtype), *map(str, prices.dtypes)],
+    "rows": [[int(ts.timestamp()), *map(str, row)] for ts, row in zip(prices.index, prices.itertuples(index=False))],
+}))
+""",
+    "notebook_polars.py": """
+import json
+wide = prices.pivot("ticker", index="time", values="price").sort("time")
+print("REPORT", json.dumps({
+    "types": [str(kind) for kind in wide.dtypes],
+    "rows": [[int(ts.timestamp()), *map(str, row)] for ts, *row in wide.iter_rows()],
+}))
+""",
+    "notebook_duckdb.py": """
+import json
+wide = duckdb.sql("SELECT time, max(price) FILTER (ticker = 'btc_usd') AS btc, max(price) FILTER (ticker = 'eth_usd') AS eth "
+                  "FROM prices GROUP BY time ORDER BY time")
+print("REPORT", json.dumps({
+    "types": [str(kind) for kind in wide.types],
+    "rows": [[int(ts.timestamp()), *map(str, row)] for ts, *row in wide.fetchall()],
+}))
+""",
+}
+"""Code that prints the types and the values of the frame of each program of docs/notebooks.md."""
+TYPES = {
+    "notebook_pandas.py": ["timestamp[us, tz=UTC][pyarrow]", *["decimal128(38, 18)[pyarrow]"] * 2],
+    "notebook_polars.py": ["Datetime(time_unit='us', time_zone='UTC')", *["Decimal(precision=38, scale=18)"] * 2],
+    "notebook_duckdb.py": ["TIMESTAMP WITH TIME ZONE", *["DECIMAL(38,18)"] * 2],
+}
+FOLDER_READERS = """
+import json
+import duckdb, pandas, polars
+frames = [
+    pandas.read_parquet("archive", dtype_backend="pyarrow").sort_values(["ticker", "time"])["price"],
+    polars.scan_parquet("archive", hive_partitioning=True).sort("ticker", "time").collect()["price"],
+    [row[0] for row in duckdb.sql(
+        "SELECT price FROM read_parquet('archive/**/*.parquet', hive_partitioning = true) ORDER BY ticker, time").fetchall()],
+]
+print("REPORT", json.dumps([[str(price) for price in frame] for frame in frames]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIENT_PYTHON.exists(), reason="the clients of Python are not installed")
+async def test_notebooks_read_the_same_types_and_values(new_installation: Api, dsn: str, db: Database, tmp_path: Path) -> None:
+    await store(db, [row("btc_usd", 1_600_000_020, "123456789.123456789012345678")])
+    stored = await db.fetch("SELECT ticker, ts, price FROM price ORDER BY ticker, ts")
+    digits = Decimal("1." + "0" * 18)
+    found = {(one["ticker"], one["ts"]): str(one["price"].quantize(digits, context=Context(prec=50))) for one in stored}
+    minutes = sorted({ts for _, ts in found})
+
+    async def report(file: Path) -> Any:
+        status, out, err = await _run([str(CLIENT_PYTHON), str(file)], tmp_path, new_installation)
+        assert status == 0, err
+        return json.loads(out.partition("REPORT ")[2])
+
+    for name, code in REPORTS.items():
+        (tmp_path / name).write_text(_program(name) + code)
+        result = await report(tmp_path / name)
+        assert result["types"] == TYPES[name]
+        values = [[ts, *(value if value not in ("None", "<NA>") else None for value in row)] for ts, *row in result["rows"]]
+        assert values == [[ts, found.get(("btc_usd", ts)), found.get(("eth_usd", ts))] for ts in minutes], name
+    (command,) = [block for block in _blocks(DOCS["notebooks"], "shell") if "--partition" in block]
+    arguments = [sys.executable, *shlex.split(command)[1:]]
+    status, _, err = await _run(arguments, tmp_path, None, DATABASE_URL=dsn, PYTHONPATH=str(ROOT))
+    assert status == 0, err
+    (tmp_path / "folder.py").write_text(FOLDER_READERS)
+    assert await report(tmp_path / "folder.py") == [[found[one["ticker"], one["ts"]] for one in stored]] * 3
+
+
+async def test_the_recipe_of_a_typed_client_is_the_tested_one() -> None:
+    (recipe,) = _blocks(DOCS["notebooks"], "toml")
+    assert recipe in (CLIENTS / "python" / "ariadne.toml").read_text()
 
 
 async def test_the_copy_of_the_guide_equals_the_export(new_installation: Api, db: Database, tmp_path: Path) -> None:

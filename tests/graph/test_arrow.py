@@ -15,6 +15,7 @@ from pyarrow import parquet
 from db import arrow, times
 from db.pool import Database
 from db.queries import version
+from db.queries.exports import MinutesExport
 from db.queries.history_export import COLUMNS, ExportFormat, ExportShape
 from db.rows import Source
 from tests.conftest import ROOT
@@ -128,7 +129,7 @@ async def test_the_command_writes_the_same_file(api: Api, dsn: str, tmp_path: Pa
 
 
 def test_memory_holds_one_part_of_a_file() -> None:
-    encoder = arrow.ArrowEncoder(ExportShape(ExportFormat.PARQUET, ("ticker", "ts", "price")))
+    encoder = arrow.ArrowEncoder(MinutesExport(ExportShape(ExportFormat.PARQUET, ("ticker", "ts", "price")), ["btc_usd"]))
     chance = random.Random(1)  # noqa: S311  samples
     lines = "".join(f"btc_usd,{60 * n},{chance.random():.12f}\n" for n in range(20_000)).encode()
     parts = [encoder.encode(lines) for _ in range(5)] + [encoder.finish()]

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 from pathlib import Path
+from urllib.parse import urlencode
 
 import pytest
 from openapi_spec_validator import validate
@@ -63,7 +64,8 @@ async def test_examples_of_the_document_are_accepted(api: Api, db: Database) -> 
         parameters = item["get"].get("parameters", [])
         if path == "/fetch-prices":
             continue
-        query = "&".join(f"{p['name']}={p['example']}" for p in parameters if "example" in p)
+        examples = {p["name"]: p["example"] for p in parameters if "example" in p}
+        query = urlencode(examples, doseq=True)
         async with api.session.get(f"{api.url}{path}?{query}") as response:
             assert response.status == 200, (path, query, await response.text())
 

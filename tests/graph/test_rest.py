@@ -97,10 +97,10 @@ async def test_a_minute_is_found_by_any_time_in_it(api: Api, date: str) -> None:
     [
         ("/prices", 422, "BAD_USER_INPUT", "ticker: is required"),
         (
-            "/export?ticker=btc_usd&interval=1h",
+            "/export?ticker=btc_usd&period=1h",
             422,
             "BAD_USER_INPUT",
-            "interval: unknown parameter. Available parameters: ticker, as_of, from, to, format, columns, digest",
+            "period: unknown parameter. Available parameters: ticker, as_of, from, to, format, columns, layout, interval, digest",
         ),
         (
             "/prices?ticker=B%20TC",

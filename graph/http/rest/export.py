@@ -1,24 +1,26 @@
-"""`GET /export`: streams a ticker's history as a file. Memory holds at most a few weeks of it."""
+"""`GET /export`: streams the history of tickers as a file. Memory holds at most a few weeks of one."""
 
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass
 from hashlib import sha256
 from http import HTTPStatus
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Self
 
 import orjson
-from pydantic import Field
+from pydantic import Field, model_validator
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from db import arrow
-from db.queries import history_export, version
-from db.queries.history_export import COLUMNS, DEFAULT_COLUMNS, ExportFormat, ExportShape, Slice
+from db import arrow, times
+from db.queries import exports, history_export, version
+from db.queries.candles import Interval
+from db.queries.exports import CANDLE_COLUMNS, CandlesExport, Export, MinutesExport, WideExport
+from db.queries.history_export import COLUMNS, DEFAULT_COLUMNS, ExportFormat, ExportShape
 from db.queries.snapshots import Snapshot
 from graph.engine.limits import MAX_RANGE_MINUTES
 from graph.engine.tickers import require_known_tickers
@@ -26,7 +28,7 @@ from graph.engine.windows import Window
 from graph.errors import BadInputError, NotAcceptableError
 from graph.http.admission import ConcurrencyLimiter, hold_connection
 from graph.http.caller import caching_headers, context_of
-from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, Instant, TickerQuery, parse_query
+from graph.http.rest.models import EXAMPLE_END, EXAMPLE_START, AsOf, Instant, Query, TickerName, parse_query
 from graph.schema.context import Context
 
 MEDIA_TYPES: Final = {
@@ -39,9 +41,16 @@ LENGTH_COST: Final = 10_000
 """Cost of computing the length of an export, which reads all its rows but sends none."""
 
 
-class ExportQuery(TickerQuery):
-    """Parameters of an export: ticker, window, format."""
+class ExportQuery(Query):
+    """Parameters of an export: tickers, window, format."""
 
+    ticker: list[TickerName] = Field(
+        description="Deribit index name; repeat it for several tickers",
+        min_length=1,
+        max_length=exports.MAX_TICKERS,
+        examples=[["btc_usd"]],
+    )
+    as_of: AsOf = None
     start: Instant | None = Field(
         None,
         alias="from",
@@ -61,7 +70,19 @@ class ExportQuery(TickerQuery):
         None,
         description=f"columns, separated by commas: {', '.join(COLUMNS)}; default: {', '.join(DEFAULT_COLUMNS)}, in "
         "`parquet` and `arrow` with `time` instead of `ts`",
-        examples=[",".join(DEFAULT_COLUMNS)],
+        examples=["ticker,time"],
+    )
+    layout: Literal["long", "wide"] = Field(
+        "long",
+        description="of several tickers: `long`, one after the other, or `wide`, a row for each minute with a column of prices "
+        "for each ticker",
+        examples=["long"],
+    )
+    interval: Literal[tuple(Interval.__members__)] | None = Field(  # type: ignore[valid-type]  # the names of the enum
+        None,
+        description="candles of this interval instead of minutes, with the columns ticker, ts or time, "
+        f"{', '.join(CANDLE_COLUMNS)}",
+        examples=["ONE_HOUR"],
     )
 
     digest: bool = Field(
@@ -70,75 +91,94 @@ class ExportQuery(TickerQuery):
         examples=["false"],
     )
 
-    @property
-    def shape(self) -> ExportShape:
-        """The format and the columns. Raises BadInputError for an unknown or repeated column."""
+    @model_validator(mode="after")
+    def _check_combination(self) -> Self:
+        if self.layout == "wide" and (self.columns is not None or self.interval is not None):
+            raise ValueError("layout=wide has one column of prices for each ticker: send no columns and no interval")
+        if len(set(self.ticker)) < len(self.ticker):
+            raise ValueError("ticker: a ticker is repeated")
+        return self
+
+    def content(self, now: int, snapshot_of: exports.SnapshotOf) -> Export:
+        """Returns what the file contains. Raises BadInputError for an unknown or repeated column."""
+        export_format = ExportFormat(self.format)
+        if self.layout == "wide":
+            return WideExport(export_format, self.ticker, snapshot_of)
         try:
-            return ExportShape.parse(self.format, self.columns)
+            if self.interval is None:
+                return MinutesExport(ExportShape.parse(self.format, self.columns), self.ticker, snapshot_of)
+            defaults = exports.default_candle_columns(export_format)
+            columns = history_export.parse_columns(self.columns, exports.KNOWN_CANDLE_COLUMNS, defaults)
         except ValueError as error:
             raise BadInputError(f"columns: {error}") from None
+        return CandlesExport(export_format, self.ticker, columns, Interval[self.interval], now, snapshot_of)
 
 
 async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
     """Streams the history, oldest first. Every CSV file has a header."""
     query = parse_query(ExportQuery, request.query_params)
     window = Window.parse(query.start, query.end)
-    low, high = window.low, window.high
-    shape = query.shape
-    if shape.format.is_binary and not arrow.is_available():
-        raise NotAcceptableError(f"format={shape.format} needs pyarrow on the server: pip install -r requirements-arrow.lock")
-    if shape.format.is_binary and query.digest:
+    export_format = ExportFormat(query.format)
+    if export_format.is_binary and not arrow.is_available():
+        raise NotAcceptableError(f"format={export_format} needs pyarrow on the server: pip install -r requirements-arrow.lock")
+    if export_format.is_binary and query.digest:
         raise BadInputError("digest: a last line is possible only in csv and jsonl. Send the header `Want-Repr-Digest` instead")
     context = context_of(request)
-    has_length = not query.digest and not shape.format.is_binary
+    query.content(0, exports.newest)  # rejects wrong columns before anything is read
+    # Byte ranges need the size of each part, which PostgreSQL computes for one ticker.
+    is_plain = len(query.ticker) == 1 and query.layout == "long" and query.interval is None
+    has_length = is_plain and not query.digest and not export_format.is_binary
     needs_length = has_length and (request.method == "HEAD" or "range" in request.headers)
     context.charge(LENGTH_COST if needs_length else MAX_RANGE_MINUTES)
-    await require_known_tickers(context.db, [query.ticker])
+    await require_known_tickers(context.db, query.ticker)
     wants_digest = _wants_digest(request.headers.get("Want-Repr-Digest", ""))
     if query.as_of is None and (wants_digest or query.digest):
         context.version = await version.current(context.db)  # both passes, or the line and its digest, read the same rows
-    snapshot = await context.snapshot(query.as_of, query.ticker, low, "as_of")
-    source = ExportSource(context, shape, query.ticker, low, high, snapshot, has_digest_line=query.digest)
+    snapshots = {name: await context.snapshot(query.as_of, name, window.low, "as_of") for name in query.ticker}
+    snapshot = snapshots[query.ticker[0]]
+    content = query.content(times.minute_of(context.now()), exports.newest if snapshot is None else snapshots.__getitem__)
+    source = ExportSource(context, content, window, snapshot, has_digest_line=query.digest)
     headers = caching_headers(request, is_repeatable=query.as_of is not None)
     if query.as_of is None:
         headers["Cache-Control"] = "no-store"
     headers["Vary"] += ", Want-Repr-Digest"
-    headers["Content-Disposition"] = f'attachment; filename="{history_export.file_name(query.ticker, shape.format, low, high)}"'
+    subject = query.ticker[0] if len(query.ticker) == 1 else "prices"
+    name = history_export.file_name(subject, export_format, window.low, window.high)
+    headers["Content-Disposition"] = f'attachment; filename="{name}"'
     if snapshot is not None:
         headers["X-Data-Version"] = str(snapshot.id)
     if wants_digest:
         headers["Repr-Digest"] = await source.compute_digest()
+    media_type = MEDIA_TYPES[export_format]
     if not has_length and request.method == "HEAD":
-        return Response(media_type=MEDIA_TYPES[shape.format], headers=headers)
-    if not has_length:
-        return DownloadResponse(source.stream(), connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
-    headers["Accept-Ranges"] = "bytes"
-    if needs_length:
-        return await _respond_with_length(request, source, headers, connections)
-    return DownloadResponse(source.stream(), connections, media_type=MEDIA_TYPES[shape.format], headers=headers)
+        return Response(media_type=media_type, headers=headers)
+    if has_length:
+        headers["Accept-Ranges"] = "bytes"
+    if needs_length and isinstance(content, MinutesExport):
+        return await _respond_with_length(request, source, content.shape, headers, connections)
+    return DownloadResponse(source.stream(), connections, media_type=media_type, headers=headers)
 
 
 @dataclass(frozen=True)
 class ExportSource:
-    """What an export contains. With `has_digest_line`, its last line has the SHA-256 of all lines before, and the version."""
+    """An export of a window. With `has_digest_line`, its last line has the SHA-256 of all lines before, and the version."""
 
     context: Context
-    shape: ExportShape
-    ticker: str
-    low: int
-    high: int
+    content: Export
+    window: Window
     snapshot: Snapshot | None
     has_digest_line: bool = False
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         """Yields the parts of the export, and charges their rows to the caller's budget."""
         digest = sha256()
+        export_format = self.content.format
         # The first one imports pyarrow, which takes a while.
-        encoder = await asyncio.to_thread(arrow.ArrowEncoder, self.shape) if self.shape.format.is_binary else None
-        async with aclosing(self._slices()) as slices:
+        encoder = await asyncio.to_thread(arrow.ArrowEncoder, self.content) if export_format.is_binary else None
+        async with aclosing(self.content.slices(self.context.db, self.window.low, self.window.high)) as slices:
             prepaid_rows = MAX_RANGE_MINUTES
             async for _, written in slices:
-                rows = written.count(b"\n")
+                rows = written.count(b"\n") * self.content.row_cost
                 await self.context.charge_gradually(max(0, rows - prepaid_rows))
                 prepaid_rows = max(0, prepaid_rows - rows)
                 if self.has_digest_line:
@@ -148,7 +188,7 @@ class ExportSource:
             yield encoder.finish()
         if self.has_digest_line and self.snapshot is not None:
             values = {"sha256": digest.hexdigest(), "data_version": str(self.snapshot.id)}
-            is_csv = self.shape.format is ExportFormat.CSV
+            is_csv = export_format is ExportFormat.CSV
             line = (
                 "# " + " ".join(f"{name}={value}" for name, value in values.items())
                 if is_csv
@@ -164,9 +204,6 @@ class ExportSource:
                 digest.update(part)
         return f"sha-256=:{b64encode(digest.digest()).decode()}:"
 
-    def _slices(self) -> AsyncGenerator[tuple[int, bytes], None]:
-        return history_export.slices(self.context.db, self.shape, self.ticker, self.low, self.high, self.snapshot)
-
 
 def _wants_digest(header: str) -> bool:
     """Returns whether a Want-Repr-Digest header (RFC 9530, section 4) prefers SHA-256."""
@@ -174,12 +211,13 @@ def _wants_digest(header: str) -> bool:
 
 
 async def _respond_with_length(
-    request: Request, source: ExportSource, headers: dict[str, str], connections: ConcurrencyLimiter
+    request: Request, source: ExportSource, shape: ExportShape, headers: dict[str, str], connections: ConcurrencyLimiter
 ) -> Response:
     """Responds to HEAD with the length, and to a range request (RFC 9110, section 14) with that part."""
-    context, shape, snapshot = source.context, source.shape, source.snapshot
+    context, snapshot = source.context, source.snapshot
+    (ticker,) = source.content.tickers
     etag = f'"{await version.current(context.db) if snapshot is None else snapshot.id}"'
-    slices = await history_export.slice_sizes(context.db, shape, source.ticker, source.low, source.high, snapshot)
+    slices = await history_export.slice_sizes(context.db, shape, ticker, source.window.low, source.window.high, snapshot)
     size = history_export.total_size(shape, slices)
     headers = {**headers, "ETag": etag}
     media_type = MEDIA_TYPES[shape.format]
@@ -197,7 +235,8 @@ async def _respond_with_length(
         status = HTTPStatus.PARTIAL_CONTENT
         headers["Content-Range"] = f"bytes {first}-{last}/{size}"
     headers["Content-Length"] = str(last - first + 1)
-    lines = _stream_bytes(source, slices, first, last)
+    parts = history_export.byte_range(context.db, shape, ticker, slices, first, last, snapshot)
+    lines = _charge_lines(context, parts)
     return DownloadResponse(lines, connections, status_code=status, media_type=media_type, headers=headers)
 
 
@@ -213,11 +252,10 @@ def _parse_range(header: str, size: int) -> tuple[int, int] | None:
     return (int(begin), last) if int(begin) <= last or int(begin) >= size else None
 
 
-async def _stream_bytes(source: ExportSource, slices: Sequence[Slice], first: int, last: int) -> AsyncGenerator[bytes, None]:
-    found = history_export.byte_range(source.context.db, source.shape, source.ticker, slices, first, last, source.snapshot)
-    async with aclosing(found) as parts:
+async def _charge_lines(context: Context, parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async with aclosing(parts):
         async for part in parts:
-            await source.context.charge_gradually(part.count(b"\n"))
+            await context.charge_gradually(part.count(b"\n"))
             yield part
 
 

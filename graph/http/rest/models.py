@@ -75,16 +75,21 @@ EXAMPLE_START = times.minute_of(time.time()) - 3_600
 EXAMPLE_END = EXAMPLE_START + 86_400
 
 
+AsOf = Annotated[
+    str | None,
+    Field(
+        pattern=r"^\d{1,18}$",
+        description="data version to read, from GraphQL's `dataVersion`: the response is then the same at any time; "
+        "default: the newest",
+    ),
+]
+
+
 class TickerQuery(Query):
     """Selects one ticker."""
 
     ticker: TickerName = Field(description="Deribit index name", examples=["btc_usd"])
-    as_of: str | None = Field(
-        None,
-        pattern=r"^\d{1,18}$",
-        description="data version to read, from GraphQL's `dataVersion`: the response is then the same at any time; "
-        "default: the newest",
-    )
+    as_of: AsOf = None
 
 
 class PageQuery(TickerQuery):
