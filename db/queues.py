@@ -8,6 +8,7 @@ class Queue(StrEnum):
 
     COLLECT = "collect"
     RECONCILE = "reconcile"
+    ALERTS = "alerts"
 
 
 class Actor(StrEnum):
@@ -15,3 +16,4 @@ class Actor(StrEnum):
 
     COLLECT = "collect"
     RECONCILE = "reconcile"
+    ALERTS = "alerts"

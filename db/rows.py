@@ -54,6 +54,41 @@ class Reason(StrEnum):
     NOT_COLLECTED = "not_collected"
 
 
+class AlertKind(StrEnum):
+    """What an alert watches."""
+
+    CROSSES = "CROSSES"
+    """The price crosses a level."""
+    MOVES = "MOVES"
+    """The price moves by a percentage within some minutes."""
+    STALE = "STALE"
+    """No newer minute is stored for some minutes."""
+    GAP = "GAP"
+    """Minutes are missing."""
+    STREAM_SILENT = "STREAM_SILENT"
+    """No ticks are stored for some minutes."""
+    DELIVERY_DIFFERS = "DELIVERY_DIFFERS"
+    """The delivery price differs from the mean of our own data by a percentage."""
+
+
+class AlertDirection(StrEnum):
+    """In which direction a price crosses a level."""
+
+    UP = "UP"
+    DOWN = "DOWN"
+    EITHER = "EITHER"
+
+
+class AlertFormat(StrEnum):
+    """What the body of a webhook looks like."""
+
+    STANDARD = "STANDARD"
+    """An event as https://www.standardwebhooks.com describes it."""
+    SLACK = "SLACK"
+    DISCORD = "DISCORD"
+    NTFY = "NTFY"
+
+
 class ChangeKind(StrEnum):
     """Kind of a change event."""
 

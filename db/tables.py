@@ -9,6 +9,7 @@ from typing import Any
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Enum,
@@ -28,7 +29,18 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
 from db import times
-from db.rows import MAX_PRICE, MAX_PRICE_DECIMALS, NAME_PATTERN, ChangeKind, DeliveryBasis, Reason, Source
+from db.rows import (
+    MAX_PRICE,
+    MAX_PRICE_DECIMALS,
+    NAME_PATTERN,
+    AlertDirection,
+    AlertFormat,
+    AlertKind,
+    ChangeKind,
+    DeliveryBasis,
+    Reason,
+    Source,
+)
 
 metadata = SQLModel.metadata
 metadata.naming_convention = {
@@ -505,3 +517,81 @@ class Reject(SQLModel, table=True):
     set_aside_at: int = Field(
         sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
     )
+
+
+class Alert(SQLModel, table=True):
+    """A rule, and what the worker knows of its ticker. When the rule holds, a webhook is delivered once."""
+
+    __table_args__ = (
+        _enum_check("kind", AlertKind),
+        _enum_check("direction", AlertDirection),
+        _enum_check("format", AlertFormat),
+        CheckConstraint("(level IS NOT NULL) = (kind = 'CROSSES')", name="level"),
+        CheckConstraint("(percent IS NOT NULL) = (kind IN ('MOVES', 'DELIVERY_DIFFERS')) AND percent > 0", name="percent"),
+        CheckConstraint(
+            "(minutes IS NOT NULL) = (kind NOT IN ('CROSSES', 'DELIVERY_DIFFERS')) AND minutes BETWEEN 1 AND 10080",
+            name="minutes",
+        ),
+        CheckConstraint("hysteresis >= 0", name="hysteresis"),
+    )
+
+    id: int | None = Field(None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    kind: AlertKind = Field(sa_column=Column(Text, nullable=False))
+    ticker: str = Field(sa_column=Column(Text, ForeignKey("ticker.name"), nullable=False))
+    level: Decimal | None = Field(None, sa_column=Column(Numeric))
+    hysteresis: Decimal = Field(
+        sa_column=Column(
+            Numeric, nullable=False, server_default="0", comment="distance from the level at which it can be crossed again"
+        )
+    )
+    direction: AlertDirection = Field(sa_column=Column(Text, nullable=False, server_default="EITHER"))
+    percent: Decimal | None = Field(None, sa_column=Column(Numeric))
+    minutes: int | None = Field(None, sa_column=Column(Integer))
+    url: str = Field(sa_column=Column(Text, nullable=False, comment="of the webhook; may contain a secret"))
+    format: AlertFormat = Field(sa_column=Column(Text, nullable=False, server_default="STANDARD"))
+    muted: bool = Field(sa_column=Column(Boolean, nullable=False, server_default="false"))
+    created_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+    state: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, comment="what was decided last"))
+
+
+class AlertDelivery(SQLModel, table=True):
+    """A webhook to deliver, or delivered. The receiver recognizes a repeated one by its id."""
+
+    __tablename__ = "alert_delivery"
+    __table_args__ = (
+        Index(
+            "ix_alert_delivery_due",
+            "next_attempt_at",
+            postgresql_where=text("delivered_at IS NULL AND failed_at IS NULL"),
+        ),
+        Index("ix_alert_delivery_alert", "alert_id", "number"),
+    )
+
+    id: str = Field(sa_column=Column(Text, primary_key=True))
+    number: int | None = Field(
+        None, sa_column=Column(BigInteger, Identity(always=True), nullable=False, comment="order of the decisions")
+    )
+    alert_id: int = Field(sa_column=Column(BigInteger, ForeignKey("alert.id", ondelete="CASCADE"), nullable=False))
+    event: dict[str, Any] = Field(sa_column=Column(JSONB, nullable=False, comment="what happened"))
+    created_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+    attempts: int = Field(0, sa_column=Column(Integer, nullable=False, server_default="0"))
+    next_attempt_at: int = Field(
+        sa_column=Column(BigInteger, nullable=False, server_default=_NOW, comment="by the database's clock; UNIX seconds")
+    )
+    delivered_at: int | None = Field(None, sa_column=Column(BigInteger, comment="UNIX seconds"))
+    failed_at: int | None = Field(None, sa_column=Column(BigInteger, comment="after the last attempt; UNIX seconds"))
+    error: str | None = Field(None, sa_column=Column(Text, comment="of the last attempt"))
+
+
+class AlertProgress(SQLModel, table=True):
+    """One row: up to which commit alerts are decided. Workers lock it, so one of them decides at a time."""
+
+    __tablename__ = "alert_progress"
+    __table_args__ = (CheckConstraint("id = 1", name="id"),)
+
+    id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    position: int = Field(sa_column=Column(BigInteger, nullable=False, comment="all commits up to this id are decided"))

@@ -2,9 +2,11 @@
 
 import argparse
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 from db import times
+from db.rows import AlertDirection, AlertFormat, AlertKind
 from db.runtime import cli
 from ingest.imports.columns import PRICE_NAMES, TICKER_NAMES, TIME_NAMES, UNITS
 
@@ -14,6 +16,7 @@ EXAMPLES = """examples:
   python -m ingest stream                                  # the ticks of each minute, from Deribit's WebSocket
   python -m ingest status                                  # the system status as a table
   python -m ingest gaps --open                             # missing minutes and their reasons
+  python -m ingest alerts                                  # alerts, and webhooks that are not delivered
   python -m ingest import history.csv.gz --ticker btc_usd  # history from a file
   python -m ingest simulate --port 8090                    # a simulated exchange on http://127.0.0.1:8090/api/v2
   python -m ingest with-simulator -- COMMAND               # the same, with DERIBIT_RPC_URL set for COMMAND
@@ -48,6 +51,30 @@ def build() -> cli.CommandLine:
     )
     healthy.add_argument("--worker", action="store_true", help="also check that a worker runs on this host")
     healthy.add_argument("--stream", action="store_true", help="also check that a stream process runs on this host")
+    alerts = verbs.add(
+        "alerts",
+        "ingest.commands.alerts:run",
+        "list, add, mute, unmute, test or delete alerts, whose webhooks the workers deliver",
+        "alerts add btc_usd --kind CROSSES --level 70000 --url https://example.org/hook\n  python -m ingest alerts test 3",
+    )
+    alerts.add_argument(
+        "action", nargs="?", default="list", choices=["list", "add", "mute", "unmute", "test", "delete"], help="default: list"
+    )
+    alerts.add_argument("subject", nargs="?", metavar="TICKER|ALERT", help="the ticker for `add`, else the number of an alert")
+    alerts.add_argument("--kind", type=str.upper, choices=list(AlertKind), help="what the alert watches")
+    alerts.add_argument("--url", help="URL that receives the webhook")
+    alerts.add_argument(
+        "--format", type=str.upper, choices=list(AlertFormat), default="STANDARD", help="body (default: %(default)s)"
+    )
+    alerts.add_argument("--level", type=Decimal, help="CROSSES: the price to cross")
+    alerts.add_argument(
+        "--hysteresis", type=Decimal, default=Decimal(0), help="CROSSES: distance before it can be crossed again (default: 0)"
+    )
+    alerts.add_argument(
+        "--direction", type=str.upper, choices=list(AlertDirection), default="EITHER", help="CROSSES (default: %(default)s)"
+    )
+    alerts.add_argument("--percent", type=Decimal, help="MOVES, DELIVERY_DIFFERS: smallest change in percent")
+    alerts.add_argument("--minutes", type=int, help="MOVES, STALE, GAP, STREAM_SILENT: number of minutes")
     collect = verbs.add(
         "collect",
         "ingest.commands.collect:run",

@@ -1,6 +1,10 @@
 """Dramatiq actors. Each actor calls one job. Dramatiq retries none of them: a job retries by itself within its time budget."""
 
+import asyncio
+from contextlib import suppress
+
 import dramatiq
+import redis
 from dramatiq.middleware import Shutdown
 from periodiq import cron
 
@@ -41,6 +45,8 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
         if only
         else resources.collect_minute_chooser,  # a message for some tickers does not mark the minute as processed
     )
+    with suppress(redis.RedisError):  # the scheduler sends another message within a minute
+        await asyncio.to_thread(alerts.send, minute=minute)
 
 
 @dramatiq.actor(
@@ -73,3 +79,22 @@ async def reconcile(minute: int) -> None:
         peer_comparer=resources.peer_comparer,
         minute_chooser=resources.reconcile_minute_chooser,
     )
+
+
+@dramatiq.actor(
+    broker=broker,
+    queue_name=Queue.ALERTS,
+    actor_name=Actor.ALERTS,
+    priority=20,  # after what stores prices
+    periodic=EVERY_MINUTE,
+    max_retries=0,
+    time_limit=60_000,
+    notify_shutdown=True,
+    throws=EXPECTED_ERRORS,
+)
+async def alerts(minute: int) -> None:
+    """Decides which alerts fire, and delivers the webhooks that are due."""
+    from ingest.jobs.alerts import run  # noqa: PLC0415  the scheduler does without it
+
+    resources = await resource_middleware.resources()
+    await run(resources.db, resources.webhooks, resources.source.clock.now(minute))

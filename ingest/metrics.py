@@ -94,3 +94,4 @@ reconciled_until = Gauge(
     "Every minute before this one is stored, queued in the outbox, or a gap with a reason.",
     multiprocess_mode="mostrecent",
 )
+webhooks = Counter("tickgraph_webhooks", "Attempts to deliver a webhook, by outcome: `ok`, `error`.", ("outcome",))

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from ingest.jobs.delivery_prices import DeliveryPriceCollector
     from ingest.jobs.peers import PeerComparer
     from ingest.peers import Peer
+    from ingest.webhooks import WebhookSender
 
 _PR_SET_PDEATHSIG = 1
 HEARTBEAT_INTERVAL_S = 5
@@ -210,6 +211,7 @@ class Resources:
     peers: "Sequence[Peer]"
     peer_comparer: "PeerComparer | None"
     """None without peers."""
+    webhooks: "WebhookSender"
 
 
 class ResourceMiddleware(dramatiq.Middleware):
@@ -231,6 +233,7 @@ class ResourceMiddleware(dramatiq.Middleware):
         from db.pool import WRITER_TIMEOUT_S, open_database  # noqa: PLC0415
         from ingest.deribit.client import open_deribit  # noqa: PLC0415
         from ingest.jobs.delivery_prices import DeliveryPriceCollector  # noqa: PLC0415
+        from ingest.webhooks import open_sender  # noqa: PLC0415
 
         async with self._lock:
             if self._resources is None:
@@ -250,6 +253,7 @@ class ResourceMiddleware(dramatiq.Middleware):
                         delivery_prices=DeliveryPriceCollector(),
                         peers=peers,
                         peer_comparer=peer_comparer,
+                        webhooks=await opened.enter_async_context(open_sender(self._settings)),
                     )
                     self._stack = opened.pop_all()
         return self._resources

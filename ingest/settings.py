@@ -1,5 +1,6 @@
 """The settings of the worker and the scheduler."""
 
+import base64
 import re
 from typing import Annotated, Self
 
@@ -8,6 +9,9 @@ from pydantic_settings import NoDecode
 
 from db import settings
 from db.rows import INVALID_NAME, MAX_PEER_LENGTH, NAME_PATTERN
+
+MIN_SECRET_BYTES = 24
+MAX_SECRET_BYTES = 64
 
 
 def _split(value: object) -> object:
@@ -57,6 +61,17 @@ def parse_index_name(name: str) -> str:
 Name = Annotated[str, AfterValidator(parse_index_name)]
 
 
+def _validate_webhook_secret(secret: SecretStr) -> SecretStr:
+    try:
+        key = base64.b64decode(secret.get_secret_value().removeprefix("whsec_"), validate=True)
+    except ValueError:
+        key = b""
+    if not MIN_SECRET_BYTES <= len(key) <= MAX_SECRET_BYTES:
+        raise ValueError("should be `whsec_` and 24 to 64 random bytes in base64: openssl rand -base64 32")
+    return secret
+
+
+WebhookSecret = Annotated[SecretStr, AfterValidator(_validate_webhook_secret)]
 PeerUrl = Annotated[str, AfterValidator(parse_peer_url)]
 
 
@@ -136,6 +151,14 @@ class Settings(settings.Settings):
     peer_keys: Annotated[tuple[SecretStr, ...], NoDecode, BeforeValidator(_split_all)] = Field(
         (),
         description="API keys for PEERS, separated by commas, in the same order; empty for a peer without keys: `key-of-b,`",
+    )
+    webhook_secrets: Annotated[tuple[WebhookSecret, ...], NoDecode, BeforeValidator(_split)] = Field(
+        (),
+        description="secrets that sign the webhooks of alerts (Standard Webhooks), like `whsec_…`, separated by commas; with "
+        "two, each webhook has two signatures, so that receivers can change from one to the other",
+    )
+    webhook_private_addresses: bool = Field(
+        False, description="allow webhooks to addresses that are not public, such as those of the same network"
     )
 
     @model_validator(mode="after")

@@ -40,6 +40,7 @@ MAX_TICKERS: Final = 1_000
 """Ticker names in one argument."""
 ASSUMED_TICKER_COUNT: Final = 200
 """Assumed number of tickers in a query for all tickers. The exchange has about as many."""
+ASSUMED_ALERT_COUNT: Final = 100
 SUMMARY_COST: Final = 10_000
 """Rows assumed for the aggregates of a window, which are computed from its hourly candles."""
 MAX_TOUCH_MINUTES: Final = 366 * 1_440
@@ -170,6 +171,16 @@ def cost_of_representations(arguments: Arguments, row_cost: int, _page_size: int
     """Returns the cost of an entity for each of the `representations` of a gateway."""
     representations = arguments.get("representations")
     return (len(representations) if isinstance(representations, list) else 1) * row_cost
+
+
+def cost_of_alerts(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of the list of all alerts."""
+    return ASSUMED_ALERT_COUNT * row_cost
+
+
+def cost_of_first(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of the `first` rows of a list."""
+    return _first_integer(arguments.get("first")) * row_cost
 
 
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:

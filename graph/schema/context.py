@@ -9,7 +9,7 @@ import strawberry
 from strawberry.dataloader import DataLoader
 
 from db.pool import Database, Executor, Record
-from db.queries import delivery_prices, gaps, ranges
+from db.queries import alerts, delivery_prices, gaps, ranges
 from db.queries.gaps import TickerMinute
 from db.queries.snapshots import Snapshot
 from db.queries.version import current as current_version
@@ -118,6 +118,19 @@ class Context:
 
         return DataLoader(load_fn=load, cache=False)
 
+    def alert_deliveries(self, limit: int) -> DataLoader[int, list[Record]]:
+        """Loads the newest `limit` webhooks of an alert, with one statement for all alerts that are loaded at the same time."""
+
+        async def load(alert_ids: list[int]) -> list[list[Record]]:
+            found = await alerts.deliveries(self.resources.primary, alert_ids, limit)
+            return [[one for one in found if one["alert_id"] == alert_id] for alert_id in alert_ids]
+
+        return self._delivery_loaders.setdefault(limit, DataLoader(load_fn=load, cache=False))
+
+    @cached_property
+    def _delivery_loaders(self) -> dict[int, DataLoader[int, list[Record]]]:
+        return {}
+
     @cached_property
     def ranges(self) -> DataLoader[tuple[Snapshot | None, TickerMinute], Record | None]:
         """Loads the range of a minute, with one statement for all minutes of a snapshot that are loaded at the same time."""
@@ -164,10 +177,15 @@ class Context:
         """The caller's budget; None without a rate limit."""
         return None if self.resources.cost_budget is None else CallerBudget(self.resources.cost_budget, self.caller)
 
-    def require_admin_token(self) -> None:
-        """Raises ForbiddenError if ADMIN_TOKEN is set and the request does not send it."""
+    def require_admin_token(self, *, even_if_unset: bool = False) -> None:
+        """Raises ForbiddenError if ADMIN_TOKEN is set and the request does not send it.
+
+        `even_if_unset`: nobody may do this while ADMIN_TOKEN is not set.
+        """
+        if even_if_unset and not self.needs_admin_token:
+            raise ForbiddenError("This is disabled because ADMIN_TOKEN is not set")
         if not self.may_fetch:
-            raise ForbiddenError("Fetching prices requires the admin token: send `Authorization: Bearer …` with ADMIN_TOKEN")
+            raise ForbiddenError("This requires the admin token: send `Authorization: Bearer …` with ADMIN_TOKEN")
 
 
 Info = strawberry.Info[Context, None]

@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import candles, delivery_prices, digests, prices, tickers, version
+from db.queries import alerts, candles, delivery_prices, digests, prices, tickers, version
 from db.queries.snapshots import Snapshot
 from db.queries.tickers import list_tracked
 from graph.engine import calendars, limits
@@ -20,6 +20,7 @@ from graph.engine.tickers import require_known_tickers
 from graph.engine.windows import Window
 from graph.errors import BadInputError
 from graph.schema import arguments
+from graph.schema.alerts import ALERT_LIST, Alert
 from graph.schema.arguments import Order
 from graph.schema.candles import (
     CANDLE_ROWS,
@@ -340,6 +341,13 @@ class Query:
         if not found:
             await require_known_tickers(info.context.db, [name])
         return [DayDigest.from_entry(entry) for entry in found]
+
+    @strawberry.field(
+        description="All alerts. Requires the header `Authorization: Bearer …` with ADMIN_TOKEN.", metadata=ALERT_LIST
+    )
+    async def alerts(self, info: Info) -> list[Alert]:
+        info.context.require_admin_token(even_if_unset=True)
+        return [Alert.from_record(record) for record in await alerts.list_alerts(info.context.resources.primary)]
 
     @strawberry.field(
         description="Deribit's delivery price of a UTC day, and a mean to compare it with; null if none is stored.",

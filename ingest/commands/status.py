@@ -18,7 +18,7 @@ from db import times
 from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import clock, delivery_prices, gaps, peers, rejects, retention, tickers, write_lock
+from db.queries import alerts, clock, delivery_prices, gaps, peers, rejects, retention, tickers, write_lock
 from db.queries.peers import Comparison
 from db.runtime import embedded_lookup
 from ingest import redis_state
@@ -155,6 +155,8 @@ async def read_status(settings: Settings) -> Status:
                 "run `python -m db forget --reset`"
                 for name, horizon in (await retention.future_horizons(db, int(database_now))).items()
             ]
+            failed = await alerts.count_failed(db)
+            status.problems += [f"{failed} webhooks were given up after a day: see `python -m ingest alerts`"] if failed else []
             differences = await delivery_prices.latest_differences(db, status.at - 2 * times.DAY)
             status.problems += [
                 f"{name}: the mean before the newest delivery is {bps:.2f} basis points from the exchange's delivery price"

@@ -23,6 +23,9 @@ TABLES = "SELECT array_agg(tablename::text ORDER BY tablename) FROM pg_tables WH
 
 CURRENT_TABLES = [
     "alembic_version",
+    "alert",
+    "alert_delivery",
+    "alert_progress",
     "candle",
     "change",
     "delivery_estimate",

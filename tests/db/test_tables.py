@@ -69,7 +69,23 @@ def _digest_sql(**changes: object) -> str:
     return f"INSERT INTO digest ({', '.join(columns)}) VALUES ({', '.join(map(str, columns.values()))})"  # noqa: S608
 
 
+def _alert_sql(**changes: object) -> str:
+    columns = {"kind": "'CROSSES'", "ticker": "'btc_usd'", "level": 1, "url": "''", "state": "'{}'"} | changes
+    return f"INSERT INTO alert ({', '.join(columns)}) VALUES ({', '.join(map(str, columns.values()))})"  # noqa: S608
+
+
 INVALID_STATEMENTS = [
+    ("ck_alert_kind", _alert_sql(kind="'WAITS'", level="NULL", minutes=1)),
+    ("ck_alert_direction", _alert_sql(direction="'LEFT'")),
+    ("ck_alert_format", _alert_sql(format="'FAX'")),
+    ("ck_alert_level", _alert_sql(level="NULL")),
+    ("ck_alert_percent", _alert_sql(percent=1)),
+    ("ck_alert_percent", _alert_sql(kind="'DELIVERY_DIFFERS'", level="NULL", percent=-1)),
+    ("ck_alert_minutes", _alert_sql(kind="'STALE'", level="NULL", minutes=0)),
+    ("ck_alert_hysteresis", _alert_sql(hysteresis=-1)),
+    ("fk_alert_ticker", _alert_sql(ticker="'unknown'")),
+    ("fk_alert_delivery_alert_id", "INSERT INTO alert_delivery (id, alert_id, event) VALUES ('a', 1, '{}')"),
+    ("ck_alert_progress_id", "INSERT INTO alert_progress VALUES (2, 0)"),
     ("ck_ticker_name", "INSERT INTO ticker (name) VALUES ('BTC USD')"),
     ("ck_ticker_horizon", "INSERT INTO ticker (name, horizon) VALUES ('a', 61)"),
     ("ck_ticker_checked_until", "INSERT INTO ticker (name, checked_until) VALUES ('a', -60)"),

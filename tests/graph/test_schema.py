@@ -46,6 +46,7 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         "dataVersion": ("", "ID!"),
         "tickers": ("", "[Ticker!]!"),
         "ticker": ("name: String!", "Ticker"),
+        "alerts": ("", "[Alert!]!"),
         "latest": ("ticker: String!, asOf: ID", "Price"),
         "latestPrices": ("tickers: [String!]", "[Price!]!"),
         "prices": (
