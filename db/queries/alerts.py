@@ -14,7 +14,7 @@ from db.queries.version import CURRENT
 from db.rows import AlertDirection, AlertFormat, AlertKind
 
 RETENTION_S: Final = 30 * 86_400
-"""How long a webhook that is delivered or has failed is kept."""
+"""Webhooks that were delivered, or have failed, are deleted after this time."""
 LEASE_S: Final = 120
 """How long a worker has to deliver a webhook before another worker tries."""
 MAX_ATTEMPTS: Final = 30

@@ -25,11 +25,12 @@ from db import times
 from db.queries import candles
 from db.rows import Reason
 from ingest.simulator.server import Simulator, serve
-from tests.chaos import faults
+from tests.chaos import faults, webhooks
 from tests.chaos.audit import Audit, AuditResult, AuditRow, Expectation
 from tests.chaos.environment import TICKERS, Environment, run_environment
 from tests.chaos.faults import Fault
 from tests.chaos.stream import StreamResult, StreamRun
+from tests.chaos.webhooks import AlertRun
 
 NO_FAULT = "no fault"
 FAULT_FREE_TIMEOUT_S = 20.0
@@ -43,8 +44,8 @@ VIRTUAL_SETTINGS = {
     "DERIBIT_RATE_PER_SECOND": "1000",
 }
 """A virtual minute lasts a second, which leaves no time for retries."""
-RETENTION_SETTINGS = {"RETENTION_DAYS": "30"}
-"""Far longer than a run: rows are deleted only because of a wrong clock."""
+OTHER_SETTINGS = {"RETENTION_DAYS": "30"} | webhooks.SETTINGS
+"""Retention is far longer than a run: rows are deleted only because of a wrong clock."""
 DISK_BYTES = 400 << 20
 
 
@@ -113,6 +114,7 @@ class FaultRun:
         self.episodes: Counter[str] = Counter()
         self.problems: list[str] = []
         self.minute = 0
+        self.alerts = AlertRun(rng)
 
     async def run(self, folder: Path, rounds: int, pairs: int, real_minutes: int, *, only: str, disk: bool) -> AuditResult:
         """Runs all episodes and audits the result."""
@@ -132,10 +134,12 @@ class FaultRun:
         simulator.clock.set(at=self.minute + 2)
         async with (
             serve(simulator) as rpc_url,
-            run_environment(folder, simulator, rpc_url, VIRTUAL_SETTINGS | RETENTION_SETTINGS, self.rng) as environment,
+            self.alerts.receiver.serve(),
+            run_environment(folder, simulator, rpc_url, VIRTUAL_SETTINGS | OTHER_SETTINGS, self.rng) as environment,
         ):
             await environment.stack.start_worker()
             await self._run_first_minutes(environment)
+            await self.alerts.create(environment)
             for number, episode in enumerate(episodes, start=1):
                 await self._run_episode(environment, episode, f"{number}/{len(episodes)}")
             while real_minutes and self.minute < times.minute_of(time.time()):
@@ -143,6 +147,8 @@ class FaultRun:
             if real_minutes:
                 await self._run_real_minutes(environment, real_minutes, disk=disk)
             await self._wait_until_checked(environment)
+            self.problems += await self.alerts.check(environment)
+            self.console.print(self.alerts.summary, highlight=False)
             return await self._audit(environment)
 
     async def _run_first_minutes(self, environment: Environment) -> None:

@@ -215,7 +215,7 @@ class Stack:
     def _publish(self, minute: int) -> None:
         with redis.Redis.from_url(self.valkey.url, socket_timeout=2, socket_connect_timeout=1) as client:
             broker = RedisBroker(client=client, middleware=[])  # type: ignore[no-untyped-call]  # left untyped
-            for queue, actor in ((Queue.RECONCILE, Actor.RECONCILE), (Queue.COLLECT, Actor.COLLECT)):
+            for queue, actor in zip(Queue, Actor, strict=True):
                 broker.enqueue(
                     dramatiq.Message(queue_name=queue, actor_name=actor, args=(), kwargs={"minute": minute}, options={})
                 )

@@ -169,7 +169,7 @@ def test_starts_follow_each_other_and_have_the_local_time_of_a_start(
     assert starts == sorted(set(starts))
     assert all(high - low <= longest for low, high in pairwise(starts))
     if starts:
-        assert low <= starts[0] < low + longest
+        assert low <= starts[0] <= low + longest
         assert starts[-2] < high <= starts[-1]
     for start in starts:
         local = dt.datetime.fromtimestamp(start, calendar.zone).replace(tzinfo=None)
