@@ -151,6 +151,7 @@ def test_differing_minutes_are_those_with_other_lines(present: set[int], changed
     assert (before.sha256 == after.sha256) == (not present & changed)
 
 
+@pytest.mark.slow
 async def test_verify_names_the_day_and_the_minute_that_differ(dsn: str, db: Database) -> None:
     await _fill(db)
     await update_digests(NOW, db)

@@ -15,6 +15,8 @@ from db.errors import CommandLineError
 from db.runtime import embedded
 from tests.conftest import ROOT, Servers
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 
 def _psql(url: str, statement: str) -> str:
     psql = str(embedded.postgres_program("psql"))

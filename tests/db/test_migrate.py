@@ -68,6 +68,7 @@ async def _alembic(dsn: str, *arguments: str, cwd: Path = ROOT) -> tuple[int, st
     return process.returncode or 0, output.decode()
 
 
+@pytest.mark.slow
 async def test_alembic_upgrades_downgrades_and_upgrades_again(empty_dsn: str) -> None:
     for arguments, tables in (
         (("upgrade", "head"), CURRENT_TABLES),
@@ -79,6 +80,7 @@ async def test_alembic_upgrades_downgrades_and_upgrades_again(empty_dsn: str) ->
         assert await _tables(empty_dsn) == tables
 
 
+@pytest.mark.slow
 async def test_ten_concurrent_migrations_succeed(empty_dsn: str) -> None:
     results = await asyncio.gather(*(_alembic(empty_dsn, "upgrade", "head") for _ in range(10)))
     assert [status for status, _ in results] == [0] * 10, results
@@ -137,6 +139,7 @@ async def test_candles_of_older_prices_are_built_in_steps(empty_dsn: str) -> Non
         assert await build_candles(db) == 0
 
 
+@pytest.mark.slow
 async def test_a_new_revision_has_the_next_number(tmp_path: Path, dsn: str) -> None:
     """Creates two revisions as `make migrate` does. The second must follow the first."""
     for folder in ("alembic", "db"):

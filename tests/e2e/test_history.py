@@ -21,6 +21,8 @@ from ingest.simulator.server import Simulator
 from tests.conftest import ROOT, Servers
 from tests.sample_data import START_TS, minutes, row, store, track
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 
 @pytest.fixture
 def env(dsn: str, redis_url: str, rpc_url: str, tmp_path: Path) -> dict[str, str]:

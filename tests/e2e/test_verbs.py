@@ -26,6 +26,8 @@ from tests.graph.conftest import run_api
 from tests.sample_data import START_TS, minutes, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 
 @pytest.mark.parametrize("package", ["db", "ingest", "graph"])
 async def test_help_shows_examples(tmp_path: Path, package: str) -> None:

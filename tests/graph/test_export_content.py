@@ -94,7 +94,7 @@ async def test_tickers_side_by_side_have_a_row_for_each_minute(api: Api, stored_
 async def test_candles_are_those_of_graphql(
     api: Api, db: Database, stored_rows: list[PriceRow], interval: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exports, "CANDLES_PER_STATEMENT", 13)
+    monkeypatch.setattr(exports, "CANDLES_PER_STATEMENT", 700 if interval == "FIVE_MINUTES" else 13)
     data_version = await version.current(db)
     window = f'interval: {interval}, from: {START_TS - DAY}, to: {START_TS + 30 * DAY}, asOf: "{data_version}"'
     fields = "ts open high low close twap count expected"
@@ -145,6 +145,7 @@ async def test_a_version_of_several_tickers_can_be_read_again(api: Api, db: Data
         assert await _read(api, query.replace(str(data_version), str(await version.current(db)))) != before
 
 
+@pytest.mark.slow
 async def test_a_file_for_each_month_is_one_table(dsn: str, stored_rows: list[PriceRow], tmp_path: Path) -> None:
     command = ("export", "btc_usd", "eth_usd", "--format", "parquet", "--partition", "month", "--output", str(tmp_path / "a"))
     for _ in range(2):  # again over the same folder

@@ -73,6 +73,7 @@ async def test_an_agent_is_told_what_is_wrong(agent: ClientSession) -> None:
     assert [one["name"] for one in await _call(agent, "tickers")] == ["btc_usd", "eth_usd"]  # the session goes on
 
 
+@pytest.mark.slow
 async def test_an_api_that_needs_a_key_gets_it(dsn: str) -> None:
     key = "k" * 40
     async with run_api(Settings(database_url=dsn, api_keys=(sha256(key.encode()).hexdigest(),))) as api:

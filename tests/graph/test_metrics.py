@@ -42,7 +42,13 @@ async def test_requests_are_counted_over_all_processes(dsn: str, db: Database, t
             assert response.status == 200
         async with server.session.get(f"{server.url}/prices/last?ticker=unknown_usd") as response:
             assert response.status == 404
-        metrics = await scrape(server, port)
+        metrics: dict[str, float] = {}
+
+        async def are_counted() -> bool:
+            metrics.update(await scrape(server, port))
+            return "tickgraph_requests_total{kind=rest,status=404}" in metrics
+
+        await wait_until(are_counted)  # a request is counted after its response
     assert metrics["tickgraph_requests_total{kind=graphql,status=200}"] == 21
     assert metrics["tickgraph_requests_total{kind=rest,status=404}"] == 1
     assert metrics["tickgraph_operations_total{operation=Some,outcome=ok}"] == 20

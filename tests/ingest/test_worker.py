@@ -29,6 +29,8 @@ from tests.e2e.conftest import run_verb
 from tests.sample_data import START_TS, minutes, row, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
+pytestmark = pytest.mark.slow  # each test starts processes
+
 
 class LoggedProcess:
     """A `dramatiq` process and its log."""
