@@ -6,7 +6,6 @@ from decimal import Decimal
 from pathlib import Path
 
 from db import times
-from db.rows import AlertDirection, AlertFormat, AlertKind
 from db.runtime import cli
 from ingest.imports.columns import PRICE_NAMES, TICKER_NAMES, TIME_NAMES, UNITS
 
@@ -61,17 +60,27 @@ def build() -> cli.CommandLine:
         "action", nargs="?", default="list", choices=["list", "add", "mute", "unmute", "test", "delete"], help="default: list"
     )
     alerts.add_argument("subject", nargs="?", metavar="TICKER|ALERT", help="the ticker for `add`, else the number of an alert")
-    alerts.add_argument("--kind", type=str.upper, choices=list(AlertKind), help="what the alert watches")
+    alerts.add_argument(
+        "--kind",
+        type=cli.argument("ingest.commands.alerts:parse_kind"),
+        help="CROSSES, MOVES, STALE, GAP, STREAM_SILENT or DELIVERY_DIFFERS",
+    )
     alerts.add_argument("--url", help="URL that receives the webhook")
     alerts.add_argument(
-        "--format", type=str.upper, choices=list(AlertFormat), default="STANDARD", help="body (default: %(default)s)"
+        "--format",
+        type=cli.argument("ingest.commands.alerts:parse_format"),
+        default="STANDARD",
+        help="body: STANDARD (default), SLACK, DISCORD or NTFY",
     )
     alerts.add_argument("--level", type=Decimal, help="CROSSES: the price to cross")
     alerts.add_argument(
         "--hysteresis", type=Decimal, default=Decimal(0), help="CROSSES: distance before it can be crossed again (default: 0)"
     )
     alerts.add_argument(
-        "--direction", type=str.upper, choices=list(AlertDirection), default="EITHER", help="CROSSES (default: %(default)s)"
+        "--direction",
+        type=cli.argument("ingest.commands.alerts:parse_direction"),
+        default="EITHER",
+        help="CROSSES: UP, DOWN or EITHER (default)",
     )
     alerts.add_argument("--percent", type=Decimal, help="MOVES, DELIVERY_DIFFERS: smallest change in percent")
     alerts.add_argument("--minutes", type=int, help="MOVES, STALE, GAP, STREAM_SILENT: number of minutes")

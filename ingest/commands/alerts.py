@@ -4,6 +4,8 @@ import argparse
 import asyncio
 import sys
 from decimal import Decimal
+from enum import StrEnum
+from typing import TypeVar
 
 from rich.table import Table
 
@@ -17,8 +19,31 @@ from db.runtime import embedded_lookup
 from ingest.commands.arguments import console
 from ingest.settings import Settings
 
+E = TypeVar("E", bound=StrEnum)
+
 MAX_DELIVERIES = 5
 """Webhooks of an alert that the list shows, if they are not delivered."""
+
+
+def parse_kind(text: str) -> AlertKind:
+    """Returns the kind with this name. Raises ValueError."""
+    return _parse(AlertKind, text)
+
+
+def parse_direction(text: str) -> AlertDirection:
+    """Returns the direction with this name. Raises ValueError."""
+    return _parse(AlertDirection, text)
+
+
+def parse_format(text: str) -> AlertFormat:
+    """Returns the format with this name. Raises ValueError."""
+    return _parse(AlertFormat, text)
+
+
+def _parse(values: type[E], text: str) -> E:
+    if text.upper() not in values.__members__:
+        raise ValueError(f"{text[:40]!r} is none of {', '.join(values.__members__)}")
+    return values[text.upper()]
 
 
 def run(options: argparse.Namespace) -> int:
@@ -46,15 +71,15 @@ async def _add(db: Database, options: argparse.Namespace) -> int:
         raise UsageError("add: name a ticker, --kind and --url")
     try:
         rule = AlertRule(
-            kind=AlertKind(options.kind),
+            kind=options.kind,
             ticker=options.subject.strip().lower(),
             url=options.url,
             level=options.level,
             hysteresis=options.hysteresis,
-            direction=AlertDirection(options.direction),
+            direction=options.direction,
             percent=options.percent,
             minutes=options.minutes,
-            format=AlertFormat(options.format),
+            format=options.format,
         )
     except ValueError as error:
         raise UsageError(str(error)) from None

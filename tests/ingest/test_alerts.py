@@ -24,6 +24,7 @@ from db.rows import AlertDirection, AlertFormat, AlertKind, DeliveryBasis
 from ingest.jobs import alerts as job
 from ingest.settings import Settings
 from ingest.webhooks import WebhookError, WebhookSender, encode, is_public, open_sender
+from tests.db.test_digests import run_verb
 from tests.sample_data import START_TS, range_row, row, store, store_ranges, track
 
 SECRETS = ("whsec_" + "A" * 43 + "=", "whsec_" + "B" * 43 + "=")
@@ -370,3 +371,24 @@ def test_bodies_of_other_services() -> None:
 def test_a_rule_that_cannot_hold_is_explained(options: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError, match="^" + expected.replace("(", r"\(").replace(")", r"\)")):
         AlertRule(**{"ticker": "btc_usd", "url": "https://example.org/hook", **options})
+
+
+@pytest.mark.slow
+async def test_the_command_adds_lists_tests_and_deletes_alerts(db: Database, dsn: str, receiver: Receiver) -> None:
+    def run(*arguments: str, status: int = 0) -> str:
+        return run_verb(dsn, "alerts", *arguments, package="ingest", status=status, COLUMNS="200")
+
+    await track(db, "btc_usd")
+    assert "no alerts" in await asyncio.to_thread(run)
+    options = ("--kind", "crosses", "--level", "70000.5", "--hysteresis", "10", "--direction", "up", "--url", receiver.url)
+    assert "btc_usd CROSSES level 70000.5 UP hysteresis 10" in await asyncio.to_thread(run, "add", "btc_usd", *options)
+    assert "a worker delivers msg_1_test-" in await asyncio.to_thread(run, "test", "1")
+    await _run(db)
+    assert "This is a test of alert 1" in receiver.received[0][1]
+    await asyncio.to_thread(run, "mute", "1")
+    assert "muted" in await asyncio.to_thread(run)
+    assert "there is no alert 9" in await asyncio.to_thread(lambda: run("delete", "9", status=1))
+    assert "nobody_usd is not a known ticker" in await asyncio.to_thread(lambda: run("add", "nobody_usd", *options, status=1))
+    assert "is none of CROSSES" in await asyncio.to_thread(lambda: run("add", "btc_usd", "--kind", "x", status=2))
+    await asyncio.to_thread(run, "delete", "1")
+    assert "no alerts" in await asyncio.to_thread(run)
