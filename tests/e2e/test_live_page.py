@@ -1,6 +1,7 @@
 """The live page in a real Chromium: display, updates and reconnection."""
 
 import asyncio
+import datetime as dt
 import re
 import shutil
 import time
@@ -110,7 +111,8 @@ async def test_a_chart_is_updated_and_its_url_holds_the_view(
         await expect(chart).to_have_attribute("data-candles", re.compile(r"\d+"))
         await expect(page.get_by_role("button", name="fifteen minutes")).to_have_attribute("aria-pressed", "true")
         link = page.get_by_role("link", name="CSV")
-        await expect(link).to_have_attribute("href", re.compile(r"export\?ticker=btc_usd&from=\d+&format=csv"))
+        window = f"from={stored_until - 18_000}&to={stored_until - 9_000}"
+        await expect(link).to_have_attribute("href", f"export?ticker=btc_usd&{window}&format=csv")
 
 
 async def test_a_gap_is_drawn_with_its_reason(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
@@ -172,7 +174,7 @@ async def test_the_page_reconnects_to_a_new_process(
 
 async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
     window_start = stored_until // 300 * 300 - 40 * 86_400
-    await store(db, [row("btc_usd", window_start + 60 * n, str(50_000 + n)) for n in range(300)])
+    await store(db, [row("btc_usd", window_start + 60 * n, str(50_000 + n)) for n in range(300) if n != 100])
     async with _open_page(browser, api, f"/?ticker=btc_usd&from={window_start + 3_600}&to={window_start + 7_200}") as page:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-candles", re.compile(r"\d+"))
@@ -180,8 +182,9 @@ async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, 
         candles_before = await chart.get_attribute("data-candles")
         await store(db, [row("btc_usd", stored_until, "71234.5")])
         await expect(page.locator(".price.big")).to_have_text("71,234.5")
-        await store(db, [row("btc_usd", window_start + 60 * 299 + 60, "1", source=Source.IMPORT)])
-        await expect(page.locator(".coverage .words")).to_contain_text("301 minutes stored")
+        await expect(page.locator(".coverage .words")).to_contain_text("59 minutes stored")
+        await store(db, [row("btc_usd", window_start + 60 * 100, "1", source=Source.IMPORT)])
+        await expect(page.locator(".coverage .words")).to_contain_text("60 minutes stored")
         assert await chart.get_attribute("data-candles") == candles_before
         assert f"to={window_start + 7_200}" in page.url
 
@@ -220,11 +223,98 @@ async def test_a_response_for_a_closed_view_is_ignored(browser: Browser, api: Ap
         assert page.url == f"{api.url}/"
 
 
+MAY = 1_525_305_600
+"""2018-05-03."""
+
+
+@pytest.fixture
+async def history_of_2018(db: Database) -> None:
+    """A price each hour from January to August 2018."""
+    await track(db, "btc_usd", since=MAY + 150 * 86_400)
+    await store(db, [row("btc_usd", MAY + 3_600 * n, str(9_000 + n % 500)) for n in range(-24 * 120, 24 * 100)])
+
+
+async def _shown_window(page: Page) -> tuple[int, int]:
+    """Returns the window of the inputs, after the CSV link has the same one."""
+    values = [await page.get_by_label(name, exact=True).input_value() for name in ("From", "To")]
+    low, high = (int(dt.datetime.fromisoformat(f"{value}Z").timestamp()) for value in values)
+    href = await page.get_by_role("link", name="CSV").get_attribute("href") or ""
+    assert [int(one) // 60 * 60 for one in re.findall(r"(?:from|to)=(\d+)", href)] == [low, high]
+    return low, high
+
+
+@pytest.mark.usefixtures("history_of_2018")
+async def test_each_interval_keeps_the_middle_of_the_view(browser: Browser, api: Api) -> None:
+    address = f"/?ticker=btc_usd&interval=ONE_HOUR&from={MAY}&to={MAY + 3 * 86_400}"
+    async with _open_page(browser, api, address) as page:
+        words = page.locator(".coverage .words")
+        await expect(words).to_contain_text("From 3 May 2018 00:00 to 6 May 2018 00:00 UTC")
+        buttons = page.get_by_role("group", name="Candle").get_by_role("button")
+        names = [await button.get_attribute("data-key") for button in await buttons.all()]
+        for first in names:
+            for second in (first, "ONE_MONTH", "ONE_MINUTE", "ONE_DAY"):
+                await page.locator(f'[data-key="{second}"]').click()
+                await expect(page.locator(".chart")).to_have_attribute("data-interval", str(second))
+                low, high = await _shown_window(page)
+                # Windows grow for long candles, but stay around the middle of the first one.
+                assert abs((low + high) / 2 - MAY - 1.5 * 86_400) <= 120, (first, second)
+
+
+@pytest.mark.usefixtures("history_of_2018")
+@pytest.mark.parametrize(
+    ("interval", "low", "high"),
+    [
+        ("ONE_MONTH", 1_515_542_400, 1_516_406_400),
+        ("ONE_WEEK", MAY + 5 * 86_400, MAY + 7 * 86_400),
+        ("ONE_DAY", MAY + 60, MAY + 90),
+    ],
+)
+async def test_a_window_without_the_start_of_a_candle_is_shown(
+    browser: Browser, api: Api, interval: str, low: int, high: int
+) -> None:
+    async with _open_page(browser, api, f"/?ticker=btc_usd&interval={interval}&from={low}&to={high}") as page:
+        await expect(page.locator(".coverage .words")).to_contain_text("2018")
+        shown = await _shown_window(page)
+        assert shown[0] <= low // 60 * 60 < shown[1]
+
+
+@pytest.mark.usefixtures("history_of_2018")
+async def test_a_typed_window_is_shown_as_it_is_in_the_chosen_zone(browser: Browser, api: Api) -> None:
+    async with _open_page(browser, api, "/?ticker=btc_usd") as page:
+        await page.get_by_label("Time zone").select_option("UTC")
+        await page.get_by_label("From", exact=True).fill("2018-05-03 00:00")
+        await page.get_by_label("To", exact=True).fill("2018-05-06")
+        await page.get_by_role("button", name="Show", exact=True).click()
+        words = page.locator(".coverage .words")
+        await expect(words).to_contain_text("From 3 May 2018 00:00 to 6 May 2018 00:00 UTC. 72 minutes stored")
+        await page.goto(
+            f"{api.url}/?ticker=btc_usd&interval=ONE_DAY&from={MAY - 7_200}&to={MAY + 10 * 86_400}&zone=Europe%2FBerlin"
+        )
+        await expect(words).to_contain_text("From 3 May 2018 00:00 to 13 May 2018 02:00 Europe/Berlin")
+        await expect(page.get_by_label("From", exact=True)).to_have_value("2018-05-03 00:00")
+        await page.locator(".chart").focus()
+        await page.keyboard.press("Shift+ArrowLeft")
+        await expect(page.locator(".legend")).to_contain_text(re.compile(r"\d+ \w+ 2018 00:00"))  # days begin in Berlin
+
+
+@pytest.mark.usefixtures("history_of_2018")
+async def test_an_empty_view_says_where_the_prices_are(browser: Browser, api: Api) -> None:
+    async with _open_page(browser, api, "/?ticker=btc_usd&interval=ONE_HOUR&from=1200000000&to=1200600000") as page:
+        await expect(page.locator(".coverage .words")).to_contain_text(
+            "They are from 3 Jan 2018 00:00 to 10 Aug 2018 23:00 UTC"
+        )
+        await page.get_by_role("button", name="Show all prices").click()
+        await expect(page.locator(".coverage .words")).to_contain_text("From 3 Jan 2018 00:00 to 10 Aug 2018 23:01 UTC")
+        await expect(page.get_by_role("button", name="All: all prices")).to_have_attribute("aria-pressed", "true")
+        await page.get_by_role("button", name="Now").click()
+        await page.wait_for_url(lambda url: "from=" not in url)
+
+
 @pytest.mark.usefixtures("stored_until")
 async def test_an_invalid_window_is_rejected_by_the_form(browser: Browser, api: Api) -> None:
     async with _open_page(browser, api, "/?ticker=btc_usd") as page:
         await expect(page.locator(".chart")).to_have_attribute("data-candles", re.compile(r"\d+"))
-        begin, end = page.get_by_label("From, UTC"), page.get_by_label("To, UTC")
+        begin, end = page.get_by_label("From", exact=True), page.get_by_label("To", exact=True)
         await begin.fill("2026-01-03T00:00")
         await end.fill("2026-01-02T00:00")
         await page.get_by_role("button", name="Show").click()

@@ -10,6 +10,7 @@ test("a URL and its view convert into each other", () => {
     "/?ticker=btc_usd",
     "/?ticker=drbfix-btc_usdc&interval=ONE_DAY",
     "/?ticker=btc_usd&interval=ONE_MINUTE&from=1705318800&to=1705319800",
+    "/?ticker=btc_usd&interval=ONE_DAY&zone=Europe%2FBerlin",
   ]) {
     const url = new URL(buildViewUrl(parseView(address.slice(1))), "http://localhost/");
     assert.equal(url.pathname + url.search, address);
@@ -17,8 +18,8 @@ test("a URL and its view convert into each other", () => {
 });
 
 test("an invalid URL shows the default view", () => {
-  const nothing = { ticker: null, interval: "FIVE_MINUTES", from: null, to: null };
-  assert.deepEqual(parseView("?ticker=<script>&interval=toString&from=x&to=1"), nothing);
+  const nothing = { ticker: null, interval: "FIVE_MINUTES", zone: "UTC", from: null, to: null };
+  assert.deepEqual(parseView("?ticker=<script>&interval=toString&from=x&to=1&zone=Moon"), nothing);
   assert.deepEqual(parseView("?from=20&to=10"), nothing);
 });
 

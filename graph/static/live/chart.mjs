@@ -2,7 +2,8 @@
 
 import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
 import { bands, toChartCandle, toChartLine } from "./chart_data.mjs";
-import { price } from "./format.mjs";
+import { axis, instant, price } from "./format.mjs";
+import { positionOf, timeAt } from "./windows.mjs";
 
 const COLORS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
 const PRELOAD_MARGIN = 40;
@@ -21,6 +22,7 @@ export class Chart {
   #colors = {};
   #events;
   #isSettled = false;
+  #shownRange = null; // as set by the program; another one comes from the user
   #asLine = false;
   #hasRanges = false;
   #decimals = 2;
@@ -34,9 +36,9 @@ export class Chart {
     this.#chart = createChart(element, {
       autoSize: true,
       layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily, fontSize: 12 },
-      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.3 },
+      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.3, tickMarkFormatter: axis },
       rightPriceScale: { borderVisible: false },
-      localization: { locale: "en", priceFormatter: (value) => price(value.toFixed(this.#decimals)) },
+      localization: { locale: "en", timeFormatter: instant, priceFormatter: (value) => price(value.toFixed(this.#decimals)) },
       crosshair: { mode: 0 },
     });
     const band = { priceScaleId: "", priceLineVisible: false, lastValueVisible: false, autoscaleInfoProvider: () => ({ priceRange: { minValue: 0, maxValue: 1 } }) };
@@ -68,14 +70,15 @@ export class Chart {
     this.#line.applyOptions({ visible: asLine });
     this.put(candles);
     const scale = this.#chart.timeScale();
-    const first = this.#times.findIndex((time) => time >= from);
-    const after = this.#times.findIndex((time) => time >= to);
-    if (from !== null && first >= 0) scale.setVisibleLogicalRange({ from: first, to: (after < 0 ? this.#times.length : after) - 1 });
-    else scale.setVisibleLogicalRange({ from: Math.max(0, this.#times.length - Math.min(180, this.#element.clientWidth / 6)), to: this.#times.length + 3 });
+    const count = this.#times.length;
+    // On the first day, the few candles fill the chart.
+    const shown = Math.min(count, Math.max(30, Math.min(180, this.#element.clientWidth / 6)));
+    scale.setVisibleLogicalRange(from === null ? { from: count - shown, to: count + 3 } : { from: positionOf(candles, from), to: positionOf(candles, to) });
     this.#events.onHover(null);
     requestAnimationFrame(() => {
       this.#isSettled = true;
-      this.#reportWindow(scale.getVisibleLogicalRange());
+      this.#shownRange = scale.getVisibleLogicalRange();
+      if (from === null) this.#reportWindow(this.#shownRange);
     });
   }
 
@@ -147,7 +150,8 @@ export class Chart {
   }
 
   #onRangeChange(range) {
-    if (!range || !this.#isSettled) return;
+    if (!range || !this.#isSettled || isSame(range, this.#shownRange)) return;
+    this.#shownRange = null;
     if (range.from < PRELOAD_MARGIN) this.#events.onOlder();
     if (range.to > this.#times.length - PRELOAD_MARGIN) this.#events.onNewer();
     clearTimeout(this.#reportTimer);
@@ -156,13 +160,18 @@ export class Chart {
 
   #reportWindow(range) {
     const last = this.#times.length - 1;
-    const at = (index) => this.#candleData[Math.max(0, Math.min(last, Math.round(index)))];
-    if (range && last > 0) this.#events.onWindow(at(range.from).ts, at(range.to).end, range.to >= last);
+    if (!range || last < 0) return;
+    const [from, to] = [Math.max(range.from, -0.5), Math.min(range.to, last + 0.5)].map((position) => timeAt(this.#candleData, position));
+    if (from < to) this.#events.onWindow(from, to, range.to >= last);
   }
 
   #onKey(event) {
     if (event.ctrlKey || event.altKey || event.metaKey) return; // shortcuts of the browser
     if (event.shiftKey && event.key.startsWith("Arrow")) return this.#moveCrosshair(event);
+    if (event.key === "End") {
+      event.preventDefault();
+      return this.#events.onNow();
+    }
     const scale = this.#chart.timeScale();
     const range = this.#requestedRange ?? scale.getVisibleLogicalRange(); // the chart updates its range only once per frame
     if (!range) return;
@@ -174,7 +183,6 @@ export class Chart {
       "+": () => ({ from: range.from + width / 4, to: range.to }),
       "=": () => ({ from: range.from + width / 4, to: range.to }),
       "-": () => ({ from: range.from - width / 3, to: range.to }),
-      End: () => ({ from: this.#times.length + 3 - width, to: this.#times.length + 3 }),
       Home: () => ({ from: 0, to: width }),
     }[event.key];
     if (!moveRange) return;
@@ -195,4 +203,8 @@ export class Chart {
     this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#asLine ? this.#line : this.#candles);
     this.#events.onHover(candle.ts);
   }
+}
+
+function isSame(range, other) {
+  return other !== null && Math.abs(range.from - other.from) < 0.01 && Math.abs(range.to - other.to) < 0.01;
 }

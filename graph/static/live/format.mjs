@@ -1,6 +1,15 @@
 // Formats numbers, times, gaps and coverage as text.
 
+import { UTC, wallClock } from "./zones.mjs";
+
 const MINUTE = 60;
+
+let zone = UTC;
+
+/** Sets the time zone of all texts. */
+export function setZone(name) {
+  zone = name;
+}
 
 /** Formats a price with thousands separators. Keeps all digits. */
 export function price(text) {
@@ -34,15 +43,21 @@ export function duration(seconds) {
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 function day(seconds) {
-  const at = new Date(seconds * 1000);
+  const at = new Date(wallClock(seconds, zone));
   return `${at.getUTCDate()} ${MONTHS[at.getUTCMonth()]} ${at.getUTCFullYear()}`;
 }
 
 function time(seconds) {
-  return new Date(seconds * 1000).toISOString().slice(11, 16);
+  return new Date(wallClock(seconds, zone)).toISOString().slice(11, 16);
 }
 
-/** Formats a time (UTC): `21 Nov 2026 20:39`. */
+/** Formats a time for the axis of a chart: a year, a month, a day or a time of day, as lightweight-charts counts them. */
+export function axis(seconds, kind) {
+  const at = new Date(wallClock(seconds, zone));
+  return [String(at.getUTCFullYear()), MONTHS[at.getUTCMonth()], String(at.getUTCDate())][kind] ?? time(seconds);
+}
+
+/** Formats a time: `21 Nov 2026 20:39`. */
 export function instant(seconds) {
   return `${day(seconds)} ${time(seconds)}`;
 }

@@ -1,5 +1,7 @@
 // The state of the view and its URL, so that users can share a view.
 
+import { UTC, isZone } from "./zones.mjs";
+
 export const INTERVALS = {
   ONE_MINUTE: { seconds: 60, short: "1m", name: "one minute" },
   FIVE_MINUTES: { seconds: 300, short: "5m", name: "five minutes" },
@@ -34,6 +36,7 @@ export function parseView(search) {
   return {
     ticker: /^[a-z0-9][a-z0-9_-]{0,63}$/.test(ticker ?? "") ? ticker : null,
     interval: Object.hasOwn(INTERVALS, params.get("interval") ?? "") ? params.get("interval") : DEFAULT_INTERVAL,
+    zone: isZone(params.get("zone") ?? "") ? params.get("zone") : UTC,
     from,
     to,
   };
@@ -44,6 +47,7 @@ export function buildViewUrl(view) {
   if (!view.ticker) return "./";
   const params = new URLSearchParams({ ticker: view.ticker });
   if (view.interval !== DEFAULT_INTERVAL) params.set("interval", view.interval);
+  if (view.zone !== UTC) params.set("zone", view.zone);
   if (view.from !== null) {
     params.set("from", view.from);
     params.set("to", view.to);

@@ -4,8 +4,11 @@ import { execute, hasKey, headers } from "./api.mjs";
 import { isSampled, mergeCandles, overlapping } from "./chart_data.mjs";
 import { Chart } from "./chart.mjs";
 import { make, setText } from "./dom.mjs";
-import { change, coverage, direction, duration, gap, instant, minutes, price } from "./format.mjs";
+import { createControls } from "./controls.mjs";
+import { change, coverage, direction, duration, gap, instant, minutes, price, setZone } from "./format.mjs";
 import { INTERVALS, RANGES, intervalFor } from "./state.mjs";
+import { MIN_CANDLES, fitWindow } from "./windows.mjs";
+import { UTC } from "./zones.mjs";
 
 const PAGE_CANDLES = 500;
 const MAX_LOADED_CANDLES = 5_000;
@@ -17,14 +20,17 @@ const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   summary(ticker: $ticker, from: $day) { first { price } high { price } low { price } }
 }`;
 const CANDLE = "ts end open high low close count expected closed complete watched sampled";
-const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!, $to: UnixTime) {
-  candles(ticker: $ticker, interval: $interval, from: $from, to: $to, includeOpen: true, includeEmpty: true) { ${CANDLE} }
+const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!, $to: UnixTime, $zone: String!) {
+  candles(ticker: $ticker, interval: $interval, from: $from, to: $to, timeZone: $zone, includeOpen: true, includeEmpty: true) { ${CANDLE} }
 }`;
-const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime) {
-  coverage(ticker: $ticker, from: $from, to: $to) {
-    expected stored missing live backfilled imported fromPeers extra
+const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime, $begin: UnixTime!, $end: UnixTime!) {
+  loaded: coverage(ticker: $ticker, from: $from, to: $to) {
     gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } }
     parts(first: 1000) { from to source }
+  }
+  visible: coverage(ticker: $ticker, from: $begin, to: $end) {
+    expected stored missing live backfilled imported fromPeers extra
+    gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } }
   }
 }`;
 const UPDATED = `subscription ($ticker: String!, $interval: Interval!) { candleUpdated(ticker: $ticker, interval: $interval) { ${CANDLE} } }`;
@@ -67,6 +73,7 @@ class TickerView {
   #candles = [];
   #gaps = [];
   #parts = [];
+  #visible = null; // what the chart shows: begin, end, and whether it follows the newest candle
   #end = null; // end of the loaded candles; null: they reach to now and are updated live
   #isLoading = false;
   #cleanups = [];
@@ -75,6 +82,7 @@ class TickerView {
   #generation = 0; // incremented for each view; responses for another view are dropped
   #isCurrent;
   #chart;
+  #controls;
   #elements = {};
 
   constructor(main, view, found, { socket, go, onMove, isCurrent }) {
@@ -82,6 +90,7 @@ class TickerView {
     this.#onMove = onMove;
     this.#socket = socket;
     this.#isCurrent = isCurrent;
+    setZone(view.zone);
     this.#build(main, go);
     this.#applyData(found);
     document.title = `${view.ticker} · Tickgraph`;
@@ -97,22 +106,23 @@ class TickerView {
     elements.legend = make("p", { class: "legend", role: "status", "aria-live": "off" });
     elements.words = make("p", { class: "words", text: "…" });
     elements.list = make("ul", { class: "gaps" });
-    elements.intervals = this.#createChoice("Interval", INTERVALS, (name) => this.#setInterval(name));
-    elements.ranges = this.#createChoice("Range", RANGES, (name) => this.#setRange(name), { isSelectable: false });
-    const clearError = () => elements.to.setCustomValidity("");
-    elements.from = make("input", { type: "datetime-local", step: "60", "aria-label": "From, UTC", oninput: clearError });
-    elements.to = make("input", { type: "datetime-local", step: "60", "aria-label": "To, UTC", oninput: clearError });
+    this.#controls = createControls(this.#view, {
+      interval: (name) => this.#setInterval(name),
+      range: (name) => this.#setRange(name),
+      window: (from, to) => this.#setWindow(from, to),
+      zone: (name) => this.#setZone(name),
+      now: () => this.#goToNow(),
+    });
     elements.graphiql = make("a", { text: "GraphQL" });
     elements.csv = make("a", { text: "CSV", download: "", onclick: (event) => hasKey() && this.#download(event) });
     elements.curl = make("code", {});
     elements.copied = make("span", { class: "copied", role: "status" });
-    const windowForm = make("form", { class: "window", onsubmit: (event) => this.#setWindow(event) }, elements.from, make("span", { text: "to", "aria-hidden": "true" }), elements.to, make("button", { text: "Show" }));
     main.replaceChildren(
       make("nav", { class: "back", "aria-label": "Back" }, make("a", { href: "./", text: "← All tickers", onclick: go })),
       make("section", { class: "head", "aria-labelledby": "name" },
         make("h1", { id: "name", text: this.#view.ticker }),
         make("div", { class: "now" }, elements.price, elements.change, elements.age, elements.range)),
-      make("div", { class: "controls" }, elements.intervals.element, elements.ranges.element, windowForm),
+      this.#controls.element,
       make("section", { class: "panel", "aria-label": "Chart" },
         elements.legend,
         elements.chart,
@@ -128,18 +138,11 @@ class TickerView {
     );
   }
 
-  /** Creates a group of buttons. The selected one is marked as pressed, unless `isSelectable` is false. */
-  #createChoice(name, values, onSelect, { isSelectable = true } = {}) {
-    const buttons = Object.entries(values).map(([key, one]) =>
-      make("button", { type: "button", "aria-pressed": isSelectable && "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => onSelect(key) }));
-    const element = make("div", { class: "choice", role: "group", "aria-label": name }, ...buttons);
-    return { element, show: (key) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.key === key))) };
-  }
-
   async begin() {
     this.#chart = new Chart(this.#elements.chart, {
       onHover: (time) => this.#showLegend(time),
       onWindow: (from, to, isLive) => this.#windowMoved(from, to, isLive),
+      onNow: () => this.#goToNow(),
       onOlder: () => this.#loadMore(-1),
       onNewer: () => this.#loadMore(1),
     });
@@ -171,7 +174,8 @@ class TickerView {
             this.#firstPriceTs ??= event.ts;
             this.#showPrice();
             // candleUpdated delivers the last candle; an older price changes another candle.
-            if (event.ts < (this.#candles.at(-1)?.ts ?? 0)) this.#refresh();
+            // In another zone than UTC, no subscription has its candles.
+            if (event.ts < (this.#candles.at(-1)?.ts ?? 0) || (this.#view.zone !== UTC && this.#end === null)) this.#refresh();
             break;
           case "HistoryChanged":
           case "TickerChanged":
@@ -210,7 +214,7 @@ class TickerView {
   #follow() {
     this.#unsubscribeCandles();
     this.#unsubscribeCandles = () => {};
-    if (this.#end !== null) return;
+    if (this.#end !== null || this.#view.zone !== UTC) return;
     const generation = this.#generation;
     this.#unsubscribeCandles = this.#socket.subscribe(UPDATED, { ticker: this.#view.ticker, interval: this.#view.interval }, {
       onData: (candle) => {
@@ -228,15 +232,21 @@ class TickerView {
   /** Loads and shows the view. Drops responses for the previous view. */
   async #show() {
     const generation = ++this.#generation;
-    const { interval, from, to } = this.#view;
+    const { interval } = this.#view;
     const margin = 50 * INTERVALS[interval].seconds;
-    this.#elements.intervals.show(interval);
+    if (this.#view.from !== null) this.#view = { ...this.#view, ...fitWindow(this.#view, INTERVALS[interval].seconds, now()) };
+    const { from, to } = this.#view;
+    this.#controls.showInterval(interval);
+    this.#onMove(this.#view);
     const begin = from === null ? now() - PAGE_CANDLES * INTERVALS[interval].seconds : from - margin;
     const end = to === null || to + margin >= now() ? null : to + margin;
     const candles = await this.#read(begin, end);
     if (generation !== this.#generation) return;
     this.#candles = candles;
     this.#end = end;
+    this.#visible = { begin: from ?? candles.at(-100)?.ts ?? candles[0]?.ts ?? now() - DAY, end: to ?? now(), follows: from === null };
+    this.#controls.showWindow(this.#visible);
+    this.#elements.chart.dataset.interval = interval;
     this.#chart.show(candles, { from, to }, { asLine: interval === "ONE_MINUTE" && candles.every((one) => one.sampled === one.count) });
     this.#follow();
     await this.#readCoverage();
@@ -248,7 +258,7 @@ class TickerView {
     const first = this.#firstPriceTs === null ? now() - DAY : this.#firstPriceTs - seconds;
     const low = Math.max(0, Math.min(Math.max(from, first), now() - MINUTE), (to ?? now()) - MAX_REQUEST_CANDLES * seconds);
     if (to !== null && low >= to) return [];
-    const { candles } = await execute(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: low, to });
+    const { candles } = await execute(WINDOW, { ticker: this.#view.ticker, interval: this.#view.interval, from: low, to, zone: this.#view.zone });
     return candles;
   }
 
@@ -298,20 +308,32 @@ class TickerView {
     }, 500);
   }
 
+  /** Draws the gaps of the loaded candles, and describes those of the visible window. */
   async #readCoverage() {
     const generation = this.#generation;
     const [first, last] = [this.#candles[0], this.#candles.at(-1)];
-    if (!first) return setText(this.#elements.words, "No prices in this window.");
-    const { coverage: found } = await execute(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end });
-    if (generation !== this.#generation) return;
-    this.#gaps = found.gaps.nodes;
-    this.#parts = found.parts;
-    this.#chart.mark(this.#candles, this.#missing(found.gaps.pageInfo.hasNextPage), this.#parts);
-    setText(this.#elements.words, `From ${instant(first.ts)} to ${instant(Math.min(last.end, now()))}. ${coverage(found)}`);
-    this.#elements.list.replaceChildren(...this.#gaps.slice(-20).reverse().map((one) => make("li", { "data-state": one.state, text: gap(one) })));
-    if (found.gaps.pageInfo.hasNextPage) this.#elements.list.prepend(make("li", { text: "Not all gaps are listed. Select a shorter window to see all." }));
-    else if (this.#gaps.length > 20) this.#elements.list.append(make("li", { text: `and ${this.#gaps.length - 20} earlier gaps` }));
-    this.#showLinks(first.ts, this.#end === null ? null : last.end);
+    const { begin, end, follows } = this.#visible;
+    this.#showLinks(begin, follows ? null : end);
+    if (!first) return this.#showNothing();
+    const { loaded, visible } = await execute(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end, begin, end });
+    if (generation !== this.#generation || this.#visible.begin !== begin || this.#visible.end !== end) return;
+    this.#gaps = loaded.gaps.nodes;
+    this.#parts = loaded.parts;
+    this.#chart.mark(this.#candles, this.#missing(loaded.gaps.pageInfo.hasNextPage), this.#parts);
+    setText(this.#elements.words, `From ${instant(begin)} to ${instant(Math.min(end, now()))} ${this.#view.zone}. ${coverage(visible)}`);
+    const gaps = visible.gaps.nodes;
+    this.#elements.list.replaceChildren(...gaps.slice(-20).reverse().map((one) => make("li", { "data-state": one.state, text: gap(one) })));
+    if (visible.gaps.pageInfo.hasNextPage) this.#elements.list.prepend(make("li", { text: "Not all gaps are listed. Select a shorter window to see all." }));
+    else if (gaps.length > 20) this.#elements.list.append(make("li", { text: `and ${gaps.length - 20} earlier gaps` }));
+  }
+
+  /** Says where the prices are, if none is in the window. */
+  #showNothing() {
+    const [first, last] = [this.#firstPriceTs, this.#latest?.ts ?? null];
+    this.#elements.list.replaceChildren();
+    if (first === null || last === null) return setText(this.#elements.words, "No price is stored yet.");
+    this.#elements.words.replaceChildren(`No prices in this window. They are from ${instant(first)} to ${instant(last)} ${this.#view.zone}. `,
+      make("button", { type: "button", class: "inline", text: "Show all prices", onclick: () => this.#setRange("All") }));
   }
 
   /** Returns the periods to draw as missing. If there are too many gaps to list, returns each incomplete candle. */
@@ -328,7 +350,7 @@ class TickerView {
     }
     setText(elements.price, price(this.#latest.price));
     const seconds = Date.now() / 1000 - this.#latest.ts;
-    setText(elements.age, `${instant(this.#latest.ts)} UTC, ${duration(seconds)} ago${this.#isTracked ? "" : "; no longer tracked"}`);
+    setText(elements.age, `${instant(this.#latest.ts)} ${this.#view.zone}, ${duration(seconds)} ago${this.#isTracked ? "" : "; no longer tracked"}`);
     elements.age.classList.toggle("stale", this.#isTracked && seconds > 180);
     if (this.#dayStartPrice === null) return;
     setText(elements.change, `${change(this.#dayStartPrice, this.#latest.price)} in 24 h`);
@@ -395,37 +417,51 @@ class TickerView {
 
   #setRange(name) {
     const range = RANGES[name];
-    const seconds = range.seconds === Infinity ? now() - (this.#firstPriceTs ?? now() - DAY) : range.seconds;
-    const interval = range.seconds !== Infinity ? range.interval : seconds > 5 * 365 * DAY ? "ONE_WEEK" : seconds > 60 * DAY ? "ONE_DAY" : seconds > 5 * DAY ? "ONE_HOUR" : "FIVE_MINUTES";
-    this.#view = { ...this.#view, interval, from: now() - seconds, to: now() };
+    const last = range.seconds === Infinity ? (this.#latest?.ts ?? now()) + MINUTE : now();
+    const seconds = range.seconds === Infinity ? last - (this.#firstPriceTs ?? last - DAY) : range.seconds;
+    const interval = range.seconds !== Infinity ? range.interval : intervalFor(seconds, PAGE_CANDLES);
+    this.#view = { ...this.#view, interval, from: last - seconds, to: last };
+    this.#showChangedView(name);
+  }
+
+  #setWindow(from, to) {
+    const count = (to - from) / INTERVALS[this.#view.interval].seconds;
+    const fits = count >= MIN_CANDLES && count <= PAGE_CANDLES;
+    this.#view = { ...this.#view, interval: fits ? this.#view.interval : intervalFor(to - from, PAGE_CANDLES), from, to };
     this.#showChangedView();
   }
 
-  #setWindow(event) {
-    event.preventDefault();
-    const [from, to] = [this.#elements.from, this.#elements.to].map((input) => Math.floor(Date.parse(`${input.value}Z`) / 1000));
-    const problem = Number.isNaN(from) || Number.isNaN(to) ? "Enter both times" : from >= to ? "The end must be after the start" : "";
-    this.#elements.to.setCustomValidity(problem);
-    if (problem) return this.#elements.to.reportValidity();
-    const interval = intervalFor(to - from, PAGE_CANDLES);
-    this.#view = { ...this.#view, interval: INTERVALS[this.#view.interval].seconds * MAX_LOADED_CANDLES >= to - from ? this.#view.interval : interval, from, to };
+  #setZone(zone) {
+    setZone(zone);
+    this.#view = { ...this.#view, zone };
     this.#showChangedView();
   }
 
-  #showChangedView() {
-    this.#onMove(this.#view);
-    this.#show().catch((error) => setText(this.#elements.words, error.message));
+  #goToNow() {
+    this.#view = { ...this.#view, from: null, to: null };
+    this.#showChangedView();
   }
 
-  /** Handles a moved chart: puts its window into the URL, or none if it follows the newest prices. */
+  #showChangedView(range = null) {
+    this.#controls.showRange(range);
+    this.#show().catch((error) => this.#showFailure(error));
+  }
+
+  /** Says what failed. The chart shows the view before, so the controls do, too. */
+  #showFailure(error) {
+    this.#elements.list.replaceChildren();
+    this.#elements.words.replaceChildren(`The chart could not be loaded: ${error.message} `,
+      make("button", { type: "button", class: "inline", text: "Try again", onclick: () => this.#showChangedView() }));
+  }
+
+  /** Handles a chart that the user moved: its window becomes that of the inputs, the texts, the links and the URL. */
   #windowMoved(from, to, isLive) {
-    const stamp = (seconds) => new Date(seconds * 1000).toISOString().slice(0, 16);
-    if (document.activeElement !== this.#elements.from && document.activeElement !== this.#elements.to) {
-      this.#elements.from.value = stamp(from);
-      this.#elements.to.value = stamp(to);
-    }
     const follows = isLive && this.#end === null;
+    this.#visible = { begin: from, end: to, follows };
     this.#view = { ...this.#view, from: follows ? null : from, to: follows ? null : to };
+    this.#controls.showWindow(this.#visible);
+    this.#controls.showRange(null);
     this.#onMove(this.#view);
+    this.#readCoverage().catch((error) => console.warn(error.message));
   }
 }
