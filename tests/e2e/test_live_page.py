@@ -338,6 +338,7 @@ async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
         await expect(chart).not_to_have_attribute("data-candles", re.compile("50[01]"))  # older candles were loaded
         await page.keyboard.press("End")
         await page.wait_for_url(lambda url: "from=" not in url)
+        await expect(page.get_by_role("button", name="Now")).to_have_attribute("aria-pressed", "true")  # it is loaded
         legend = page.locator(".legend")
         for _ in range(10):  # the newest minutes have no price: they began while the page loaded
             await page.keyboard.press("Shift+ArrowLeft")
