@@ -114,7 +114,7 @@ def build() -> cli.CommandLine:
     export.add_argument(
         "--partition",
         choices=["month"],
-        help="write ticker=…/month=…/prices.parquet into the folder of --output: one table for DuckDB, polars and Spark",
+        help="write ticker=…/month=…/data.parquet into the folder of --output: one table for DuckDB, polars and Spark",
     )
     export.add_argument("--as-of", type=int, metavar="VERSION", help="data version to read (default: the newest)")
     export.add_argument(

@@ -24,8 +24,8 @@ PARAMETERS: Final = {
 """The parameters that each kind requires. Others must be missing."""
 
 State = dict[str, Any]
-"""What was decided last: `ts`, the newest minute that was considered; `held`, whether the condition held; `up` and `down`,
-whether the price can cross the level in this direction."""
+"""What was decided last: `ts`, the newest minute that was considered; `held`, whether the condition held (null: not known yet);
+`up` and `down`, whether the price can cross the level in this direction."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class AlertRule:
             value = getattr(self, name)
             if value is not None and not 0 < value < MAX_PRICE:
                 raise ValueError(f"{name} ({value}) must be above 0 and below {MAX_PRICE:.0e}")
-        if not 0 <= self.hysteresis < MAX_PRICE:
-            raise ValueError(f"hysteresis ({self.hysteresis}) must be 0 or more")
+        if not 0 <= self.hysteresis < (MAX_PRICE if self.level is None else self.level):
+            raise ValueError(f"hysteresis ({self.hysteresis}) must be 0 or more, and less than the level")
         if self.minutes is not None and not 1 <= self.minutes <= MAX_MINUTES:
             raise ValueError(f"minutes ({self.minutes}) must be from 1 to {MAX_MINUTES}")
         if not re.fullmatch(r"https?://[^/@\s?#]+([/?]\S*)?", self.url) or len(self.url) > MAX_URL_LENGTH:
@@ -81,10 +81,11 @@ class Point:
 
 
 def initial_state(newest: Point | None, rule: AlertRule) -> State:
-    """Returns the state of a new rule. What is stored already does not fire."""
-    state: State = {"ts": -1 if newest is None else newest.ts, "held": False, "up": False, "down": False}
+    """Returns the state of a new rule. What is stored already does not fire, nor does a condition that holds already."""
+    held = False if rule.kind is AlertKind.MOVES else None
+    state: State = {"ts": -1 if newest is None else newest.ts, "held": held, "up": False, "down": False}
     if newest is not None and rule.level is not None:
-        _arm(state, newest.price, rule.level, rule.hysteresis)
+        _arm(state, newest.price, rule.level, Decimal(0))  # the first crossing needs no distance
     return state
 
 
@@ -146,7 +147,7 @@ def _ts_of(point: Point) -> int:
 
 
 def decide_condition(state: State, *, holds: bool, firing: Firing) -> list[Firing]:
-    """Returns the firing if the condition has begun to hold, and updates the state."""
-    began = holds and not state["held"]
+    """Returns the firing if the condition has begun to hold, and updates the state. The first time only sets the state."""
+    began = holds and state["held"] is False
     state["held"] = holds
     return [firing] if began else []

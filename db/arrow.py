@@ -14,6 +14,8 @@ from db.rows import MAX_PRICE_DECIMALS
 
 PRECISION: Final = 38
 """Digits of a decimal128: 20 before the point and MAX_PRICE_DECIMALS after it."""
+MIN_GROUP_ROWS: Final = 20_000
+"""Rows of a group in Parquet, at least. The file lists its groups at the end, so many small ones make it large."""
 _INTEGERS: Final = ("ticks", "watched_s", "opened_ms", "closed_ms", "count", "expected")
 _TIMES: Final = ("time", "observed_at")
 _REQUIRED: Final = ("ticker", "ts", "time", "price", "source", "count", "expected")
@@ -55,7 +57,9 @@ class ArrowEncoder:
         pa, self._csv = _import()
         self._schema = schema(export)
         self._sink = io.BytesIO()
-        self._sent = 0
+        self._concat_tables = pa.concat_tables
+        self._pending: list[Any] = []
+        self._least_rows = MIN_GROUP_ROWS if export.format is ExportFormat.PARQUET else 1
         if export.format is ExportFormat.PARQUET:
             import pyarrow.parquet  # noqa: PLC0415
 
@@ -72,11 +76,19 @@ class ArrowEncoder:
                 read_options=self._csv.ReadOptions(column_names=names),
                 convert_options=self._csv.ConvertOptions(column_types=self._schema, null_values=[""], strings_can_be_null=True),
             )
-            self._writer.write_table(table.cast(self._schema))
+            self._pending.append(table.cast(self._schema))
+            if sum(one.num_rows for one in self._pending) >= self._least_rows:
+                self._write_pending()
         return self._take()
+
+    def _write_pending(self) -> None:
+        if self._pending:
+            self._writer.write_table(self._concat_tables(self._pending))
+            self._pending.clear()
 
     def finish(self) -> bytes:
         """Ends the file, and returns its last bytes."""
+        self._write_pending()
         self._writer.close()
         return self._take()
 

@@ -7,21 +7,25 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Final
 
 from db import arrow, pool, times
 from db.commands import read_settings, require_known_tickers, show_progress
 from db.errors import CommandLineError, UsageError
-from db.queries import clock, exports, history_export, snapshots
+from db.queries import clock, exports, history_export, retention, snapshots
 from db.queries.candles import Interval
 from db.queries.exports import CandlesExport, Export, MinutesExport, SnapshotOf, WideExport
 from db.queries.history_export import ExportFormat, ExportShape
 from db.queries.snapshots import Snapshot
 from db.runtime import embedded_lookup
 
+FILE: Final = "data.parquet"
+
 
 def run(options: argparse.Namespace) -> int:
     """`export`."""
+    if options.start >= options.end:
+        raise UsageError(f"--from ({times.iso(options.start)}) must be before --to ({times.iso(options.end)})")
     if not options.tickers:
         raise UsageError("name a TICKER, or a folder with --days")
     if ExportFormat(options.format).is_binary and not arrow.is_available():
@@ -101,8 +105,11 @@ async def _write(db: pool.Database, export: Export, low: int, high: int, out: Bi
 
 
 async def _write_months(db: pool.Database, options: argparse.Namespace, now: int, snapshot_of: SnapshotOf) -> int:
-    """Writes `ticker=btc_usd/month=2024-01/prices.parquet`, which readers of Hive partitions read as one table."""
-    count = 0
+    """Writes `ticker=btc_usd/month=2024-01/data.parquet`, which readers of Hive partitions read as one table.
+
+    A file that has minutes which are deleted now stays as it is.
+    """
+    count, horizons = 0, await retention.horizons(db)
     for ticker in options.tickers:
         export = _build(options, [ticker], now, snapshot_of)
         # The name of the folder has the ticker. Some readers reject it in the file, too.
@@ -111,11 +118,14 @@ async def _write_months(db: pool.Database, options: argparse.Namespace, now: int
         found = await history_export.extent(db, ticker, options.start, options.end, snapshot_of(ticker))
         for low, high in _months(*found) if found else ():
             folder = options.output / f"ticker={ticker}" / f"month={times.iso(low)[:7]}"
+            if (folder / FILE).exists() and low < max(options.start, horizons.get(ticker, times.FIRST)):
+                sys.stderr.write(f"{folder / FILE} stays: the first minutes of the month are deleted or before --from\n")
+                continue
             folder.mkdir(parents=True, exist_ok=True)
-            unfinished = folder / ".prices.parquet.part"
+            unfinished = folder / f".{FILE}.part"
             with unfinished.open("wb") as out:
                 await _write(db, export, max(low, options.start), min(high, options.end), out, f"{ticker} {times.iso(low)[:7]}")
-            unfinished.replace(folder / "prices.parquet")
+            unfinished.replace(folder / FILE)
             count += 1
     sys.stderr.write(f"{options.output}: {count} files written\n")
     return 0

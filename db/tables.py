@@ -567,6 +567,7 @@ class AlertDelivery(SQLModel, table=True):
             postgresql_where=text("delivered_at IS NULL AND failed_at IS NULL"),
         ),
         Index("ix_alert_delivery_alert", "alert_id", "number"),
+        Index("ix_alert_delivery_failed", "failed_at", postgresql_where=text("failed_at IS NOT NULL")),
     )
 
     id: str = Field(sa_column=Column(Text, primary_key=True))

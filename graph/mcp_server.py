@@ -84,8 +84,8 @@ class Tools:
 
         try:
             data = await self._client.execute(query, **variables)
-        except (WatchError, aiohttp.ClientError) as error:
-            raise ToolError(str(error)) from error  # other exceptions are hidden from the agent
+        except (WatchError, aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise ToolError(str(error) or type(error).__name__) from error  # other exceptions are hidden from the agent
         (result,) = data.values()
         return orjson.dumps(result).decode()
 

@@ -77,7 +77,9 @@ class Settings(settings.Settings):
         "Apollo manifest",
     )
     federation: bool = Field(
-        False, description="serve the schema as an Apollo Federation subgraph: with the fields that a gateway asks for"
+        False,
+        description="serve the schema as an Apollo Federation subgraph: with the fields that a gateway asks for, one of which "
+        "returns the schema, also with `INTROSPECTION=false`",
     )
     graphiql: bool = Field(True, description="serve GraphiQL to browsers")
     max_in_flight: int = Field(256, ge=1, description="maximum concurrent requests of an API process; further requests get 503")

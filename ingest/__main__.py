@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from decimal import Decimal
 from pathlib import Path
 
 from db import times
@@ -26,6 +25,7 @@ FAULT_EXAMPLE = """simulate --port 8090
   curl 127.0.0.1:8090/control   # clock, faults and the names of all faults"""
 TICKER = cli.argument("ingest.settings:parse_index_name")
 INSTANT = cli.argument("db.times:parse")
+NUMBER = cli.argument("ingest.commands.alerts:parse_number")
 
 
 def build() -> cli.CommandLine:
@@ -72,9 +72,9 @@ def build() -> cli.CommandLine:
         default="STANDARD",
         help="body: STANDARD (default), SLACK, DISCORD or NTFY",
     )
-    alerts.add_argument("--level", type=Decimal, help="CROSSES: the price to cross")
+    alerts.add_argument("--level", type=NUMBER, help="CROSSES: the price to cross")
     alerts.add_argument(
-        "--hysteresis", type=Decimal, default=Decimal(0), help="CROSSES: distance before it can be crossed again (default: 0)"
+        "--hysteresis", type=NUMBER, default="0", help="CROSSES: distance before it can be crossed again (default: 0)"
     )
     alerts.add_argument(
         "--direction",
@@ -82,7 +82,7 @@ def build() -> cli.CommandLine:
         default="EITHER",
         help="CROSSES: UP, DOWN or EITHER (default)",
     )
-    alerts.add_argument("--percent", type=Decimal, help="MOVES, DELIVERY_DIFFERS: smallest change in percent")
+    alerts.add_argument("--percent", type=NUMBER, help="MOVES, DELIVERY_DIFFERS: smallest change in percent")
     alerts.add_argument("--minutes", type=int, help="MOVES, STALE, GAP, STREAM_SILENT: number of minutes")
     collect = verbs.add(
         "collect",

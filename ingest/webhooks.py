@@ -2,6 +2,7 @@
 
 import ipaddress
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -21,6 +22,10 @@ TIMEOUT_S: Final = 10.0
 MAX_BODY_BYTES: Final = 2_000
 """Bytes of a response that are read, for the message of an error."""
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+_NOT_PUBLIC: Final = [
+    ipaddress.ip_network(network) for network in ("::/96", "::ffff:0:0:0/96", "64:ff9b:1::/48", "192.88.99.0/24")
+]
+"""Networks that contain addresses of other networks, or lead to them, which `is_global` does not exclude."""
 
 
 class WebhookError(Exception):
@@ -40,7 +45,7 @@ def is_public(address: str) -> bool:
             embedded = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
         if embedded is not None:
             return is_public(str(embedded))
-    return found.is_global and not found.is_multicast
+    return found.is_global and not found.is_multicast and not any(found in network for network in _NOT_PUBLIC)
 
 
 class PublicResolver(AbstractResolver):
@@ -69,28 +74,33 @@ class WebhookSender:
         self._signers = [Webhook(secret) for secret in secrets]
         self._allows_private = allows_private
 
-    async def send(self, url: str, body_format: AlertFormat, delivery_id: str, event: Mapping[str, Any]) -> None:
-        """Posts an event. Raises WebhookError unless the receiver responds with a status from 200 to 299."""
+    async def send(
+        self, url: str, body_format: AlertFormat, delivery_id: str, event: Mapping[str, Any], now: float | None = None
+    ) -> None:
+        """Posts an event. Raises WebhookError unless the receiver responds with a status from 200 to 299.
+
+        `now` is the time in UNIX seconds, if it is known better than by the clock of this host.
+        """
         body, media_type = encode(body_format, event)
-        now = datetime.now(UTC)
+        signed_at = datetime.fromtimestamp(time.time() if now is None else now, UTC)
         headers = {
             "Content-Type": media_type,
             "User-Agent": "tickgraph",
             "webhook-id": delivery_id,
-            "webhook-timestamp": str(int(now.timestamp())),
+            "webhook-timestamp": str(int(signed_at.timestamp())),
         }
         if self._signers:
             # One signature for each secret, so that a receiver may know either one while they are rotated.
-            headers["webhook-signature"] = " ".join(signer.sign(delivery_id, now, body) for signer in self._signers)
+            headers["webhook-signature"] = " ".join(signer.sign(delivery_id, signed_at, body) for signer in self._signers)
         try:
             self._require_public_literal(url)
             async with self._session.post(url, data=body.encode(), headers=headers, allow_redirects=False) as response:
                 if response.ok and response.status < 300:  # noqa: PLR2004  the first status that is no success
                     return
-                text = (await response.content.read(MAX_BODY_BYTES)).decode(errors="replace").strip()
-                raise WebhookError(f"HTTP {response.status}{': ' if text else ''}{text[:200]}")
+                text = _printable((await response.content.read(MAX_BODY_BYTES)).decode(errors="replace"))
+                raise WebhookError(f"HTTP {response.status}{': ' if text else ''}{text}")
         except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            raise WebhookError(_describe(error)) from error
+            raise WebhookError(_describe(error, url)) from error
 
     def _require_public_literal(self, url: str) -> None:
         """Raises PrivateAddressError for an IP address in the URL that is not public: aiohttp does not resolve it."""
@@ -132,7 +142,16 @@ def encode(body_format: AlertFormat, event: Mapping[str, Any]) -> tuple[str, str
             return orjson.dumps(standard).decode(), "application/json"
 
 
-def _describe(error: BaseException) -> str:
+def _describe(error: BaseException, url: str) -> str:
+    """Returns the reason without the path of the URL, which may be a secret."""
     if isinstance(error, TimeoutError):
         return f"no response within {TIMEOUT_S:g} s"
-    return str(error.__cause__ if isinstance(error.__cause__, PrivateAddressError) else error) or type(error).__name__
+    if isinstance(error.__cause__, PrivateAddressError):
+        return str(error.__cause__)
+    text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
+    return _printable(text.replace(url, "the URL")) or type(error).__name__
+
+
+def _printable(text: str) -> str:
+    """Returns a text of a receiver in one line, without characters that PostgreSQL or a terminal does not show."""
+    return "".join(one if one.isprintable() else " " for one in text).strip()[:200]

@@ -76,6 +76,9 @@ def upgrade() -> None:
         ["next_attempt_at"],
         postgresql_where=sa.text("delivered_at IS NULL AND failed_at IS NULL"),
     )
+    op.create_index(
+        "ix_alert_delivery_failed", "alert_delivery", ["failed_at"], postgresql_where=sa.text("failed_at IS NOT NULL")
+    )
     op.create_table(
         "alert_progress",
         sa.Column("id", sa.Integer, nullable=False, autoincrement=False),

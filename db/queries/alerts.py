@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from operator import itemgetter
 from typing import Any, Final
 
 import orjson
 
 from db import times
-from db.alert_rules import AlertRule, Firing, Point, State, initial_state
+from db.alert_rules import MAX_MINUTES, AlertRule, Firing, Point, State, initial_state
 from db.pool import Executor, Record, Transaction
 from db.queries.version import CURRENT
 from db.rows import AlertDirection, AlertFormat, AlertKind
@@ -17,7 +16,7 @@ RETENTION_S: Final = 30 * 86_400
 """Webhooks that were delivered, or have failed, are deleted after this time."""
 LEASE_S: Final = 120
 """How long a worker has to deliver a webhook before another worker tries."""
-MAX_ATTEMPTS: Final = 30
+MAX_ATTEMPTS: Final = 29
 """With the delays between them, about a day. Attempts are counted, because a clock may be wrong."""
 MAX_DELAY_S: Final = 3_600
 
@@ -68,10 +67,11 @@ NEWEST: Final = """
 SELECT ts, price FROM price WHERE ticker = $1 AND ts <= $2 ORDER BY ts DESC LIMIT 1
 """
 
-CONDITIONS: Final = """
+CONDITIONS: Final = f"""
 SELECT name AS ticker,
        (SELECT max(ts) FROM price WHERE ticker = name AND ts <= $2) AS newest,
-       (SELECT max(ts) FROM minute_range WHERE ticker = name AND ts <= $2 AND source = 'LIVE') AS newest_range,
+       (SELECT max(ts) FROM minute_range
+         WHERE ticker = name AND ts <= $2 AND ts > $2 - 60 * ({MAX_MINUTES} + 2) AND source = 'LIVE') AS newest_range,
        (SELECT count(*) FROM gap WHERE ticker = name AND filled_at IS NULL AND given_up_at IS NULL) AS open_gaps,
        (SELECT min(ts) FROM gap WHERE ticker = name AND filled_at IS NULL AND given_up_at IS NULL) AS first_gap,
        (SELECT since FROM tracking WHERE ticker = name AND until IS NULL) AS tracked_since,
@@ -80,7 +80,7 @@ SELECT name AS ticker,
   LEFT JOIN LATERAL (
        SELECT ts AS delivery_ts, price AS delivery_price, abs(mean - price) / price * 100 AS difference_percent
          FROM delivery_price WHERE ticker = name AND mean IS NOT NULL ORDER BY ts DESC LIMIT 1) AS delivery ON true
-"""
+"""  # noqa: S608  inserts a constant
 
 ADD_DELIVERY: Final = """
 INSERT INTO alert_delivery (id, alert_id, event) VALUES ($1, $2, $3::text::jsonb) ON CONFLICT (id) DO NOTHING
@@ -90,32 +90,37 @@ ADD_TEST: Final = """
 INSERT INTO alert_delivery (id, alert_id, event)
 SELECT 'msg_' || id || '_test-' || gen_random_uuid(), id,
        jsonb_build_object('kind', kind, 'alert', id, 'ticker', ticker, 'ts', at, 'timestamp', to_timestamp(at), 'price', NULL,
-                          'text', 'This is a test of alert ' || id || ' for ' || ticker)
+                          'test', true, 'text', 'This is a test of alert ' || id || ' for ' || ticker)
   FROM alert, (SELECT extract(epoch FROM now())::bigint AS at) AS clock
  WHERE id = $1
 RETURNING id
 """
 
-CLAIM: Final = """
+# At most one webhook of each alert, the first one. A time far in the future was set by a wrong clock.
+CLAIM: Final = f"""
 UPDATE alert_delivery AS d
-   SET attempts = d.attempts + 1, next_attempt_at = extract(epoch FROM now())::bigint + $2
-  FROM (SELECT id FROM alert_delivery
-         WHERE delivered_at IS NULL AND failed_at IS NULL AND next_attempt_at <= extract(epoch FROM now())::bigint
-         ORDER BY next_attempt_at, number LIMIT $1 FOR UPDATE SKIP LOCKED) AS due
-  JOIN alert_delivery USING (id)
-  JOIN alert ON alert.id = alert_delivery.alert_id
- WHERE d.id = due.id
-RETURNING d.id, d.number, d.alert_id, d.event, d.attempts, alert.url, alert.format
-"""
+   SET next_attempt_at = extract(epoch FROM now())::bigint + {LEASE_S}
+  FROM (SELECT *
+          FROM (SELECT DISTINCT ON (alert_id) number, next_attempt_at, url, format
+                  FROM alert_delivery JOIN alert ON alert.id = alert_id
+                 WHERE delivered_at IS NULL AND failed_at IS NULL AND (NOT muted OR (event ->> 'test')::bool)
+                   AND (next_attempt_at <= extract(epoch FROM now())::bigint
+                        OR next_attempt_at > extract(epoch FROM now())::bigint + {MAX_DELAY_S + LEASE_S})
+                 ORDER BY alert_id, number) AS first
+         ORDER BY next_attempt_at, number LIMIT $1) AS due
+ WHERE d.number = due.number AND d.next_attempt_at = due.next_attempt_at  -- otherwise another worker has it
+RETURNING d.id, d.event, due.url, due.format
+"""  # noqa: S608  inserts constants
 
 SET_DELIVERED: Final = """
-UPDATE alert_delivery SET delivered_at = extract(epoch FROM now())::bigint, error = NULL WHERE id = $1
+UPDATE alert_delivery SET delivered_at = extract(epoch FROM now())::bigint, attempts = attempts + 1, error = NULL WHERE id = $1
 """
 
 SET_FAILED: Final = """
 UPDATE alert_delivery
-   SET error = $2, next_attempt_at = extract(epoch FROM now())::bigint + $3,
-       failed_at = CASE WHEN attempts >= $4 THEN extract(epoch FROM now())::bigint END
+   SET error = $2, attempts = attempts + 1,
+       next_attempt_at = extract(epoch FROM now())::bigint + least($3::bigint, 60 * 2 ^ least(attempts, 20))::bigint,
+       failed_at = CASE WHEN attempts + 1 >= $4 THEN extract(epoch FROM now())::bigint END
  WHERE id = $1 AND delivered_at IS NULL
 RETURNING failed_at
 """
@@ -246,11 +251,11 @@ def build_event(alert_id: int, rule: AlertRule, firing: Firing) -> dict[str, Any
 
 
 async def claim(db: Executor, limit: int) -> list[Record]:
-    """Returns webhooks that are due, in the order of the decisions: id, alert_id, event, attempts, url, format.
+    """Returns webhooks that are due, at most one of each alert: id, event, url, format.
 
     No other worker gets them for LEASE_S seconds.
     """
-    return sorted(await db.fetch(CLAIM, limit, LEASE_S), key=itemgetter("number"))
+    return await db.fetch(CLAIM, limit)
 
 
 async def set_delivered(db: Executor, delivery_id: str) -> None:
@@ -258,10 +263,9 @@ async def set_delivered(db: Executor, delivery_id: str) -> None:
     await db.execute(SET_DELIVERED, delivery_id)
 
 
-async def set_failed(db: Executor, delivery_id: str, error: str, attempts: int) -> bool:
-    """Stores why an attempt failed. Returns whether it was the last one."""
-    delay_s = min(MAX_DELAY_S, 30 * 2**attempts)
-    return await db.fetchval(SET_FAILED, delivery_id, error[:500], delay_s, MAX_ATTEMPTS) is not None
+async def set_failed(db: Executor, delivery_id: str, error: str) -> bool:
+    """Stores why an attempt failed. The next one follows after a minute, then two, four, … Returns whether it was the last."""
+    return await db.fetchval(SET_FAILED, delivery_id, error[:500], MAX_DELAY_S, MAX_ATTEMPTS) is not None
 
 
 async def deliveries(db: Executor, alert_ids: Sequence[int], limit: int) -> list[Record]:

@@ -285,6 +285,14 @@ async def fetch_json(
     return text
 
 
+# Stored candles remain when retention deletes their minutes.
+EXTENT: Final = """
+SELECT least((SELECT min(ts) FROM price WHERE ticker = $1 AND ts < $2),
+             (SELECT min(ts) FROM candle WHERE ticker = $1 AND span = 3600 AND ts < $2)) AS low,
+       greatest((SELECT max(ts) + 60 FROM price WHERE ticker = $1 AND ts < $2),
+                (SELECT max(ts) + 3600 FROM candle WHERE ticker = $1 AND span = 3600 AND ts < $2)) AS high
+"""
+
 PENDING_BUILDS: Final = """
 SELECT name, candles_from FROM ticker WHERE candles_from IS NOT NULL ORDER BY name
 """
@@ -349,6 +357,12 @@ WITH minutes AS (
 SELECT DISTINCT span, ts FROM ((TABLE expected EXCEPT TABLE stored) UNION (TABLE stored EXCEPT TABLE expected)) AS different
  ORDER BY span, ts
 """
+
+
+async def extent(db: Executor, ticker: str, high: int, snapshot: Snapshot | None = None) -> tuple[int, int] | None:
+    """Returns the start of the first minute or stored hour before `high`, and the end of the last; None if there is none."""
+    row = await db.fetchrow(*rewrite(snapshot, EXTENT, ticker, high))
+    return None if row is None or row["low"] is None else (row["low"], row["high"])
 
 
 async def pending_builds(db: Executor) -> dict[str, int]:

@@ -113,7 +113,7 @@ class WideExport:
         extents = [await history_export.extent(db, ticker, low, high, self.snapshot_of(ticker)) for ticker in self.tickers]
         stored = [extent for extent in extents if extent is not None]
         begin, end = min((one[0] for one in stored), default=high), max((one[1] for one in stored), default=high)
-        # Whole days, so that memory holds as many prices as for one ticker.
+        # Memory holds as many prices as for one ticker, but at least a day of all tickers.
         step = max(times.DAY, history_export.SLICE_S // len(self.tickers) // times.DAY * times.DAY)
         shape = ExportShape(ExportFormat.CSV, ("ts", "price"))
         yield 0, _header(self)
@@ -152,9 +152,9 @@ class CandlesExport:
         yield 0, _header(self)
         for number, ticker in enumerate(self.tickers):
             snapshot = self.snapshot_of(ticker)
-            extent = await history_export.extent(db, ticker, low, high, snapshot)
+            extent = await candles.extent(db, ticker, min(self.interval.ceil(high), times.END), snapshot)
             # The candle of the first minute begins before it, but is part of the export only if it begins in the window.
-            begin, end = (max(low, self.interval.floor(extent[0])), extent[1]) if extent else (high, high)
+            begin, end = (max(low, self.interval.floor(extent[0])), min(high, extent[1])) if extent else (high, high)
             for start in range(begin, end, step):
                 until = min(end, start + step)
                 now = self.now if snapshot is None else snapshot.at

@@ -48,6 +48,13 @@ def is_repeatable(selections: Selections, operation: OperationDefinitionNode, ra
     return bool(fields) and all(arguments_of(field, variables).get("asOf") is not None for field in fields)
 
 
+def is_secret(selections: Selections, operation: OperationDefinitionNode) -> bool:
+    """Returns whether a root field of the operation is only for those who send the admin token."""
+    root = selections.rules.root_type(operation.operation)
+    fields = selections.fields(operation.selection_set)
+    return any(selections.rules.find(root, field.name.value)[0].is_secret for field in fields)
+
+
 def has_open_candles(arguments: Mapping[str, Any], now: float) -> bool:
     """Returns whether a candle from `from` to `to` may be open (estimated). True also for missing or invalid arguments."""
     interval = Interval.__members__.get(str(arguments.get("interval")))

@@ -88,7 +88,7 @@ class Calendar:
 
     def _days_from(self, interval: Interval, low: int) -> Iterator[date]:
         """Yields the local days on which candles start, the first one before `low`."""
-        day = datetime.fromtimestamp(max(low - 2 * times.DAY, times.FIRST), UTC).date()
+        day = datetime.fromtimestamp(low, UTC).date() - 2 * _WHOLE_DAY
         if interval is Interval.ONE_MONTH:
             while True:
                 day = day.replace(day=1)

@@ -39,6 +39,8 @@ class FieldRules:
     """Whether the value, except fields that change with the clock, depends only on prices of `ticker` from `from` to `to`."""
     is_replaceable: bool = False
     """Whether a later commit can replace the value, although prices never change."""
+    is_secret: bool = False
+    """Whether only those who send the admin token may see the value, so that no cache may store it."""
 
 
 def declare(rules: FieldRules) -> dict[Any, Any]:

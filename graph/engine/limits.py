@@ -46,6 +46,8 @@ SUMMARY_COST: Final = 10_000
 MAX_TOUCH_MINUTES: Final = 366 * 1_440
 MINUTES_PER_SCAN_COST: Final = 20
 """Minutes that are scanned for a cost of one row."""
+SPLIT_MINUTES_PER_COST: Final = 5
+"""Minutes of single hours that are read for a cost of one row."""
 COVERAGE_COST: Final = 25_000
 """Rows assumed for the coverage of a window. Its minutes are counted, whatever is selected."""
 
@@ -152,7 +154,7 @@ def cost_of_candles(arguments: Arguments, row_cost: int, _page_size: int) -> int
 def cost_of_calendar(candle_count: int, minutes: int) -> int:
     """Returns the cost of the hours of a window of `minutes`, and of the minutes of each hour in which a candle starts."""
     hour_minutes = times.HOUR // times.MINUTE
-    return (minutes // hour_minutes + candle_count * hour_minutes) // MINUTES_PER_SCAN_COST
+    return minutes // hour_minutes // MINUTES_PER_SCAN_COST + candle_count * hour_minutes // SPLIT_MINUTES_PER_COST
 
 
 def cost_of_days(arguments: Arguments, row_cost: int, _page_size: int) -> int:

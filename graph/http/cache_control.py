@@ -42,6 +42,8 @@ async def cache_policy(
     """
     visibility = "private" if private else "public"
     headers = {"Cache-Control": f"{visibility}, max-age={DEFAULT_MAX_AGE_S}"}
+    if cacheability.is_secret(prepared.document.selections, prepared.operation):
+        return CachePolicy({"Cache-Control": "no-store"})
     if not is_cacheable:
         return CachePolicy(headers)
     query = prepared.document.selections, prepared.operation, prepared.variables

@@ -167,7 +167,7 @@ class Alert:
         )
 
 
-ALERT_LIST = declare(FieldRules(cost=limits.cost_of_alerts, changes_with_clock=always))
+ALERT_LIST = declare(FieldRules(cost=limits.cost_of_alerts, changes_with_clock=always, is_secret=True))
 
 
 def parse_alert_id(text: str) -> int:

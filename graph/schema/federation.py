@@ -1,14 +1,16 @@
 """The schema as an Apollo Federation 2 subgraph: a gateway joins it with other services by the name of a ticker."""
 
+import re
+from functools import cache
 from typing import Annotated, Any, Final, NewType
 
 import strawberry
 
 from db.queries import tickers
+from db.rows import NAME_PATTERN
 from graph.engine.field_rules import FieldRules, always, declare
 from graph.engine.limits import MAX_TICKERS, cost_of_representations
 from graph.errors import BadInputError
-from graph.schema.arguments import parse_ticker
 from graph.schema.context import Info
 from graph.schema.executable import Schema
 from graph.schema.query import Query
@@ -22,6 +24,7 @@ Representation = NewType("Representation", object)
 Entity = Annotated[Ticker, strawberry.union("_Entity")]
 
 
+@cache
 def build_sdl() -> str:
     """Returns the SDL from which a gateway composes its schema."""
     sdl = Schema().as_str()
@@ -51,18 +54,20 @@ class SubgraphQuery(Query):
         metadata=declare(FieldRules(cost=cost_of_representations, changes_with_clock=always)),
     )
     async def entities(self, info: Info, representations: list[Representation]) -> list[Entity | None]:
-        names = [_parse_representation(one) for one in representations]
-        if len(names) > MAX_TICKERS:
-            raise BadInputError(f"representations: {len(names)} exceed the maximum of {MAX_TICKERS}")
+        if len(representations) > MAX_TICKERS:
+            raise BadInputError(f"representations: {len(representations)} exceed the maximum of {MAX_TICKERS}")
+        names = [_name_of(one) for one in representations]
         now, stale_after_s = info.context.now(), info.context.resources.stale_after_s
         found = {one["name"]: one for one in await tickers.get_tickers(info.context.db, names, now)}
         return [Ticker.from_record(found[name], now, stale_after_s) if name in found else None for name in names]
 
 
-def _parse_representation(value: Any) -> str:
+def _name_of(value: Any) -> str:
+    """Returns the name in a representation; "" if it cannot be one of a ticker. Raises BadInputError."""
     if not isinstance(value, dict) or value.get("__typename") != "Ticker" or not isinstance(value.get("name"), str):
         raise BadInputError(f'representations: {str(value)[:80]} is not like {{__typename: "Ticker", name: "btc_usd"}}')
-    return parse_ticker(value["name"])
+    name = value["name"].strip().lower()
+    return name if re.fullmatch(NAME_PATTERN, name) else ""
 
 
 class Subgraph(Schema):

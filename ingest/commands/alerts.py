@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import re
 import sys
 from decimal import Decimal
 from enum import StrEnum
@@ -40,6 +41,17 @@ def parse_format(text: str) -> AlertFormat:
     return _parse(AlertFormat, text)
 
 
+def parse_number(text: str) -> Decimal:
+    """Returns a finite number. Raises ValueError."""
+    try:
+        number = Decimal(text)
+    except ArithmeticError:
+        number = Decimal("NaN")
+    if not number.is_finite():
+        raise ValueError(f"{text[:40]!r} is not a number like 70000.5")
+    return number
+
+
 def _parse(values: type[E], text: str) -> E:
     if text.upper() not in values.__members__:
         raise ValueError(f"{text[:40]!r} is none of {', '.join(values.__members__)}")
@@ -61,7 +73,7 @@ async def _run(options: argparse.Namespace) -> int:
             return await _add(db, options)
         if options.action == "list":
             return await _list(db)
-        if options.subject is None or not options.subject.isdigit():
+        if options.subject is None or not re.fullmatch(r"\d{1,18}", options.subject, re.ASCII):
             raise UsageError(f"{options.action}: name the number of an alert, as `python -m ingest alerts` lists it")
         return await _change(db, options.action, int(options.subject))
 

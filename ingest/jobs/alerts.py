@@ -5,7 +5,7 @@ Both steps keep their position in the database, so each crossing becomes one web
 
 import asyncio
 import logging
-from collections import defaultdict
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -19,10 +19,11 @@ from ingest import metrics
 from ingest.webhooks import WebhookError, WebhookSender
 
 PRICES_PER_TRANSACTION: Final = 2_000
-DELIVERIES_AT_ONCE: Final = 10
-"""Webhooks that are claimed together. One after the other, they take less than the lease."""
-MAX_DELIVERIES: Final = 200
-"""Webhooks of one run. The next one continues."""
+DELIVERIES_AT_ONCE: Final = 20
+"""Webhooks that are sent at the same time, at most one of each alert."""
+MAX_DURATION_S: Final = 40.0
+"""Time of one run. The next one continues. The actor has a minute."""
+DELETE_INTERVAL_S: Final = 3_600
 
 log = logging.getLogger(__name__)
 
@@ -39,10 +40,13 @@ async def run(db: Database, sender: WebhookSender, agreed_now: float | None) -> 
     """Decides and delivers. `agreed_now` is the time by the clocks that agree, in UNIX seconds; None if it is not known."""
     # A database whose clock is behind would otherwise never have seen the newest minutes begin.
     now = int(max(await clock.now(db), agreed_now or 0))
-    while await decide(db, now):
+    deadline = time.monotonic() + MAX_DURATION_S
+    await deliver(db, sender, deadline - MAX_DURATION_S / 2, agreed_now)  # a long backlog delays no webhook
+    while await decide(db, now) and time.monotonic() < deadline - MAX_DURATION_S / 4:
         pass
-    await deliver(db, sender)
-    await alerts.delete_old(db)
+    await deliver(db, sender, deadline, agreed_now)
+    if now % DELETE_INTERVAL_S < times.MINUTE:
+        await alerts.delete_old(db)
 
 
 async def decide(db: Database, now: int) -> bool:
@@ -50,10 +54,8 @@ async def decide(db: Database, now: int) -> bool:
     async with db.transaction() as connection:
         position = await alerts.lock_progress(connection)
         newest = await version.current(connection)
-        listed = [
-            _Alert(row["id"], alerts.rule_of(row), alerts.state_of(row), row["muted"])
-            for row in await alerts.list_alerts(connection)
-        ]
+        listed = [found for row in await alerts.list_alerts(connection) if (found := _build(row)) is not None]
+        before = {alert.id: dict(alert.state) for alert in listed}
         if not listed:
             await alerts.set_progress(connection, newest, {})
             return False
@@ -66,12 +68,23 @@ async def decide(db: Database, now: int) -> bool:
         if not has_more:
             await _decide_conditions(connection, listed, now)
         position = int(rows[-1]["id"]) if has_more else max(newest, position)
-        await alerts.set_progress(connection, position, {alert.id: alert.state for alert in listed})
+        changed = {alert.id: alert.state for alert in listed if alert.state != before[alert.id]}
+        await alerts.set_progress(connection, position, changed)
         return has_more
+
+
+def _build(row: Record) -> _Alert | None:
+    """Returns the alert of a row; None if somebody stored a rule that cannot hold."""
+    try:
+        return _Alert(row["id"], alerts.rule_of(row), alerts.state_of(row), row["muted"])
+    except ValueError as error:
+        log.warning("alert %d is ignored: %s", row["id"], error)
+        return None
 
 
 async def _decide_prices(db: Executor, alert: _Alert, points: Sequence[Point]) -> list[Firing]:
     rule = alert.rule
+    points = [point for point in points if point.ts > alert.state["ts"]]  # others say what the price was
     if not points:
         return []
     if rule.kind is AlertKind.CROSSES:
@@ -84,17 +97,19 @@ async def _decide_prices(db: Executor, alert: _Alert, points: Sequence[Point]) -
 
 
 async def _decide_conditions(db: Executor, listed: Sequence[_Alert], now: int) -> None:
-    found = await alerts.conditions(db, sorted({alert.rule.ticker for alert in listed}), now)
+    listed = [alert for alert in listed if alert.rule.kind not in (AlertKind.CROSSES, AlertKind.MOVES)]
+    found = await alerts.conditions(db, sorted({alert.rule.ticker for alert in listed}), now) if listed else {}
     for alert in listed:
-        condition = _condition(alert.rule, found[alert.rule.ticker], now)
-        if condition is not None:
-            holds, firing = condition
-            for one in alert_rules.decide_condition(alert.state, holds=holds, firing=firing):
-                await _add(db, alert, one)
+        holds, firing = _condition(alert.rule, found[alert.rule.ticker], now)
+        if alert.rule.kind is AlertKind.DELIVERY_DIFFERS and firing.ts != alert.state["ts"] and alert.state["held"] is not None:
+            alert.state["held"] = False  # each day has its own
+        alert.state["ts"] = firing.ts
+        for one in alert_rules.decide_condition(alert.state, holds=holds, firing=firing):
+            await _add(db, alert, one)
 
 
-def _condition(rule: AlertRule, found: Record, now: int) -> tuple[bool, Firing] | None:
-    """Returns whether the condition of a rule holds, and what fires if it begins to; None for other kinds."""
+def _condition(rule: AlertRule, found: Record, now: int) -> tuple[bool, Firing]:
+    """Returns whether the condition of a rule holds, and what fires if it begins to."""
     limit_s = (rule.minutes or 0) * times.MINUTE
     match rule.kind:
         case AlertKind.STALE | AlertKind.STREAM_SILENT:
@@ -109,14 +124,12 @@ def _condition(rule: AlertRule, found: Record, now: int) -> tuple[bool, Firing] 
             first = found["first_gap"] or 0
             text = f"{rule.ticker}: {found['open_gaps']} minutes are missing, the first is {times.iso(first)}"
             return found["open_gaps"] >= (rule.minutes or 1), Firing(f"gap-{first}-{now // times.MINUTE}", first, text)
-        case AlertKind.DELIVERY_DIFFERS:
+        case _:
             ts, percent = found["delivery_ts"] or 0, found["difference_percent"]
             holds = percent is not None and rule.percent is not None and percent >= rule.percent
             subject = f"{rule.ticker}: the delivery price of {times.iso(ts)}"
             text = f"{subject} differs from the mean of our own data by {percent or 0:.4f} %"
             return holds, Firing(f"delivery-{ts}", ts, text, found["delivery_price"])
-        case _:
-            return None
 
 
 async def _add(db: Executor, alert: _Alert, firing: Firing) -> None:
@@ -126,31 +139,29 @@ async def _add(db: Executor, alert: _Alert, firing: Firing) -> None:
     log.info("alert %d fires: %s", alert.id, firing.text)
 
 
-async def deliver(db: Database, sender: WebhookSender) -> int:
-    """Delivers the webhooks that are due. Returns how many receivers accepted."""
+async def deliver(db: Database, sender: WebhookSender, deadline: float, now: float | None) -> int:
+    """Delivers the webhooks that are due, until a deadline of the monotonic clock. Returns how many receivers accepted.
+
+    A slow receiver delays only the webhooks of its own alert.
+    """
     accepted = 0
-    for _ in range(MAX_DELIVERIES // DELIVERIES_AT_ONCE):
+    while time.monotonic() < deadline:
         claimed = await alerts.claim(db, DELIVERIES_AT_ONCE)
-        by_alert = defaultdict[int, list[Record]](list)
-        for one in claimed:
-            by_alert[one["alert_id"]].append(one)
-        accepted += sum(await asyncio.gather(*(_deliver_all(db, sender, group) for group in by_alert.values())))
-        if len(claimed) < DELIVERIES_AT_ONCE:
+        accepted += sum(await asyncio.gather(*(_deliver(db, sender, one, now) for one in claimed)))
+        if not claimed:
             break
     return accepted
 
 
-async def _deliver_all(db: Database, sender: WebhookSender, claimed: Sequence[Record]) -> int:
-    """Delivers webhooks of one alert, one after the other. Returns how many the receiver accepted."""
-    return sum([await _deliver(db, sender, one) for one in claimed])
-
-
-async def _deliver(db: Database, sender: WebhookSender, claimed: Record) -> bool:
+async def _deliver(db: Database, sender: WebhookSender, claimed: Record, now: float | None) -> bool:
+    """Delivers one webhook. No failure of it ends the run."""
     try:
-        await sender.send(claimed["url"], AlertFormat(claimed["format"]), claimed["id"], alerts.event_of(claimed))
-    except WebhookError as error:
+        await sender.send(claimed["url"], AlertFormat(claimed["format"]), claimed["id"], alerts.event_of(claimed), now)
+    except Exception as error:
+        if not isinstance(error, WebhookError):
+            log.exception("webhook %s failed unexpectedly", claimed["id"])
         metrics.webhooks.labels("error").inc()
-        is_last = await alerts.set_failed(db, claimed["id"], str(error), claimed["attempts"])
+        is_last = await alerts.set_failed(db, claimed["id"], str(error))
         level = logging.ERROR if is_last else logging.WARNING
         log.log(level, "webhook %s is not delivered: %s; %s", claimed["id"], error, "given up" if is_last else "retrying")
         return False

@@ -182,9 +182,9 @@ async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, 
         candles_before = await chart.get_attribute("data-candles")
         await store(db, [row("btc_usd", stored_until, "71234.5")])
         await expect(page.locator(".price.big")).to_have_text("71,234.5")
-        await expect(page.locator(".coverage .words")).to_contain_text("59 minutes stored")
+        await expect(page.locator(".coverage .words")).to_contain_text("59 minutes are stored")
         await store(db, [row("btc_usd", window_start + 60 * 100, "1", source=Source.IMPORT)])
-        await expect(page.locator(".coverage .words")).to_contain_text("60 minutes stored")
+        await expect(page.locator(".coverage .words")).to_contain_text("60 minutes are stored")
         assert await chart.get_attribute("data-candles") == candles_before
         assert f"to={window_start + 7_200}" in page.url
 
@@ -286,7 +286,7 @@ async def test_a_typed_window_is_shown_as_it_is_in_the_chosen_zone(browser: Brow
         await page.get_by_label("To", exact=True).fill("2018-05-06")
         await page.get_by_role("button", name="Show", exact=True).click()
         words = page.locator(".coverage .words")
-        await expect(words).to_contain_text("From 3 May 2018 00:00 to 6 May 2018 00:00 UTC. 72 minutes stored")
+        await expect(words).to_contain_text("From 3 May 2018 00:00 to 6 May 2018 00:00 UTC. 72 minutes are stored")
         await page.goto(
             f"{api.url}/?ticker=btc_usd&interval=ONE_DAY&from={MAY - 7_200}&to={MAY + 10 * 86_400}&zone=Europe%2FBerlin"
         )

@@ -45,7 +45,7 @@ async def test_an_alert_is_created_listed_muted_tested_and_deleted(admin_api: Ap
     delivery_id = (await _execute(admin_api, f'mutation {{ testAlert(id: "{alert_id}") }}'))["data"]["testAlert"]
     (claimed,) = await alerts.claim(db, 10)
     assert claimed["id"] == delivery_id
-    await alerts.set_failed(db, delivery_id, "HTTP 500", 1)
+    await alerts.set_failed(db, delivery_id, "HTTP 500")
     first, second = (await _execute(admin_api, LIST))["data"]["alerts"]
     assert (first["id"], first["muted"], second["kind"], second["percent"], second["minutes"]) == (
         alert_id, True, "MOVES", "5", 10,
@@ -64,6 +64,13 @@ async def test_an_alert_is_created_listed_muted_tested_and_deleted(admin_api: Ap
     delete = f'mutation {{ deleteAlert(id: "{alert_id}") }}'
     assert [(await _execute(admin_api, delete))["data"]["deleteAlert"] for _ in range(2)] == [True, False]
     assert len((await _execute(admin_api, LIST))["data"]["alerts"]) == 1
+
+
+async def test_no_cache_may_store_the_urls_of_webhooks(admin_api: Api) -> None:
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    for query in ("{ alerts { url } }", "query { __typename mine: alerts { url } }"):
+        async with admin_api.session.get(f"{admin_api.url}/graphql", params={"query": query}, headers=headers) as response:
+            assert (response.status, response.headers["Cache-Control"]) == (200, "no-store")
 
 
 @pytest.mark.parametrize("token", [None, "wrong" * 8])

@@ -1,5 +1,6 @@
 """Exports of several tickers, below each other and side by side, and of candles."""
 
+import asyncio
 import csv
 import io
 import json
@@ -14,7 +15,7 @@ import pytest
 
 from db import times
 from db.pool import Database
-from db.queries import exports, version
+from db.queries import exports, retention, version, write_lock
 from db.rows import PriceRow
 from tests.db.test_digests import run_verb
 from tests.graph.conftest import Api
@@ -115,6 +116,27 @@ async def test_candles_are_those_of_graphql(
         assert found == [{"close": one["close"], "time": times.iso(one["ts"])} for one in expected]
 
 
+@pytest.mark.slow
+async def test_candles_remain_when_their_minutes_are_deleted(
+    api: Api, db: Database, dsn: str, stored_rows: list[PriceRow], tmp_path: Path
+) -> None:
+    command = ("export", "btc_usd", "--format", "parquet", "--partition", "month", "--output", str(tmp_path))
+    await asyncio.to_thread(run_verb, dsn, *command)
+    january = tmp_path / "ticker=btc_usd" / "month=2024-01" / "data.parquet"
+    before = january.read_bytes()
+    end = START_TS + 40 * DAY
+    async with write_lock.write_transaction(db) as connection:
+        await retention.advance_horizons(connection, START_TS + 10 * DAY, end, times.END)
+    await retention.delete_expired(db, end)
+    query = f"interval=ONE_DAY&ticker=btc_usd&from={START_TS - DAY}&to={START_TS + 30 * DAY + 7}"
+    async with api.session.get(f"{api.url}/candles?format=csv&{query}") as response:
+        expected = [(one["ts"], one["close"]) for one in _csv(await response.read())]
+    assert len(expected) >= 30
+    assert [(one["ts"], one["close"]) for one in _csv(await _read(api, query))] == expected
+    assert "stays" in await asyncio.to_thread(run_verb, dsn, *command)
+    assert january.read_bytes() == before
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
@@ -155,7 +177,7 @@ async def test_a_file_for_each_month_is_one_table(dsn: str, stored_rows: list[Pr
         assert table.column("price").to_pylist() == [one.price for one in stored_rows]
     files = sorted(str(file.relative_to(tmp_path / "a")) for file in (tmp_path / "a").rglob("*") if file.is_file())
     assert files == [
-        f"ticker={name}/month={month}/prices.parquet" for name in ("btc_usd", "eth_usd") for month in ("2024-01", "2024-02")
+        f"ticker={name}/month={month}/data.parquet" for name in ("btc_usd", "eth_usd") for month in ("2024-01", "2024-02")
     ]
     result = run_verb(dsn, "export", "btc_usd", "eth_usd", "--interval", "one_day", "--output", str(tmp_path / "days.csv"))
     assert "minutes from 2024-01-15" in result

@@ -33,7 +33,7 @@ async def test_entities_come_in_the_order_of_their_names_with_one_statement(
     await track(db, "btc_usd", "eth_usd")
     await store(db, [row("btc_usd", START_TS, "68241.5")])
     del work_log[:]
-    found = await subgraph.data(ENTITIES, them=[_ticker("eth_usd"), _ticker("nobody_usd"), _ticker("BTC_USD")] * 2)
+    found = await subgraph.data(ENTITIES, them=[_ticker("eth_usd"), _ticker("not a name!"), _ticker("BTC_USD")] * 2)
     assert (
         found["_entities"]
         == [
@@ -47,12 +47,12 @@ async def test_entities_come_in_the_order_of_their_names_with_one_statement(
 
 
 @pytest.mark.parametrize(
-    "wrong", ["btc_usd", 1, [], {}, {"name": "btc_usd"}, {"__typename": "Price", "name": "btc_usd"}, _ticker(1), _ticker("?")]
+    "wrong", ["btc_usd", 1, [], {}, {"name": "btc_usd"}, {"__typename": "Price", "name": "btc_usd"}, _ticker(1)]
 )
 async def test_a_representation_that_is_no_ticker_is_named(subgraph: Api, wrong: object) -> None:
     code, message = await subgraph.error(ENTITIES, them=[_ticker("btc_usd"), wrong])
     assert code == "BAD_USER_INPUT"
-    assert message.startswith(("representations: ", "ticker: "))
+    assert message.startswith("representations: ")
 
 
 async def test_the_number_of_entities_is_bounded(subgraph: Api) -> None:

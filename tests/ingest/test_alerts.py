@@ -1,8 +1,10 @@
 """Alerts: what fires, how often, and what the receivers of webhooks get."""
 
 import asyncio
+import functools
 import random
 import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -80,7 +82,7 @@ async def _run(db: Database, now: int = NOW) -> None:
     while await job.decide(db, now):
         pass
     async with _sender() as sender:
-        await job.deliver(db, sender)
+        await job.deliver(db, sender, time.monotonic() + 60, None)
 
 
 async def _retry_now(db: Database) -> None:
@@ -248,6 +250,101 @@ async def test_conditions_fire_when_they_begin_to_hold(db: Database, receiver: R
     assert f"msg_{stale}_stale-{START_TS + 600}" in receiver.ids
 
 
+async def test_no_text_of_a_receiver_stops_other_webhooks(db: Database, receiver: Receiver) -> None:
+    await track(db, "btc_usd")
+    await store(db, _prices(90))
+    first = await _create(db, receiver.url, level=Decimal(100))
+    second = await _create(db, receiver.url, level=Decimal(100))
+    await store(db, _prices(110, start=1))
+    receiver.answer = lambda: web.Response(status=500, body=b"bad\x00body\x1b[31m\nend")
+    await _run(db)
+    for alert_id in (first, second):
+        (record,) = await alerts.deliveries(db, [alert_id], 10)
+        assert (record["attempts"], record["error"]) == (1, "HTTP 500: bad body [31m end")
+
+
+async def test_an_error_does_not_contain_the_path_of_the_url(receiver: Receiver) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readline()
+        writer.write(b"no HTTP at all\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/services/SECRET"
+    async with server, _sender() as sender:
+        with pytest.raises(WebhookError) as raised:
+            await sender.send(url, AlertFormat.NTFY, "msg_1", {"text": "x"})
+        assert "SECRET" not in str(raised.value)
+        with pytest.raises(WebhookError) as raised:
+            await sender.send(receiver.url.replace("//", "//x.invalid.") + "SECRET", AlertFormat.NTFY, "msg_1", {"text": "x"})
+        assert "SECRET" not in str(raised.value)
+
+
+async def test_a_slow_receiver_delays_only_its_own_alert(db: Database, receiver: Receiver) -> None:
+    await track(db, "btc_usd")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        slow = await _create(db, f"http://127.0.0.1:{silent.getsockname()[1]}/", level=Decimal(100))
+        await store(db, _prices(*[90, 110] * 10))
+        assert not await job.decide(db, NOW)
+        quick = await _create(db, receiver.url, level=Decimal(100))
+        await alerts.add_test(db, quick)
+        claimed = [await alerts.claim(db, 20) for _ in range(2)]
+    assert [len(some) for some in claimed] == [2, 1]
+    records = await alerts.deliveries(db, [slow], 100)
+    assert {record["attempts"] for record in records} == {0}
+
+
+async def test_a_webhook_of_a_wrong_clock_or_of_a_muted_alert(db: Database, receiver: Receiver) -> None:
+    await track(db, "btc_usd")
+    await store(db, _prices(90))
+    alert_id = await _create(db, receiver.url, level=Decimal(100))
+    await store(db, _prices(110, start=1))
+    assert not await job.decide(db, NOW)
+    await db.execute("UPDATE alert_delivery SET next_attempt_at = next_attempt_at + 31536000")
+    await alerts.set_muted(db, alert_id, muted=True)
+    await alerts.add_test(db, alert_id)
+    await _run(db)
+    assert [one.split("_")[2].split("-")[0] for one in receiver.ids] == ["test"]
+    await alerts.set_muted(db, alert_id, muted=False)
+    await _run(db)
+    assert receiver.ids[1:] == [f"msg_{alert_id}_up-{START_TS + 60}"]
+
+
+async def test_what_holds_already_does_not_fire(db: Database, receiver: Receiver) -> None:
+    await track(db, "btc_usd")
+    await store(db, _prices(100))
+    ts = START_TS // times.DAY * times.DAY + delivery_prices.DELIVERY_SECOND
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.detect_gaps(connection, {"btc_usd": (START_TS, START_TS + 900)}, {})
+        means = {ts: (Decimal(101), DeliveryBasis.RANGE)}
+        await delivery_prices.store(connection, "btc_usd", {ts: Decimal(100)}, means)
+    for kind, options in (
+        (AlertKind.STALE, {"minutes": 5}),
+        (AlertKind.GAP, {"minutes": 1}),
+        (AlertKind.DELIVERY_DIFFERS, {"percent": Decimal("0.1")}),
+    ):
+        alert_id = await _create(db, receiver.url, kind, **options)
+    await _run(db)
+    await _run(db)
+    assert receiver.ids == []
+    for day in (1, 2, 3):  # each day differs
+        async with write_lock.write_transaction(db) as connection:
+            at = ts + day * times.DAY
+            await delivery_prices.store(connection, "btc_usd", {at: Decimal(100)}, {at: (Decimal(101), DeliveryBasis.RANGE)})
+        await _run(db)
+        await _run(db)
+    assert receiver.ids == [f"msg_{alert_id}_delivery-{ts + day * times.DAY}" for day in (1, 2, 3)]
+
+
+async def test_the_first_crossing_needs_no_distance(db: Database, receiver: Receiver) -> None:
+    await track(db, "btc_usd")
+    await store(db, _prices("99.9"))
+    await _create(db, receiver.url, level=Decimal(100), hysteresis=Decimal(5))
+    await store(db, _prices(101, "99.9", 101, start=1))
+    await _run(db)
+    assert len(receiver.ids) == 1
+
+
 async def test_a_muted_alert_and_a_deleted_one_deliver_nothing(db: Database, receiver: Receiver) -> None:
     await track(db, "btc_usd")
     await store(db, _prices(90))
@@ -273,7 +370,7 @@ async def test_a_failing_receiver_gets_the_same_id_for_a_day(db: Database, recei
     (record,) = await alerts.deliveries(db, [alert_id], 10)
     assert (record["attempts"], record["error"], record["failed_at"]) == (1, "HTTP 500: no disk", None)
     assert record["next_attempt_at"] - record["created_at"] >= 60
-    for _ in range(alerts.MAX_ATTEMPTS + 2):
+    for _ in range(alerts.MAX_ATTEMPTS + 1):
         await _retry_now(db)
         await _run(db)
     (record,) = await alerts.deliveries(db, [alert_id], 10)
@@ -281,7 +378,7 @@ async def test_a_failing_receiver_gets_the_same_id_for_a_day(db: Database, recei
     assert set(receiver.ids) == {record["id"]}
     assert record["failed_at"] is not None
     assert await alerts.count_failed(db) == 1
-    delays = sum(min(alerts.MAX_DELAY_S, 30 * 2**attempt) for attempt in range(1, alerts.MAX_ATTEMPTS))
+    delays = sum(min(alerts.MAX_DELAY_S, 60 * 2**attempt) for attempt in range(alerts.MAX_ATTEMPTS - 1))
     assert 20 * 3_600 < delays < 28 * 3_600
 
 
@@ -305,7 +402,7 @@ async def test_a_worker_that_ends_while_it_delivers_loses_nothing(db: Database, 
         "http://127.0.0.1:{port}/", "http://localhost:{port}/", "http://[::1]:{port}/", "http://0.0.0.0:{port}/",
         "http://2130706433:{port}/", "http://0x7f.1:{port}/", "http://[::ffff:127.0.0.1]:{port}/",
         "http://169.254.169.254/latest/meta-data", "http://10.0.0.1/", "http://[64:ff9b::7f00:1]:{port}/",
-        "http://{host}:{port}/",
+        "http://{host}:{port}/", "http://127.1:{port}/", "http://127.0.0.1.:{port}/",
     ],
 )  # fmt: skip
 async def test_no_webhook_reaches_a_private_address(receiver: Receiver, url: str) -> None:
@@ -322,7 +419,8 @@ async def test_no_webhook_reaches_a_private_address(receiver: Receiver, url: str
         ("8.8.8.8", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.1.2.3", False), ("100.64.0.1", False),
         ("169.254.169.254", False), ("224.0.0.1", False), ("255.255.255.255", False), ("::1", False), ("fe80::1%eth0", False),
         ("fd00::1", False), ("::ffff:10.0.0.1", False), ("64:ff9b::a00:1", False), ("64:ff9b::808:808", True),
-        ("2002:7f00:1::", False), ("::", False),
+        ("2002:7f00:1::", False), ("::", False), ("::127.0.0.1", False), ("::ffff:0:127.0.0.1", False), ("192.88.99.1", False),
+        ("64:ff9b:1::7f00:1", False),
     ],
 )  # fmt: skip
 def test_an_address_that_contains_a_private_one_is_private(address: str, expected: bool) -> None:
@@ -364,6 +462,10 @@ def test_bodies_of_other_services() -> None:
         ({"kind": AlertKind.STALE, "minutes": 0}, "minutes (0) must be from 1 to 10080"),
         ({"kind": AlertKind.CROSSES, "level": Decimal(-1)}, "level (-1) must be above 0"),
         ({"kind": AlertKind.STALE, "minutes": 1, "hysteresis": Decimal(1)}, "hysteresis and direction belong to CROSSES"),
+        (
+            {"kind": AlertKind.CROSSES, "level": Decimal(1), "hysteresis": Decimal(2)},
+            "hysteresis (2) must be 0 or more, and less",
+        ),
         ({"kind": AlertKind.STALE, "minutes": 1, "url": "ftp://example.org"}, "url: should look like"),
         ({"kind": AlertKind.STALE, "minutes": 1, "url": "https://me:secret@example.org/"}, "url: should look like"),
     ],
@@ -389,6 +491,9 @@ async def test_the_command_adds_lists_tests_and_deletes_alerts(db: Database, dsn
     assert "muted" in await asyncio.to_thread(run)
     assert "there is no alert 9" in await asyncio.to_thread(lambda: run("delete", "9", status=1))
     assert "nobody_usd is not a known ticker" in await asyncio.to_thread(lambda: run("add", "nobody_usd", *options, status=1))
+    for wrong in ("abc", "NaN"):
+        arguments = ("add", "btc_usd", "--level", wrong)
+        assert "is not a number like" in await asyncio.to_thread(functools.partial(run, *arguments, status=2))
     assert "is none of CROSSES" in await asyncio.to_thread(lambda: run("add", "btc_usd", "--kind", "x", status=2))
     await asyncio.to_thread(run, "delete", "1")
     assert "no alerts" in await asyncio.to_thread(run)

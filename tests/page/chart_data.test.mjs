@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bands, isSampled, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
+import { bands, isSampled, isolated, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
 
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
@@ -27,6 +27,11 @@ test("a candle of samples alone is paler than one with ticks", () => {
 
 test("a line does not bridge a gap", () => {
   assert.deepEqual(toChartLine(three), [{ time: 0, value: 1, color: "transparent" }, { time: 60 }, { time: 120, value: 3 }]);
+});
+
+test("a price between gaps is drawn on its own", () => {
+  assert.deepEqual(isolated(three).map((one) => one.ts), [0, 120]);
+  assert.deepEqual(isolated([candle(0, "1"), candle(60, "2"), candle(120, null), candle(180, "3"), candle(240, null)]).map((one) => one.ts), [180]);
 });
 
 test("a period marks the candles that it overlaps", () => {

@@ -33,8 +33,9 @@ test("a gap has its times, length, reason and state", () => {
 test("an incomplete window is never called complete", () => {
   const coverage = { expected: 1_000_000, stored: 999_999, missing: 1, backfilled: 0, imported: 0, extra: 0 };
   assert.equal(format.coverage(coverage), "999,999 of 1,000,000 minutes are stored (99.99 %), 1 missing.");
-  assert.equal(format.coverage({ ...coverage, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes are stored.");
+  assert.equal(format.coverage({ ...coverage, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes that were collected or imported here are stored.");
   assert.match(format.coverage({ ...coverage, fromPeers: 3 }), /Not collected live: 3 minutes from a peer\./);
-  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's chart\. Also stored: 1 minute in untracked/);
-  assert.equal(format.coverage({ expected: 0, extra: 0 }), "This ticker was not tracked in this period.");
+  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's chart\. 1 minute more are stored of times/);
+  assert.equal(format.coverage({ expected: 0, extra: 0 }), "Nothing was collected in this period.");
+  assert.match(format.coverage({ expected: 0, extra: 3 }), /^3 minutes are stored\. Nothing was collected every minute/);
 });

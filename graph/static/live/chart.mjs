@@ -1,7 +1,7 @@
 // The candle chart. It draws candles and periods and does not call the API.
 
 import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
-import { bands, toChartCandle, toChartLine } from "./chart_data.mjs";
+import { bands, isolated, toChartCandle, toChartLine } from "./chart_data.mjs";
 import { axis, instant, price } from "./format.mjs";
 import { positionOf, timeAt } from "./windows.mjs";
 
@@ -66,7 +66,6 @@ export class Chart {
     this.#isSettled = false;
     this.#selectedIndex = null;
     this.#asLine = asLine;
-    this.#candles.applyOptions({ visible: !asLine });
     this.#line.applyOptions({ visible: asLine });
     this.put(candles);
     const scale = this.#chart.timeScale();
@@ -95,7 +94,10 @@ export class Chart {
       series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
     }
     this.#hasRanges = candles.some((candle) => candle.sampled < candle.count);
-    this.#candles.setData(this.#asLine ? [] : candles.map((candle) => toChartCandle(candle, this.#sampledColors())));
+    const drawn = this.#asLine ? isolated(candles) : candles;
+    this.#candles.setData(drawn.map((candle) => toChartCandle(candle, this.#sampledColors())));
+    this.#candles.applyOptions({ lastValueVisible: !this.#asLine, priceLineVisible: !this.#asLine });
+    this.#element.dataset.isolated = String(this.#asLine ? drawn.length : 0);
     this.#line.setData(this.#asLine ? toChartLine(candles) : []);
     this.#element.dataset.candles = String(candles.length);
     if (range && previousTimes.length) {

@@ -24,6 +24,12 @@ export function toChartLine(candles) {
   });
 }
 
+/** Returns the candles without a neighbor, of which a line shows nothing. */
+export function isolated(candles) {
+  const isEmpty = (index) => (candles[index]?.close ?? null) === null;
+  return candles.filter((_, index) => !isEmpty(index) && isEmpty(index - 1) && isEmpty(index + 1));
+}
+
 /** Returns the periods that overlap the candle. */
 export function overlapping(periods, candle) {
   return periods.filter((one) => one.from < candle.end && one.to > candle.ts);

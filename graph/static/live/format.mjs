@@ -95,14 +95,17 @@ export function gap(one) {
 
 /** Describes the coverage of a window in one to three sentences. */
 export function coverage(found) {
-  if (!found.expected) return found.extra ? `${minutes(found.extra)} stored. Completeness is not tracked for this period.` : "This ticker was not tracked in this period.";
+  if (!found.expected) {
+    if (!found.extra) return "Nothing was collected in this period.";
+    return `${minutes(found.extra)} are stored. Nothing was collected every minute in this period, so it is not known what is missing.`;
+  }
   const parts = [];
   if (found.missing) {
     // Rounded down, so that an incomplete window never shows 100 %.
     const part = (Math.floor((found.stored / found.expected) * 10000) / 100).toFixed(2);
     parts.push(`${found.stored.toLocaleString("en")} of ${minutes(found.expected)} are stored (${part} %), ${found.missing.toLocaleString("en")} missing.`);
   } else {
-    parts.push(`Complete: all ${minutes(found.expected)} are stored.`);
+    parts.push(`Complete: all ${minutes(found.expected)} that were collected or imported here are stored.`);
   }
   const others = [
     found.backfilled && `${minutes(found.backfilled)} backfilled from Deribit's chart`,
@@ -110,6 +113,6 @@ export function coverage(found) {
     found.imported && `${minutes(found.imported)} imported`,
   ].filter(Boolean);
   if (others.length) parts.push(`Not collected live: ${others.join(", ")}.`);
-  if (found.extra) parts.push(`Also stored: ${minutes(found.extra)} in untracked periods.`);
+  if (found.extra) parts.push(`${minutes(found.extra)} more are stored of times when nothing was collected every minute.`);
   return parts.join(" ");
 }

@@ -1,11 +1,14 @@
 // The view of one ticker: price, candle chart with gaps, coverage.
 
-import { execute, hasKey, headers } from "./api.mjs";
-import { isSampled, mergeCandles, overlapping } from "./chart_data.mjs";
+import { execute } from "./api.mjs";
+import { mergeCandles, overlapping } from "./chart_data.mjs";
 import { Chart } from "./chart.mjs";
 import { make, setText } from "./dom.mjs";
+import { createCompleteness } from "./completeness.mjs";
 import { createControls } from "./controls.mjs";
-import { change, coverage, direction, duration, gap, instant, minutes, price, setZone } from "./format.mjs";
+import { change, direction, duration, instant, instantAfter, price, setZone } from "./format.mjs";
+import { describeCandle } from "./legend.mjs";
+import { createLinks } from "./links.mjs";
 import { INTERVALS, RANGES, intervalFor } from "./state.mjs";
 import { MIN_CANDLES, fitWindow } from "./windows.mjs";
 import { UTC } from "./zones.mjs";
@@ -17,7 +20,7 @@ const MINUTE = 60;
 const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   ticker(name: $ticker) { tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
-  summary(ticker: $ticker, from: $day) { first { price } high { price } low { price } }
+  summary(ticker: $ticker, from: $day) { first { ts price } high { price } low { price } }
 }`;
 const CANDLE = "ts end open high low close count expected closed complete watched sampled";
 const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!, $to: UnixTime, $zone: String!) {
@@ -68,7 +71,7 @@ class TickerView {
   #socket;
   #latest = null;
   #isTracked;
-  #dayStartPrice;
+  #dayStart = null;
   #firstPriceTs;
   #candles = [];
   #gaps = [];
@@ -83,6 +86,8 @@ class TickerView {
   #isCurrent;
   #chart;
   #controls;
+  #completeness;
+  #links;
   #elements = {};
 
   constructor(main, view, found, { socket, go, onMove, isCurrent }) {
@@ -104,8 +109,6 @@ class TickerView {
     elements.range = make("p", { class: "dayrange" });
     elements.chart = make("div", { class: "chart", tabindex: "0", role: "group", "aria-label": `Candles of ${this.#view.ticker}`, "aria-describedby": "keys" });
     elements.legend = make("p", { class: "legend", role: "status", "aria-live": "off" });
-    elements.words = make("p", { class: "words", text: "…" });
-    elements.list = make("ul", { class: "gaps" });
     this.#controls = createControls(this.#view, {
       interval: (name) => this.#setInterval(name),
       range: (name) => this.#setRange(name),
@@ -113,10 +116,8 @@ class TickerView {
       zone: (name) => this.#setZone(name),
       now: () => this.#goToNow(),
     });
-    elements.graphiql = make("a", { text: "GraphQL" });
-    elements.csv = make("a", { text: "CSV", download: "", onclick: (event) => hasKey() && this.#download(event) });
-    elements.curl = make("code", {});
-    elements.copied = make("span", { class: "copied", role: "status" });
+    this.#completeness = createCompleteness();
+    this.#links = createLinks(this.#view.ticker);
     main.replaceChildren(
       make("nav", { class: "back", "aria-label": "Back" }, make("a", { href: "./", text: "← All tickers", onclick: go })),
       make("section", { class: "head", "aria-labelledby": "name" },
@@ -129,12 +130,8 @@ class TickerView {
         make("p", { class: "keys", id: "keys", text: "Arrow keys scroll, + and − zoom, End shows the newest candle. Shift and an arrow key select a candle." }),
         make("ul", { class: "key" },
           make("li", { class: "missing", text: "missing" }), make("li", { class: "backfilled", text: "backfilled" }), make("li", { class: "imported", text: "imported" }), make("li", { class: "sampled", text: "one sample a minute" }))),
-      make("section", { class: "panel coverage", "aria-labelledby": "coverage" },
-        make("h2", { id: "coverage", text: "Data completeness" }), elements.words, elements.list),
-      make("section", { class: "panel same", "aria-labelledby": "same" },
-        make("h2", { id: "same", text: "Get this data" }),
-        make("p", {}, elements.graphiql, " in GraphiQL, ", elements.csv, " with all minutes, or with curl:"),
-        make("div", { class: "curl" }, elements.curl, make("button", { type: "button", text: "Copy", onclick: () => this.#copy() }), elements.copied)),
+      this.#completeness.element,
+      this.#links.element,
     );
   }
 
@@ -204,7 +201,7 @@ class TickerView {
   #applyData(found) {
     this.#isTracked = found.ticker.tracked;
     if (found.ticker.latest && (!this.#latest || found.ticker.latest.ts >= this.#latest.ts)) this.#latest = found.ticker.latest;
-    this.#dayStartPrice = found.summary?.first.price ?? null;
+    this.#dayStart = found.summary?.first ?? null;
     this.#firstPriceTs = found.first.nodes[0]?.ts ?? null;
     setText(this.#elements.range, found.summary ? `24 h: ${price(found.summary.low.price)} to ${price(found.summary.high.price)}` : "");
     this.#showPrice();
@@ -313,27 +310,14 @@ class TickerView {
     const generation = this.#generation;
     const [first, last] = [this.#candles[0], this.#candles.at(-1)];
     const { begin, end, follows } = this.#visible;
-    this.#showLinks(begin, follows ? null : end);
-    if (!first) return this.#showNothing();
+    this.#links.show(this.#view, begin, follows ? null : end);
+    if (!first) return this.#completeness.showNothing(this.#firstPriceTs, this.#latest?.ts ?? null, this.#view.zone, () => this.#setRange("All"));
     const { loaded, visible } = await execute(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end, begin, end });
     if (generation !== this.#generation || this.#visible.begin !== begin || this.#visible.end !== end) return;
     this.#gaps = loaded.gaps.nodes;
     this.#parts = loaded.parts;
     this.#chart.mark(this.#candles, this.#missing(loaded.gaps.pageInfo.hasNextPage), this.#parts);
-    setText(this.#elements.words, `From ${instant(begin)} to ${instant(Math.min(end, now()))} ${this.#view.zone}. ${coverage(visible)}`);
-    const gaps = visible.gaps.nodes;
-    this.#elements.list.replaceChildren(...gaps.slice(-20).reverse().map((one) => make("li", { "data-state": one.state, text: gap(one) })));
-    if (visible.gaps.pageInfo.hasNextPage) this.#elements.list.prepend(make("li", { text: "Not all gaps are listed. Select a shorter window to see all." }));
-    else if (gaps.length > 20) this.#elements.list.append(make("li", { text: `and ${gaps.length - 20} earlier gaps` }));
-  }
-
-  /** Says where the prices are, if none is in the window. */
-  #showNothing() {
-    const [first, last] = [this.#firstPriceTs, this.#latest?.ts ?? null];
-    this.#elements.list.replaceChildren();
-    if (first === null || last === null) return setText(this.#elements.words, "No price is stored yet.");
-    this.#elements.words.replaceChildren(`No prices in this window. They are from ${instant(first)} to ${instant(last)} ${this.#view.zone}. `,
-      make("button", { type: "button", class: "inline", text: "Show all prices", onclick: () => this.#setRange("All") }));
+    this.#completeness.show(visible, { begin, end: Math.min(end, now()) }, this.#view.zone);
   }
 
   /** Returns the periods to draw as missing. If there are too many gaps to list, returns each incomplete candle. */
@@ -352,62 +336,18 @@ class TickerView {
     const seconds = Date.now() / 1000 - this.#latest.ts;
     setText(elements.age, `${instant(this.#latest.ts)} ${this.#view.zone}, ${duration(seconds)} ago${this.#isTracked ? "" : "; no longer tracked"}`);
     elements.age.classList.toggle("stale", this.#isTracked && seconds > 180);
-    if (this.#dayStartPrice === null) return;
-    setText(elements.change, `${change(this.#dayStartPrice, this.#latest.price)} in 24 h`);
-    elements.change.dataset.direction = direction(this.#dayStartPrice, this.#latest.price);
+    if (this.#dayStart === null) return;
+    const isWholeDay = this.#dayStart.ts <= now() - DAY + 600;
+    const since = isWholeDay ? "in 24 h" : `since ${instantAfter(this.#dayStart.ts, now())}`;
+    setText(elements.change, `${change(this.#dayStart.price, this.#latest.price)} ${since}`);
+    elements.change.dataset.direction = direction(this.#dayStart.price, this.#latest.price);
   }
 
   #showLegend(time) {
     const candle = time === null ? this.#candles.at(-1) : this.#candles.find((one) => one.ts === time);
     if (!candle) return setText(this.#elements.legend, "");
-    const gaps = overlapping(this.#gaps, candle);
-    const texts = [instant(candle.ts)];
-    if (candle.open !== null) {
-      texts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
-      if (!candle.closed) texts.push("in progress");
-      else if (!candle.complete) texts.push(`${candle.count} of ${minutes(candle.expected)}`);
-      if (isSampled(candle)) texts.push("one sample a minute");
-    } else {
-      texts.push("no prices");
-    }
-    texts.push(...gaps.slice(0, 2).map(gap));
-    const sources = overlapping(this.#parts, candle).map((one) => one.source.toLowerCase());
-    if (sources.length) texts.push([...new Set(sources)].map((one) => ({ backfill: "backfilled", import: "imported", peer: "from a peer" })[one]).join(", "));
-    setText(this.#elements.legend, texts.join("  ·  "));
-    this.#elements.legend.classList.toggle("gap", gaps.some((one) => one.state !== "FILLED"));
-  }
-
-  #showLinks(from, to) {
-    const { ticker, interval } = this.#view;
-    const windowArguments = `from: ${from}${to === null ? "" : `, to: ${to}`}`;
-    const query = `{\n  candles(ticker: "${ticker}", interval: ${interval}, ${windowArguments}) {\n    ts open high low close count complete\n  }\n}`;
-    this.#elements.graphiql.href = `graphql#${encodeURIComponent(query)}`;
-    const csv = `export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=csv`;
-    this.#elements.csv.href = csv;
-    setText(this.#elements.curl, `curl ${hasKey() ? "-H 'Authorization: Bearer …' " : ""}'${new URL(csv, location.href)}'`);
-  }
-
-  /** Downloads the file with the API key, because a link cannot send a header. */
-  async #download(event) {
-    event.preventDefault();
-    const response = await fetch(this.#elements.csv.href, { headers: headers() });
-    if (!response.ok) {
-      setText(this.#elements.copied, `The download failed: HTTP ${response.status}`);
-      return;
-    }
-    const address = URL.createObjectURL(await response.blob());
-    make("a", { href: address, download: `${this.#view.ticker}.csv` }).click();
-    setTimeout(() => URL.revokeObjectURL(address), 60_000);
-  }
-
-  async #copy() {
-    try {
-      await navigator.clipboard.writeText(this.#elements.curl.textContent);
-      setText(this.#elements.copied, "Copied");
-    } catch {
-      getSelection().selectAllChildren(this.#elements.curl);
-      setText(this.#elements.copied, "Selected: press Ctrl-C to copy");
-    }
+    setText(this.#elements.legend, describeCandle(candle, this.#gaps, this.#parts));
+    this.#elements.legend.classList.toggle("gap", overlapping(this.#gaps, candle).some((one) => one.state !== "FILLED"));
   }
 
   #setInterval(interval) {
@@ -444,14 +384,7 @@ class TickerView {
 
   #showChangedView(range = null) {
     this.#controls.showRange(range);
-    this.#show().catch((error) => this.#showFailure(error));
-  }
-
-  /** Says what failed. The chart shows the view before, so the controls do, too. */
-  #showFailure(error) {
-    this.#elements.list.replaceChildren();
-    this.#elements.words.replaceChildren(`The chart could not be loaded: ${error.message} `,
-      make("button", { type: "button", class: "inline", text: "Try again", onclick: () => this.#showChangedView() }));
+    this.#show().catch((error) => this.#completeness.showFailure(error, () => this.#showChangedView(range)));
   }
 
   /** Handles a chart that the user moved: its window becomes that of the inputs, the texts, the links and the URL. */
