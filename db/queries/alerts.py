@@ -134,7 +134,7 @@ SELECT id, alert_id, event, created_at, attempts, next_attempt_at, delivered_at,
 """
 
 COUNT_FAILED: Final = """
-SELECT count(*) FROM alert_delivery WHERE failed_at IS NOT NULL
+SELECT count(*) FROM alert_delivery WHERE failed_at > extract(epoch FROM now())::bigint - 86400
 """
 
 DELETE_OLD: Final = """
@@ -274,7 +274,7 @@ async def deliveries(db: Executor, alert_ids: Sequence[int], limit: int) -> list
 
 
 async def count_failed(db: Executor) -> int:
-    """Returns the number of webhooks that no receiver accepted for a day."""
+    """Returns the number of webhooks that were given up in the last day."""
     count: int = await db.fetchval(COUNT_FAILED)
     return count
 
