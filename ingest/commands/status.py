@@ -156,7 +156,8 @@ async def read_status(settings: Settings) -> Status:
                 for name, horizon in (await retention.future_horizons(db, int(database_now))).items()
             ]
             failed = await alerts.count_failed(db)
-            status.problems += [f"{failed} webhooks were given up in the last day: see `python -m ingest alerts`"] if failed else []
+            if failed:
+                status.problems.append(f"{failed} webhooks were given up in the last day: see `python -m ingest alerts`")
             differences = await delivery_prices.latest_differences(db, status.at - 2 * times.DAY)
             status.problems += [
                 f"{name}: the mean before the newest delivery is {bps:.2f} basis points from the exchange's delivery price"
