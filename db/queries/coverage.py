@@ -83,9 +83,10 @@ async def count_watched(db: Executor, ticker: str, low: int, high: int, snapshot
 
 NON_LIVE_PERIODS: Final = """
 SELECT min(ts) AS low, max(ts) + 60 AS high, source
-  FROM (SELECT ts, source, ts - 60 * row_number() OVER (PARTITION BY source ORDER BY ts) AS part
-          FROM price
-         WHERE ticker = $1 AND ts >= $2 AND ts < $3 AND source <> 'LIVE') AS marked
+  FROM (SELECT ts, source, count(*) FILTER (WHERE is_apart) OVER (PARTITION BY source ORDER BY ts) AS part
+          FROM (SELECT ts, source, ts - lag(ts) OVER (PARTITION BY source ORDER BY ts) > 60 * ($5::bigint + 1) AS is_apart
+                  FROM price
+                 WHERE ticker = $1 AND ts >= $2 AND ts < $3 AND source <> 'LIVE') AS minute) AS marked
  GROUP BY source, part
  ORDER BY low
  LIMIT $4
@@ -93,7 +94,10 @@ SELECT min(ts) AS low, max(ts) + 60 AS high, source
 
 
 async def non_live_periods(
-    db: Executor, ticker: str, low: int, high: int, limit: int, snapshot: Snapshot | None = None
+    db: Executor, ticker: str, low: int, high: int, limit: int, merge_within: int, snapshot: Snapshot | None = None
 ) -> list[Record]:
-    """Returns the periods of minutes that were not fetched live, oldest first: `low`, `high`, `source`."""
-    return await db.fetch(*rewrite(snapshot, NON_LIVE_PERIODS, ticker, low, high, limit))
+    """Returns the periods of minutes that were not fetched live, oldest first: `low`, `high`, `source`.
+
+    Periods of a source with at most `merge_within` other minutes between them count as one.
+    """
+    return await db.fetch(*rewrite(snapshot, NON_LIVE_PERIODS, ticker, low, high, limit, merge_within))

@@ -15,6 +15,7 @@ from db.queries.snapshots import Snapshot
 from graph.engine import limits
 from graph.engine.field_rules import FieldRules, declare
 from graph.engine.windows import Window
+from graph.errors import BadInputError
 from graph.schema import arguments
 from graph.schema.context import Info
 from graph.schema.scalars import UnixTime
@@ -215,11 +216,23 @@ class Coverage:
         description="Minutes of the window that were not fetched live (backfilled, imported, from peers), oldest first."
     )
     async def parts(
-        self, info: Info, first: Annotated[int, strawberry.argument(description="Maximum number of parts, 1 to 1,000.")] = 1_000
+        self,
+        info: Info,
+        first: Annotated[int, strawberry.argument(description="Maximum number of parts, 1 to 1,000.")] = 1_000,
+        merge_within: Annotated[
+            int,
+            strawberry.argument(
+                description="Parts of a source with at most this many other minutes between them count as one: for a drawing, "
+                "the minutes of a pixel.",
+                name="mergeWithin",
+            ),
+        ] = 0,
     ) -> list[Part]:
         size = arguments.parse_page(first, None, None, None).size
+        if merge_within < 0:
+            raise BadInputError(f"mergeWithin ({merge_within}) must be 0 or more minutes")
         found = await coverage.non_live_periods(
-            info.context.db, self.ticker, self.counts.low, self.counts.high, size, self.snapshot
+            info.context.db, self.ticker, self.counts.low, self.counts.high, size, merge_within, self.snapshot
         )
         return [Part(from_=UnixTime(one["low"]), to=UnixTime(one["high"]), source=Source[one["source"]]) for one in found]
 

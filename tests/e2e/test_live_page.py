@@ -311,6 +311,28 @@ async def test_an_empty_view_says_where_the_prices_are(browser: Browser, api: Ap
 
 
 @pytest.mark.usefixtures("stored_until")
+async def test_a_failed_load_leaves_controls_and_chart_in_agreement(browser: Browser, api: Api) -> None:
+    page = await browser.new_page()
+    await page.goto(f"{api.url}/?ticker=btc_usd")
+    await expect(page.locator(".chart")).to_have_attribute("data-interval", "FIVE_MINUTES")
+    await expect(page.locator(".coverage .words")).to_contain_text("minutes")
+
+    async def fail(route: Route) -> None:
+        await route.abort()
+
+    await page.route("**/graphql", fail)
+    await page.get_by_role("button", name="one hour").click()
+    await expect(page.locator(".coverage .words")).to_contain_text("The chart could not be loaded")
+    await expect(page.get_by_role("button", name="five minutes")).to_have_attribute("aria-pressed", "true")
+    assert "interval=" not in page.url
+    await page.unroute("**/graphql", fail)
+    await page.get_by_role("button", name="Try again").click()
+    await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
+    await expect(page.get_by_role("button", name="one hour")).to_have_attribute("aria-pressed", "true")
+    await page.close()
+
+
+@pytest.mark.usefixtures("stored_until")
 async def test_an_invalid_window_is_rejected_by_the_form(browser: Browser, api: Api) -> None:
     async with _open_page(browser, api, "/?ticker=btc_usd") as page:
         await expect(page.locator(".chart")).to_have_attribute("data-candles", re.compile(r"\d+"))

@@ -153,3 +153,27 @@ async def test_the_coverage_of_a_rest_page_is_that_of_its_rows(db: Database, api
     for path, expected_header in (("limit=2", "2/4"), ("limit=2&offset=2", "2/4"), ("limit=9", "6/10"), ("offset=9", "0/0")):
         async with api.session.get(f"{api.url}/prices?ticker=btc_usd&{path}") as response:
             assert response.headers["X-Coverage"] == expected_header, path
+
+
+@pytest.mark.parametrize("merge_within", [0, 1, 3, 2_147_483_647])
+async def test_parts_that_are_close_count_as_one(api: Api, db: Database, merge_within: int) -> None:
+    await track(db, "btc_usd")
+    sources = {
+        n: Source.BACKFILL if n % 7 in (1, 2) else Source.IMPORT if n % 11 in (4, 6, 7) else Source.LIVE for n in range(200)
+    }
+    await store(db, [row("btc_usd", START_TS + 60 * n, source=source) for n, source in sources.items() if n % 13])
+    expected = []
+    for source in (Source.BACKFILL, Source.IMPORT):
+        minutes = [n for n, one in sources.items() if one is source and n % 13]
+        part: list[int] = []
+        for n in [*minutes, 10**12]:
+            if part and n - part[-1] > merge_within + 1:
+                expected.append({"from": START_TS + 60 * part[0], "to": START_TS + 60 * (part[-1] + 1), "source": source})
+                part = []
+            part.append(n)
+    query = f"""{{ coverage(ticker: "btc_usd", from: {START_TS}, to: {START_TS + 60 * 200}) {{
+        parts(mergeWithin: {merge_within}) {{ from to source }} }} }}"""
+    found = (await api.data(query))["coverage"]["parts"]
+    assert found == sorted(expected, key=lambda one: one["from"])
+    code, message = await api.error(query.replace(f"mergeWithin: {merge_within}", "mergeWithin: -1"))
+    assert (code, message) == ("BAD_USER_INPUT", "mergeWithin (-1) must be 0 or more minutes")

@@ -25,6 +25,7 @@ export class Chart {
   #shownRange = null; // as set by the program; another one comes from the user
   #asLine = false;
   #hasRanges = false;
+  #isPast = false; // the newest loaded price is not the newest one
   #decimals = 2;
   #requestedRange = null;
   #selectedIndex = null;
@@ -66,6 +67,7 @@ export class Chart {
     this.#isSettled = false;
     this.#selectedIndex = null;
     this.#asLine = asLine;
+    this.#isPast = from !== null;
     this.#line.applyOptions({ visible: asLine });
     this.put(candles);
     const scale = this.#chart.timeScale();
@@ -96,7 +98,9 @@ export class Chart {
     this.#hasRanges = candles.some((candle) => candle.sampled < candle.count);
     const drawn = this.#asLine ? isolated(candles) : candles;
     this.#candles.setData(drawn.map((candle) => toChartCandle(candle, this.#sampledColors())));
-    this.#candles.applyOptions({ lastValueVisible: !this.#asLine, priceLineVisible: !this.#asLine });
+    for (const [series, isShown] of [[this.#candles, !this.#asLine], [this.#line, this.#asLine]]) {
+      series.applyOptions({ lastValueVisible: isShown && !this.#isPast, priceLineVisible: isShown && !this.#isPast });
+    }
     this.#element.dataset.isolated = String(this.#asLine ? drawn.length : 0);
     this.#line.setData(this.#asLine ? toChartLine(candles) : []);
     this.#element.dataset.candles = String(candles.length);

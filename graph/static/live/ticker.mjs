@@ -17,6 +17,7 @@ const PAGE_CANDLES = 500;
 const MAX_LOADED_CANDLES = 5_000;
 const MAX_REQUEST_CANDLES = 9_000; // per request; the limit of the API is 10,000
 const MINUTE = 60;
+const MAX_PARTS = 300; // of each source: more cannot be told apart
 const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   ticker(name: $ticker) { tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
@@ -26,10 +27,10 @@ const CANDLE = "ts end open high low close count expected closed complete watche
 const WINDOW = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!, $to: UnixTime, $zone: String!) {
   candles(ticker: $ticker, interval: $interval, from: $from, to: $to, timeZone: $zone, includeOpen: true, includeEmpty: true) { ${CANDLE} }
 }`;
-const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime, $begin: UnixTime!, $end: UnixTime!) {
+const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime, $begin: UnixTime!, $end: UnixTime!, $pixel: Int!) {
   loaded: coverage(ticker: $ticker, from: $from, to: $to) {
     gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } }
-    parts(first: 1000) { from to source }
+    parts(first: 1000, mergeWithin: $pixel) { from to source }
   }
   visible: coverage(ticker: $ticker, from: $begin, to: $end) {
     expected stored missing live backfilled imported fromPeers extra
@@ -76,6 +77,7 @@ class TickerView {
   #candles = [];
   #gaps = [];
   #parts = [];
+  #shown = null; // the last view that was loaded
   #visible = null; // what the chart shows: begin, end, and whether it follows the newest candle
   #end = null; // end of the loaded candles; null: they reach to now and are updated live
   #isLoading = false;
@@ -240,6 +242,7 @@ class TickerView {
     const candles = await this.#read(begin, end);
     if (generation !== this.#generation) return;
     this.#candles = candles;
+    this.#shown = this.#view;
     this.#end = end;
     this.#visible = { begin: from ?? candles.at(-100)?.ts ?? candles[0]?.ts ?? now() - DAY, end: to ?? now(), follows: from === null };
     this.#controls.showWindow(this.#visible);
@@ -312,7 +315,8 @@ class TickerView {
     const { begin, end, follows } = this.#visible;
     this.#links.show(this.#view, begin, follows ? null : end);
     if (!first) return this.#completeness.showNothing(this.#firstPriceTs, this.#latest?.ts ?? null, this.#view.zone, () => this.#setRange("All"));
-    const { loaded, visible } = await execute(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end, begin, end });
+    const pixel = Math.floor((last.end - first.ts) / MINUTE / MAX_PARTS);
+    const { loaded, visible } = await execute(COVERAGE, { ticker: this.#view.ticker, from: first.ts, to: last.end, begin, end, pixel });
     if (generation !== this.#generation || this.#visible.begin !== begin || this.#visible.end !== end) return;
     this.#gaps = loaded.gaps.nodes;
     this.#parts = loaded.parts;
@@ -351,7 +355,7 @@ class TickerView {
   }
 
   #setInterval(interval) {
-    this.#view.interval = interval;
+    this.#view = { ...this.#view, interval };
     this.#showChangedView();
   }
 
@@ -384,7 +388,18 @@ class TickerView {
 
   #showChangedView(range = null) {
     this.#controls.showRange(range);
-    this.#show().catch((error) => this.#completeness.showFailure(error, () => this.#showChangedView(range)));
+    const wanted = this.#view;
+    this.#show().catch((error) => {
+      // The controls show what the chart shows, until the wanted view is loaded.
+      this.#view = this.#shown;
+      this.#controls.showInterval(this.#view.interval);
+      this.#controls.showRange(null);
+      this.#onMove(this.#view);
+      this.#completeness.showFailure(error, () => {
+        this.#view = wanted;
+        this.#showChangedView(range);
+      });
+    });
   }
 
   /** Handles a chart that the user moved: its window becomes that of the inputs, the texts, the links and the URL. */
