@@ -7,7 +7,7 @@ import { Socket } from "./socket.mjs";
 import { parseView, buildViewUrl } from "./state.mjs";
 import { showTicker } from "./ticker.mjs";
 
-const STATE_LABELS = { connecting: "Connecting", live: "Live", failing: "Subscription failed, retrying", offline: "Offline, reconnecting" };
+const STATE_LABELS = { connecting: "Connecting", live: "Live", http: "Live over HTTP", polling: "Updated every 15 seconds", failing: "Subscription failed, retrying", offline: "Offline, reconnecting" };
 
 const main = document.getElementById("main");
 const status = document.getElementById("status");

@@ -1,10 +1,16 @@
 // Subscriptions over one WebSocket (graphql-transport-ws). Reconnects after a lost connection and resumes the subscriptions.
+// Where no WebSocket gets through: over server-sent events, or else the views reload their data at intervals.
+
+import { readEventStream } from "./event_stream.mjs";
 
 const PROTOCOL = "graphql-transport-ws";
 const PING_INTERVAL_MS = 15_000;
 const PONG_TIMEOUT_MS = 5_000;
 const CONNECTION_INIT_TIMEOUT_MS = 10_000;
 const PERMANENT_CODES = ["UNKNOWN_TICKER", "UNAUTHENTICATED", "FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX"];
+const MAX_FAILED_SOCKETS = 2; // after so many, HTTP is tried
+const STREAM_TIMEOUT_MS = 5_000; // a proxy that holds back a stream
+const POLL_INTERVAL_MS = 15_000;
 const RETRY_DELAYS_MS = [500, 1_000, 2_000, 4_000, 8_000];
 
 /** Returns the delay before a reconnect attempt in milliseconds, with jitter so that clients do not reconnect together. */
@@ -28,8 +34,11 @@ export class Socket {
   #subscriptions = new Map();
   #nextId = 1;
   #isOpen = false;
+  #hasOpened = false; // once, so that WebSockets get through
+  #isHttp = false;
+  #pollTimer = null;
 
-  /** Calls `onState` with "connecting", "live", "failing" or "offline". `payload` returns the connection_init payload. */
+  /** Calls `onState` with "connecting", "live", "http", "polling", "failing" or "offline". `payload` returns the connection_init payload. */
   constructor(url, { onState, payload = () => ({}) }) {
     this.#url = url;
     this.#payload = payload;
@@ -46,14 +55,16 @@ export class Socket {
     const id = String(this.#nextId++);
     this.#subscriptions.set(id, { query, variables, onData, onError, onReconnect, last: null, hasBegun: false, failures: 0 });
     if (this.#isOpen) this.#begin(id);
+    if (this.#isHttp) this.#beginStream(id);
     return () => {
+      this.#subscriptions.get(id)?.stream?.abort();
       this.#subscriptions.delete(id);
       if (this.#isOpen) this.#send({ id, type: "complete" });
     };
   }
 
   #connect() {
-    if (this.#socket && this.#socket.readyState <= WebSocket.OPEN) return;
+    if (this.#isHttp || (this.#socket && this.#socket.readyState <= WebSocket.OPEN)) return;
     clearTimeout(this.#reconnectTimer);
     const socket = (this.#socket = new WebSocket(this.#url, PROTOCOL));
     socket.onopen = () => this.#send({ type: "connection_init", payload: this.#payload() });
@@ -67,8 +78,9 @@ export class Socket {
     this.#socket = null;
     this.#isOpen = false;
     socket?.close();
-    this.#onState("offline");
     clearTimeout(this.#reconnectTimer);
+    if (!this.#hasOpened && navigator.onLine && this.#attempt >= MAX_FAILED_SOCKETS) return this.#startHttp();
+    this.#onState("offline");
     this.#reconnectTimer = setTimeout(() => this.#connect(), retryDelay(this.#attempt++));
   }
 
@@ -97,7 +109,7 @@ export class Socket {
     const subscription = this.#subscriptions.get(message.id);
     switch (message.type) {
       case "connection_ack":
-        this.#isOpen = true;
+        this.#isOpen = this.#hasOpened = true;
         this.#attempt = 0;
         this.#onState("live");
         for (const id of this.#subscriptions.keys()) this.#begin(id);
@@ -107,11 +119,8 @@ export class Socket {
         break;
       case "next":
         if (subscription && message.payload.data) {
-          const [event] = Object.values(message.payload.data);
-          subscription.last = event.id ?? null;
           if (subscription.failures) this.#onState("live");
-          subscription.failures = 0;
-          subscription.onData(event);
+          this.#deliver(subscription, message.payload.data);
         }
         break;
       case "error":
@@ -121,6 +130,61 @@ export class Socket {
         if (subscription) this.#onError(message.id, subscription, {});
         break;
     }
+  }
+
+  #deliver(subscription, data) {
+    const [event] = Object.values(data);
+    subscription.last = event.id ?? null;
+    subscription.failures = 0;
+    subscription.onData(event);
+  }
+
+  /** Uses HTTP, until that fails, too. */
+  #startHttp() {
+    this.#isHttp = true;
+    for (const id of this.#subscriptions.keys()) this.#beginStream(id);
+  }
+
+  #beginStream(id) {
+    const subscription = this.#subscriptions.get(id);
+    const stream = (subscription.stream = new AbortController());
+    const timer = setTimeout(() => this.#startPolling(), STREAM_TIMEOUT_MS);
+    const onOpen = () => {
+      clearTimeout(timer);
+      if (!this.#pollTimer) this.#onState("http");
+    };
+    const onResponse = ({ data, errors }) => {
+      if (data) this.#deliver(subscription, data);
+      else if (PERMANENT_CODES.includes(errors?.[0].extensions?.code)) subscription.onError(errors[0]);
+      else subscription.last = errors?.[0].extensions?.resumeFrom ?? null;
+    };
+    const variables = resumeVariables(subscription.variables, subscription.last);
+    if (subscription.hasBegun && !variables.after) subscription.onReconnect();
+    subscription.hasBegun = true;
+    readEventStream(subscription.query, variables, { onOpen, onResponse, signal: stream.signal }).catch((error) => {
+      clearTimeout(timer);
+      if (stream.signal.aborted || this.#subscriptions.get(id) !== subscription) return;
+      if (error instanceof TypeError) return this.#stopHttp(); // the network failed
+      if (error.message.startsWith("HTTP")) return this.#startPolling();
+      setTimeout(() => this.#isHttp && this.#subscriptions.has(id) && this.#beginStream(id), retryDelay(subscription.failures++));
+    });
+  }
+
+  /** Without streams, the views reload their data at intervals. */
+  #startPolling() {
+    for (const { stream } of this.#subscriptions.values()) stream?.abort();
+    this.#onState("polling");
+    this.#pollTimer ??= setInterval(() => this.#subscriptions.forEach((one) => one.onReconnect()), POLL_INTERVAL_MS);
+  }
+
+  #stopHttp() {
+    if (!this.#isHttp) return;
+    this.#isHttp = false;
+    clearInterval(this.#pollTimer);
+    this.#pollTimer = null;
+    for (const { stream } of this.#subscriptions.values()) stream?.abort();
+    this.#onState("offline");
+    this.#reconnectTimer = setTimeout(() => this.#connect(), retryDelay(this.#attempt));
   }
 
   #onError(id, subscription, error) {
