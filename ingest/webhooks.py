@@ -2,7 +2,6 @@
 
 import ipaddress
 import socket
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -74,15 +73,10 @@ class WebhookSender:
         self._signers = [Webhook(secret) for secret in secrets]
         self._allows_private = allows_private
 
-    async def send(
-        self, url: str, body_format: AlertFormat, delivery_id: str, event: Mapping[str, Any], now: float | None = None
-    ) -> None:
-        """Posts an event. Raises WebhookError unless the receiver responds with a status from 200 to 299.
-
-        `now` is the time in UNIX seconds, if it is known better than by the clock of this host.
-        """
+    async def send(self, url: str, body_format: AlertFormat, delivery_id: str, event: Mapping[str, Any]) -> None:
+        """Posts an event. Raises WebhookError unless the receiver responds with a status from 200 to 299."""
         body, media_type = encode(body_format, event)
-        signed_at = datetime.fromtimestamp(time.time() if now is None else now, UTC)
+        signed_at = datetime.now(UTC)  # receivers compare it with their own clock, not with the exchange's
         headers = {
             "Content-Type": media_type,
             "User-Agent": "tickgraph",

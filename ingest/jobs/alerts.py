@@ -41,10 +41,10 @@ async def run(db: Database, sender: WebhookSender, agreed_now: float | None) -> 
     # A database whose clock is behind would otherwise never have seen the newest minutes begin.
     now = int(max(await clock.now(db), agreed_now or 0))
     deadline = time.monotonic() + MAX_DURATION_S
-    await deliver(db, sender, deadline - MAX_DURATION_S / 2, agreed_now)  # a long backlog delays no webhook
+    await deliver(db, sender, deadline - MAX_DURATION_S / 2)  # a long backlog delays no webhook
     while await decide(db, now) and time.monotonic() < deadline - MAX_DURATION_S / 4:
         pass
-    await deliver(db, sender, deadline, agreed_now)
+    await deliver(db, sender, deadline)
     if now % DELETE_INTERVAL_S < times.MINUTE:
         await alerts.delete_old(db)
 
@@ -139,7 +139,7 @@ async def _add(db: Executor, alert: _Alert, firing: Firing) -> None:
     log.info("alert %d fires: %s", alert.id, firing.text)
 
 
-async def deliver(db: Database, sender: WebhookSender, deadline: float, now: float | None) -> int:
+async def deliver(db: Database, sender: WebhookSender, deadline: float) -> int:
     """Delivers the webhooks that are due, until a deadline of the monotonic clock. Returns how many receivers accepted.
 
     A slow receiver delays only the webhooks of its own alert.
@@ -147,16 +147,16 @@ async def deliver(db: Database, sender: WebhookSender, deadline: float, now: flo
     accepted = 0
     while time.monotonic() < deadline:
         claimed = await alerts.claim(db, DELIVERIES_AT_ONCE)
-        accepted += sum(await asyncio.gather(*(_deliver(db, sender, one, now) for one in claimed)))
+        accepted += sum(await asyncio.gather(*(_deliver(db, sender, one) for one in claimed)))
         if not claimed:
             break
     return accepted
 
 
-async def _deliver(db: Database, sender: WebhookSender, claimed: Record, now: float | None) -> bool:
+async def _deliver(db: Database, sender: WebhookSender, claimed: Record) -> bool:
     """Delivers one webhook. No failure of it ends the run."""
     try:
-        await sender.send(claimed["url"], AlertFormat(claimed["format"]), claimed["id"], alerts.event_of(claimed), now)
+        await sender.send(claimed["url"], AlertFormat(claimed["format"]), claimed["id"], alerts.event_of(claimed))
     except Exception as error:
         if not isinstance(error, WebhookError):
             log.exception("webhook %s failed unexpectedly", claimed["id"])

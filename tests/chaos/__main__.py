@@ -62,7 +62,7 @@ def main() -> int:
     )
     parser.add_argument("--short", action="store_true", help="two minutes instead of a quarter of an hour")
     parser.add_argument("--only", default="", help="run only single faults whose name contains this text")
-    parser.add_argument("--pairs", type=int, help="number of pairs of overlapping faults (default: 36; with --short: 6)")
+    parser.add_argument("--pairs", type=int, help="number of pairs of overlapping faults (default: 36; with --short: 4)")
     parser.add_argument(
         "--stream-minutes", type=int, help="minutes of faults of the stream, at the same time (default: 15; with --short: 2)"
     )
@@ -70,7 +70,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.only:
         options.pairs = options.real_minutes = options.stream_minutes = 0
-    pairs = options.pairs if options.pairs is not None else 6 if options.short else 36
+    pairs = options.pairs if options.pairs is not None else 4 if options.short else 36
     real_minutes = options.real_minutes if options.real_minutes is not None else 0 if options.short else 10
     stream_minutes = options.stream_minutes if options.stream_minutes is not None else 2 if options.short else 15
     console = Console() if sys.stdout.isatty() else Console(width=140)

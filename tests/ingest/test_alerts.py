@@ -82,7 +82,7 @@ async def _run(db: Database, now: int = NOW) -> None:
     while await job.decide(db, now):
         pass
     async with _sender() as sender:
-        await job.deliver(db, sender, time.monotonic() + 60, None)
+        await job.deliver(db, sender, time.monotonic() + 60)
 
 
 async def _retry_now(db: Database) -> None:
