@@ -1,5 +1,6 @@
 """GraphiQL, Swagger UI and ReDoc in a real Chromium, without requests to any other host."""
 
+import contextlib
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import TimeoutError as PlaywrightTimeoutError
 
 from db.pool import Database
 from tests.graph.conftest import Api, api
@@ -68,8 +70,17 @@ async def _open_page(browser: Browser, api: Api, path: str, scheme: Scheme = "li
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 async def test_graphiql_opens_with_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
     visit = await _open_page(browser, api, "/graphql", scheme)
-    await visit.page.click("button.graphiql-execute-button")
-    await visit.page.get_by_role("menuitem", name="Tickers").click()
+    example = visit.page.get_by_role("menuitem", name="Tickers")
+
+    async def lists_the_operations() -> bool:
+        """Clicks the button, which opens a menu once GraphiQL has parsed the document."""
+        await visit.page.click("button.graphiql-execute-button")
+        with contextlib.suppress(PlaywrightTimeoutError):
+            await example.wait_for(timeout=1_000)
+        return await example.is_visible()
+
+    await wait_until(lists_the_operations)
+    await example.click()
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "graphiql.png")
     color = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")

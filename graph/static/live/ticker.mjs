@@ -17,7 +17,7 @@ const PAGE_CANDLES = 500;
 const MAX_LOADED_CANDLES = 5_000;
 const MAX_REQUEST_CANDLES = 9_000; // per request; the limit of the API is 10,000
 const MINUTE = 60;
-const MAX_PARTS = 300; // of each source: more cannot be told apart
+const MAX_PARTS = 300; // of each source: a screen shows no more
 const TICKER = `query ($ticker: String!, $day: UnixTime!) {
   ticker(name: $ticker) { tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
