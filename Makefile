@@ -11,7 +11,7 @@ INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL$$POSTGRES_HOST" ] && ! grep
 SUPERVISORD = supervisord -c db/runtime/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all clients chaos fuzz bench bench-growth bench-live bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host drill-site check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all coverage clients chaos fuzz bench bench-growth bench-live bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host drill-site check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list all commands
@@ -34,6 +34,9 @@ test: $(DEV)  ## run the tests with real servers; about three minutes
 	@pytest -n 3 -m "not slow"
 
 test-all: $(DEV) clients  ## run all tests, including client, browser and scale tests
+	@pytest -n 3
+
+coverage: $(DEV) clients  ## run all tests, and print the coverage of lines and branches; takes half as long again
 	@pytest -n 3 --cov --cov-report=
 	@echo "coverage of lines and branches: $$(coverage report --format=total) % (\`coverage report --skip-covered\` lists the rest)"
 

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from db.pool import Database
@@ -27,6 +28,7 @@ def _labels(labels: dict[str, str]) -> str:
     return ",".join(f"{name}={value}" for name, value in sorted(labels.items()) if name != "pid")
 
 
+@pytest.mark.slow  # starts processes
 async def test_requests_are_counted_over_all_processes(dsn: str, db: Database, tmp_path: Path) -> None:
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", START_TS + 60 * n) for n in range(3)])
@@ -62,6 +64,7 @@ async def test_requests_are_counted_over_all_processes(dsn: str, db: Database, t
     assert any(re.match(r"tickgraph_build_info\{python=3\S+,version=\d", name) for name in metrics)
 
 
+@pytest.mark.slow  # starts processes
 async def test_cache_hits_and_subscribers_are_reported(dsn: str, db: Database, tmp_path: Path) -> None:
     await track(db, "btc_usd")
     port = free_port()
