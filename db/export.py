@@ -15,7 +15,7 @@ from db.errors import CommandLineError, UsageError
 from db.queries import clock, exports, history_export, retention, snapshots
 from db.queries.candles import Interval
 from db.queries.exports import CandlesExport, Export, MinutesExport, SnapshotOf, WideExport
-from db.queries.history_export import ExportFormat, ExportShape
+from db.queries.history_export import ExportFormat
 from db.queries.snapshots import Snapshot
 from db.runtime import embedded_lookup
 
@@ -54,14 +54,23 @@ def _build(options: argparse.Namespace, tickers: list[str], now: int, snapshot_o
         if options.columns is not None or options.interval is not None:
             raise UsageError("--layout wide has a column for each ticker, and excludes --columns and --interval")
         return WideExport(export_format, tickers, snapshot_of)
+    return _build_long(options, tickers, now, snapshot_of, options.columns)
+
+
+def _build_long(
+    options: argparse.Namespace, tickers: list[str], now: int, snapshot_of: SnapshotOf, columns: str | None
+) -> MinutesExport | CandlesExport:
     try:
-        if options.interval is None:
-            return MinutesExport(ExportShape.parse(options.format, options.columns), tickers, snapshot_of)
-        known, defaults = exports.KNOWN_CANDLE_COLUMNS, exports.default_candle_columns(export_format)
-        columns = history_export.parse_columns(options.columns, known, defaults)
+        return exports.build(
+            ExportFormat(options.format),
+            tickers,
+            columns=columns,
+            interval=options.interval,
+            now=now,
+            snapshot_of=snapshot_of,
+        )
     except ValueError as error:
         raise UsageError(f"--columns: {error}") from None
-    return CandlesExport(export_format, tickers, columns, options.interval, now, snapshot_of)
 
 
 async def _export(dsn: str, options: argparse.Namespace) -> int:
@@ -111,10 +120,10 @@ async def _write_months(db: pool.Database, options: argparse.Namespace, now: int
     """
     count, horizons = 0, await retention.horizons(db)
     for ticker in options.tickers:
-        export = _build(options, [ticker], now, snapshot_of)
+        export = _build_long(options, [ticker], now, snapshot_of, options.columns)
         # The name of the folder has the ticker. Some readers reject it in the file, too.
         columns = ",".join(name for name in export.columns if name != "ticker")
-        export = _build(argparse.Namespace(**vars(options) | {"columns": columns}), [ticker], now, snapshot_of)
+        export = _build_long(options, [ticker], now, snapshot_of, columns)
         found = await history_export.extent(db, ticker, options.start, options.end, snapshot_of(ticker))
         for low, high in _months(*found) if found else ():
             folder = options.output / f"ticker={ticker}" / f"month={times.iso(low)[:7]}"

@@ -80,10 +80,8 @@ class MinutesExport:
     async def slices(self, db: Executor, low: int, high: int) -> AsyncGenerator[tuple[float, bytes], None]:
         """See `Export.slices`."""
         for number, ticker in enumerate(self.tickers):
-            extent = await history_export.extent(db, ticker, low, high, self.snapshot_of(ticker)) or (low, high)
             async with aclosing(history_export.slices(db, self.shape, ticker, low, high, self.snapshot_of(ticker))) as slices:
-                async for end, lines in slices:
-                    done = min(1, max(0, (end - extent[0]) / (extent[1] - extent[0])))
+                async for done, lines in slices:
                     if not number or lines != self.shape.header:
                         yield (number + done) / len(self.tickers), lines
 
@@ -163,9 +161,21 @@ class CandlesExport:
                 yield (number + (until - begin) / (end - begin)) / len(self.tickers), lines
 
 
-def default_candle_columns(export_format: ExportFormat) -> tuple[str, ...]:
-    """Returns the columns of candles in a format."""
-    return ("ticker", _time_column(export_format), *CANDLE_COLUMNS)
+def build(
+    export_format: ExportFormat,
+    tickers: Sequence[str],
+    *,
+    columns: str | None,
+    interval: Interval | None,
+    now: int,
+    snapshot_of: SnapshotOf = newest,
+) -> MinutesExport | CandlesExport:
+    """Returns an export of minutes, or of candles. Raises ValueError if a column is unknown or repeated."""
+    if interval is None:
+        return MinutesExport(ExportShape.parse(export_format, columns), tickers, snapshot_of)
+    defaults = ("ticker", _time_column(export_format), *CANDLE_COLUMNS)
+    names = history_export.parse_columns(columns, KNOWN_CANDLE_COLUMNS, defaults)
+    return CandlesExport(export_format, tickers, names, interval, now, snapshot_of)
 
 
 def _time_column(export_format: ExportFormat) -> str:

@@ -173,10 +173,13 @@ async def extent(db: Executor, ticker: str, low: int, high: int, snapshot: Snaps
 
 async def slices(
     db: Executor, shape: ExportShape, ticker: str, low: int, high: int, snapshot: Snapshot | None = None
-) -> AsyncGenerator[tuple[int, bytes], None]:
-    """Yields slices of the lines of [low, high), oldest first, each with the end of its range. Raises DatabaseError."""
+) -> AsyncGenerator[tuple[float, bytes], None]:
+    """Yields slices of the lines of [low, high), oldest first, each with the part that is done, from 0 to 1.
+
+    Raises DatabaseError.
+    """
     if shape.header:
-        yield low, shape.header
+        yield 0, shape.header
     start, end = await extent(db, ticker, low, high, snapshot) or (high, high)
     borders = [start, *range((start // SLICE_S + 1) * SLICE_S, end, SLICE_S), end]
     current: asyncio.Task[str] | None = None
@@ -187,7 +190,7 @@ async def slices(
         for begin, until in itertools.pairwise([*borders, end]):
             upcoming = asyncio.create_task(lines(db, shape, ticker, begin, until, snapshot)) if begin < until else None
             if current is not None:
-                yield begin, (await current).encode()
+                yield (begin - start) / (end - start), (await current).encode()
             current = upcoming
     finally:
         tasks = [task for task in (current, upcoming) if task is not None]

@@ -108,15 +108,15 @@ class AlertDelivery:
     def from_record(cls, record: Record) -> Self:
         """Builds a delivery from a record of `db.queries.alerts`."""
         event = alerts.event_of(record)
-        times = {name: _optional_time(record[name]) for name in ("delivered_at", "failed_at")}
         return cls(
             id=strawberry.ID(record["id"]),
             ts=UnixTime(event["ts"]),
             text=event["text"],
             created_at=UnixTime(record["created_at"]),
             attempts=record["attempts"],
+            delivered_at=record["delivered_at"],
+            failed_at=record["failed_at"],
             error=record["error"],
-            **times,
         )
 
 
@@ -175,7 +175,3 @@ def parse_alert_id(text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < len("1" + "0" * 18)):
         raise BadInputError(f"id: {text[:40]!r} is not the id of an alert")
     return int(text)
-
-
-def _optional_time(second: int | None) -> UnixTime | None:
-    return None if second is None else UnixTime(second)

@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from db import arrow, times
 from db.queries import exports, history_export, version
 from db.queries.candles import Interval
-from db.queries.exports import CANDLE_COLUMNS, CandlesExport, Export, MinutesExport, WideExport
+from db.queries.exports import CANDLE_COLUMNS, Export, MinutesExport, WideExport
 from db.queries.history_export import COLUMNS, DEFAULT_COLUMNS, ExportFormat, ExportShape
 from db.queries.snapshots import Snapshot
 from graph.engine.limits import MAX_RANGE_MINUTES
@@ -104,14 +104,13 @@ class ExportQuery(Query):
         export_format = ExportFormat(self.format)
         if self.layout == "wide":
             return WideExport(export_format, self.ticker, snapshot_of)
+        interval = None if self.interval is None else Interval[self.interval]
         try:
-            if self.interval is None:
-                return MinutesExport(ExportShape.parse(self.format, self.columns), self.ticker, snapshot_of)
-            defaults = exports.default_candle_columns(export_format)
-            columns = history_export.parse_columns(self.columns, exports.KNOWN_CANDLE_COLUMNS, defaults)
+            return exports.build(
+                export_format, self.ticker, columns=self.columns, interval=interval, now=now, snapshot_of=snapshot_of
+            )
         except ValueError as error:
             raise BadInputError(f"columns: {error}") from None
-        return CandlesExport(export_format, self.ticker, columns, Interval[self.interval], now, snapshot_of)
 
 
 async def export(request: Request, connections: ConcurrencyLimiter) -> Response:
