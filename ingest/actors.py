@@ -2,6 +2,7 @@
 
 import asyncio
 from contextlib import suppress
+from typing import Any, Final
 
 import dramatiq
 import redis
@@ -13,20 +14,23 @@ from db.queues import Actor, Queue
 from ingest.broker import broker, resource_middleware, settings
 from ingest.errors import JobsFailedError, OutboxError
 
-EVERY_MINUTE = cron("* * * * *")
 EXPECTED_ERRORS = (DatabaseError, OutboxError, JobsFailedError, Shutdown)
 """Expected errors, logged without a traceback: the jobs log their failures, and `Shutdown` is no failure."""
+EVERY_MINUTE: Final[dict[str, Any]] = {
+    "broker": broker,
+    "periodic": cron("* * * * *"),
+    "max_retries": 0,
+    "time_limit": 60_000,
+    "notify_shutdown": True,
+    "throws": EXPECTED_ERRORS,
+}
+"""The options of an actor that runs every minute."""
 
 
 @dramatiq.actor(
-    broker=broker,
     queue_name=Queue.COLLECT,
     actor_name=Actor.COLLECT,
-    periodic=EVERY_MINUTE,
-    max_retries=0,
-    time_limit=60_000,
-    notify_shutdown=True,
-    throws=EXPECTED_ERRORS,
+    **EVERY_MINUTE,
 )
 async def collect(minute: int, only: list[str] | None = None) -> None:
     """Collects the prices of one minute, of the tickers in `only` or of all. `minute` is its first UNIX second."""
@@ -50,15 +54,10 @@ async def collect(minute: int, only: list[str] | None = None) -> None:
 
 
 @dramatiq.actor(
-    broker=broker,
     queue_name=Queue.RECONCILE,
     actor_name=Actor.RECONCILE,
     priority=10,  # after every collect message, whose live prices cannot be fetched later
-    periodic=EVERY_MINUTE,
-    max_retries=0,
-    time_limit=60_000,
-    notify_shutdown=True,
-    throws=EXPECTED_ERRORS,
+    **EVERY_MINUTE,
 )
 async def reconcile(minute: int) -> None:
     """Drains the outbox, records each missing minute before this one as a gap, and fills gaps."""
@@ -82,15 +81,10 @@ async def reconcile(minute: int) -> None:
 
 
 @dramatiq.actor(
-    broker=broker,
     queue_name=Queue.ALERTS,
     actor_name=Actor.ALERTS,
     priority=20,  # after what stores prices
-    periodic=EVERY_MINUTE,
-    max_retries=0,
-    time_limit=60_000,
-    notify_shutdown=True,
-    throws=EXPECTED_ERRORS,
+    **EVERY_MINUTE,
 )
 async def alerts(minute: int) -> None:
     """Decides which alerts fire, and delivers the webhooks that are due."""

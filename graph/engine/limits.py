@@ -8,7 +8,7 @@ from graphql import DocumentNode, ExecutableDefinitionNode, OperationDefinitionN
 
 from db import times
 from db.queries.candles import Interval
-from graph.engine.field_rules import Arguments
+from graph.engine.field_rules import Arguments, Cost
 from graph.engine.selection import Selections, arguments_of, count_directives, variables_of
 from graph.errors import TooComplexError
 
@@ -163,18 +163,6 @@ def cost_of_days(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     return max(1, minutes * times.MINUTE // times.DAY) * row_cost
 
 
-def cost_of_instants(arguments: Arguments, row_cost: int, _page_size: int) -> int:
-    """Returns the cost of a price for each instant of the list `at`."""
-    instants = arguments.get("at")
-    return (len(instants) if isinstance(instants, list) else 1) * row_cost
-
-
-def cost_of_representations(arguments: Arguments, row_cost: int, _page_size: int) -> int:
-    """Returns the cost of an entity for each of the `representations` of a gateway."""
-    representations = arguments.get("representations")
-    return (len(representations) if isinstance(representations, list) else 1) * row_cost
-
-
 def cost_of_alerts(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of the list of all alerts."""
     return ASSUMED_ALERT_COUNT * row_cost
@@ -185,15 +173,23 @@ def cost_of_first(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     return _first_integer(arguments.get("first")) * row_cost
 
 
+def cost_of_list(argument: str, otherwise: int = 1) -> Cost:
+    """Returns the cost of a row for each element of a list argument. `otherwise` rows are assumed if it is not a list."""
+
+    def cost(arguments: Arguments, row_cost: int, _page_size: int) -> int:
+        found = arguments.get(argument)
+        return (len(found) if isinstance(found, list) else otherwise) * row_cost
+
+    return cost
+
+
+cost_of_tickers: Final = cost_of_list("tickers", ASSUMED_TICKER_COUNT)
+"""Returns the cost of a list of the `tickers`, or of all tickers."""
+
+
 def cost_of_touch(arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of scanning the minutes from `from` to `to` by index. A minute is much cheaper than a row of a list."""
     return row_cost + _count_minutes(arguments, MAX_TOUCH_MINUTES) // MINUTES_PER_SCAN_COST
-
-
-def cost_of_tickers(arguments: Arguments, row_cost: int, _page_size: int) -> int:
-    """Returns the cost of a list of the `tickers`, or of all tickers."""
-    names = arguments.get("tickers")
-    return (len(names) if isinstance(names, list) else ASSUMED_TICKER_COUNT) * row_cost
 
 
 def cost_of_page(_arguments: Arguments, row_cost: int, page_size: int) -> int:

@@ -9,7 +9,7 @@ import strawberry
 from db.queries import tickers
 from db.rows import NAME_PATTERN
 from graph.engine.field_rules import FieldRules, always, declare
-from graph.engine.limits import MAX_TICKERS, cost_of_representations
+from graph.engine.limits import MAX_TICKERS, cost_of_list
 from graph.errors import BadInputError
 from graph.schema.context import Info
 from graph.schema.executable import Schema
@@ -51,7 +51,7 @@ class SubgraphQuery(Query):
     @strawberry.field(
         name="_entities",
         description="The tickers with the names that a gateway asks for, in their order; null for unknown ones.",
-        metadata=declare(FieldRules(cost=cost_of_representations, changes_with_clock=always)),
+        metadata=declare(FieldRules(cost=cost_of_list("representations"), changes_with_clock=always)),
     )
     async def entities(self, info: Info, representations: list[Representation]) -> list[Entity | None]:
         if len(representations) > MAX_TICKERS:

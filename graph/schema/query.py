@@ -79,7 +79,8 @@ class Query:
         return strawberry.ID(str(await version.current(info.context.db)))
 
     @strawberry.field(
-        description="All known tickers, sorted by name.", metadata=declare(FieldRules(cost=limits.cost_of_tickers))
+        description="All known tickers, sorted by name.",
+        metadata=declare(FieldRules(cost=limits.cost_of_tickers)),
     )
     async def tickers(self, info: Info) -> list[Ticker]:
         now, stale_after_s = info.context.now(), info.context.resources.stale_after_s
@@ -240,7 +241,7 @@ class Query:
 
     @strawberry.field(
         description="`priceAt` for at most 10,000 instants, in their order. For joins of a list of events with prices.",
-        metadata=declare(FieldRules(cost=limits.cost_of_instants)),
+        metadata=declare(FieldRules(cost=limits.cost_of_list("at"))),
     )
     async def prices_at(
         self,
