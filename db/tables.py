@@ -12,6 +12,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    Double,
     Enum,
     ForeignKey,
     Identity,
@@ -25,7 +26,7 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
 from db import times
@@ -596,3 +597,33 @@ class AlertProgress(SQLModel, table=True):
 
     id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
     position: int = Field(sa_column=Column(BigInteger, nullable=False, comment="all commits up to this id are decided"))
+
+
+class WorkerReport(SQLModel, table=True):
+    """One row: what the workers reported of themselves in the last minute in which one ran."""
+
+    __tablename__ = "worker_report"
+    __table_args__ = (
+        CheckConstraint("id = 1", name="id"),
+        CheckConstraint(
+            "workers >= 0 AND queued_prices >= 0 AND queued_ticks >= 0 AND connected_streams BETWEEN 0 AND streams",
+            name="counts",
+        ),
+    )
+
+    id: int = Field(sa_column=Column(Integer, primary_key=True, autoincrement=False))
+    at: int = Field(sa_column=Column(BigInteger, nullable=False, comment="by the database's clock; UNIX seconds"))
+    workers: int = Field(sa_column=Column(Integer, nullable=False, comment="hosts with a running worker"))
+    queued_prices: int = Field(sa_column=Column(Integer, nullable=False, comment="prices in the outbox"))
+    queued_ticks: int = Field(sa_column=Column(Integer, nullable=False, comment="minutes of ticks in the outbox"))
+    clock_skew_s: float | None = Field(
+        None, sa_column=Column(Double, comment="a worker's clock minus the exchange's, in seconds; null: never measured")
+    )
+    streams: int = Field(sa_column=Column(Integer, nullable=False, comment="running stream processes"))
+    connected_streams: int = Field(sa_column=Column(Integer, nullable=False))
+    newest_tick_at: float | None = Field(
+        None, sa_column=Column(Double, comment="the exchange's timestamp of the newest tick; UNIX seconds")
+    )
+    failing_jobs: list[str] = Field(
+        sa_column=Column(ARRAY(Text), nullable=False, comment="names of jobs whose last run failed")
+    )

@@ -45,6 +45,24 @@ SELECT count(*)
 """  # noqa: S608  inserts a constant
 
 
+DAYS: Final = f"""
+WITH period AS ({_PERIOD}
+), expected AS (
+    SELECT day, sum((least(high, day + 86400) - greatest(low, day)) / 60) AS minutes
+      FROM period CROSS JOIN LATERAL generate_series(low / 86400 * 86400, high - 1, 86400) AS day
+     GROUP BY day
+), stored AS (
+    SELECT price.ts / 86400 * 86400 AS day, count(*) AS minutes
+      FROM period JOIN price ON price.ticker = $1 AND price.ts >= period.low AND price.ts < period.high
+                            AND price.ts >= $2 AND price.ts < $3
+     GROUP BY 1
+)
+SELECT day, expected.minutes::int AS expected, coalesce(stored.minutes, 0)::int AS stored
+  FROM expected LEFT JOIN stored USING (day)
+ ORDER BY day
+"""  # noqa: S608  inserts a constant
+
+
 @dataclass(frozen=True)
 class CoverageCounts:
     """Counts of the minutes in [low, high); `high` is at most the end of the last completed minute."""
@@ -79,6 +97,11 @@ async def count_watched(db: Executor, ticker: str, low: int, high: int, snapshot
     """Returns the number of expected minutes in [low, high) that were watched completely."""
     found: int = await db.fetchval(*rewrite(snapshot, COUNT_WATCHED, ticker, low, high))
     return found
+
+
+async def days(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> list[Record]:
+    """Returns the UTC days of [low, high) with expected minutes, oldest first: `day`, `expected`, `stored`."""
+    return await db.fetch(*rewrite(snapshot, DAYS, ticker, low, high))
 
 
 NON_LIVE_PERIODS: Final = """

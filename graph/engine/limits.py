@@ -40,6 +40,8 @@ MAX_TICKERS: Final = 1_000
 """Ticker names in one argument."""
 ASSUMED_TICKER_COUNT: Final = 200
 """Assumed number of tickers in a query for all tickers. The exchange has about as many."""
+ASSUMED_DAY_COUNT: Final = 1_000
+"""Assumed number of days of a window."""
 ASSUMED_ALERT_COUNT: Final = 100
 SUMMARY_COST: Final = 10_000
 """Rows assumed for the aggregates of a window, which are computed from its hourly candles."""
@@ -205,6 +207,11 @@ def cost_of_summary(arguments: Arguments, row_cost: int, _page_size: int) -> int
 def cost_of_coverage(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
     """Returns the cost of the coverage of a window."""
     return COVERAGE_COST + row_cost
+
+
+def cost_of_coverage_days(_arguments: Arguments, row_cost: int, _page_size: int) -> int:
+    """Returns the cost of the days of a window: its minutes are counted once more, and several years of days are returned."""
+    return COVERAGE_COST + ASSUMED_DAY_COUNT * row_cost
 
 
 def check_cost(cost: int) -> None:

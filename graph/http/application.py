@@ -75,6 +75,8 @@ PUBLIC_PATHS = (
     "/openapi.json",
     "/schema.graphql",
     "/llms.txt",
+    "/manifest.webmanifest",
+    "/service-worker.js",
 )
 """Paths without price data: they require no key."""
 
@@ -227,6 +229,8 @@ def application(settings: Settings, *, statement_timeout_s: float = STATEMENT_TI
             Route("/openapi.json", pages.openapi),
             *([Route("/schema.graphql", pages.schema_text(schema))] if settings.introspection else ()),
             Route("/llms.txt", pages.llms_text),
+            Route("/manifest.webmanifest", pages.manifest),
+            Route("/service-worker.js", pages.service_worker),
             *(Route(path, pages.swagger_ui) for path in ("/docs", "/api/docs")),
             *(Route(path, pages.redoc) for path in ("/redoc", "/api/redoc")),
             Mount("/static", VersionedStaticFiles(directory=STATIC_DIR)),

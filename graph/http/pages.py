@@ -7,7 +7,7 @@ from typing import Final
 
 import orjson
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, PlainTextResponse, Response
 
 from graph.http.graphql import STATIC_DIR, html_page
 from graph.http.negotiation import prefers_html
@@ -18,7 +18,7 @@ from graph.schema.executable import Schema
 
 LIVE_POLICY: Final = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; font-src 'self'; connect-src 'self'; "
-    "form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
+    "manifest-src 'self'; worker-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'"
 )
 
 
@@ -51,6 +51,18 @@ async def llms_text(request: Request) -> Response:
 @cache
 def _read_llms_text() -> str:
     return (STATIC_DIR / "llms.txt").read_text(encoding="utf-8")
+
+
+async def manifest(_request: Request) -> FileResponse:
+    """`GET /manifest.webmanifest`: what browsers need to install the page as an app."""
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(STATIC_DIR / "manifest.webmanifest", media_type="application/manifest+json", headers=headers)
+
+
+async def service_worker(_request: Request) -> FileResponse:
+    """`GET /service-worker.js`: keeps the page available offline. Its path is that of the pages that it may serve."""
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(STATIC_DIR / "service-worker.js", media_type="text/javascript", headers=headers)
 
 
 async def swagger_ui(request: Request) -> HTMLResponse:

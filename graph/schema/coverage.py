@@ -123,6 +123,15 @@ class Part:
     source: Source = strawberry.field(description="Source of the prices; never `LIVE`.")
 
 
+@strawberry.type(description="The expected minutes of a UTC day within a window.")
+class CoverageDay:
+    """The expected minutes of a UTC day."""
+
+    day: UnixTime = strawberry.field(description="The first second of the day.")
+    expected: int = strawberry.field(description="Minutes in which the ticker was tracked, or that an import covers.")
+    stored: int = strawberry.field(description="Expected minutes that are stored.")
+
+
 @strawberry.type(
     description="Completeness of a window, up to the last minute that is over. The expected minutes are those in which the "
     "ticker was tracked, and those that an import covers. Each of them is either stored or part of a gap with a reason."
@@ -186,6 +195,14 @@ class Coverage:
     @strawberry.field(description="`stored` divided by `expected`, from 0 to 1; null if no minute was expected.")
     def ratio(self) -> float | None:
         return self.counts.stored / self.counts.expected if self.counts.expected else None
+
+    @strawberry.field(
+        description="The UTC days of the window with expected minutes, oldest first.",
+        metadata=declare(FieldRules(cost=limits.cost_of_coverage_days)),
+    )
+    async def days(self, info: Info) -> list[CoverageDay]:
+        found = await coverage.days(info.context.db, self.ticker, self.counts.low, self.counts.high, self.snapshot)
+        return [CoverageDay(day=UnixTime(one["day"]), expected=one["expected"], stored=one["stored"]) for one in found]
 
     @strawberry.field(description="The gaps of the window, oldest first. Each has one reason and one state.")
     async def gaps(

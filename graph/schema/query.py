@@ -7,7 +7,7 @@ import strawberry
 from strawberry import UNSET
 
 from db import times
-from db.queries import alerts, candles, delivery_prices, digests, prices, tickers, version
+from db.queries import alerts, candles, delivery_prices, digests, prices, tickers, version, worker_report
 from db.queries.snapshots import Snapshot
 from db.queries.tickers import list_tracked
 from graph.engine import calendars, limits
@@ -44,6 +44,7 @@ from graph.schema.digests import DayDigest
 from graph.schema.scalars import UnixTime
 from graph.schema.touch import Touch, reaches_now
 from graph.schema.types import PRICE_PAGE_ROWS, PRICE_ROWS, Price, PriceConnection, Ticker
+from graph.schema.workers import WorkerReport
 
 
 def _argument(description: str, name: str | None = None) -> object:
@@ -349,6 +350,14 @@ class Query:
     async def alerts(self, info: Info) -> list[Alert]:
         info.context.require_admin_token(even_if_unset=True)
         return [Alert.from_record(record) for record in await alerts.list_alerts(info.context.resources.primary)]
+
+    @strawberry.field(
+        description="What the workers reported of themselves in the last minute; null if no worker ever ran.",
+        metadata=declare(FieldRules(changes_with_clock=always)),
+    )
+    async def workers(self, info: Info) -> WorkerReport | None:
+        report = await worker_report.get(info.context.db)
+        return None if report is None else WorkerReport.from_report(report)
 
     @strawberry.field(
         description="Deribit's delivery price of a UTC day, and a mean to compare it with; null if none is stored.",

@@ -53,7 +53,17 @@ function subscribe(params, headers) {
 function fetcher(params, options) {
   const operations = options?.documentAST?.definitions.filter((definition) => definition.kind === "OperationDefinition") ?? [];
   const selected = params.operationName ? operations.find((operation) => operation.name?.value === params.operationName) : operations[0];
-  return selected?.operation === "subscription" ? subscribe(params, options.headers) : execute(params, options);
+  return selected?.operation === "subscription" ? subscribe(params, options.headers) : explainKey(execute(params, options));
+}
+
+/** Says where a key is entered, if the API requires one. */
+async function explainKey(response) {
+  const result = await response;
+  const notice = document.getElementById("notice");
+  const isRejected = result.errors?.some((error) => error.extensions?.code === "UNAUTHENTICATED") ?? false;
+  notice.hidden = !isRejected;
+  notice.textContent = isRejected ? 'This API requires a key. Open the "Headers" tab below the query and enter: {"Authorization": "Bearer YOUR_KEY"}' : "";
+  return result;
 }
 
 // The URL may contain a query, in its query string or in its fragment. The page updates the URL while the user types.
@@ -89,3 +99,15 @@ ReactDOM.createRoot(document.getElementById("graphiql")).render(
     defaultEditorToolsVisibility: "variables",
   }),
 );
+
+// The editors have no labels of their own.
+const LABELS = { "graphiql-query-editor": "Query", "graphiql-editor-tool": "Variables or headers", "result-window": "Response" };
+
+new MutationObserver(() => {
+  for (const [name, label] of Object.entries(LABELS)) {
+    for (const editor of document.querySelectorAll(`.${name}`)) {
+      for (const field of editor.querySelectorAll("textarea:not([aria-label])")) field.setAttribute("aria-label", label);
+      for (const region of editor.querySelectorAll('.CodeMirror-scroll[tabindex="-1"]')) region.tabIndex = 0;
+    }
+  }
+}).observe(document.getElementById("graphiql"), { childList: true, subtree: true });

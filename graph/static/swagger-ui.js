@@ -6,4 +6,5 @@ SwaggerUIBundle({
   deepLinking: true,
   tryItOutEnabled: true,
   validatorUrl: null,
+  onComplete: () => document.querySelector("#servers")?.setAttribute("aria-label", "Server"),
 });

@@ -26,6 +26,7 @@ from ingest.jobs.digests import update_digests
 from ingest.jobs.drain import drain, drain_ticks, log_backlog
 from ingest.jobs.measure import measure
 from ingest.jobs.message_minutes import MinuteChooser
+from ingest.jobs.report import report_workers
 from ingest.jobs.retain import RetentionRefusedError, retain
 from ingest.jobs.store_ranges import MERGE_WINDOW_S
 from ingest.jobs.watchlist import Watchlist
@@ -44,6 +45,7 @@ JOB_TIMEOUTS_S: Final = {
     "gaps": 10.0,
     "ticks": 10.0,
     "metrics": 5.0,
+    "report": 5.0,
     "backfill": 20.0,
     "delivery_prices": 10.0,
     "peers": 10.0,
@@ -122,6 +124,8 @@ async def reconcile(
                 await ranges.delete_old_ticks(connection, max(MERGE_WINDOW_S, ticks_days * times.DAY))
     async with jobs.run_job("metrics"):
         await measure(reconciled.until, clock=source.clock, db=db, outbox=outbox, peer_urls=[peer.url for peer in peers])
+    async with jobs.run_job("report"):
+        await report_workers(source.clock, outbox, db)
     if reconciled.now is not None:
         async with jobs.run_job("backfill"):
             reconciled.backfilled = await backfill(reconciled.now, source=source, db=db, outbox=outbox, peers=peers)

@@ -45,6 +45,7 @@ CURRENT_TABLES = [
     "ticker",
     "tracking",
     "version_time",
+    "worker_report",
 ]
 
 

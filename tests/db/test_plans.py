@@ -76,6 +76,7 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "has_any", prices.HAS_ANY, window, 0
     yield "last_observed", prices.LAST_OBSERVED, ["btc_usd", LOW, 300], 10
     yield "coverage", coverage.COUNT, window, 0
+    yield "coverage of days", coverage.DAYS, window, WINDOW_MINUTES
     yield "periods", gaps.PERIODS, ["btc_usd", START_TS, START_TS + DAY, ["OPEN", "GIVEN_UP"], 100, True], WINDOW_MINUTES
     yield "last gaps", gaps.LAST_PERIOD_OF_EACH, [["btc_usd", "eth_usd"]], 2
     yield "newest open", gaps.DUE_GAPS, [HIGH, 100], 100

@@ -86,6 +86,8 @@ INVALID_STATEMENTS = [
     ("fk_alert_ticker", _alert_sql(ticker="'unknown'")),
     ("fk_alert_delivery_alert_id", "INSERT INTO alert_delivery (id, alert_id, event) VALUES ('a', 1, '{}')"),
     ("ck_alert_progress_id", "INSERT INTO alert_progress VALUES (2, 0)"),
+    ("ck_worker_report_id", "INSERT INTO worker_report VALUES (2, 0, 0, 0, 0, NULL, 0, 0, NULL, '{}')"),
+    ("ck_worker_report_counts", "INSERT INTO worker_report VALUES (1, 0, 0, 0, 0, NULL, 1, 2, NULL, '{}')"),
     ("ck_ticker_name", "INSERT INTO ticker (name) VALUES ('BTC USD')"),
     ("ck_ticker_horizon", "INSERT INTO ticker (name, horizon) VALUES ('a', 61)"),
     ("ck_ticker_checked_until", "INSERT INTO ticker (name, checked_until) VALUES ('a', -60)"),

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -17,84 +16,52 @@ from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
 from db.queries import gaps, write_lock
-from db.rows import Reason, Source
+from db.rows import Source
 from db.runtime.embedded import free_port
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.test_pages import CHROMIUM, Visit, browser
+from tests.e2e.live_page import AXE, LIVE, OFFLINE, open_page, stored_until
+from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import row, store, track
 from tests.wait import wait_until
 
-__all__ = ["api", "browser"]  # fixtures of other tests
+__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
 
 PAGE = ROOT / "tests" / "page"
-AXE = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
-MINUTE_COUNT = 600
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 
-@pytest.fixture
-async def stored_until(db: Database) -> int:
-    """Stores prices of some hours, with five minutes missing an hour ago, and returns the current minute."""
-    now = int(time.time()) // 60 * 60
-    begin = now - 60 * MINUTE_COUNT
-    await track(db, "btc_usd", "eth_usd", since=begin)
-    missing = {now - 60 * n for n in range(60, 65)}
-    async with write_lock.write_transaction(db) as connection:
-        await gaps.open_gaps(connection, {("btc_usd", ts): Reason.TIMEOUT for ts in missing})
-    await store(
-        db,
-        [
-            row("btc_usd", begin + 60 * n, f"{68_000 + n}", source=Source.BACKFILL if n in (10, 11) else Source.LIVE)
-            for n in range(MINUTE_COUNT)
-            if begin + 60 * n not in missing
-        ],
-    )
-    await store(db, [row("eth_usd", now - 60, "2536.1")])
-    return now
-
-
-@asynccontextmanager
-async def _open_page(browser: Browser, api: Api, path: str, **options: Any) -> AsyncIterator[Page]:
-    """Opens the page and waits until it is live. Fails on an error, or on a request to another host."""
-    page = await browser.new_page(viewport={"width": 1_280, "height": 900}, **options)
-    visit = Visit(page, api)
-    await page.goto(f"{api.url}{path}")
-    await expect(page.locator("#status")).to_have_text("Live")
-    yield page
-    visit.require_no_errors()
-    await page.close()
-
-
 async def test_every_ticker_is_shown_and_updated(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
-    async with _open_page(browser, api, "/") as page:
-        first = page.locator(".tickers li", has_text="btc_usd")
+    async with open_page(browser, api, "/") as page:
+        first = page.locator(".tickers .row", has_text="btc_usd")
         await expect(first.locator(".price")).to_have_text("68,599")
-        await expect(first.locator(".change")).to_have_text("+0.88 %")
+        await expect(first.locator(".change")).to_have_text(
+            re.compile(r"^\+0\.88 % since \d\d:\d\d$|^\+0\.88 % since \d+ \w+ \d{4} \d\d:\d\d$")
+        )
         assert (await first.locator("path").get_attribute("d") or "").startswith("M")
         await store(db, [row("btc_usd", stored_until, "70000.5")])
         await expect(first.locator(".price")).to_have_text("70,000.5")
         await track(db, "btc_usd", "eth_usd", "sol_usd", since=stored_until)
         await store(db, [row("sol_usd", stored_until, "142.5")])
-        await expect(page.locator(".tickers li", has_text="sol_usd").locator(".price")).to_have_text("142.5")
+        await expect(page.locator(".tickers .row", has_text="sol_usd").locator(".price")).to_have_text("142.5")
 
 
 async def test_an_empty_page_is_filled_when_prices_arrive(browser: Browser, api: Api, db: Database) -> None:
-    async with _open_page(browser, api, "/") as page:
+    async with open_page(browser, api, "/") as page:
         await expect(page.get_by_role("heading", name="No prices yet")).to_be_visible()
         now = int(time.time()) // 60 * 60
         await track(db, "btc_usd", since=now)
         await store(db, [row("btc_usd", now, "1")])
-        await expect(page.locator(".tickers .price")).to_have_text("1")
+        await expect(page.locator(".tickers td.price")).to_have_text("1")
 
 
 async def test_a_chart_is_updated_and_its_url_holds_the_view(
     browser: Browser, api: Api, db: Database, stored_until: int
 ) -> None:
-    async with _open_page(browser, api, "/") as page:
+    async with open_page(browser, api, "/") as page:
         await page.get_by_role("link", name="btc_usd").click()
         await expect(page.get_by_role("heading", level=1)).to_have_text("btc_usd")
         chart = page.locator(".chart")
@@ -105,6 +72,8 @@ async def test_a_chart_is_updated_and_its_url_holds_the_view(
         await store(db, [row("btc_usd", stored_until, "71234.5")])
         await expect(chart).to_have_attribute("data-last", "71234.5")
         await expect(page.locator(".price.big")).to_have_text("71,234.5")
+        await page.go_back()
+        await expect(chart).to_have_attribute("data-interval", "FIVE_MINUTES")
         await page.go_back()
         await expect(page.get_by_role("heading", level=1)).to_have_text("Index prices")
         address = f"/?ticker=btc_usd&interval=FIFTEEN_MINUTES&from={stored_until - 18_000}&to={stored_until - 9_000}"
@@ -118,9 +87,9 @@ async def test_a_chart_is_updated_and_its_url_holds_the_view(
 
 async def test_a_gap_is_drawn_with_its_reason(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
     address = f"/?ticker=btc_usd&interval=ONE_MINUTE&from={stored_until - 60 * 75}&to={stored_until - 60 * 50}"
-    async with _open_page(browser, api, address) as page:
+    async with open_page(browser, api, address) as page:
         chart = page.locator(".chart")
-        await expect(chart).to_have_attribute("data-missing", "5")
+        await expect(chart).to_have_attribute("data-missing", "1")
         await expect(page.locator(".coverage .words")).to_contain_text("5 missing")
         box = await chart.bounding_box()
         assert box is not None
@@ -139,21 +108,21 @@ async def test_prices_missed_offline_are_loaded_after_reconnecting(
     browser: Browser, api: Api, db: Database, stored_until: int
 ) -> None:
     async with (
-        _open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page,
-        _open_page(browser, api, "/") as overview,
+        open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page,
+        open_page(browser, api, "/") as overview,
     ):
         await expect(page.locator(".chart")).to_have_attribute("data-candles", re.compile("50[01]"))
-        await expect(overview.locator(".tickers .price").first).to_have_text("68,599")
+        await expect(overview.locator(".tickers td.price").first).to_have_text("68,599")
         for visited_page in (page, overview):
             await visited_page.context.set_offline(True)
-            await expect(visited_page.locator("#status")).to_have_text("Offline, reconnecting")
+            await expect(visited_page.locator("#status")).to_have_text(OFFLINE)
         await store(db, [row("btc_usd", stored_until - 60 * 60, "65000"), row("btc_usd", stored_until, "72000")])
         for visited_page in (page, overview):
             await visited_page.context.set_offline(False)
-            await expect(visited_page.locator("#status")).to_have_text("Live")
-        await expect(overview.locator(".tickers .price").first).to_have_text("72,000")
+            await expect(visited_page.locator("#status")).to_have_text(LIVE)
+        await expect(overview.locator(".tickers td.price").first).to_have_text("72,000")
         await expect(page.locator(".price.big")).to_have_text("72,000")
-        await expect(page.locator(".chart")).to_have_attribute("data-missing", "4")
+        await expect(page.locator(".chart")).to_have_attribute("data-missing", "1")
 
 
 async def test_the_page_reconnects_to_a_new_process(
@@ -161,14 +130,14 @@ async def test_the_page_reconnects_to_a_new_process(
 ) -> None:
     port = free_port()
     async with run_api_process(dsn, tmp_path, port=port) as stand:
-        page = await browser.new_page()
+        page = await browser.new_page(service_workers="block")
         await page.goto(f"http://127.0.0.1:{port}/?ticker=btc_usd")
-        await expect(page.locator("#status")).to_have_text("Live")
+        await expect(page.locator("#status")).to_have_text(LIVE)
         assert stand.url
-    await expect(page.locator("#status")).to_have_text("Offline, reconnecting")
+    await expect(page.locator("#status")).to_have_text(OFFLINE)
     await store(db, [row("btc_usd", stored_until, "73000")])
     async with run_api_process(dsn, tmp_path, port=port):
-        await expect(page.locator("#status")).to_have_text("Live", timeout=20_000)
+        await expect(page.locator("#status")).to_have_text(LIVE, timeout=20_000)
         await expect(page.locator(".price.big")).to_have_text("73,000")
         await page.close()
 
@@ -176,7 +145,7 @@ async def test_the_page_reconnects_to_a_new_process(
 async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
     window_start = stored_until // 300 * 300 - 40 * 86_400
     await store(db, [row("btc_usd", window_start + 60 * n, str(50_000 + n)) for n in range(300) if n != 100])
-    async with _open_page(browser, api, f"/?ticker=btc_usd&from={window_start + 3_600}&to={window_start + 7_200}") as page:
+    async with open_page(browser, api, f"/?ticker=btc_usd&from={window_start + 3_600}&to={window_start + 7_200}") as page:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-candles", re.compile(r"\d+"))
         await expect(page.locator(".legend")).to_contain_text("no prices")  # the last slot of the window is empty
@@ -194,7 +163,7 @@ async def test_late_prices_of_an_outage_are_drawn(browser: Browser, api: Api, db
     begin = stored_until - 60 * 100
     await track(db, "btc_usd", "eth_usd", "sol_usd", since=begin)
     await store(db, [row("sol_usd", begin), row("sol_usd", stored_until - 60)])
-    async with _open_page(browser, api, "/?ticker=sol_usd&interval=ONE_MINUTE") as page:
+    async with open_page(browser, api, "/?ticker=sol_usd&interval=ONE_MINUTE") as page:
         coverage_text = page.locator(".coverage .words")
         await expect(coverage_text).to_contain_text(re.compile(r"2 of 10\d minutes"))
         await store(db, [row("sol_usd", stored_until - 60 * n) for n in range(5, 30)])
@@ -203,7 +172,7 @@ async def test_late_prices_of_an_outage_are_drawn(browser: Browser, api: Api, db
 
 @pytest.mark.usefixtures("stored_until")
 async def test_a_response_for_a_closed_view_is_ignored(browser: Browser, api: Api, db: Database) -> None:
-    async with _open_page(browser, api, "/") as page:
+    async with open_page(browser, api, "/") as page:
         request_is_sent = asyncio.Event()
         request_may_continue = asyncio.Event()
 
@@ -217,10 +186,10 @@ async def test_a_response_for_a_closed_view_is_ignored(browser: Browser, api: Ap
         await page.get_by_role("link", name="btc_usd").click()
         await request_is_sent.wait()
         await page.go_back()
-        await expect(page.locator(".tickers li")).to_have_count(2)
+        await expect(page.locator(".tickers .row")).to_have_count(2)
         request_may_continue.set()
         await store(db, [row("eth_usd", int(time.time()) // 60 * 60, "2600.5")])
-        await expect(page.locator(".tickers li", has_text="eth_usd").locator(".price")).to_have_text("2,600.5")
+        await expect(page.locator(".tickers .row", has_text="eth_usd").locator(".price")).to_have_text("2,600.5")
         assert page.url == f"{api.url}/"
 
 
@@ -247,7 +216,7 @@ async def _shown_window(page: Page) -> tuple[int, int]:
 @pytest.mark.usefixtures("history_of_2018")
 async def test_each_interval_keeps_the_middle_of_the_view(browser: Browser, api: Api) -> None:
     address = f"/?ticker=btc_usd&interval=ONE_HOUR&from={MAY}&to={MAY + 3 * 86_400}"
-    async with _open_page(browser, api, address) as page:
+    async with open_page(browser, api, address) as page:
         words = page.locator(".coverage .words")
         await expect(words).to_contain_text("From 3 May 2018 00:00 to 6 May 2018 00:00 UTC")
         buttons = page.get_by_role("group", name="Candle").get_by_role("button")
@@ -273,7 +242,7 @@ async def test_each_interval_keeps_the_middle_of_the_view(browser: Browser, api:
 async def test_a_window_without_the_start_of_a_candle_is_shown(
     browser: Browser, api: Api, interval: str, low: int, high: int
 ) -> None:
-    async with _open_page(browser, api, f"/?ticker=btc_usd&interval={interval}&from={low}&to={high}") as page:
+    async with open_page(browser, api, f"/?ticker=btc_usd&interval={interval}&from={low}&to={high}") as page:
         await expect(page.locator(".coverage .words")).to_contain_text("2018")
         shown = await _shown_window(page)
         assert shown[0] <= low // 60 * 60 < shown[1]
@@ -281,7 +250,7 @@ async def test_a_window_without_the_start_of_a_candle_is_shown(
 
 @pytest.mark.usefixtures("history_of_2018")
 async def test_a_typed_window_is_shown_as_it_is_in_the_chosen_zone(browser: Browser, api: Api) -> None:
-    async with _open_page(browser, api, "/?ticker=btc_usd") as page:
+    async with open_page(browser, api, "/?ticker=btc_usd") as page:
         await page.get_by_label("Time zone").select_option("UTC")
         await page.get_by_label("From", exact=True).fill("2018-05-03 00:00")
         await page.get_by_label("To", exact=True).fill("2018-05-06")
@@ -300,7 +269,7 @@ async def test_a_typed_window_is_shown_as_it_is_in_the_chosen_zone(browser: Brow
 
 @pytest.mark.usefixtures("history_of_2018")
 async def test_an_empty_view_says_where_the_prices_are(browser: Browser, api: Api) -> None:
-    async with _open_page(browser, api, "/?ticker=btc_usd&interval=ONE_HOUR&from=1200000000&to=1200600000") as page:
+    async with open_page(browser, api, "/?ticker=btc_usd&interval=ONE_HOUR&from=1200000000&to=1200600000") as page:
         await expect(page.locator(".coverage .words")).to_contain_text(
             "They are from 3 Jan 2018 00:00 to 10 Aug 2018 23:00 UTC"
         )
@@ -344,11 +313,21 @@ async def test_without_websockets_the_page_is_updated_over_http(
     browser: Browser, api: Api, db: Database, stored_until: int, has_streams: bool, status: str
 ) -> None:
     async with _proxy(api, has_streams=has_streams) as url:
-        page = await browser.new_page()
+        page = await browser.new_page(service_workers="block")
+        streams: list[str] = []
+        page.on(
+            "request",
+            lambda request: streams.append(request.url) if "event-stream" in request.headers.get("accept", "") else None,
+        )
         await page.clock.install()
         await page.goto(f"{url}/?ticker=btc_usd")
         await expect(page.locator(".price.big")).to_have_text("68,599")
-        await page.clock.run_for(10_000)
+
+        async def requests_a_stream() -> bool:
+            await page.clock.run_for(250)
+            return bool(streams)
+
+        await wait_until(requests_a_stream)
         await expect(page.locator("#status")).to_have_text(status)
         await store(db, [row("btc_usd", stored_until, "71234.5")])
         if not has_streams:
@@ -360,7 +339,7 @@ async def test_without_websockets_the_page_is_updated_over_http(
 
 @pytest.mark.usefixtures("stored_until")
 async def test_a_failed_load_leaves_controls_and_chart_in_agreement(browser: Browser, api: Api) -> None:
-    page = await browser.new_page()
+    page = await browser.new_page(service_workers="block")
     await page.goto(f"{api.url}/?ticker=btc_usd")
     await expect(page.locator(".chart")).to_have_attribute("data-interval", "FIVE_MINUTES")
     await expect(page.locator(".coverage .words")).to_contain_text("minutes")
@@ -382,7 +361,7 @@ async def test_a_failed_load_leaves_controls_and_chart_in_agreement(browser: Bro
 
 @pytest.mark.usefixtures("stored_until")
 async def test_an_invalid_window_is_rejected_by_the_form(browser: Browser, api: Api) -> None:
-    async with _open_page(browser, api, "/?ticker=btc_usd") as page:
+    async with open_page(browser, api, "/?ticker=btc_usd") as page:
         await expect(page.locator(".chart")).to_have_attribute("data-candles", re.compile(r"\d+"))
         begin, end = page.get_by_label("From", exact=True), page.get_by_label("To", exact=True)
         await begin.fill("2026-01-03T00:00")
@@ -396,7 +375,7 @@ async def test_an_invalid_window_is_rejected_by_the_form(browser: Browser, api: 
 
 @pytest.mark.usefixtures("stored_until")
 async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
-    async with _open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page:
+    async with open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-candles", re.compile("50[01]"))
         await chart.focus()
@@ -422,7 +401,7 @@ async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize("path", ["/", "/?ticker=btc_usd"])
 async def test_axe_finds_no_violation(browser: Browser, api: Api, path: str, scheme: str) -> None:
-    async with _open_page(browser, api, path, color_scheme=scheme) as page:
+    async with open_page(browser, api, path, color_scheme=scheme) as page:
         await page.locator(".tickers .change:not(:empty), .gaps li").first.wait_for()
         await page.evaluate(AXE.read_text())
         found = await page.evaluate("axe.run()")
@@ -432,12 +411,12 @@ async def test_axe_finds_no_violation(browser: Browser, api: Api, path: str, sch
 async def test_the_page_of_a_protected_api_asks_for_the_key(browser: Browser, dsn: str, stored_until: int) -> None:
     assert stored_until
     async with run_api(Settings(database_url=dsn, api_keys=(sha256(b"open sesame").hexdigest(),))) as api:
-        page = await browser.new_page()
+        page = await browser.new_page(service_workers="block")
         await page.goto(f"{api.url}/?ticker=btc_usd")
-        await page.get_by_label("Key").fill("open sesame")
+        await page.get_by_label("Key", exact=True).fill("open sesame")
         await page.get_by_role("button", name="Continue").click()
         await expect(page.locator(".price.big")).to_have_text("68,599")
-        await expect(page.locator("#status")).to_have_text("Live")
+        await expect(page.locator("#status")).to_have_text(LIVE)
         await page.close()
 
 
@@ -446,7 +425,7 @@ async def test_the_page_of_a_protected_api_asks_for_the_key(browser: Browser, ds
     [("/?ticker=nothing_usd", "Unknown ticker: nothing_usd"), ("/?ticker=btc_usd", "Unknown ticker: btc_usd")],
 )
 async def test_an_unknown_ticker_is_reported(browser: Browser, api: Api, path: str, message: str) -> None:
-    async with _open_page(browser, api, path) as page:
+    async with open_page(browser, api, path) as page:
         await expect(page.get_by_role("alert")).to_contain_text(message)
 
 
@@ -461,7 +440,7 @@ async def test_an_event_source_of_the_browser_resumes_at_its_last_event(
     browser: Browser, dsn: str, db: Database, stored_until: int, tmp_path: Path
 ) -> None:
     port = free_port()
-    page = await browser.new_page()
+    page = await browser.new_page(service_workers="block")
     async with run_api_process(dsn, tmp_path, port=port) as stand:
         await page.goto(f"{stand.url}/docs")
         await page.evaluate(EVENT_SOURCE_SCRIPT, 'subscription { priceAdded(tickers: ["eth_usd"], after: "0") { price } }')

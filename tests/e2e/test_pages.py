@@ -50,7 +50,7 @@ class Visit:
         self._requested_urls: list[str] = []
         self._failures: list[str] = []
         page.on("requestfinished", lambda request: self._requested_urls.append(request.url))
-        page.on("requestfailed", lambda request: self._requested_urls.append(request.url) if request.failure != "csp" else None)
+        page.on("requestfailed", lambda request: self._requested_urls.append(request.url))
         page.on("pageerror", lambda error: self._failures.append(str(error)))
 
     def require_no_errors(self) -> None:

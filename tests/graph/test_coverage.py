@@ -1,5 +1,6 @@
 """The coverage of a window: counts, gaps with their reasons, and the header X-Coverage of REST."""
 
+import random
 from typing import Any
 
 import pytest
@@ -97,6 +98,47 @@ async def test_future_minutes_are_not_expected(db: Database, api: Api) -> None:
     await track(db, "btc_usd", since=_minute_at(0))
     coverage = (await api.data(COVERAGE, **{"from": 7_000_000_000}))["coverage"]
     assert (coverage["expected"], coverage["from"]) == (0, coverage["to"])
+
+
+DAYS = """
+query ($from: UnixTime!, $to: UnixTime!, $asOf: ID) {
+  coverage(ticker: "btc_usd", from: $from, to: $to, asOf: $asOf) { expected stored days { day expected stored } }
+}
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_days_of_a_window_add_up_to_its_coverage(db: Database, api: Api, seed: int) -> None:
+    """Tracking and import periods, and prices inside and outside of them, at random. No commit changes an earlier version."""
+    rng = random.Random(seed)  # noqa: S311  no secret
+    end = 4 * 1_440
+    low = rng.randrange(end)
+    await track(db, "btc_usd", since=_minute_at(low))
+    imported = sorted(rng.sample(range(end), 2))
+    periods = "INSERT INTO import_period VALUES ('btc_usd', $1, $2)"
+    await db.execute(periods, *map(_minute_at, imported))
+    minutes = rng.sample(range(end), 300)
+    await store(db, [row("btc_usd", _minute_at(minute)) for minute in minutes])
+    chosen = set(minutes)
+    version = (await api.data("{ dataVersion }"))["dataVersion"]
+    expected = {*range(low, end), *range(*imported)}
+    for _ in range(4):
+        begin, until = sorted(rng.sample(range(-1_440, end), 2))
+        window = {"from": _minute_at(begin), "to": _minute_at(until)}
+        found = (await api.data(DAYS, **window))["coverage"]
+        days = {one["day"]: (one["expected"], one["stored"]) for one in found["days"]}
+        model: dict[int, tuple[int, int]] = {}
+        for minute in range(begin, until):
+            if minute in expected:
+                day = _minute_at(minute) // 86_400 * 86_400
+                count, stored = model.get(day, (0, 0))
+                model[day] = (count + 1, stored + (minute in chosen))
+        assert days == model
+        assert (found["expected"], found["stored"]) == tuple(map(sum, zip(*days.values(), strict=True))) if days else (0, 0)
+    await store(db, [row("btc_usd", _minute_at(minute)) for minute in rng.sample(range(end), 50)])
+    window = {"from": _minute_at(0), "to": _minute_at(end)}
+    old = (await api.data(DAYS, **window, asOf=version))["coverage"]
+    assert sum(one["stored"] for one in old["days"]) == len(expected & chosen) == old["stored"]
 
 
 async def test_the_coverage_of_an_unknown_ticker_fails_with_unknown_ticker(db: Database, api: Api) -> None:

@@ -66,7 +66,7 @@ async def test_graphiql_uses_only_files_of_this_server(api: Api) -> None:
     assert "http://" not in page
     assert "https://" not in page
     for link in [part.split('"')[0] for part in page.replace('src="', 'href="').split('href="')[1:]]:
-        async with api.session.get(f"{api.url}{link}") as response:
+        async with api.session.get(f"{api.url}{link}", headers={"Accept": "text/html, */*"}) as response:
             assert response.status == 200, link
 
 

@@ -166,7 +166,7 @@ async def test_the_cost_is_returned_on_request(api: Api) -> None:
     assert result["extensions"] == {"cost": {"asked": 200, "most": MAX_COST}}
 
 
-LISTS_WITHOUT_COST = {"FetchReceipt.tickers", "Series.ts", "Series.price", "Coverage.parts"}
+LISTS_WITHOUT_COST = {"FetchReceipt.tickers", "Series.ts", "Series.price", "Coverage.parts", "WorkerReport.failingJobs"}
 """Lists that are no longer than a list in the request, or whose rows the enclosing field pays for."""
 
 

@@ -106,5 +106,5 @@ async def test_html_pages_use_only_files_of_this_server(api: Api, path: str) -> 
     assert re.findall(r"<script(?![^>]*\bsrc=)|\bon\w+=", page) == []
     assert "//" not in page.replace("<!doctype html>", "")
     for link in [part.split('"')[0] for part in page.replace('src="', 'href="').split('href="')[1:]]:
-        async with api.session.get(f"{api.url}{link}") as response:
+        async with api.session.get(f"{api.url}{link}", headers={"Accept": "text/html, */*"}) as response:
             assert response.status == 200, link

@@ -70,6 +70,7 @@ def test_query_fields_have_the_agreed_signatures() -> None:
         "pricesAt": ("ticker: String!, at: [UnixTime!]!, maxAge: Int!, asOf: ID", "[Price]!"),
         "digests": ("ticker: String!, from: UnixTime!, to: UnixTime", "[DayDigest!]!"),
         "deliveryPrice": ("ticker: String!, date: UnixTime!", "DeliveryPrice"),
+        "workers": ("", "WorkerReport"),
         "touched": ("ticker: String!, price: Decimal!, from: UnixTime!, to: UnixTime", "Touch!"),
         "coverage": ("ticker: String!, from: UnixTime!, to: UnixTime, asOf: ID", "Coverage!"),
         "priceAt": ("ticker: String!, at: UnixTime!, maxAge: Int!, asOf: ID", "Price"),

@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from db.pool import Database
+from db.queries import worker_report
 from db.rows import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
@@ -105,15 +106,31 @@ async def test_a_failed_job_is_reported_and_the_others_run(
     (name,) = (jobs := (await outbox.read_report()).jobs)
     assert name == "candles"
     assert jobs[name][0] == START_TS
+    report = await worker_report.get(db)
+    assert report is not None
+    assert (report.queued_prices, report.streams, report.failing_jobs) == (0, 0, [])  # the job failed after the report
+    assert report.clock_skew_s is not None
     await db.execute("ALTER TABLE candle DROP CONSTRAINT none")
     simulator.clock.set(at=START_TS + 62)
     await deribit.names()
     await reconcile(START_TS + 60, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
     assert (await outbox.read_report()).jobs == {}
+    assert (report := await worker_report.get(db)) is not None
+    assert report.failing_jobs == ["candles"]  # of the minute before
 
 
 def test_every_job_of_a_minute_has_a_time_budget() -> None:
-    assert set(JOB_TIMEOUTS_S) >= {"outbox", "gaps", "backfill", "candles", "changes", "retention", "metrics", "tracking"}
+    assert set(JOB_TIMEOUTS_S) >= {
+        "outbox",
+        "gaps",
+        "backfill",
+        "candles",
+        "changes",
+        "retention",
+        "metrics",
+        "report",
+        "tracking",
+    }
 
 
 async def test_a_response_after_the_minute_is_not_stored_for_that_minute(

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { bands, isSampled, isolated, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
+import { extremes, isSampled, isolated, toChartCandle, toChartLine, mergeCandles, spark, overlapping } from "../../graph/static/live/chart_data.mjs";
 
 const candle = (ts, close, more = {}) => ({ ts, end: ts + 60, open: close, high: close, low: close, close, ...more });
 const three = [candle(0, "1"), candle(60, null), candle(120, "3")];
@@ -25,8 +25,10 @@ test("a candle of samples alone is paler than one with ticks", () => {
   assert.equal(isSampled(candle(0, null, { closed: true, count: 0, sampled: 0 })), false);
 });
 
+const hidden = { color: "transparent", lineColor: "transparent", topColor: "transparent", bottomColor: "transparent" };
+
 test("a line does not bridge a gap", () => {
-  assert.deepEqual(toChartLine(three), [{ time: 0, value: 1, color: "transparent" }, { time: 60 }, { time: 120, value: 3 }]);
+  assert.deepEqual(toChartLine(three), [{ time: 0, value: 1, ...hidden }, { time: 60 }, { time: 120, value: 3 }]);
 });
 
 test("a price between gaps is drawn on its own", () => {
@@ -34,11 +36,17 @@ test("a price between gaps is drawn on its own", () => {
   assert.deepEqual(isolated([candle(0, "1"), candle(60, "2"), candle(120, null), candle(180, "3"), candle(240, null)]).map((one) => one.ts), [180]);
 });
 
-test("a period marks the candles that it overlaps", () => {
+test("a period overlaps a candle if they share an instant", () => {
   const period = { from: 59, to: 61 };
-  assert.deepEqual(overlapping([period], three[2]), []);
-  assert.deepEqual(bands(three, [period], () => "red").map((band) => band.time), [0, 60]);
-  assert.deepEqual(bands(three, [{ from: 60, to: 120 }], () => "red").map((band) => band.time), [60]);
+  assert.deepEqual(three.map((one) => overlapping([period], one).length), [1, 1, 0]);
+  assert.deepEqual(overlapping([{ from: 60, to: 120 }], three[2]), []);
+});
+
+test("the highest and the lowest price are compared as numbers, and the first of equal ones counts", () => {
+  const candles = [candle(0, "9"), candle(60, "10"), candle(120, null), candle(180, "10", { high: "12", low: "8" })];
+  assert.deepEqual(extremes(candles, false), { high: { ts: 180, price: "12" }, low: { ts: 180, price: "8" } });
+  assert.deepEqual(extremes(candles, true), { high: { ts: 60, price: "10" }, low: { ts: 0, price: "9" } });
+  assert.equal(extremes([candle(0, null)], false), null);
 });
 
 test("the newer version of a candle replaces the older one", () => {
@@ -46,9 +54,10 @@ test("the newer version of a candle replaces the older one", () => {
   assert.deepEqual(merged.map((one) => one.close), ["1", "2", "4"]);
 });
 
-test("a sparkline needs two prices, and a flat one is visible", () => {
-  assert.equal(spark([1], 100, 20), "");
-  assert.equal(spark([5, 5], 100, 20), "M0.0 19.0L100.0 19.0");
-  assert.equal(spark([1, 3, 2], 100, 22), "M0.0 21.0L50.0 1.0L100.0 11.0");
-  assert.equal(spark([1, null, 3], 100, 22), "M0.0 21.0M100.0 1.0");
+test("a sparkline needs two prices, fills the width, breaks at gaps, and a flat one is visible", () => {
+  const points = (...prices) => prices.map((price, index) => ({ ts: 60 * index, price: String(price) })).filter(({ price }) => price !== "null");
+  assert.equal(spark(points(1), 100, 20, 60), "");
+  assert.equal(spark(points(5, 5), 100, 20, 60), "M0.0 19.0L100.0 19.0");
+  assert.equal(spark(points(1, 3, 2), 100, 22, 60), "M0.0 21.0L50.0 1.0L100.0 11.0");
+  assert.equal(spark(points(1, null, 3), 100, 22, 60), "M0.0 21.0M100.0 1.0");
 });

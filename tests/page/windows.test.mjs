@@ -1,8 +1,8 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { INTERVALS } from "../../graph/static/live/state.mjs";
-import { MAX_CANDLES, MIN_CANDLES, fitWindow, positionOf, timeAt } from "../../graph/static/live/windows.mjs";
+import { INTERVALS } from "../../graph/static/live/intervals.mjs";
+import { MAX_CANDLES, MIN_CANDLES, coordinateAt, fitWindow, positionOf, timeAt } from "../../graph/static/live/windows.mjs";
 
 const MAY = 1_525_132_800;
 const NOW = MAY + 3 * 365 * 86_400;
@@ -34,4 +34,9 @@ test("a time and its position convert into each other, also within and outside o
   assert.equal(positionOf(candles, MAY), -0.5);
   assert.equal(positionOf(candles, MAY + 1.5 * 3_600), 1);
   assert.equal(positionOf([], MAY), 0);
+});
+
+test("a position between two candles has a coordinate between theirs", () => {
+  const scale = { logicalToCoordinate: (whole) => (Number.isInteger(whole) ? 100 + 8 * whole : 0) }; // as lightweight-charts does
+  assert.deepEqual([-0.5, 0, 0.5, 2.25].map((position) => coordinateAt(scale, position)), [96, 100, 104, 118]);
 });

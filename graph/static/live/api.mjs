@@ -1,18 +1,21 @@
 // Requests to the API.
 
+const NAME = "tickgraph.key";
 let key = null;
 try {
-  key = sessionStorage.getItem("tickgraph.key");
+  key = sessionStorage.getItem(NAME) ?? localStorage.getItem(NAME);
 } catch {
-  // Without session storage, the page asks for the key after each reload.
+  // Without storage, the page asks for the key after each reload.
 }
 
-export function setKey(text) {
+/** Sets the API key: for this tab, or with `isRemembered` for this browser. */
+export function setKey(text, isRemembered = false) {
   key = text;
   try {
-    sessionStorage.setItem("tickgraph.key", text);
+    for (const storage of [localStorage, sessionStorage]) storage.removeItem(NAME);
+    (isRemembered ? localStorage : sessionStorage).setItem(NAME, text);
   } catch {
-    // Without session storage, the key is valid until the next reload.
+    // Without storage, the key is valid until the next reload.
   }
 }
 
@@ -24,11 +27,11 @@ export function headers() {
   return key ? { Authorization: `Bearer ${key}` } : {};
 }
 
-/** Executes a query. Returns its data. Throws an Error with the API's error code in `code`, if there is one. */
-export async function execute(query, variables = {}) {
+/** Executes a document. Returns its data. Throws an Error with the API's error code in `code`, if there is one. `token` replaces the key. */
+export async function execute(query, variables = {}, token = null) {
   const response = await fetch("graphql", {
     method: "POST",
-    headers: { "Content-Type": "application/json", Accept: "application/json", ...headers() },
+    headers: { "Content-Type": "application/json", Accept: "application/json", ...(token === null ? headers() : { Authorization: `Bearer ${token}` }) },
     body: JSON.stringify({ query, variables }),
     signal: AbortSignal.timeout(20_000),
   });

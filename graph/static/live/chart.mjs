@@ -1,36 +1,38 @@
-// The candle chart. It draws candles and periods and does not call the API.
+// The chart of a ticker. It draws candles, periods, other tickers and levels, and does not call the API.
 
-import { CandlestickSeries, HistogramSeries, LineSeries, createChart } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
-import { bands, isolated, toChartCandle, toChartLine } from "./chart_data.mjs";
+import { AreaSeries, CandlestickSeries, LineSeries, PriceScaleMode, createChart, createSeriesMarkers } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
+import { extremes, isolated, toChartCandle, toChartLine } from "./chart_data.mjs";
+import { fade, readColor } from "./colors.mjs";
 import { axis, instant, price } from "./format.mjs";
-import { positionOf, timeAt } from "./windows.mjs";
+import { Periods } from "./periods.mjs";
+import { VisibleRange } from "./visible_range.mjs";
+import { coordinateAt, positionOf, timeAt } from "./windows.mjs";
 
-const COLORS = ["panel", "text", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent"];
-const PRELOAD_MARGIN = 40;
+const COLORS = ["panel", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent", "text", "compare-1", "compare-2", "compare-3", "compare-4", "compare-5"];
+const MODES = { linear: PriceScaleMode.Normal, log: PriceScaleMode.Logarithmic, percent: PriceScaleMode.Percentage };
 
 export class Chart {
   #element;
-  #chart;
-  #candles;
-  #missing;
-  #parts;
-  #times = [];
-  #candleData = [];
-  #reportTimer = null;
-  #scheme = matchMedia("(prefers-color-scheme: dark)");
-  #periods = [[], [], []];
-  #colors = {};
   #events;
-  #isSettled = false;
-  #shownRange = null; // as set by the program; another one comes from the user
-  #asLine = false;
+  #chart;
+  #range;
+  #candles; // the series of candles; with a line, the minutes without a neighbor
+  #line = null; // the series of a line or an area
+  #style = "candles";
+  #periods = new Periods();
+  #marked = [[], []]; // missing periods, and parts
+  #compared = []; // { color, series }
+  #levelLines = [];
+  #markers = null;
+  #data = [];
+  #colors = {};
+  #decimals = 2;
   #hasRanges = false;
   #isPast = false; // the newest loaded price is not the newest one
-  #decimals = 2;
-  #requestedRange = null;
-  #selectedIndex = null;
-  #line;
+  #selected = null; // index of the candle under the crosshair of the keyboard
+  #scheme = matchMedia("(prefers-color-scheme: dark)");
 
+  /** `events`: onHover(ts or null), onWindow(from, to, isLive), onOlder(), onNewer() and onDoubleClick(price). */
   constructor(element, events) {
     this.#element = element;
     this.#events = events;
@@ -42,175 +44,200 @@ export class Chart {
       localization: { locale: "en", timeFormatter: instant, priceFormatter: (value) => price(value.toFixed(this.#decimals)) },
       crosshair: { mode: 0 },
     });
-    const band = { priceScaleId: "", priceLineVisible: false, lastValueVisible: false, autoscaleInfoProvider: () => ({ priceRange: { minValue: 0, maxValue: 1 } }) };
-    this.#missing = this.#chart.addSeries(HistogramSeries, { ...band, priceScaleId: "missing" });
-    this.#parts = this.#chart.addSeries(HistogramSeries, { ...band, priceScaleId: "parts" });
     this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false });
-    this.#line = this.#chart.addSeries(LineSeries, { lineWidth: 2, visible: false });
-    this.#missing.priceScale().applyOptions({ scaleMargins: { top: 0, bottom: 0 } });
-    this.#parts.priceScale().applyOptions({ scaleMargins: { top: 0.975, bottom: 0 } });
-    this.#paint();
-    this.#scheme.addEventListener("change", this.#paint);
+    this.#chart.panes()[0].attachPrimitive(this.#periods);
+    this.paint();
+    this.#scheme.addEventListener("change", this.paint);
     this.#chart.subscribeCrosshairMove((at) => events.onHover(at.time ?? null));
-    this.#chart.timeScale().subscribeVisibleLogicalRangeChange((range) => this.#onRangeChange(range));
-    element.addEventListener("keydown", (event) => this.#onKey(event));
+    this.#chart.subscribeClick((at) => at.time !== undefined && this.#select(this.#data.findIndex((one) => one.ts === at.time)));
+    this.#chart.subscribeDblClick((at) => at.point && events.onDoubleClick(this.#candles.coordinateToPrice(at.point.y)?.toFixed(this.#decimals)));
+    this.#range = new VisibleRange(this.#chart.timeScale(), {
+      ...events,
+      onSettled: () => this.#markExtremes(),
+      onWindow: (...window) => {
+        this.#markExtremes();
+        events.onWindow(...window);
+      },
+    });
   }
 
   remove() {
-    clearTimeout(this.#reportTimer);
-    this.#scheme.removeEventListener("change", this.#paint);
+    this.#range.remove();
+    this.#scheme.removeEventListener("change", this.paint);
     this.#chart.remove();
   }
 
-  /** Replaces the candles and the visible range: a window, or the newest candles. `asLine` draws the closes as a line. */
-  show(candles, { from, to }, { asLine }) {
-    this.#isSettled = false;
-    this.#selectedIndex = null;
-    this.#asLine = asLine;
+  /** Replaces the candles and the visible range: a window, or the newest candles. */
+  show(candles, { from, to }) {
+    this.#selected = null;
     this.#isPast = from !== null;
-    this.#line.applyOptions({ visible: asLine });
-    this.put(candles);
-    const scale = this.#chart.timeScale();
-    const count = this.#times.length;
+    this.#events.onHover(null);
+    const count = candles.length;
     // On the first day, the few candles fill the chart.
     const shown = Math.min(count, Math.max(30, Math.min(180, this.#element.clientWidth / 6)));
-    scale.setVisibleLogicalRange(from === null ? { from: count - shown, to: count + 3 } : { from: positionOf(candles, from), to: positionOf(candles, to) });
-    this.#events.onHover(null);
-    requestAnimationFrame(() => {
-      this.#isSettled = true;
-      this.#shownRange = scale.getVisibleLogicalRange();
-      if (from === null) this.#reportWindow(this.#shownRange);
-    });
+    const range = from === null ? { from: count - shown, to: count + 3 } : { from: positionOf(candles, from), to: positionOf(candles, to) };
+    this.#range.show(candles, range, () => this.#replace(candles), { follows: from === null });
   }
 
   /** Replaces the candles and keeps the visible range. */
   put(candles) {
-    const scale = this.#chart.timeScale();
-    const range = this.#isSettled ? scale.getVisibleLogicalRange() : null;
-    const previousTimes = this.#times;
-    this.#times = candles.map((candle) => candle.ts);
-    this.#candleData = candles;
-    const samplePrice = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
-    this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(samplePrice)))));
-    for (const series of [this.#candles, this.#line]) {
-      series.applyOptions({ priceFormat: { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals } });
-    }
-    this.#hasRanges = candles.some((candle) => candle.sampled < candle.count);
-    const drawn = this.#asLine ? isolated(candles) : candles;
-    this.#candles.setData(drawn.map((candle) => toChartCandle(candle, this.#sampledColors())));
-    for (const [series, isShown] of [[this.#candles, !this.#asLine], [this.#line, this.#asLine]]) {
-      series.applyOptions({ lastValueVisible: isShown && !this.#isPast, priceLineVisible: isShown && !this.#isPast });
-    }
-    this.#element.dataset.isolated = String(this.#asLine ? drawn.length : 0);
-    this.#line.setData(this.#asLine ? toChartLine(candles) : []);
-    this.#element.dataset.candles = String(candles.length);
-    if (range && previousTimes.length) {
-      // Aligns by a visible candle, because candles may have been added or removed on both sides.
-      const oldIndex = Math.max(0, Math.min(previousTimes.length - 1, Math.round((range.from + range.to) / 2)));
-      const newIndex = this.#times.indexOf(previousTimes[oldIndex]);
-      const shift = newIndex - oldIndex;
-      if (newIndex >= 0 && shift !== 0) scale.setVisibleLogicalRange({ from: range.from + shift, to: range.to + shift });
-    }
+    this.#range.keep(candles, () => this.#replace(candles));
+    this.#markExtremes();
   }
 
   /** Appends a candle or updates the last one. */
   update(candle) {
-    if (this.#times.length && candle.ts < this.#times.at(-1)) return;
-    if (candle.ts !== this.#times.at(-1)) {
-      this.#times.push(candle.ts);
-      this.#candleData = [...this.#candleData, candle];
-    }
-    if (this.#asLine) this.#line.update({ time: candle.ts, value: Number(candle.close) });
+    const last = this.#data.at(-1);
+    if (last && candle.ts < last.ts) return;
+    this.#data = candle.ts === last?.ts ? [...this.#data.slice(0, -1), candle] : [...this.#data, candle];
+    this.#range.append(this.#data);
+    if (this.#line) this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
     else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
     this.#element.dataset.last = candle.close ?? "";
-    this.#events.onHover(null);
+    this.mark(...this.#marked);
+    this.#markExtremes();
   }
 
-  /** Draws missing periods as bands, backfilled and imported periods along the lower edge. */
-  mark(candles, missing, parts) {
-    this.#periods = [candles, missing, parts];
+  /** Draws as "candles", "line" or "area", on a "linear", "log" or "percent" scale. */
+  draw(style, scale) {
+    if (style !== this.#style) {
+      if (this.#line) this.#chart.removeSeries(this.#line);
+      this.#line = style === "candles" ? null : this.#chart.addSeries(style === "line" ? LineSeries : AreaSeries, { lineWidth: 2 });
+      this.#style = style;
+      this.#markers?.detach();
+      this.#markers = null;
+      this.paint();
+    }
+    this.#chart.priceScale("right").applyOptions({ mode: MODES[scale] });
+    Object.assign(this.#element.dataset, { style, scale });
+  }
+
+  /** Draws other tickers as lines: `points` are `{ time, value }` at the times of candles. Returns their colors. */
+  compare(others) {
+    while (this.#compared.length > others.length) this.#chart.removeSeries(this.#compared.pop().series);
+    return others.map(({ ticker, points }, index) => {
+      const color = this.#colors[`compare-${index + 1}`];
+      this.#compared[index] ??= { series: this.#chart.addSeries(LineSeries, { lineWidth: 2, priceLineVisible: false }) };
+      const { series } = this.#compared[index];
+      series.applyOptions({ color, title: ticker });
+      series.setData(points);
+      return color;
+    });
+  }
+
+  /** Draws a line at each price. */
+  level(prices) {
+    for (const line of this.#levelLines) this.#candles.removePriceLine(line);
+    this.#levelLines = prices.map((one) =>
+      this.#candles.createPriceLine({ price: Number(one), color: this.#colors.accent, lineStyle: 2, lineWidth: 1, title: "notify" }));
+  }
+
+  /** Draws missing periods as bands, and parts from other sources along the lower edge. */
+  mark(missing, parts) {
+    this.#marked = [missing, parts];
     const { missing: gap, backfilled, imported } = this.#colors;
-    const found = bands(candles, missing, () => `${gap}55`);
-    this.#missing.setData(found);
-    this.#parts.setData(bands(candles, parts, (one) => (one.source === "IMPORT" ? imported : backfilled)));
-    this.#element.dataset.missing = String(found.length);
+    this.#periods.show(this.#data, [
+      ...missing.map(({ from, to }) => ({ from, to, color: fade(gap, 0.3), isStrip: false })),
+      ...parts.map(({ from, to, source }) => ({ from, to, color: source === "IMPORT" ? imported : backfilled, isStrip: true })),
+    ]);
+    Object.assign(this.#element.dataset, { missing: String(missing.length), parts: String(parts.length) });
   }
 
-  #paint = () => {
-    const style = getComputedStyle(document.documentElement);
-    this.#colors = Object.fromEntries(COLORS.map((name) => [name, style.getPropertyValue(`--${name}`).trim()]));
-    const { panel, muted, line, up, down } = this.#colors;
+  /** Reads the colors of the style sheet again. */
+  paint = () => {
+    this.#colors = Object.fromEntries(COLORS.map((name) => [name, readColor(name)]));
+    const { panel, muted, line, up, down, accent } = this.#colors;
     this.#chart.applyOptions({
       layout: { background: { color: panel }, textColor: muted },
       grid: { vertLines: { color: line }, horzLines: { color: line } },
       timeScale: { borderColor: line },
     });
-    this.#line.applyOptions({ color: this.#colors.accent });
     this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
-    this.mark(...this.#periods);
+    this.#line?.applyOptions(this.#style === "line" ? { color: accent } : { lineColor: accent, topColor: fade(accent, 0.35), bottomColor: fade(accent, 0.02) });
+    this.#compared.forEach(({ series }, index) => series.applyOptions({ color: this.#colors[`compare-${index + 1}`] }));
+    this.#drawCandles();
+    this.mark(...this.#marked);
   };
+
+  /** Returns a picture of the chart. */
+  screenshot() {
+    return this.#chart.takeScreenshot(true, false);
+  }
+
+  /** Returns the time and the price at a point of the element. */
+  pointAt(x, y) {
+    const position = this.#chart.timeScale().coordinateToLogical(x);
+    return { time: this.#data.length && position !== null ? timeAt(this.#data, position) : null, price: this.#candles.coordinateToPrice(y) };
+  }
+
+  /** Returns the point of the element at a time and a price. */
+  coordinatesOf({ time, price }) {
+    return { x: coordinateAt(this.#chart.timeScale(), positionOf(this.#data, time)), y: this.#candles.priceToCoordinate(price) };
+  }
+
+  /** Turns dragging on or off. */
+  setDraggable(isDraggable) {
+    this.#chart.applyOptions({ handleScroll: isDraggable, handleScale: isDraggable });
+  }
+
+  get range() {
+    return this.#range;
+  }
+
+  /** Moves the crosshair by a number of candles. Returns the candle. */
+  selectNext(step) {
+    const last = this.#data.length - 1;
+    return this.#select(Math.max(0, Math.min(last, (this.#selected ?? last + 1) + step)));
+  }
+
+  #select(index) {
+    const candle = this.#data[index];
+    if (!candle) return null;
+    this.#selected = index;
+    this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#line ?? this.#candles);
+    this.#events.onHover(candle.ts);
+    return candle;
+  }
+
+  #replace(candles) {
+    this.#data = candles;
+    const sample = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
+    this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(sample)))));
+    this.#hasRanges = candles.some((candle) => candle.sampled < candle.count);
+    this.#drawCandles();
+    this.mark(...this.#marked);
+    Object.assign(this.#element.dataset, { candles: String(candles.length), last: candles.findLast((one) => one.close !== null)?.close ?? "" });
+  }
+
+  #drawCandles() {
+    const isCandles = this.#line === null;
+    const drawn = isCandles ? this.#data : isolated(this.#data);
+    const priceFormat = { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals };
+    const shown = { lastValueVisible: !this.#isPast, priceLineVisible: !this.#isPast };
+    this.#candles.applyOptions({ priceFormat, ...(isCandles ? shown : { lastValueVisible: false, priceLineVisible: false }) });
+    this.#candles.setData(drawn.map((candle) => toChartCandle(candle, this.#sampledColors())));
+    this.#line?.applyOptions({ priceFormat, ...shown });
+    this.#line?.setData(toChartLine(this.#data));
+    this.#element.dataset.isolated = String(isCandles ? 0 : drawn.length);
+  }
 
   /** Returns the paler colors of candles that are only sampled; null if all shown candles are, so that none stands out. */
   #sampledColors() {
-    return this.#hasRanges ? { up: `${this.#colors.up}66`, down: `${this.#colors.down}66` } : null;
+    return this.#hasRanges ? { up: fade(this.#colors.up, 0.4), down: fade(this.#colors.down, 0.4) } : null;
   }
 
-  #onRangeChange(range) {
-    if (!range || !this.#isSettled || isSame(range, this.#shownRange)) return;
-    this.#shownRange = null;
-    if (range.from < PRELOAD_MARGIN) this.#events.onOlder();
-    if (range.to > this.#times.length - PRELOAD_MARGIN) this.#events.onNewer();
-    clearTimeout(this.#reportTimer);
-    this.#reportTimer = setTimeout(() => this.#reportWindow(range), 250);
-  }
-
-  #reportWindow(range) {
-    const last = this.#times.length - 1;
-    if (!range || last < 0) return;
-    const [from, to] = [Math.max(range.from, -0.5), Math.min(range.to, last + 0.5)].map((position) => timeAt(this.#candleData, position));
-    if (from < to) this.#events.onWindow(from, to, range.to >= last);
-  }
-
-  #onKey(event) {
-    if (event.ctrlKey || event.altKey || event.metaKey) return; // shortcuts of the browser
-    if (event.shiftKey && event.key.startsWith("Arrow")) return this.#moveCrosshair(event);
-    if (event.key === "End") {
-      event.preventDefault();
-      return this.#events.onNow();
-    }
-    const scale = this.#chart.timeScale();
-    const range = this.#requestedRange ?? scale.getVisibleLogicalRange(); // the chart updates its range only once per frame
+  /** Marks the highest and the lowest price of the visible candles. */
+  #markExtremes() {
+    const range = this.#range.current;
     if (!range) return;
-    const width = range.to - range.from;
-    const step = Math.max(1, width / 10);
-    const moveRange = {
-      ArrowLeft: () => ({ from: range.from - step, to: range.to - step }),
-      ArrowRight: () => ({ from: range.from + step, to: range.to + step }),
-      "+": () => ({ from: range.from + width / 4, to: range.to }),
-      "=": () => ({ from: range.from + width / 4, to: range.to }),
-      "-": () => ({ from: range.from - width / 3, to: range.to }),
-      Home: () => ({ from: 0, to: width }),
-    }[event.key];
-    if (!moveRange) return;
-    event.preventDefault();
-    this.#requestedRange = moveRange();
-    scale.setVisibleLogicalRange(this.#requestedRange);
-    requestAnimationFrame(() => (this.#requestedRange = null));
+    this.#markers ??= createSeriesMarkers(this.#line ?? this.#candles, [], { autoScale: true });
+    const visible = this.#data.slice(Math.max(0, Math.ceil(range.from)), Math.max(0, Math.floor(range.to) + 1));
+    const found = extremes(visible, this.#line !== null);
+    const mark = ({ ts, price: value }, isHigh) => ({
+      time: ts, color: this.#colors.muted, size: 0.5, position: isHigh ? "aboveBar" : "belowBar", shape: isHigh ? "arrowDown" : "arrowUp", text: `${isHigh ? "High" : "Low"} ${price(value)}`,
+    });
+    const marks = found ? [mark(found.high, true), mark(found.low, false)].sort((one, other) => one.time - other.time) : [];
+    this.#markers.setMarkers(marks);
+    this.#element.dataset.high = found?.high.price ?? "";
   }
-
-  /** Moves the crosshair to the previous or next candle. */
-  #moveCrosshair(event) {
-    event.preventDefault();
-    const last = this.#times.length - 1;
-    const step = event.key === "ArrowLeft" ? -1 : event.key === "ArrowRight" ? 1 : 0;
-    this.#selectedIndex = Math.max(0, Math.min(last, (this.#selectedIndex ?? last + 1) + step));
-    const candle = this.#candleData[this.#selectedIndex];
-    if (!candle) return;
-    this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#asLine ? this.#line : this.#candles);
-    this.#events.onHover(candle.ts);
-  }
-}
-
-function isSame(range, other) {
-  return other !== null && Math.abs(range.from - other.from) < 0.01 && Math.abs(range.to - other.to) < 0.01;
 }

@@ -15,13 +15,25 @@ export function toChartCandle(candle, colors = null) {
   return { time, ...prices, color, wickColor: color };
 }
 
-/** Returns the points of a line with breaks at candles without prices. A point's color applies to the segment after it. */
+/** Returns the points of a line or an area with breaks at candles without prices. A point's color applies to the segment after it. */
 export function toChartLine(candles) {
   return candles.map((candle, index) => {
     if (candle.close === null) return { time: candle.ts };
     const isLast = candles[index + 1]?.close === null;
-    return { time: candle.ts, value: Number(candle.close), ...(isLast && { color: "transparent" }) };
+    return { time: candle.ts, value: Number(candle.close), ...(isLast && HIDDEN) };
   });
+}
+
+const HIDDEN = Object.fromEntries(["color", "lineColor", "topColor", "bottomColor"].map((name) => [name, "transparent"]));
+
+/** Returns the highest and the lowest price of the candles, as `{ ts, price }`; null without prices. `ofCloses`: a line shows only closes. */
+export function extremes(candles, ofCloses) {
+  const known = candles.filter((one) => one.close !== null);
+  if (!known.length) return null;
+  const [highOf, lowOf] = ofCloses ? [(one) => one.close, (one) => one.close] : [(one) => one.high, (one) => one.low];
+  const high = known.reduce((best, one) => (Number(highOf(one)) > Number(highOf(best)) ? one : best));
+  const low = known.reduce((best, one) => (Number(lowOf(one)) < Number(lowOf(best)) ? one : best));
+  return { high: { ts: high.ts, price: highOf(high) }, low: { ts: low.ts, price: lowOf(low) } };
 }
 
 /** Returns the candles without a neighbor, of which a line shows nothing. */
@@ -35,16 +47,6 @@ export function overlapping(periods, candle) {
   return periods.filter((one) => one.from < candle.end && one.to > candle.ts);
 }
 
-/** Returns a band for each candle that overlaps a period. */
-export function bands(candles, periods, colorOf) {
-  const found = [];
-  for (const candle of candles) {
-    const period = overlapping(periods, candle)[0];
-    if (period) found.push({ time: candle.ts, value: 1, color: colorOf(period) });
-  }
-  return found;
-}
-
 /** Merges two lists of candles, sorted by time. `added` replaces a known candle of the same time. */
 export function mergeCandles(known, added) {
   const all = new Map(known.map((candle) => [candle.ts, candle]));
@@ -52,17 +54,15 @@ export function mergeCandles(known, added) {
   return [...all.values()].sort((one, other) => one.ts - other.ts);
 }
 
-/** Returns an SVG path through the closes that fits the size, with breaks at null. */
-export function spark(closes, width, height) {
-  const known = closes.filter((close) => close !== null);
-  if (known.length < 2) return "";
-  const low = Math.min(...known);
-  const span = Math.max(...known) - low || 1;
-  const parts = closes.map((close, index) => {
-    if (close === null) return "";
-    const x = ((index / (closes.length - 1)) * width).toFixed(1);
-    const y = (height - 1 - ((close - low) / span) * (height - 2)).toFixed(1);
-    return `${closes[index - 1] === undefined || closes[index - 1] === null ? "M" : "L"}${x} ${y}`;
-  });
-  return parts.join("");
+/** Returns an SVG path through `{ ts, price }` that fits the size, with breaks where more than `maxStep` seconds are between two. */
+export function spark(points, width, height, maxStep) {
+  if (points.length < 2) return "";
+  const prices = points.map((one) => Number(one.price));
+  const [low, high] = [Math.min(...prices), Math.max(...prices)];
+  const [start, end] = [points[0].ts, points.at(-1).ts];
+  return points.map(({ ts }, index) => {
+    const x = (((ts - start) / (end - start)) * width).toFixed(1);
+    const y = (height - 1 - ((prices[index] - low) / (high - low || 1)) * (height - 2)).toFixed(1);
+    return `${index && ts - points[index - 1].ts <= maxStep ? "L" : "M"}${x} ${y}`;
+  }).join("");
 }

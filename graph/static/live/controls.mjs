@@ -1,51 +1,72 @@
-// The controls of a chart: interval, range, window and time zone.
+// The controls of a chart: interval, range, window, time zone; and how it is drawn.
 
-import { make } from "./dom.mjs";
-import { INTERVALS, RANGES } from "./state.mjs";
+import { MAX_COMPARED, SCALES, STYLES } from "./address.mjs";
+import { INTERVALS, RANGES } from "./intervals.mjs";
+import { html } from "./template.mjs";
 import { UTC, fromInput, toInput, zones } from "./zones.mjs";
 
-/** Creates the controls. `on` has the callbacks interval, range, window, zone and now. */
-export function createControls(view, on) {
-  const intervals = createChoice("Candle", INTERVALS, on.interval);
-  const ranges = createChoice("Show", RANGES, on.range);
-  const zone = make("select", { "aria-label": "Time zone", onchange: () => on.zone(zone.value) },
-    ...zones(view.zone).map((name) => make("option", { value: name, text: name === UTC ? "UTC" : name.replaceAll("_", " "), selected: name === view.zone })));
-  const clearError = () => to.setCustomValidity("");
-  const field = (name) => make("input", { type: "text", inputmode: "numeric", size: "16", placeholder: "2026-01-31 12:00", "aria-label": name, oninput: clearError });
-  const [from, to] = [field("From"), field("To")];
-
-  function submit(event) {
+/** What is shown. `range` is the chosen range or null; `on` has the callbacks interval, range, window, zone and now. */
+export function controls({ view, range, follows, on }) {
+  const submit = (event) => {
     event.preventDefault();
-    const [begin, end] = [from, to].map((input) => fromInput(input.value, zone.value));
+    const { from, to } = event.target.elements;
+    const [begin, end] = [from, to].map((input) => fromInput(input.value, view.zone));
     const isWrong = Number.isNaN(begin) || Number.isNaN(end);
     const problem = isWrong ? "Enter both times like 2026-01-31 12:00" : begin >= end ? "The end must be after the start" : "";
     to.setCustomValidity(problem);
     if (problem) to.reportValidity();
     else on.window(begin, end);
-  }
-
-  const form = make("form", { class: "window", onsubmit: submit },
-    make("label", {}, "From ", from), make("label", {}, "to ", to), zone, make("button", { text: "Show" }));
-  const now = make("button", { type: "button", class: "go-now", text: "Now", title: "Show the newest candles", onclick: on.now });
-  const element = make("div", { class: "controls" }, intervals.element, ranges.element, now, form);
-  return {
-    element,
-    showInterval: intervals.show,
-    showRange: ranges.show,
-    /** Shows the window, unless the user edits it. `follows`: it ends with the newest candle. */
-    showWindow({ begin, end, follows }) {
-      now.setAttribute("aria-pressed", String(follows));
-      if (document.activeElement === from || document.activeElement === to) return;
-      from.value = toInput(begin, zone.value);
-      to.value = toInput(end, zone.value);
-    },
   };
+  const field = (name, label) => html`<label>${label} <input type="text" name=${name} inputmode="numeric" size="16" placeholder="2026-01-31 12:00" aria-label=${label === "to" ? "To" : label}
+    @input=${(event) => event.target.form.elements.to.setCustomValidity("")}></label>`;
+  return html`<div class="controls">
+    ${choice("Candle", INTERVALS, view.interval, on.interval)}
+    ${choice("Show", RANGES, range, on.range)}
+    <button type="button" class="framed" title="Show the newest candles" aria-pressed=${String(follows)} @click=${on.now}>Now</button>
+    <form class="window" @submit=${submit}>
+      ${field("from", "From")} ${field("to", "to")}
+      <select aria-label="Time zone" @change=${(event) => on.zone(event.target.value)}>
+        ${zones(view.zone).map((name) => html`<option value=${name} ?selected=${name === view.zone}>${name === UTC ? "UTC" : name.replaceAll("_", " ")}</option>`)}
+      </select>
+      <button class="framed">Show</button>
+    </form>
+  </div>`;
 }
 
-/** Creates a group of buttons with a visible name. The selected one is marked as pressed. */
-function createChoice(name, values, onSelect) {
-  const buttons = Object.entries(values).map(([key, one]) =>
-    make("button", { type: "button", "aria-pressed": "false", "aria-label": `${one.short ?? key}: ${one.name}`, title: one.name, text: one.short ?? key, "data-key": key, onclick: () => onSelect(key) }));
-  const element = make("div", { class: "choice", role: "group", "aria-label": name }, make("span", { class: "choice-name", text: name, "aria-hidden": "true" }), ...buttons);
-  return { element, show: (key) => buttons.forEach((button) => button.setAttribute("aria-pressed", String(button.dataset.key === key))) };
+/** Puts a window into the form, unless the user edits it. */
+export function showWindow(form, { begin, end }, zone) {
+  const { from, to } = form.elements;
+  if (document.activeElement === from || document.activeElement === to) return;
+  from.value = toInput(begin, zone);
+  to.value = toInput(end, zone);
+}
+
+/** How the chart is drawn. `compared` are `{ ticker, color, text }`, `others` the names that can be added; `on` has style, scale, compare and fullScreen. */
+export function drawing({ style, scale, compared, others, on }) {
+  const names = compared.map((one) => one.ticker);
+  const add = (event) => {
+    const name = event.target.value;
+    event.target.value = "";
+    on.compare([...names, name]);
+  };
+  return html`<div class="drawing">
+    ${choice("Style", STYLES, style, on.style)}
+    ${choice("Scale", SCALES, scale, on.scale)}
+    <select aria-label="Compare with" ?disabled=${names.length >= MAX_COMPARED} @change=${add}>
+      <option value="">Compare with …</option>
+      ${others.map((name) => html`<option>${name}</option>`)}
+    </select>
+    <button type="button" class="framed" @click=${on.fullScreen}>Full screen</button>
+    <ul class="compared" aria-label="Compared tickers">
+      ${compared.map(({ ticker, color, text }) => html`<li><i class="swatch" .style=${`background:${color}`}></i>${ticker} ${text}
+        <button type="button" aria-label="Remove ${ticker}" @click=${() => on.compare(names.filter((name) => name !== ticker))}>×</button></li>`)}
+    </ul>
+  </div>`;
+}
+
+/** A group of buttons with a visible name. The selected one is marked as pressed. */
+export function choice(name, values, selected, onSelect) {
+  const button = (key, one) => html`<button type="button" data-key=${key} title=${one.name ?? one} aria-label=${one.name ? `${one.short ?? key}: ${one.name}` : one}
+    aria-pressed=${String(key === selected)} @click=${() => onSelect(key)}>${one.name ? (one.short ?? key) : one}</button>`;
+  return html`<div class="choice" role="group" aria-label=${name}><span class="choice-name" aria-hidden="true">${name}</span>${Object.entries(values).map(([key, one]) => button(key, one))}</div>`;
 }

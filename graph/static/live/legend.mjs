@@ -1,23 +1,27 @@
-// The text about one candle.
+// The line about one candle.
 
 import { isSampled, overlapping } from "./chart_data.mjs";
-import { gap, instant, minutes, price } from "./format.mjs";
+import { change, direction, gap, instant, minutes, price } from "./format.mjs";
+import { html } from "./template.mjs";
 
 const SOURCES = { BACKFILL: "backfilled", IMPORT: "imported", PEER: "from a peer" };
+const PRICES = { open: "O", high: "H", low: "L", close: "C" };
 
-/** Describes a candle, with the gaps and the sources of its minutes. */
-export function describeCandle(candle, gaps, parts) {
-  const texts = [instant(candle.ts)];
-  if (candle.open === null) {
-    texts.push("no prices");
-  } else {
-    texts.push(`open ${price(candle.open)}`, `high ${price(candle.high)}`, `low ${price(candle.low)}`, `close ${price(candle.close)}`);
-    if (!candle.closed) texts.push("in progress");
-    else if (!candle.complete) texts.push(`${candle.count} of ${minutes(candle.expected)}`);
-    if (isSampled(candle)) texts.push("one sample a minute");
-  }
-  texts.push(...overlapping(gaps, candle).slice(0, 2).map(gap));
-  const sources = new Set(overlapping(parts, candle).map((one) => SOURCES[one.source]));
-  if (sources.size) texts.push([...sources].join(", "));
-  return texts.join("  ·  ");
+/** Describes a candle with its gaps and sources. `left` is the first visible candle with a price, or null. */
+export function legend(candle, gaps, parts, left) {
+  if (!candle) return "";
+  const notes = [];
+  if (candle.open === null) notes.push("no prices");
+  else if (!candle.closed) notes.push("in progress");
+  else if (!candle.complete) notes.push(`${candle.count} of ${minutes(candle.expected)}`);
+  if (isSampled(candle)) notes.push("one sample a minute");
+  notes.push(...overlapping(gaps, candle).slice(0, 2).map(gap));
+  notes.push([...new Set(overlapping(parts, candle).map((one) => SOURCES[one.source]))].join(", "));
+  return html`<span>${instant(candle.ts)}</span> ${candle.open === null ? "" : prices(candle, left)} ${notes.filter(Boolean).map((text) => html`<span class="note">${text}</span> `)}`;
+}
+
+function prices(candle, left) {
+  const changes = [["candle", candle.open], ["since the left edge", left?.open ?? null]].filter(([, from]) => from !== null);
+  return html`${Object.entries(PRICES).map(([name, short]) => html`<span><span class="term" data-short=${short}>${name}</span> ${price(candle[name])}</span> `)}
+    ${changes.map(([name, from]) => html`<span class="change" data-direction=${direction(from, candle.close)}><span class="term" data-short=${name === "candle" ? "±" : "view"}>${name}</span> ${change(from, candle.close)}</span> `)}`;
 }

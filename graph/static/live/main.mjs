@@ -1,48 +1,53 @@
-// Entry point: selects the view by the URL, opens the WebSocket, asks for an API key if one is required.
+// Entry point: opens the view of the URL, and the connection for its updates.
 
-import { headers, setKey } from "./api.mjs";
-import { make, setText } from "./dom.mjs";
-import { showOverview } from "./overview.mjs";
+import { computed, effect, untracked } from "../vendor/signals-core-1.14.5.mjs";
+import { hasKey, headers } from "./api.mjs";
+import { startLevels } from "./levels.mjs";
+import { followPrices } from "./prices.mjs";
+import { failure, keyForm, problems, startShell } from "./shell.mjs";
 import { Socket } from "./socket.mjs";
-import { parseView, buildViewUrl } from "./state.mjs";
-import { showTicker } from "./ticker.mjs";
+import { connection, nowSeconds, view } from "./state.mjs";
+import { lastSeen } from "./storage.mjs";
+import { mount } from "./template.mjs";
 
-const STATE_LABELS = { connecting: "Connecting", live: "Live", http: "Live over HTTP", polling: "Updated every 15 seconds", failing: "Subscription failed, retrying", offline: "Offline, reconnecting" };
+const VIEWS = {
+  prices: () => import("./overview.mjs"),
+  ticker: () => import("./ticker.mjs"),
+  health: () => import("./health.mjs"),
+  alerts: () => import("./alerts.mjs"),
+};
+const RETRY_MS = 3_000;
+const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN"];
 
 const main = document.getElementById("main");
-const status = document.getElementById("status");
 let closeView = () => {};
 let viewNumber = 0;
 let retryTimer = null;
 
 function onState(state) {
-  status.dataset.state = state;
-  setText(status.querySelector(".words"), STATE_LABELS[state]);
+  if (["live", "http"].includes(connection.peek()) && state === "offline") lastSeen.value = nowSeconds();
+  connection.value = state;
 }
 
-const url = new URL("graphql", location.href.replace(/^http/, "ws")).href;
-const socket = new Socket(url, { onState, payload: headers });
+const socket = new Socket(new URL("graphql", location.href.replace(/^http/, "ws")).href, { onState, payload: headers });
 
-function go(event) {
-  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
-  event.preventDefault();
-  history.pushState(null, "", event.currentTarget.href);
-  show().then(() => main.focus({ preventScroll: true }));
-  scrollTo(0, 0);
+function start() {
+  followPrices(socket).catch((error) => {
+    if (error.code === "UNAUTHENTICATED") showKeyForm();
+    else setTimeout(start, RETRY_MS);
+  });
 }
 
-async function show() {
+async function showView() {
   const number = ++viewNumber;
   const isCurrent = () => number === viewNumber;
-  const onMove = (moved) => isCurrent() && history.replaceState(null, "", buildViewUrl(moved)); // the URL always shows the view
   clearTimeout(retryTimer);
-  const view = parseView(location.search);
   closeView();
   closeView = () => {};
   try {
-    const close = view.ticker
-      ? await showTicker(main, view, { socket, go, onMove, isCurrent })
-      : await showOverview(main, { socket, go, isCurrent });
+    const { open } = await VIEWS[view.peek().page]();
+    if (!isCurrent()) return;
+    const close = await open((template) => showTemplate(template), { socket, isCurrent });
     if (isCurrent()) closeView = close;
     else close();
   } catch (error) {
@@ -50,29 +55,41 @@ async function show() {
   }
 }
 
+let unmount = () => {};
+
+/** Shows a template in place of the one before. Returns its element. */
+function showTemplate(template) {
+  unmount();
+  const notices = document.createElement("div");
+  const page = document.createElement("div");
+  page.className = "page";
+  main.replaceChildren(notices, page);
+  const stops = [mount(notices, problems), mount(page, template)];
+  unmount = () => stops.forEach((stop) => stop());
+  return page;
+}
+
 function showError(error) {
-  if (error.code === "UNAUTHENTICATED") return main.replaceChildren(askForKey());
-  main.replaceChildren(
-    make("div", { class: "empty", role: "alert" },
-      make("h1", { text: "Something went wrong" }),
-      make("p", { text: error.code ? error.message : "The API does not respond. This page retries automatically." }),
-      make("p", {}, make("a", { href: "./", text: "All tickers", onclick: go })),
-    ),
-  );
-  if (error.code !== "UNKNOWN_TICKER") retryTimer = setTimeout(show, 3_000);
+  if (error.code === "UNAUTHENTICATED") return showKeyForm();
+  showTemplate(() => failure(error));
+  if (!PERMANENT_CODES.includes(error.code)) retryTimer = setTimeout(showView, RETRY_MS);
 }
 
-function askForKey() {
-  const input = make("input", { type: "password", autocomplete: "current-password", id: "key", required: true });
-  const saveKey = (event) => {
-    event.preventDefault();
-    setKey(input.value.trim());
-    location.reload();
-  };
-  return make("form", { class: "empty", onsubmit: saveKey },
-    make("h1", { text: "Enter your API key" }), make("label", { for: "key", text: "Key" }), input, make("button", { text: "Continue" }));
+function showKeyForm() {
+  viewNumber++; // a view that is opening must not replace the form
+  showTemplate(() => keyForm(hasKey()));
 }
 
-for (const link of document.querySelectorAll("[data-go]")) link.addEventListener("click", go);
-addEventListener("popstate", show);
-show();
+startShell();
+start();
+startLevels();
+const shown = computed(() => `${view.value.page} ${view.value.ticker}`);
+effect(() => {
+  if (shown.value) untracked(showView);
+});
+let isFirst = true;
+effect(() => {
+  if (shown.value && !isFirst) main.focus({ preventScroll: true });
+  isFirst = false;
+});
+if (isSecureContext) navigator.serviceWorker?.register("service-worker.js").catch((error) => console.warn(error.message));

@@ -1,123 +1,148 @@
-// The overview: for each ticker the last price, its age, the change and a sparkline of the last 24 hours.
+// The overview: a table of all tickers with their newest price and the last 24 hours.
 
+import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
+import { buildViewUrl } from "./address.mjs";
 import { execute } from "./api.mjs";
 import { spark } from "./chart_data.mjs";
-import { make, setText } from "./dom.mjs";
-import { change, direction, duration, price } from "./format.mjs";
-import { buildViewUrl } from "./state.mjs";
+import { readColor } from "./colors.mjs";
+import { change, direction, duration, instantAfter, price } from "./format.mjs";
+import { bindKeys } from "./keys.mjs";
+import { pairName } from "./names.mjs";
+import { arrange, groupRows } from "./overview_rows.mjs";
+import { onPrice } from "./prices.mjs";
+import { clock, follow, isStale, navigate, nowSeconds, tickers, view } from "./state.mjs";
+import { columns, pinned } from "./storage.mjs";
+import { html, nothing, svg } from "./template.mjs";
 
-const TICKERS = "{ tickers { name tracked stale latest { price ts id } } }";
-const ADDED = "subscription ($after: ID) { priceAdded(after: $after) { id ticker ts price } }";
 const DAY = 86_400;
-const BATCH_SIZE = 10; // two root fields per ticker; a document may have 20
+const RELOAD_MS = 300_000;
+const BATCH_SIZE = 10; // two root fields a ticker; a document may have 20
+const SPARK_POINTS = 100;
+const SPARK_BREAK_S = (2 * DAY) / (SPARK_POINTS / 4); // between neighbors of a thinned series lie at most two of its parts
+const FLASH_MS = 900;
 const WIDTH = 120;
 const HEIGHT = 32;
+const TOLERANCE_S = 600; // 24 hours that lack their first minutes count as whole
+const COLUMNS = { spark: "24 hours", price: "Price", change: "Change in 24 h", low: "Low in 24 h", high: "High in 24 h", age: "Age" };
 
-/** Shows the overview in `main`. Returns a function that stops its updates. */
-export async function showOverview(main, { socket, go, isCurrent }) {
-  const { tickers } = await execute(TICKERS);
-  if (!isCurrent()) return () => {};
-  const rows = new Map();
-  const list = make("ul", { class: "tickers", "aria-label": "Tickers" });
-  main.replaceChildren(
-    make("h1", { text: "Index prices" }),
-    tickers.length
-      ? list
-      : make("div", { class: "empty" },
-          make("h2", { text: "No prices yet" }),
-          make("p", { text: "The worker stores the first prices within a minute of its start. This page shows them automatically." })),
-  );
-  const add = (ticker) => {
-    const row = new Row(ticker, go);
-    rows.set(ticker.name, row);
-    list.append(row.element);
-    return row;
-  };
-  for (const ticker of tickers) add(ticker);
+/** Opens the overview. Returns a function that ends its updates. */
+export async function open(show) {
+  const days = signal(new Map()); // by name: the first, lowest and highest price of the last 24 hours, and the path of a line
+  const page = show(() => overview(days.value));
+  const timer = setInterval(() => loadDays([...tickers.peek().keys()], days), RELOAD_MS);
+  const requested = new Set();
+  const stop = effect(() => {
+    const names = [...(tickers.value?.keys() ?? [])].filter((name) => !requested.has(name));
+    names.forEach((name) => requested.add(name));
+    if (names.length) untracked(() => loadDays(names, days));
+  });
+  const unbind = bindKeys("Overview", [{ key: "/", text: "Filter", run: () => page.querySelector("[name=filter]")?.focus() }]);
+  const endFlashes = onPrice((name) => flash(page.querySelector(`[data-ticker="${name}"] .price`)));
+  return () => [stop, unbind, endFlashes, () => clearInterval(timer)].forEach((end) => end());
+}
 
-  const load = async (names) => {
+/** Shows for a moment that a price is new. */
+function flash(cell) {
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) cell?.animate([{ backgroundColor: readColor("flash") }, { backgroundColor: "transparent" }], FLASH_MS);
+}
+
+/** Loads the last 24 hours of tickers. If that fails, their prices remain. */
+async function loadDays(names, days) {
+  try {
     for (let start = 0; start < names.length; start += BATCH_SIZE) {
       const batch = names.slice(start, start + BATCH_SIZE);
-      const from = Math.floor(Date.now() / 1000) - DAY;
-      const fields = batch.map((_, n) => `t${n}: candles(ticker: $n${n}, interval: THIRTY_MINUTES, from: $from, includeOpen: true, includeEmpty: true) { close } p${n}: prices(ticker: $n${n}, from: $from, order: OLDEST_FIRST, first: 1) { nodes { price } }`);
-      const declared = batch.map((_, n) => `$n${n}: String!`);
+      const fields = batch.map((_, n) => `s${n}: summary(ticker: $n${n}, from: $from) { first { ts price } low { price } high { price } }
+        p${n}: series(ticker: $n${n}, from: $from, maxPoints: ${SPARK_POINTS}) { ts price }`);
       const variables = Object.fromEntries(batch.map((name, n) => [`n${n}`, name]));
-      const data = await execute(`query (${declared.join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from });
-      batch.forEach((name, n) => rows.get(name)?.showDay(data[`t${n}`], data[`p${n}`].nodes[0]));
+      const data = await execute(`query (${batch.map((_, n) => `$n${n}: String!`).join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from: nowSeconds() - DAY });
+      days.value = new Map([...days.peek(), ...batch.map((name, n) => [name, toDay(data[`s${n}`], data[`p${n}`])])]);
     }
-  };
-  // If the last 24 hours of a ticker fail to load, its price remains visible.
-  const loadAll = () => load([...rows.keys()]).catch((error) => console.warn(error.message));
-  loadAll();
-
-  const newestId = tickers.map((ticker) => BigInt(ticker.latest?.id ?? 0)).reduce((a, b) => (a > b ? a : b), 0n);
-  const unsubscribe = socket.subscribe(ADDED, { after: newestId ? String(newestId) : null }, {
-    onData: (event) => {
-      if (!rows.has(event.ticker)) {
-        if (!list.isConnected) main.querySelector(".empty")?.replaceWith(list);
-        add({ name: event.ticker, tracked: true, stale: false, latest: null });
-      }
-      rows.get(event.ticker).show(event);
-    },
-    onReconnect: () => reloadPrices(rows).catch((error) => console.warn(error.message)),
-  });
-  const ageTimer = setInterval(() => rows.forEach((row) => row.updateAge()), 1_000);
-  const dayTimer = setInterval(loadAll, 300_000);
-  return () => {
-    unsubscribe();
-    clearInterval(ageTimer);
-    clearInterval(dayTimer);
-  };
+  } catch (error) {
+    console.warn(error.message);
+  }
 }
 
-async function reloadPrices(rows) {
-  const { tickers } = await execute(TICKERS);
-  for (const ticker of tickers) if (ticker.latest) rows.get(ticker.name)?.show(ticker.latest);
+function toDay(summary, series) {
+  const points = series.ts.map((ts, index) => ({ ts, price: series.price[index] }));
+  return { first: summary?.first ?? null, low: summary?.low.price, high: summary?.high.price, path: spark(points, WIDTH, HEIGHT, SPARK_BREAK_S) };
 }
 
-class Row {
-  #price = make("span", { class: "price", text: "–" });
-  #change = make("span", { class: "change" });
-  #age = make("span", { class: "age" });
-  #path = make("path", {});
-  #latest = null;
-  #dayStartPrice = null;
-  #isTracked;
-
-  constructor(ticker, go) {
-    this.#isTracked = ticker.tracked;
-    const address = buildViewUrl({ ticker: ticker.name, interval: "FIVE_MINUTES", from: null, to: null });
-    const line = make("svg", { class: "spark", viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true" }, this.#path);
-    const link = make("a", { href: address, onclick: go }, make("span", { class: "name", text: ticker.name }), line, this.#price, this.#change, this.#age);
-    this.element = make("li", {}, link);
-    if (ticker.latest) this.show(ticker.latest);
-    else this.updateAge();
+function overview(days) {
+  if (tickers.value === null) return html`<h1>Index prices</h1><p class="hint">Loading…</p>`;
+  if (!tickers.value.size) {
+    return html`<h1>Index prices</h1><div class="empty"><h2>No prices yet</h2>
+      <p>The worker stores the first prices within a minute of its start. This page shows them automatically.</p></div>`;
   }
+  const rows = [...tickers.value.values()].map((ticker) => toRow(ticker, days.get(ticker.name)));
+  const shown = arrange(rows, view.value, pinned.value);
+  return html`<h1>Index prices</h1>
+    ${tools(shown.length, rows.length)}
+    <div class="panel list">
+      <table class="tickers" aria-label="Tickers">
+        <thead><tr>${heading("name", "Ticker")}${Object.entries(COLUMNS).filter(([key]) => columns.value.includes(key)).map(([key, text]) => heading(key, text))}</tr></thead>
+        ${groupRows(shown, view.value.group, pinned.value).map(({ title, rows: found }) => html`<tbody>
+          ${title ? html`<tr class="group"><th colspan="7" scope="rowgroup">${title}</th></tr>` : nothing}
+          ${found.map(rowTemplate)}
+        </tbody>`)}
+      </table>
+      ${shown.length ? nothing : html`<p class="hint no-match">No ticker matches the filter.</p>`}
+    </div>`;
+}
 
-  show(latest) {
-    if (this.#latest && latest.ts < this.#latest.ts) return; // a backfilled price is not the newest
-    this.#latest = latest;
-    setText(this.#price, price(latest.price));
-    this.#showChange();
-    this.updateAge();
-  }
+function toRow(ticker, day) {
+  const { latest } = ticker;
+  const first = day?.first ?? null;
+  return { ...ticker, day, low: day?.low, high: day?.high, change: first && latest ? (Number(latest.price) / Number(first.price) - 1) * 100 : null };
+}
 
-  showDay(candles, first) {
-    this.#dayStartPrice = first?.price ?? null;
-    this.#path.setAttribute("d", spark(candles.map((candle) => (candle.close === null ? null : Number(candle.close))), WIDTH, HEIGHT));
-    this.#showChange();
-  }
+function tools(count, total) {
+  const toggle = (key) => (event) => (columns.value = event.target.checked ? [...columns.value, key] : columns.value.filter((one) => one !== key));
+  return html`<div class="tools">
+    <input type="search" name="filter" aria-label="Filter tickers" placeholder="Filter (/)" .value=${view.value.filter} @input=${(event) => navigate({ filter: event.target.value }, { replace: true })}>
+    <label class="check"><input type="checkbox" .checked=${view.value.group === "quote"} @change=${(event) => navigate({ group: event.target.checked ? "quote" : "none" })}> Group by quote currency</label>
+    <label class="sorter">Sort by <select @change=${(event) => navigate({ sort: event.target.value, order: "up" })}>
+      ${Object.entries({ name: "Ticker", ...COLUMNS }).filter(([key]) => key !== "spark").map(([key, text]) => html`<option value=${key} ?selected=${key === view.value.sort}>${text}</option>`)}
+    </select></label>
+    <details class="columns"><summary>Columns</summary><div>
+      ${Object.entries(COLUMNS).map(([key, text]) => html`<label class="check"><input type="checkbox" .checked=${columns.value.includes(key)} @change=${toggle(key)}> ${text}</label>`)}
+    </div></details>
+    <p class="count" role="status">${count === total ? `${total} ${total === 1 ? "ticker" : "tickers"}` : `${count} of ${total} tickers`}</p>
+  </div>`;
+}
 
-  updateAge() {
-    if (!this.#latest) return setText(this.#age, "no price yet");
-    const seconds = Date.now() / 1000 - this.#latest.ts;
-    setText(this.#age, this.#isTracked ? `${duration(seconds)} ago` : `last price ${duration(seconds)} ago, no longer tracked`);
-    this.element.classList.toggle("stale", this.#isTracked && seconds > 180);
-  }
+function heading(key, text) {
+  if (key === "spark") return html`<th scope="col" class="spark-heading">${text}</th>`;
+  const isSorted = view.value.sort === key;
+  const order = isSorted && view.value.order === "up" ? "down" : "up";
+  return html`<th scope="col" class=${key} aria-sort=${isSorted ? (view.value.order === "up" ? "ascending" : "descending") : nothing}>
+    <button type="button" @click=${() => navigate({ sort: key, order })}>${text}${isSorted ? (view.value.order === "up" ? " ↑" : " ↓") : ""}</button></th>`;
+}
 
-  #showChange() {
-    if (this.#dayStartPrice === null || !this.#latest) return;
-    setText(this.#change, change(this.#dayStartPrice, this.#latest.price));
-    this.element.dataset.direction = direction(this.#dayStartPrice, this.#latest.price);
-  }
+function rowTemplate(row) {
+  const { name, latest, day, tracked } = row;
+  const first = day?.first ?? null;
+  const stale = isStale(row, clock.value);
+  const cells = {
+    spark: () => html`<td class="spark-cell"><svg class="spark" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">${svg`<path d=${day?.path ?? ""}></path>`}</svg></td>`,
+    price: () => html`<td class="price">${latest ? price(latest.price) : "–"}</td>`,
+    change: () => html`<td class="change">${first && latest ? change(first.price, latest.price) : ""}${first && first.ts > nowSeconds() - DAY + TOLERANCE_S ? html` <small>since ${instantAfter(first.ts, nowSeconds())}</small>` : nothing}</td>`,
+    low: () => html`<td class="low">${row.low ? price(row.low) : ""}</td>`,
+    high: () => html`<td class="high">${row.high ? price(row.high) : ""}</td>`,
+    age: () => html`<td class="age">${ageText(row, stale)}</td>`,
+  };
+  const isPinned = pinned.value.includes(name);
+  const pin = () => (pinned.value = isPinned ? pinned.value.filter((one) => one !== name) : [...pinned.value, name]);
+  return html`<tr data-ticker=${name} class="row ${stale ? "stale" : ""} ${tracked ? "" : "untracked"}" data-direction=${first && latest ? direction(first.price, latest.price) : "even"}>
+    <th scope="row" class="name">
+      <button type="button" class="pin" aria-pressed=${String(isPinned)} aria-label="Pin ${name}" title="Pin" @click=${pin}>${isPinned ? "★" : "☆"}</button>
+      <a href=${buildViewUrl({ page: "ticker", ticker: name })} @click=${follow}>${name}</a> <span class="full-name">${pairName(name)}</span>
+    </th>
+    ${Object.keys(COLUMNS).filter((key) => columns.value.includes(key)).map((key) => cells[key]())}
+  </tr>`;
+}
+
+function ageText({ latest, tracked }, stale) {
+  if (!latest) return "no price yet";
+  const age = duration(clock.value - latest.ts);
+  return tracked ? `${age} ago${stale ? ", stale" : ""}` : `last price ${age} ago, no longer tracked`;
 }

@@ -1,61 +1,41 @@
-// The state of the view and its URL, so that users can share a view.
+// The state of the page, as signals: templates and effects that read one run again when it changes.
 
-import { UTC, isZone } from "./zones.mjs";
+import { computed, signal } from "../vendor/signals-core-1.14.5.mjs";
+import { buildViewUrl, parseView } from "./address.mjs";
 
-export const INTERVALS = {
-  ONE_MINUTE: { seconds: 60, short: "1m", name: "one minute" },
-  FIVE_MINUTES: { seconds: 300, short: "5m", name: "five minutes" },
-  FIFTEEN_MINUTES: { seconds: 900, short: "15m", name: "fifteen minutes" },
-  THIRTY_MINUTES: { seconds: 1800, short: "30m", name: "thirty minutes" },
-  ONE_HOUR: { seconds: 3600, short: "1h", name: "one hour" },
-  FOUR_HOURS: { seconds: 14400, short: "4h", name: "four hours" },
-  TWELVE_HOURS: { seconds: 43200, short: "12h", name: "twelve hours" },
-  ONE_DAY: { seconds: 86400, short: "1D", name: "one day" },
-  ONE_WEEK: { seconds: 604800, short: "1W", name: "one week" },
-  ONE_MONTH: { seconds: 2629800, short: "1M", name: "one month" },
-};
+const STALE_AFTER_S = 180;
 
-export const RANGES = {
-  "1D": { seconds: 86400, interval: "FIVE_MINUTES", name: "one day" },
-  "1W": { seconds: 7 * 86400, interval: "ONE_HOUR", name: "one week" },
-  "1M": { seconds: 30 * 86400, interval: "FOUR_HOURS", name: "one month" },
-  "3M": { seconds: 91 * 86400, interval: "TWELVE_HOURS", name: "three months" },
-  "1Y": { seconds: 365 * 86400, interval: "ONE_DAY", name: "one year" },
-  "All": { seconds: Infinity, interval: "ONE_DAY", name: "all prices" },
-};
+export const view = signal(parseView(location.search));
+export const connection = signal("connecting"); // as `Socket` reports it
+export const clock = signal(nowSeconds()); // UNIX seconds, once a second
+export const tickers = signal(null); // by name, with their newest price; null until they are loaded
+export const dialog = signal(null); // the open dialog: "keys" or null
 
-const DEFAULT_INTERVAL = "FIVE_MINUTES";
+export const staleCount = computed(() => [...(tickers.value?.values() ?? [])].filter((one) => isStale(one, clock.value)).length);
 
-/** Parses the query string of a URL to a view. A view without a window follows the newest prices. */
-export function parseView(search) {
-  const params = new URLSearchParams(search);
-  const ticker = params.get("ticker")?.trim().toLowerCase();
-  const parseSeconds = (name) => (/^\d{1,10}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : null);
-  let [from, to] = [parseSeconds("from"), parseSeconds("to")];
-  if (from === null || to === null || from >= to) [from, to] = [null, null];
-  return {
-    ticker: /^[a-z0-9][a-z0-9_-]{0,63}$/.test(ticker ?? "") ? ticker : null,
-    interval: Object.hasOwn(INTERVALS, params.get("interval") ?? "") ? params.get("interval") : DEFAULT_INTERVAL,
-    zone: isZone(params.get("zone") ?? "") ? params.get("zone") : UTC,
-    from,
-    to,
-  };
+export function nowSeconds() {
+  return Math.floor(Date.now() / 1_000);
 }
 
-/** Returns the URL of a view, relative to the page. */
-export function buildViewUrl(view) {
-  if (!view.ticker) return "./";
-  const params = new URLSearchParams({ ticker: view.ticker });
-  if (view.interval !== DEFAULT_INTERVAL) params.set("interval", view.interval);
-  if (view.zone !== UTC) params.set("zone", view.zone);
-  if (view.from !== null) {
-    params.set("from", view.from);
-    params.set("to", view.to);
-  }
-  return `?${params}`;
+export function isStale(ticker, now) {
+  return ticker.tracked && now - (ticker.latest?.ts ?? ticker.since ?? now) > STALE_AFTER_S;
 }
 
-/** Returns the shortest interval with at most `maxCandles` candles in the given seconds. */
-export function intervalFor(seconds, maxCandles) {
-  return Object.keys(INTERVALS).find((name) => INTERVALS[name].seconds * maxCandles >= seconds) ?? "ONE_MONTH";
+/** Changes the view and its URL. A choice of the user gets a history entry; with `replace`, it does not. */
+export function navigate(change, { replace = false } = {}) {
+  const next = { ...view.peek(), ...(!replace && { problems: [] }), ...change };
+  history[replace ? "replaceState" : "pushState"](null, "", buildViewUrl(next));
+  view.value = next;
 }
+
+/** Handles a click on a link to a view: the page shows the view without loading itself again. */
+export function follow(event) {
+  if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
+  event.preventDefault();
+  history.pushState(null, "", event.currentTarget.href);
+  view.value = parseView(location.search);
+  scrollTo(0, 0);
+}
+
+addEventListener("popstate", () => (view.value = parseView(location.search)));
+setInterval(() => (clock.value = nowSeconds()), 1_000);

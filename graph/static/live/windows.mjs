@@ -20,6 +20,13 @@ export function positionOf(candles, time) {
   return index - 0.5 + (time - ts) / (end - ts);
 }
 
+/** Returns the coordinate of a position in a time scale, which knows only those of whole positions. */
+export function coordinateAt(scale, position) {
+  const whole = Math.floor(position);
+  const [left, right] = [scale.logicalToCoordinate(whole), scale.logicalToCoordinate(whole + 1)];
+  return left + (position - whole) * (right - left);
+}
+
 /** Returns the time at a position, in whole minutes. */
 export function timeAt(candles, position) {
   const index = Math.max(0, Math.min(candles.length - 1, Math.floor(position + 0.5)));

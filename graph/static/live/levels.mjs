@@ -1,0 +1,35 @@
+// Notifications of the browser when a price crosses a level. They need no server: they work while the page is open.
+
+import { signal } from "../vendor/signals-core-1.14.5.mjs";
+import { price as formatPrice } from "./format.mjs";
+import { onPrice } from "./prices.mjs";
+import { levels } from "./storage.mjs";
+
+export const crossings = signal([]); // sentences about the newest crossings
+
+/** Returns whether a level lies between two prices: it is reached by the second and was not by the first. */
+export function isCrossed(level, before, after) {
+  const [from, to] = [Math.sign(Number(before) - Number(level)), Math.sign(Number(after) - Number(level))];
+  return from !== 0 && from !== to;
+}
+
+export function addLevel(ticker, price) {
+  levels.value = [...levels.value.filter((one) => one.ticker !== ticker || one.price !== price), { ticker, price }];
+  if (globalThis.Notification?.permission === "default") Notification.requestPermission();
+}
+
+export function removeLevel(ticker, price) {
+  levels.value = levels.value.filter((one) => one.ticker !== ticker || one.price !== price);
+}
+
+/** Compares each new price with the levels. */
+export function startLevels() {
+  onPrice((ticker, price, before) => {
+    if (before === null) return;
+    for (const level of levels.peek().filter((one) => one.ticker === ticker && isCrossed(one.price, before, price))) {
+      const text = `${ticker} crossed ${formatPrice(level.price)}: ${formatPrice(price)}`;
+      crossings.value = [text, ...crossings.peek()].slice(0, 5);
+      if (globalThis.Notification?.permission === "granted") new Notification("Tickgraph", { body: text, tag: `${ticker} ${level.price}` });
+    }
+  });
+}

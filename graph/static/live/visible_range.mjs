@@ -1,0 +1,127 @@
+// The visible range of a chart, in positions of its candles: set by the program, or moved by the user.
+
+import { timeAt } from "./windows.mjs";
+
+const PRELOAD_MARGIN = 40; // candles
+const REPORT_DELAY_MS = 250;
+
+export class VisibleRange {
+  #scale;
+  #events;
+  #candles = [];
+  #wanted = null; // as set by the program; null once the user has moved the chart, or while it follows new candles
+  #shown = null; // what the chart made of it; another one comes from the user
+  #requested = null; // by a key, within this frame
+  #width = 0; // of the time scale; it changes with the window and with the labels of the price scale
+  #isSettled = false;
+  #timer = null;
+
+  /** `events`: onWindow(from, to, isLive) after the user has moved the chart, onOlder(), onNewer(), and onSettled() when what the program set is shown. */
+  constructor(scale, events) {
+    this.#scale = scale;
+    this.#events = events;
+    scale.subscribeVisibleLogicalRangeChange((range) => this.#onChange(range));
+  }
+
+  get current() {
+    return this.#scale.getVisibleLogicalRange();
+  }
+
+  remove() {
+    clearTimeout(this.#timer);
+  }
+
+  /** Shows a range of new candles, which `draw` draws. With `follows`, the chart moves along with new candles. */
+  show(candles, range, draw, { follows }) {
+    clearTimeout(this.#timer); // its positions are those of other candles
+    this.#isSettled = false;
+    this.#wanted = null;
+    this.#candles = candles;
+    draw();
+    this.#set(range, () => {
+      if (!follows) return;
+      this.#wanted = null;
+      this.#report(this.#shown);
+    });
+  }
+
+  /** Keeps the visible candles where they are while `draw` draws others, because candles may be added or removed on both sides. */
+  keep(candles, draw) {
+    const range = this.#wanted ?? (this.#isSettled ? this.current : null);
+    const before = this.#candles;
+    this.#candles = candles;
+    if (this.#wanted) this.#isSettled = false; // what the chart does until the range is set again does not come from the user
+    draw();
+    if (!range || !before.length) return;
+    const oldIndex = Math.max(0, Math.min(before.length - 1, Math.round((range.from + range.to) / 2)));
+    const newIndex = candles.findIndex((one) => one.ts === before[oldIndex].ts);
+    const shift = newIndex < 0 ? 0 : newIndex - oldIndex;
+    const moved = { from: range.from + shift, to: range.to + shift };
+    if (this.#wanted) this.#set(moved);
+    else if (shift) this.#scale.setVisibleLogicalRange(moved);
+  }
+
+  /** Takes over the candles after the last one was added or changed. */
+  append(candles) {
+    this.#candles = candles;
+  }
+
+  /** Moves by a part of the width. */
+  scroll(part) {
+    this.#move(({ from, to }) => ({ from: from + part * (to - from), to: to + part * (to - from) }));
+  }
+
+  /** Changes the width; the end stays. */
+  zoom(factor) {
+    this.#move(({ from, to }) => ({ from: to - factor * (to - from), to }));
+  }
+
+  /** Shows the oldest loaded candles. */
+  goToStart() {
+    this.#move(({ from, to }) => ({ from: 0, to: to - from }));
+  }
+
+  #move(change) {
+    const range = this.#requested ?? this.current; // the chart updates its range only once per frame
+    if (!range) return;
+    this.#requested = change(range);
+    this.#scale.setVisibleLogicalRange(this.#requested);
+    requestAnimationFrame(() => (this.#requested = null));
+  }
+
+  /** Sets the range. What the chart makes of it is known two frames later. */
+  #set(range, onSettled = () => {}) {
+    this.#wanted = range;
+    this.#isSettled = false;
+    this.#scale.setVisibleLogicalRange(range);
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      if (this.#wanted !== range) return;
+      this.#isSettled = true;
+      this.#shown = this.current;
+      this.#width = this.#scale.width();
+      this.#events.onSettled();
+      onSettled();
+    }));
+  }
+
+  #onChange(range) {
+    if (!range || !this.#isSettled || isSame(range, this.#shown)) return;
+    if (this.#wanted && this.#scale.width() !== this.#width) return this.#set(this.#wanted); // the same window in another width
+    this.#shown = this.#wanted = null;
+    if (range.from < PRELOAD_MARGIN) this.#events.onOlder();
+    if (range.to > this.#candles.length - PRELOAD_MARGIN) this.#events.onNewer();
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#report(range), REPORT_DELAY_MS);
+  }
+
+  #report(range) {
+    const last = this.#candles.length - 1;
+    if (!range || last < 0) return;
+    const [from, to] = [Math.max(range.from, -0.5), Math.min(range.to, last + 0.5)].map((position) => timeAt(this.#candles, position));
+    if (from < to) this.#events.onWindow(from, to, range.to >= last);
+  }
+}
+
+function isSame(range, other) {
+  return other !== null && Math.abs(range.from - other.from) < 0.01 && Math.abs(range.to - other.to) < 0.01;
+}

@@ -1,0 +1,64 @@
+"""Opens the live page in Chromium, over some hours of prices."""
+
+import re
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from db.pool import Database
+from db.queries import gaps, write_lock
+from db.rows import Reason, Source
+from tests.conftest import ROOT
+from tests.e2e.test_pages import Visit
+from tests.graph.conftest import Api
+from tests.sample_data import row, store, track
+
+AXE: Final = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
+MINUTE_COUNT: Final = 600
+LIVE: Final = re.compile(r"^\s*Live(, \d+ tickers? stale)?$")
+OFFLINE: Final = re.compile(r"^\s*Offline since \d\d:\d\d, reconnecting$")
+
+
+@pytest.fixture
+async def stored_until(db: Database) -> int:
+    """Stores prices of some hours, with five minutes missing an hour ago, and returns the current minute."""
+    now = int(time.time()) // 60 * 60
+    begin = now - 60 * MINUTE_COUNT
+    await track(db, "btc_usd", "eth_usd", since=begin)
+    missing = {now - 60 * n for n in range(60, 65)}
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("btc_usd", ts): Reason.TIMEOUT for ts in missing})
+    await store(
+        db,
+        [
+            row("btc_usd", begin + 60 * n, f"{68_000 + n}", source=Source.BACKFILL if n in (10, 11) else Source.LIVE)
+            for n in range(MINUTE_COUNT)
+            if begin + 60 * n not in missing
+        ],
+    )
+    await store(db, [row("eth_usd", now - 60, "2536.1")])
+    return now
+
+
+@asynccontextmanager
+async def open_page(browser: Browser, api: Api, path: str, **options: Any) -> AsyncIterator[Page]:
+    """Opens the page and waits until it is live. Fails on an error, or on a request to another host."""
+    # A service worker would hide requests from the routes of a test.
+    page = await browser.new_page(**{"viewport": {"width": 1_280, "height": 900}, "service_workers": "block"} | options)
+    visit = Visit(page, api)
+    await page.goto(f"{api.url}{path}")
+    await expect(page.locator("#status")).to_have_text(LIVE)
+    yield page
+    visit.require_no_errors()
+    await page.close()
+
+
+async def require_accessible(page: Page, *, except_rules: tuple[str, ...] = ()) -> None:
+    """Fails on a finding of axe, other than of the rules that are left out."""
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate("axe.run()")
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"] if one["id"] not in except_rules] == []

@@ -1,0 +1,306 @@
+"""The tools of a ticker's page in a real Chromium: drawing, comparing, measuring, statistics, copying."""
+
+import asyncio
+import re
+import time
+
+import pytest
+from playwright.async_api import Browser, Page, expect
+
+from db.pool import Database
+from tests.e2e.live_page import open_page, stored_until
+from tests.e2e.test_pages import CHROMIUM, browser
+from tests.graph.conftest import Api, api
+from tests.sample_data import row, store, track
+
+__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
+
+TICKER = "/?ticker=btc_usd"
+MINUS = "\N{MINUS SIGN}"
+CLIPBOARD = ["clipboard-read", "clipboard-write"]
+
+
+async def _wait_for_chart(page: Page) -> None:
+    await expect(page.locator(".chart")).to_have_attribute("data-candles", re.compile(r"\d+"))
+    await expect(page.locator(".coverage .words")).to_contain_text("minutes")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_style_and_scale_are_chosen_by_buttons_and_keys_and_stay_after_a_reload(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER) as page:
+        await _wait_for_chart(page)
+        chart = page.locator(".chart")
+        for name, key, style in (("Line", "l", "line"), ("Area", "a", "area"), ("Candles", "c", "candles")):
+            await page.get_by_role("button", name=name, exact=True).click()
+            await expect(chart).to_have_attribute("data-style", style)
+            await page.keyboard.press("l" if style != "line" else "c")
+            await page.keyboard.press(key)
+            await expect(chart).to_have_attribute("data-style", style)
+        await page.keyboard.press("g")
+        await expect(chart).to_have_attribute("data-scale", "log")
+        await page.keyboard.press("g")
+        await expect(chart).to_have_attribute("data-scale", "linear")
+        await page.get_by_role("button", name="Percent").click()
+        await page.keyboard.press("a")
+        await page.reload()
+        await expect(chart).to_have_attribute("data-style", "area")
+        await expect(chart).to_have_attribute("data-scale", "percent")
+        await expect(page.get_by_role("button", name="Area", exact=True)).to_have_attribute("aria-pressed", "true")
+
+
+async def test_other_tickers_are_compared_in_percent(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    await track(db, "btc_usd", "eth_usd", "sol_usd", since=stored_until - 36_000)
+    await store(db, [row("eth_usd", stored_until - 60 * n, f"{2_000 + n}") for n in range(2, 600)])
+    async with open_page(browser, api, TICKER) as page:
+        await _wait_for_chart(page)
+        await page.get_by_label("Compare with").select_option("eth_usd")
+        compared = page.locator(".compared li")
+        await expect(compared).to_contain_text(re.compile(rf"eth_usd [{MINUS}+]\d+\.\d\d %"))
+        await expect(page.locator(".chart")).to_have_attribute("data-scale", "percent")
+        assert "compare=eth_usd" in page.url
+        await page.reload()
+        await expect(compared).to_contain_text(re.compile(rf"eth_usd [{MINUS}+]\d+\.\d\d %"))
+        before = await compared.inner_text()
+        await store(db, [row("eth_usd", stored_until, "4000")])
+        await expect(compared).not_to_have_text(before)  # its newest price moves it
+        await page.get_by_role("button", name="Remove eth_usd").click()
+        await expect(compared).to_have_count(0)
+        await expect(page.locator(".chart")).to_have_attribute("data-scale", "linear")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_an_unknown_ticker_to_compare_is_reported(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, f"{TICKER}&compare=nothing_usd") as page:
+        await expect(page.locator(".problem")).to_contain_text("nothing_usd")
+        await _wait_for_chart(page)
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_the_legend_tells_the_change_since_the_left_edge(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, f"{TICKER}&interval=FIFTEEN_MINUTES") as page:
+        await _wait_for_chart(page)
+        legend = page.locator(".legend")
+        box = await page.locator(".chart").bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 100)
+        await expect(legend).to_contain_text(re.compile(r"candle \+0\.0\d %.*since the left edge \+0\.\d\d %"))
+        half = await legend.inner_text()
+        await page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 100)
+        await expect(legend).not_to_have_text(half)
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_a_distance_is_measured_by_dragging_and_by_keys(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, f"{TICKER}&interval=FIFTEEN_MINUTES") as page:
+        await _wait_for_chart(page)
+        chart = page.locator(".chart")
+        box = await chart.bounding_box()
+        assert box is not None
+        await page.keyboard.down("Shift")
+        await page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 250)
+        await page.mouse.down()
+        await page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + 100, steps=4)
+        await page.mouse.up()
+        await page.keyboard.up("Shift")
+        text = page.locator(".measure-text")
+        await expect(text).to_contain_text(re.compile(r"^\+\d+\.\d\d, \+\d\.\d\d %, \d+ minutes \(\d h\)"))
+        assert "from=" not in page.url  # the chart was not moved
+        await page.keyboard.press("m")
+        await expect(text).to_have_count(0)
+        await chart.focus()
+        for _ in range(3):
+            await page.keyboard.press("Shift+ArrowLeft")
+        await page.keyboard.press("m")
+        await page.keyboard.press("Shift+ArrowLeft")
+        await page.keyboard.press("Shift+ArrowLeft")
+        await expect(text).to_contain_text(f"{MINUS}30 minutes")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_the_sheet_lists_all_keys_and_turns_those_of_one_character_off(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER) as page:
+        await _wait_for_chart(page)
+        await page.keyboard.press("?")
+        sheet = page.get_by_role("dialog", name="Keys")
+        for text in ("Scroll", "Measure", "Full screen", "Candles of one hour", "Compare with another ticker"):
+            await expect(sheet).to_contain_text(text)
+        await sheet.get_by_role("checkbox").uncheck()
+        await page.keyboard.press("Escape")
+        await expect(sheet).to_be_hidden()
+        await page.keyboard.press("l")
+        await page.locator(".chart").focus()
+        await page.keyboard.press("a")  # in the chart, keys work always
+        await expect(page.locator(".chart")).to_have_attribute("data-style", "area")
+        await page.keyboard.press("5")
+        await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
+        await page.get_by_label("Level").fill("l5")
+        await expect(page.locator(".chart")).to_have_attribute("data-style", "area")
+
+
+async def test_changes_are_those_of_their_periods_or_since_the_first_price(
+    browser: Browser, api: Api, db: Database, stored_until: int
+) -> None:
+    # The prices of a line, so that each change is known.
+    begin = stored_until - 40 * 86_400
+    await track(db, "sol_usd", since=begin)
+    await store(db, [row("sol_usd", stored_until - 600 * n, f"{1_000_000 - 100 * n}") for n in range(1, 40 * 144)])
+    async with open_page(browser, api, "/?ticker=sol_usd") as page:
+        cells = page.locator(".changes tbody tr")
+        await expect(cells).to_have_count(5)
+        rows = [re.split(r"\s*\t\s*|\n", text.strip()) for text in await cells.all_inner_texts()]
+        names = [one[0] for one in rows]
+        assert names[:4] == ["1 hour", "24 hours", "7 days", "30 days"]
+        assert names[4].startswith("since ")  # the history is shorter than the year
+        assert rows[2][2] in {"899,200", "899,300"}
+        assert {one[3] for one in rows} == {"999,900"}
+        await expect(page.locator(".head .change")).to_contain_text("in 24 h")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_statistics_are_copied_as_text(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER, permissions=CLIPBOARD) as page:
+        await _wait_for_chart(page)
+        await page.get_by_text("Statistics of the view").click()
+        minutes = page.get_by_role("row", name="Minutes")
+        await expect(minutes).to_contain_text("59")
+        button = page.get_by_role("button", name="Copy as text")
+        await button.click()
+        await expect(button).to_have_attribute("data-said", "Copied")
+        lines = (await page.evaluate("navigator.clipboard.readText()")).split("\n")
+        assert lines[0].startswith("btc_usd, ")
+        assert [line.split("\t")[0] for line in lines[1:5]] == ["", "Minutes", "Hours", "Days"]
+        assert lines[2].split("\t")[1] == (await minutes.get_by_role("cell").all_inner_texts())[0]
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_the_view_is_copied_as_query_command_and_program(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER, permissions=CLIPBOARD) as page:
+        await _wait_for_chart(page)
+
+        async def copied(name: str) -> str:
+            await page.get_by_role("button", name=f"Copy {name}").click()
+            await expect(page.get_by_role("button", name=f"Copy {name}")).to_have_attribute("data-said", "Copied")
+            text: str = await page.evaluate("navigator.clipboard.readText()")
+            return text
+
+        found = await api.execute(await copied("GraphQL"))
+        assert found["data"]["candles"][-1]["close"].startswith("685")  # of the last closed candle
+        command = await asyncio.create_subprocess_shell(f"{await copied('curl')} --silent", stdout=asyncio.subprocess.PIPE)
+        out, _ = await command.communicate()
+        assert out.decode().strip().split("\n")[-1].startswith("btc_usd,")
+        compile(await copied("Python"), "copied", "exec")
+        assert await copied("link") == page.url
+        async with page.expect_download() as download:
+            await page.get_by_role("button", name="PNG of the chart").click()
+        file = await (await download.value).path()
+        assert file.read_bytes().startswith(b"\x89PNG")
+        assert (await download.value).suggested_filename == "btc_usd-5m.png"
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_the_candles_in_view_are_a_table(browser: Browser, api: Api) -> None:
+    address = f"{TICKER}&interval=FIFTEEN_MINUTES&from={int(time.time()) - 7_200}&to={int(time.time()) - 3_600}"
+    async with open_page(browser, api, address) as page:
+        await _wait_for_chart(page)
+        await page.get_by_text("Table of the candles in view").click()
+        rows = page.locator(".candle-table tbody tr")
+        await expect(rows).to_have_count(5)
+        await expect(rows.last).to_contain_text("15 of 15")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_the_highest_price_in_view_is_marked_and_a_stretch_is_one_bar(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, f"{TICKER}&interval=ONE_MINUTE") as page:
+        await _wait_for_chart(page)
+        await expect(page.locator(".chart")).to_have_attribute("data-high", "68599")
+        await page.get_by_role("button", name="All: all prices").click()
+        await expect(page.locator(".chart")).to_have_attribute("data-parts", "1")  # two backfilled minutes
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_the_chart_fills_the_screen(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER) as page:
+        await _wait_for_chart(page)
+        await page.keyboard.press("f")
+        await page.wait_for_function("document.fullscreenElement?.classList.contains('chart-panel')")
+        await page.keyboard.press("f")
+        await page.wait_for_function("document.fullscreenElement === null")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_a_tap_shows_a_candle_and_controls_are_large_enough_on_a_phone(browser: Browser, api: Api) -> None:
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    async with open_page(browser, api, TICKER, **phone) as page:
+        await _wait_for_chart(page)
+        legend = page.locator(".legend")
+        before = await legend.inner_text()
+        chart = page.locator(".chart")
+        box = await chart.bounding_box()
+        assert box is not None
+        assert box["y"] < 740 / 2  # the chart is on the first screen
+        await chart.tap(position={"x": 60, "y": 100})
+        await expect(legend).not_to_have_text(before)
+        small = await page.evaluate(
+            "[...document.querySelectorAll('main button, main select, main summary, main input:not([type=checkbox])')]"
+            ".filter((one) => one.offsetHeight && one.offsetHeight < 44).map((one) => one.outerHTML)"
+        )
+        assert small == []
+
+
+async def test_a_crossed_level_is_reported(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    async with open_page(browser, api, TICKER, permissions=["notifications"]) as page:
+        await _wait_for_chart(page)
+        await page.get_by_label("Level").fill("70,000")
+        await page.get_by_role("button", name="Add level").click()
+        await expect(page.locator(".levels .chips")).to_contain_text("70,000")
+        await page.reload()  # levels stay in this browser
+        await expect(page.locator(".levels .chips")).to_contain_text("70,000")
+        await store(db, [row("btc_usd", stored_until, "70000.5")])
+        await expect(page.locator(".crossings")).to_have_text("btc_usd crossed 70,000: 70,000.5")
+        await page.get_by_role("button", name="Remove level 70000").click()
+        await expect(page.locator(".levels .chips")).to_have_count(0)
+        await page.get_by_label("Level").fill("cheap")
+        await page.get_by_role("button", name="Add level").click()
+        message = await page.get_by_label("Level").evaluate("one => one.validationMessage")
+        assert message == "Enter a price like 68000.5"
+        await page.locator(".chart").dblclick(position={"x": 200, "y": 120})
+        await expect(page.locator(".levels .chips li")).to_have_count(1)
+
+
+async def test_the_price_is_in_the_title(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    async with open_page(browser, api, TICKER) as page:
+        await expect(page).to_have_title("68599 btc_usd · Tickgraph")
+        await store(db, [row("btc_usd", stored_until, "70000.5")])
+        await expect(page).to_have_title("70000.5 btc_usd · Tickgraph")
+        await page.get_by_role("link", name="← All tickers").click()
+        await expect(page).to_have_title("Tickgraph")
+
+
+MODULE_CHECK = """async () => {
+  const { describeMeasure } = await import("/static/live/measure.mjs");
+  const { levelOf, placeDays } = await import("/static/live/calendar.mjs");
+  const { isCrossed } = await import("/static/live/levels.mjs");
+  const point = (time, price) => ({ time, price });
+  const places = placeDays(Date.UTC(2026, 10, 26, 15) / 1000, 2);
+  const days = [[0, 0], [10, 0], [10, 10], [1440, 1439], [10, 5]].map(([expected, stored]) => ({ expected, stored }));
+  return {
+    measures: [describeMeasure(point(0, 100), point(7200, 110)), describeMeasure(point(120, 0.5), point(60, 0.4))],
+    days: [places.length, places[0].day / 86400, places.at(-1)],
+    levels: [undefined, ...days].map(levelOf),
+    crossed: ["5 4 6", "5 6 4", "5 4 5", "5 5 6", "5 6 7", "10 9 11"].map((text) => isCrossed(...text.split(" "))),
+  };
+}"""
+
+
+async def test_the_modules_that_need_a_browser(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, "/") as page:
+        found = await page.evaluate(MODULE_CHECK)
+    assert found["measures"] == [
+        "+10.00, +10.00 %, 120 minutes (2 h)",
+        f"{MINUS}0.1000, {MINUS}20.00 %, {MINUS}1 minute (60 s)",
+    ]
+    assert found["days"] == [11, 20_773, {"day": 1_795_651_200, "week": 1, "weekday": 3}]
+    assert found["levels"] == ["unexpected", "unexpected", "none", "complete", "almost", "partial"]
+    assert found["crossed"] == [True, True, True, False, False, True]
