@@ -4,7 +4,6 @@ import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
 import { buildViewUrl } from "./address.mjs";
 import { execute } from "./api.mjs";
 import { spark } from "./chart_data.mjs";
-import { readColor } from "./colors.mjs";
 import { change, direction, duration, instantAfter, price } from "./format.mjs";
 import { bindKeys } from "./keys.mjs";
 import { pairName } from "./names.mjs";
@@ -43,7 +42,7 @@ export async function open(show) {
 
 /** Shows for a moment that a price is new. */
 function flash(cell) {
-  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) cell?.animate([{ backgroundColor: readColor("flash") }, { backgroundColor: "transparent" }], FLASH_MS);
+  if (!matchMedia("(prefers-reduced-motion: reduce)").matches) cell?.animate([{ backgroundColor: "var(--flash)" }, { backgroundColor: "transparent" }], FLASH_MS);
 }
 
 /** Loads the last 24 hours of tickers. If that fails, their prices remain. */
