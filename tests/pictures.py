@@ -195,7 +195,7 @@ def _states(now: int) -> list[State]:
         State("ticker-statistics", ticker, chart, _open_details),
         State("ticker-keys", ticker, chart, _show_keys),
         State("ticker-failed", ticker, chart, _fail_to_load),
-        State("ticker-no-prices", f"{ticker}&from=1200000000&to=1200600000", ".coverage .words button"),
+        State("ticker-no-prices", f"{ticker}&from=1200000000&to=1200600000", ".chart-message button"),
         State("ticker-unknown", "/?ticker=nothing_usd", "[role=alert]"),
         State("wrong-address", f"{ticker}&interval=nope&from=x", ".problems li"),
         State("offline", ticker, chart, _go_offline),

@@ -25,16 +25,24 @@ WITH bound AS (
            CASE WHEN hours.low < hours.high THEN hours.high ELSE bound.high END AS high
       FROM hours, bound
 ), part AS MATERIALIZED (
-    SELECT ts, high, low, count, sum FROM candle
+    SELECT ts, high, low, coalesce(range_high, high) AS highest, coalesce(range_low, low) AS lowest, count, sum FROM candle
      WHERE ticker = $1 AND span = 3600 AND ts >= (SELECT low FROM built) AND ts < (SELECT high FROM built)
      UNION ALL
-    SELECT ts, price, price, 1, price FROM price
-     WHERE ticker = $1 AND ts >= (SELECT low FROM bound) AND ts < (SELECT low FROM built)
+    SELECT p.ts, price, price, greatest(price, r.high), least(price, r.low), 1, price
+      FROM price AS p
+      LEFT JOIN minute_range AS r ON r.ticker = $1 AND r.ts = p.ts
+                                 AND r.ts >= (SELECT low FROM bound) AND r.ts < (SELECT low FROM built)
+     WHERE p.ticker = $1 AND p.ts >= (SELECT low FROM bound) AND p.ts < (SELECT low FROM built)
      UNION ALL
-    SELECT ts, price, price, 1, price FROM price
-     WHERE ticker = $1 AND ts >= (SELECT high FROM built) AND ts < (SELECT high FROM bound)
+    SELECT p.ts, price, price, greatest(price, r.high), least(price, r.low), 1, price
+      FROM price AS p
+      LEFT JOIN minute_range AS r ON r.ticker = $1 AND r.ts = p.ts
+                                 AND r.ts >= (SELECT high FROM built) AND r.ts < (SELECT high FROM bound)
+     WHERE p.ticker = $1 AND p.ts >= (SELECT high FROM built) AND p.ts < (SELECT high FROM bound)
 ), whole AS (
-    SELECT max(high) AS high, min(low) AS low, sum(count)::bigint AS count, sum(sum) AS sum FROM part
+    SELECT max(high) AS high, min(low) AS low, max(highest) AS highest, min(lowest) AS lowest,
+           sum(count)::bigint AS count, sum(sum) AS sum
+      FROM part
 ), points AS (
     SELECT (SELECT min(ts) FROM price WHERE ticker = $1 AND ts >= bound.low AND ts < bound.high) AS first,
            (SELECT max(ts) FROM price WHERE ticker = $1 AND ts >= bound.low AND ts < bound.high) AS last,
@@ -50,7 +58,7 @@ WITH bound AS (
            ) AS low
       FROM bound, whole
 )
-SELECT whole.count, trim_scale(round(whole.sum::numeric(60, 18) / whole.count, 12)) AS twap,
+SELECT whole.count, whole.highest, whole.lowest, trim_scale(round(whole.sum::numeric(60, 18) / whole.count, 12)) AS twap,
        points.ts = first AS is_first, points.ts = last AS is_last,
        points.ts = points.high AS is_high, points.ts = points.low AS is_low,
        id, ticker, points.ts, price, observed_at, source, original_source, peer
@@ -78,6 +86,10 @@ class Summary:
     """The highest price; the earliest if several are equal."""
     low: Record
     """The lowest price; the earliest if several are equal."""
+    highest: Decimal
+    """The highest price or tick."""
+    lowest: Decimal
+    """The lowest price or tick."""
     count: int
     twap: Decimal
     """Mean price of the stored minutes, rounded to twelve decimals."""
@@ -89,7 +101,8 @@ async def summary(db: Executor, ticker: str, low: int, high: int, snapshot: Snap
     if not rows:
         return None
     prices = {name: next(row for row in rows if row[f"is_{name}"]) for name in ("first", "last", "high", "low")}
-    return Summary(count=rows[0]["count"], twap=rows[0]["twap"], **prices)
+    whole = rows[0]
+    return Summary(highest=whole["highest"], lowest=whole["lowest"], count=whole["count"], twap=whole["twap"], **prices)
 
 
 async def series(db: Executor, ticker: str, low: int, high: int, snapshot: Snapshot | None = None) -> tuple[str, str]:

@@ -19,6 +19,7 @@ from graph.http.request_state import state_of
 
 WATCH_DELAY_S: Final = 0.05
 """Age of a request, in seconds, at which the monitor starts to wait for a disconnect. Most requests end before."""
+STATIC_PREFIX: Final = "/static/"
 CHUNK_BYTES: Final = 256 * 1024
 """Maximum bytes of a response body in one ASGI message."""
 
@@ -100,7 +101,8 @@ class AdmissionMiddleware:
 
     Cancels the request, and its SQL statement, when the client disconnects or the request timeout expires. A path in
     `public_paths`, or below one, requires no key; `/` has no paths below it. A WebSocket handshake requires none either:
-    browsers send the key in the first message. One class does all this, because each layer costs time in every request.
+    browsers send the key in the first message. Static files count for no limit: without one of its modules, the page stays
+    empty, and an office opens many at once. One class does all this, because each layer costs time in every request.
     """
 
     def __init__(
@@ -126,7 +128,7 @@ class AdmissionMiddleware:
             return
         state = state_of(scope)
         state.caller = self._authenticator.identify(scope)
-        if scope["type"] == "websocket":
+        if scope["type"] == "websocket" or scope["path"].startswith(STATIC_PREFIX):
             await self.app(scope, receive, send)
         elif not state.caller.may_read and not self._is_public(scope):
             await error_response(scope, UnauthenticatedError())(scope, receive, send)

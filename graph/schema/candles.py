@@ -11,6 +11,7 @@ from db.queries.shapes import Shape
 from db.queries.snapshots import Snapshot
 from db.rows import normalize_price
 from graph import metrics
+from graph.engine.field_rules import FieldRules, declare
 from graph.engine.json_fragments import Rows, json_fragment, require_row_selection
 from graph.engine.windows import Window
 from graph.schema.context import Info
@@ -125,6 +126,12 @@ class Summary:
     last: Price = strawberry.field(description="The last price.")
     high: Price = strawberry.field(description="The highest price; if several are equal, the earliest.")
     low: Price = strawberry.field(description="The lowest price; if several are equal, the earliest.")
+    highest: Decimal = strawberry.field(
+        description="The highest price or tick, as in candles.", metadata=declare(FieldRules(is_replaceable=True))
+    )
+    lowest: Decimal = strawberry.field(
+        description="The lowest price or tick, as in candles.", metadata=declare(FieldRules(is_replaceable=True))
+    )
     change: Decimal = strawberry.field(description="The last price minus the first.")
     count: int = strawberry.field(description="Number of stored minutes.")
     twap: Decimal = strawberry.field(description="Mean price of the stored minutes, to 12 decimal places.")
@@ -147,6 +154,8 @@ class Summary:
             last=Price.from_record(found.last, snapshot),
             high=Price.from_record(found.high, snapshot),
             low=Price.from_record(found.low, snapshot),
+            highest=normalize_price(found.highest),
+            lowest=normalize_price(found.lowest),
             change=normalize_price(found.last["price"] - found.first["price"]),
             count=found.count,
             twap=found.twap,

@@ -24,7 +24,7 @@ class WorkerReport:
     newest_tick_at: DateTime | None = strawberry.field(
         description="Deribit's timestamp of the newest tick; null if none was received."
     )
-    failing_jobs: list[str] = strawberry.field(description="Names of the jobs whose last run failed.")
+    failing_jobs: list[str] = strawberry.field(description="Names of the jobs that failed in the minute before.")
 
     @classmethod
     def from_report(cls, report: worker_report.WorkerReport) -> Self:

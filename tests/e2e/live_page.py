@@ -20,7 +20,7 @@ from tests.sample_data import row, store, track
 AXE: Final = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
 MINUTE_COUNT: Final = 600
 LIVE: Final = re.compile(r"^\s*Live(, \d+ tickers? stale)?$")
-OFFLINE: Final = re.compile(r"^\s*Offline since \d\d:\d\d, reconnecting$")
+OFFLINE: Final = re.compile(r"^\s*Offline since \d\d:\d\d UTC, reconnecting$")
 
 
 @pytest.fixture

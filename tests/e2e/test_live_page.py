@@ -148,7 +148,7 @@ async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, 
     async with open_page(browser, api, f"/?ticker=btc_usd&from={window_start + 3_600}&to={window_start + 7_200}") as page:
         chart = page.locator(".chart")
         await expect(chart).to_have_attribute("data-candles", re.compile(r"\d+"))
-        await expect(page.locator(".legend")).to_contain_text("no prices")  # the last slot of the window is empty
+        await expect(page.locator(".legend")).to_contain_text("close 50,119")  # the last candle of the window
         candles_before = await chart.get_attribute("data-candles")
         await store(db, [row("btc_usd", stored_until, "71234.5")])
         await expect(page.locator(".price.big")).to_have_text("71,234.5")
@@ -270,8 +270,8 @@ async def test_a_typed_window_is_shown_as_it_is_in_the_chosen_zone(browser: Brow
 @pytest.mark.usefixtures("history_of_2018")
 async def test_an_empty_view_says_where_the_prices_are(browser: Browser, api: Api) -> None:
     async with open_page(browser, api, "/?ticker=btc_usd&interval=ONE_HOUR&from=1200000000&to=1200600000") as page:
-        await expect(page.locator(".coverage .words")).to_contain_text(
-            "They are from 3 Jan 2018 00:00 to 10 Aug 2018 23:00 UTC"
+        await expect(page.locator(".chart-message")).to_contain_text(
+            "Prices are available from 3 Jan 2018 00:00 to 10 Aug 2018 23:00 UTC"
         )
         await page.get_by_role("button", name="Show all prices").click()
         await expect(page.locator(".coverage .words")).to_contain_text("From 3 Jan 2018 00:00 to 10 Aug 2018 23:01 UTC")
@@ -349,7 +349,7 @@ async def test_a_failed_load_leaves_controls_and_chart_in_agreement(browser: Bro
 
     await page.route("**/graphql", fail)
     await page.get_by_role("button", name="one hour").click()
-    await expect(page.locator(".coverage .words")).to_contain_text("The chart could not be loaded")
+    await expect(page.locator(".chart-message")).to_contain_text("The chart could not be loaded: no connection")
     await expect(page.get_by_role("button", name="five minutes")).to_have_attribute("aria-pressed", "true")
     assert "interval=" not in page.url
     await page.unroute("**/graphql", fail)

@@ -1,17 +1,19 @@
 """The tools of a ticker's page in a real Chromium: drawing, comparing, measuring, statistics, copying."""
 
 import asyncio
+import datetime as dt
+import json
 import re
 import time
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
 from tests.e2e.live_page import open_page, stored_until
 from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.conftest import Api, api
-from tests.sample_data import row, store, track
+from tests.sample_data import range_row, row, store, store_ranges, track
 
 __all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
 
@@ -60,6 +62,7 @@ async def test_other_tickers_are_compared_in_percent(browser: Browser, api: Api,
         await expect(compared).to_contain_text(re.compile(rf"eth_usd [{MINUS}+]\d+\.\d\d %"))
         await expect(page.locator(".chart")).to_have_attribute("data-scale", "percent")
         assert "compare=eth_usd" in page.url
+        await expect(page.get_by_role("button", name="Linear")).to_be_disabled()  # prices of two tickers have no common scale
         await page.reload()
         await expect(compared).to_contain_text(re.compile(rf"eth_usd [{MINUS}+]\d+\.\d\d %"))
         before = await compared.inner_text()
@@ -72,8 +75,9 @@ async def test_other_tickers_are_compared_in_percent(browser: Browser, api: Api,
 
 @pytest.mark.usefixtures("stored_until")
 async def test_an_unknown_ticker_to_compare_is_reported(browser: Browser, api: Api) -> None:
-    async with open_page(browser, api, f"{TICKER}&compare=nothing_usd") as page:
-        await expect(page.locator(".problem")).to_contain_text("nothing_usd")
+    async with open_page(browser, api, f"{TICKER}&compare=nothing_usd,eth_usd") as page:
+        await expect(page.locator(".problem")).to_contain_text("Not compared: nothing_usd")
+        await expect(page.locator(".compared li")).to_have_count(1)  # the other one is
         await _wait_for_chart(page)
 
 
@@ -85,7 +89,7 @@ async def test_the_legend_tells_the_change_since_the_left_edge(browser: Browser,
         box = await page.locator(".chart").bounding_box()
         assert box is not None
         await page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 100)
-        await expect(legend).to_contain_text(re.compile(r"candle \+0\.0\d %.*since the left edge \+0\.\d\d %"))
+        await expect(legend).to_contain_text(re.compile(r"candle \+0\.0\d %.*since [\w ]*\d\d:\d\d \+0\.\d\d %"))
         half = await legend.inner_text()
         await page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 100)
         await expect(legend).not_to_have_text(half)
@@ -105,9 +109,9 @@ async def test_a_distance_is_measured_by_dragging_and_by_keys(browser: Browser, 
         await page.mouse.up()
         await page.keyboard.up("Shift")
         text = page.locator(".measure-text")
-        await expect(text).to_contain_text(re.compile(r"^\+\d+\.\d\d, \+\d\.\d\d %, \d+ minutes \(\d h\)"))
+        await expect(text).to_contain_text(re.compile(r"^\+\d+\.\d\d, \+\d\.\d\d %, \d+ minutes \(\d+ h( \d+ min)?\)"))
         assert "from=" not in page.url  # the chart was not moved
-        await page.keyboard.press("m")
+        await page.keyboard.press("Escape")
         await expect(text).to_have_count(0)
         await chart.focus()
         for _ in range(3):
@@ -115,7 +119,7 @@ async def test_a_distance_is_measured_by_dragging_and_by_keys(browser: Browser, 
         await page.keyboard.press("m")
         await page.keyboard.press("Shift+ArrowLeft")
         await page.keyboard.press("Shift+ArrowLeft")
-        await expect(text).to_contain_text(f"{MINUS}30 minutes")
+        await expect(text).to_contain_text(re.compile(r"^\+\d+\.\d\d, .*, 30 minutes$"))  # from the earlier to the later one
 
 
 @pytest.mark.usefixtures("stored_until")
@@ -196,7 +200,7 @@ async def test_the_view_is_copied_as_query_command_and_program(browser: Browser,
             await page.get_by_role("button", name="PNG of the chart").click()
         file = await (await download.value).path()
         assert file.read_bytes().startswith(b"\x89PNG")
-        assert (await download.value).suggested_filename == "btc_usd-5m.png"
+        assert (await download.value).suggested_filename.startswith("btc_usd-5m-20")
 
 
 @pytest.mark.usefixtures("stored_until")
@@ -224,8 +228,8 @@ async def test_the_chart_fills_the_screen(browser: Browser, api: Api) -> None:
     async with open_page(browser, api, TICKER) as page:
         await _wait_for_chart(page)
         await page.keyboard.press("f")
-        await page.wait_for_function("document.fullscreenElement?.classList.contains('chart-panel')")
-        await page.keyboard.press("f")
+        await page.wait_for_function("document.fullscreenElement?.classList.contains('stage')")
+        await page.get_by_role("button", name="Leave full screen").click()
         await page.wait_for_function("document.fullscreenElement === null")
 
 
@@ -258,22 +262,24 @@ async def test_a_crossed_level_is_reported(browser: Browser, api: Api, db: Datab
         await page.reload()  # levels stay in this browser
         await expect(page.locator(".levels .chips")).to_contain_text("70,000")
         await store(db, [row("btc_usd", stored_until, "70000.5")])
-        await expect(page.locator(".crossings")).to_have_text("btc_usd crossed 70,000: 70,000.5")
+        await expect(page.locator(".crossings")).to_contain_text("btc_usd crossed 70,000: 70,000.5")
         await page.get_by_role("button", name="Remove level 70000").click()
         await expect(page.locator(".levels .chips")).to_have_count(0)
         await page.get_by_label("Level").fill("cheap")
         await page.get_by_role("button", name="Add level").click()
         message = await page.get_by_label("Level").evaluate("one => one.validationMessage")
         assert message == "Enter a price like 68000.5"
-        await page.locator(".chart").dblclick(position={"x": 200, "y": 120})
-        await expect(page.locator(".levels .chips li")).to_have_count(1)
+        for count, style in enumerate(("Candles", "Line", "Area"), start=1):
+            await page.get_by_role("button", name=style, exact=True).click()
+            await page.locator(".chart").dblclick(position={"x": 200, "y": 120 + 20 * count})
+            await expect(page.locator(".levels .chips li")).to_have_count(count)
 
 
 async def test_the_price_is_in_the_title(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
     async with open_page(browser, api, TICKER) as page:
-        await expect(page).to_have_title("68599 btc_usd · Tickgraph")
+        await expect(page).to_have_title("68,599 btc_usd · Tickgraph")
         await store(db, [row("btc_usd", stored_until, "70000.5")])
-        await expect(page).to_have_title("70000.5 btc_usd · Tickgraph")
+        await expect(page).to_have_title("70,000.5 btc_usd · Tickgraph")
         await page.get_by_role("link", name="← All tickers").click()
         await expect(page).to_have_title("Tickgraph")
 
@@ -299,8 +305,92 @@ async def test_the_modules_that_need_a_browser(browser: Browser, api: Api) -> No
         found = await page.evaluate(MODULE_CHECK)
     assert found["measures"] == [
         "+10.00, +10.00 %, 120 minutes (2 h)",
-        f"{MINUS}0.1000, {MINUS}20.00 %, {MINUS}1 minute (60 s)",
+        "+0.1000, +25.00 %, 1 minute",
     ]
     assert found["days"] == [11, 20_773, {"day": 1_795_651_200, "week": 1, "weekday": 3}]
     assert found["levels"] == ["unexpected", "unexpected", "none", "complete", "almost", "partial"]
     assert found["crossed"] == [True, True, True, False, False, True]
+
+
+async def test_a_range_follows_new_prices_until_the_chart_is_moved(
+    browser: Browser, api: Api, db: Database, stored_until: int
+) -> None:
+    async with open_page(browser, api, TICKER) as page:
+        await _wait_for_chart(page)
+        day = page.get_by_role("button", name="1D: one day").first
+        week = page.get_by_role("button", name="1W: one week").last
+        await week.click()
+        await page.wait_for_url("**range=1W*")
+        assert "from=" not in page.url
+        await expect(week).to_have_attribute("aria-pressed", "true")
+        # The history is shorter than a week: the chart begins with it.
+        begin = await page.get_by_label("From", exact=True).input_value()
+        assert 0 <= stored_until - 36_000 - int(dt.datetime.fromisoformat(f"{begin}Z").timestamp()) < 120
+        await store(db, [row("btc_usd", stored_until, "71234.5")])
+        await expect(page.locator(".legend")).to_contain_text("71,234.5")
+        await expect(week).to_have_attribute("aria-pressed", "true")
+        await page.reload()
+        await expect(week).to_have_attribute("aria-pressed", "true")
+        await expect(page.locator(".legend")).to_contain_text("71,234.5")
+        await page.locator(".chart").focus()
+        for _ in range(3):
+            await page.keyboard.press("ArrowLeft")
+        await page.wait_for_url("**from=*")
+        assert "range=" not in page.url
+        await expect(week).to_have_attribute("aria-pressed", "false")
+        assert day
+
+
+async def test_a_window_in_the_future_shows_the_newest_prices(browser: Browser, api: Api, stored_until: int) -> None:
+    begin = stored_until + 30 * 86_400
+    async with open_page(browser, api, f"{TICKER}&from={begin}&to={begin + 3_600}") as page:
+        await page.wait_for_url(lambda url: "from=" not in url)
+        await _wait_for_chart(page)
+        await page.get_by_label("From", exact=True).fill("2090-01-01")
+        await page.get_by_label("To", exact=True).fill("2090-01-02")
+        await page.get_by_role("button", name="Show", exact=True).click()
+        message = await page.get_by_label("To", exact=True).evaluate("one => one.validationMessage")
+        assert message == "The start must not be in the future"
+
+
+async def test_lows_and_highs_are_those_of_the_chart(browser: Browser, api: Api, db: Database, stored_until: int) -> None:
+    await store_ranges(db, [range_row("btc_usd", stored_until - 600, twap="100")])  # ticks of 90 to 110
+    async with open_page(browser, api, "/?ticker=btc_usd&interval=ONE_MINUTE") as page:
+        await expect(page.locator(".changes tbody tr").first).to_contain_text("90")
+        await expect(page.locator(".dayrange")).to_have_text("24 h: 90 to 68,599")
+    async with open_page(browser, api, "/") as page:
+        await expect(page.locator('[data-ticker="btc_usd"] td.low')).to_have_text("90")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_an_earlier_or_later_view_does_not_disturb_the_current_one(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER + "&zone=Asia%2FTokyo") as page:
+        await _wait_for_chart(page)
+        released = asyncio.Event()
+
+        async def hold(route: Route) -> None:
+            if "workers" in (route.request.post_data or ""):
+                await released.wait()
+            await route.continue_()
+
+        await page.route("**/graphql", hold)
+        await page.get_by_role("link", name="Health").click()
+        await page.get_by_role("link", name="Prices", exact=True).click()
+        await expect(page.locator(".tickers .row")).to_have_count(2)
+        released.set()
+        await page.get_by_role("link", name="Health").click()
+        # The zone of the ticker is not that of other views.
+        gap = time.strftime("%H:%M", time.gmtime(time.time() // 60 * 60 - 64 * 60))
+        await expect(page.locator('[data-ticker="btc_usd"] .outages')).to_contain_text(re.compile(rf"{gap[:2]}:\d\d to"))
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_invalid_settings_of_the_browser_are_ignored(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, "/") as page:
+        garbage = {"columns": {}, "pinned": 5, "levels": [{"ticker": "a", "price": 5}], "lastSeen": "x", "theme": 1, "keys": []}
+        for name, value in garbage.items():
+            await page.evaluate("([name, text]) => { localStorage[`tickgraph.${name}`] = text }", [name, json.dumps(value)])
+        await page.evaluate("sessionStorage['tickgraph.key'] = 'key…'")
+        await page.reload()
+        await expect(page.locator(".tickers .row")).to_have_count(2)
+        await expect(page.get_by_role("columnheader", name="Age")).to_be_visible()

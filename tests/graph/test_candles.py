@@ -242,7 +242,8 @@ async def test_a_summary_aggregates_its_minutes(
             await connection.execute("UPDATE ticker SET candles_from = $1", MONDAY + 36 * DAY)
     price = "{ ts price }"
     query = f"""{{ summary(ticker: "btc_usd", from: {MONDAY + low}, to: {MONDAY + high})
-        {{ first {price} last {price} high {price} low {price} change count twap coverage {{ stored }} }} }}"""
+        {{ first {price} last {price} high {price} low {price} highest lowest
+           change count twap coverage {{ stored }} }} }}"""
     window_rows = [r for r in stored_rows if MONDAY + low <= r.ts < MONDAY + high]
     actual = (await api.data(query))["summary"]
 
@@ -254,6 +255,8 @@ async def test_a_summary_aggregates_its_minutes(
         "last": as_point(window_rows[-1]),
         "high": as_point(max(window_rows, key=lambda r: (r.price, -r.ts))),
         "low": as_point(min(window_rows, key=lambda r: (r.price, r.ts))),
+        "highest": _format_decimal(max(r.price for r in window_rows).normalize()),
+        "lowest": _format_decimal(min(r.price for r in window_rows).normalize()),
         "change": _format_decimal((window_rows[-1].price - window_rows[0].price).normalize()),
         "count": len(window_rows),
         "twap": _format_decimal(_mean([r.price for r in window_rows])),

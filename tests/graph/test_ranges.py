@@ -52,6 +52,26 @@ async def test_candles_use_ranges_unless_samples_are_requested(api: Api, db: Dat
     ]
 
 
+@pytest.mark.parametrize("start", [START_TS, START_TS // 3_600 * 3_600, START_TS + 3_000])
+async def test_a_summary_has_the_extremes_of_the_candles(api: Api, db: Database, start: int) -> None:
+    await track(db, "btc_usd", since=START_TS)
+    await store(db, [row("btc_usd", START_TS + 60 * n, str(1_000 + n)) for n in range(200)])
+    # Ticks far outside of the samples, in the part of an hour before, in whole hours, and after.
+    await store_ranges(db, [range_row("btc_usd", START_TS + 60 * n, twap="100") for n in (3, 90, 199)])
+    window = f'ticker: "btc_usd", from: {start}, to: {START_TS + 60 * 200}'
+    found = await api.data(
+        f"{{ summary({window}) {{ highest lowest high {{ price }} low {{ price }} }} "
+        f"candles({window}, interval: ONE_MINUTE) {{ high low }} }}"
+    )
+    expected = (
+        max(found["candles"], key=lambda one: Decimal(one["high"]))["high"],
+        min(found["candles"], key=lambda one: Decimal(one["low"]))["low"],
+    )
+    assert (found["summary"]["highest"], found["summary"]["lowest"]) == expected
+    assert found["summary"]["lowest"] == "90"
+    assert found["summary"]["low"]["price"] != "90"
+
+
 async def test_coverage_counts_the_expected_minutes_that_were_watched(api: Api, db: Database) -> None:
     await track(db, "btc_usd", since=START_TS + 60)
     await store_ranges(db, [range_row("btc_usd", START_TS + 60 * n, watched_s=60 if n < 3 else 59) for n in range(5)])

@@ -36,7 +36,8 @@ DOCUMENT = f"""query Snapshot($from: UnixTime!, $middle: UnixTime!, $to: UnixTim
   priceAt(ticker: "btc_usd", at: $middle, maxAge: 86400, asOf: $asOf) {{ {PRICE} }}
   pricesAt(ticker: "btc_usd", at: [$to, $middle, $from], maxAge: 86400, asOf: $asOf) {{ {PRICE} }}
   summary(ticker: "btc_usd", from: $from, to: $middle, asOf: $asOf) {{
-    first {{ {PRICE} }} last {{ {PRICE} }} high {{ id }} low {{ id }} change count twap coverage {{ {COVERAGE} }} }}
+    first {{ {PRICE} }} last {{ {PRICE} }} high {{ id }} low {{ id }} highest lowest
+    change count twap coverage {{ {COVERAGE} }} }}
   coverage(ticker: "btc_usd", from: $from, to: $to, asOf: $asOf) {{ {COVERAGE} }}
 }}"""
 CANDLES = (

@@ -11,6 +11,7 @@ test("a URL and its view convert into each other", () => {
     "/?ticker=drbfix-btc_usdc&interval=ONE_DAY",
     "/?ticker=btc_usd&interval=ONE_MINUTE&from=1705318800&to=1705319800",
     "/?ticker=btc_usd&interval=ONE_DAY&zone=Europe%2FBerlin",
+    "/?ticker=btc_usd&interval=ONE_HOUR&range=1W",
     "/?ticker=btc_usd&style=area&scale=log&compare=eth_usd%2Csol_usd",
     "/?sort=change&order=down&filter=usdc&group=quote",
     "/?view=health",
@@ -25,15 +26,15 @@ test("a URL and its view convert into each other", () => {
 
 test("a parameter that is wrong is ignored, and a sentence says what would be right", () => {
   for (const [search, problem] of [
-    ["?ticker=<script>", "ticker=<script> is ignored: use a name like btc_usd."],
-    ["?ticker=a&interval=toString", /^interval=toString is ignored: use ONE_MINUTE, /],
+    ["?ticker=<script>", "ticker=<script> is unknown and ignored. Use a name like btc_usd."],
+    ["?ticker=a&interval=toString", /^interval=toString is unknown and ignored. Use ONE_MINUTE, /],
     ["?ticker=a&zone=Moon", /IANA time zone like Europe\/Berlin/],
-    ["?ticker=a&scale=wide", /use linear, log, percent/],
+    ["?ticker=a&scale=wide", /Use linear, log, percent/],
     ["?ticker=a&compare=a,b,c,d,e,f", /up to 5 tickers/],
-    ["?ticker=a&from=x&to=1", /two UNIX times in seconds/],
-    ["?ticker=a&from=20&to=10", /from before to/],
-    ["?view=moon", /use health, alerts/],
-    ["?sort=toString", /use name, price/],
+    ["?ticker=a&from=x&to=1", /both must be UNIX seconds/],
+    ["?ticker=a&from=20&to=10", /from must be before to/],
+    ["?view=moon", /Use health, alerts/],
+    ["?sort=toString", /Use name, price/],
   ]) {
     const { problems, ...view } = parseView(search);
     assert.equal(problems.length, 1, search);

@@ -33,9 +33,17 @@ test("a gap has its times, length, reason and state", () => {
 test("an incomplete window is never called complete", () => {
   const coverage = { expected: 1_000_000, stored: 999_999, missing: 1, backfilled: 0, imported: 0, extra: 0 };
   assert.equal(format.coverage(coverage), "999,999 of 1,000,000 minutes are stored (99.99 %), 1 missing.");
-  assert.equal(format.coverage({ ...coverage, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes that were collected or imported here are stored.");
-  assert.match(format.coverage({ ...coverage, fromPeers: 3 }), /Not collected live: 3 minutes from a peer\./);
-  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1 }), /2 minutes backfilled from Deribit's chart\. 1 minute more are stored of times/);
+  assert.equal(format.coverage({ ...coverage, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes are stored.");
+  assert.match(format.coverage({ ...coverage, fromPeers: 3 }), /Of these: 3 minutes filled later from a peer\./);
+  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1 }), /2 minutes filled later from Deribit's chart data\. 1 minute more are stored of times/);
   assert.equal(format.coverage({ expected: 0, extra: 0 }), "Nothing was collected in this period.");
   assert.match(format.coverage({ expected: 0, extra: 3 }), /^3 minutes are stored\. Nothing was collected every minute/);
+});
+
+test("a length of time has at most two units", () => {
+  assert.deepEqual([0, 60, 17_700, 7_200, 90_060, 3 * 86_400 + 59].map(format.span), ["0 min", "1 min", "4 h 55 min", "2 h", "1 d 1 h", "3 d"]);
+});
+
+test("a change that is shown as zero has no direction", () => {
+  assert.deepEqual([["100", "100.001"], ["100", "101"], ["100", "99"], ["100", "100"]].map((one) => format.direction(...one)), ["even", "up", "down", "even"]);
 });

@@ -1,7 +1,7 @@
 // The view and its URL, so that users can share and reload a view.
 
-import { INTERVALS } from "./intervals.mjs";
-import { UTC, isZone } from "./zones.mjs";
+import { INTERVALS, RANGES } from "./intervals.mjs";
+import { UTC, findZone } from "./zones.mjs";
 
 export const STYLES = { candles: "Candles", line: "Line", area: "Area" };
 export const SCALES = { linear: "Linear", log: "Log", percent: "Percent" };
@@ -16,7 +16,8 @@ const oneOf = (values) => (text) => (values.includes(text) ? text : undefined);
 // For each parameter its default, how it is read (undefined: wrong) and what would be right. A view without a window follows the newest prices.
 const PARAMETERS = {
   interval: { initial: "FIVE_MINUTES", read: oneOf(Object.keys(INTERVALS)), right: Object.keys(INTERVALS).join(", ") },
-  zone: { initial: UTC, read: (text) => (isZone(text) ? text : undefined), right: "an IANA time zone like Europe/Berlin" },
+  range: { initial: null, read: oneOf(Object.keys(RANGES)), right: Object.keys(RANGES).join(", ") },
+  zone: { initial: UTC, read: findZone, right: "an IANA time zone like Europe/Berlin" },
   style: { initial: null, read: oneOf(Object.keys(STYLES)), right: Object.keys(STYLES).join(", ") },
   scale: { initial: "linear", read: oneOf(Object.keys(SCALES)), right: Object.keys(SCALES).join(", ") },
   compare: { initial: "", read: readTickers, right: `up to ${MAX_COMPARED} tickers, separated by commas` },
@@ -27,7 +28,7 @@ const PARAMETERS = {
 };
 
 function readTickers(text) {
-  const names = text.toLowerCase().split(",");
+  const names = [...new Set(text.toLowerCase().split(","))];
   return names.length <= MAX_COMPARED && names.every((name) => TICKER.test(name)) ? names.join(",") : undefined;
 }
 
@@ -35,7 +36,7 @@ function readTickers(text) {
 export function parseView(search) {
   const params = new URLSearchParams(search);
   const view = { page: "prices", ticker: null, from: null, to: null, problems: [] };
-  const reject = (name, right) => view.problems.push(`${name}=${params.get(name).slice(0, 40)} is ignored: use ${right}.`);
+  const reject = (name, right) => view.problems.push(`${name}=${params.get(name).slice(0, 40)} is unknown and ignored. Use ${right}.`);
   const ticker = params.get("ticker")?.trim().toLowerCase();
   if (ticker !== undefined) {
     if (TICKER.test(ticker)) Object.assign(view, { page: "ticker", ticker });
@@ -51,13 +52,13 @@ export function parseView(search) {
   }
   if (params.has("from") || params.has("to")) {
     const [from, to] = ["from", "to"].map((name) => (/^\d{1,10}$/.test(params.get(name) ?? "") ? Number(params.get(name)) : NaN));
-    if (from < to) Object.assign(view, { from, to });
-    else view.problems.push("from and to are ignored: use two UNIX times in seconds, from before to.");
+    if (from < to) Object.assign(view, { from, to, range: null });
+    else view.problems.push("from and to are ignored: both must be UNIX seconds, and from must be before to.");
   }
   return view;
 }
 
-const OWN_PARAMETERS = { ticker: ["interval", "zone", "style", "scale", "compare"], prices: ["sort", "order", "filter", "group"] };
+const OWN_PARAMETERS = { ticker: ["interval", "range", "zone", "style", "scale", "compare"], prices: ["sort", "order", "filter", "group"] };
 
 /** Returns the URL of a view, relative to the page. */
 export function buildViewUrl(view) {

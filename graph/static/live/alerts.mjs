@@ -6,7 +6,7 @@ import { instant, price } from "./format.mjs";
 import { tickers } from "./state.mjs";
 import { html, nothing } from "./template.mjs";
 
-const ALERT = "id kind ticker url format level hysteresis direction percent minutes muted deliveries(first: 3) { ts text attempts deliveredAt failedAt error }";
+const ALERT = "id kind ticker url format level hysteresis direction percent minutes muted deliveries(first: 1) { ts text attempts deliveredAt failedAt error }";
 const LIST = `{ alerts { ${ALERT} } }`;
 const CREATE = "mutation ($alert: AlertInput!) { createAlert(alert: $alert) { id } }";
 const MUTE = "mutation ($id: ID!, $muted: Boolean!) { muteAlert(id: $id, muted: $muted) { id } }";
@@ -18,14 +18,14 @@ const NUMBER = "A number like 68000.5";
 const KINDS = {
   CROSSES: ["The price crosses a level", ["level", "direction", "hysteresis"]],
   MOVES: ["The price moves", ["percent", "minutes"]],
-  STALE: ["No newer price", ["minutes"]],
+  STALE: ["No new price", ["minutes"]],
   GAP: ["Minutes are missing", ["minutes"]],
-  STREAM_SILENT: ["No newer ticks", ["minutes"]],
-  DELIVERY_DIFFERS: ["A delivery price differs", ["percent"]],
+  STREAM_SILENT: ["No new ticks", ["minutes"]],
+  DELIVERY_DIFFERS: ["The delivery price differs from our own mean", ["percent"]],
 };
 const FORMATS = { STANDARD: "Standard Webhooks", SLACK: "Slack", DISCORD: "Discord", NTFY: "ntfy" };
 const DIRECTIONS = { EITHER: "from either side", UP: "from below", DOWN: "from above" };
-const LABELS = { level: "Level", hysteresis: "Distance before it can cross again", percent: "Percent", minutes: "Minutes" };
+const LABELS = { level: "Level", hysteresis: "Distance before it can fire again", percent: "Percent", minutes: "Minutes" };
 
 let token = null; // lasts until the page is left: it may change alerts
 
@@ -40,6 +40,7 @@ export async function open(show) {
 class AlertsPage {
   #alerts = signal(null);
   #problem = signal("");
+  #done = signal(""); // what the last click did
   #kind = signal("CROSSES");
 
   async load() {
@@ -48,8 +49,9 @@ class AlertsPage {
 
   template() {
     return html`<h1>Alerts</h1>
-      <p class="hint">A worker posts a webhook when an alert begins to hold. For a notification of this browser, which needs no token, add a level on the page of a ticker.</p>
+      <p class="hint">The server sends a webhook when the condition of an alert becomes true. For a notification in this browser, add a level on a ticker's page; that needs no token.</p>
       ${this.#problem.value ? html`<p class="problem" role="alert">${this.#problem.value}</p>` : nothing}
+      <p class="hint" role="status">${this.#done.value}</p>
       ${this.#alerts.value === null ? this.#tokenForm() : html`${this.#list(this.#alerts.value)}${this.#createForm()}`}`;
   }
 
@@ -65,15 +67,15 @@ class AlertsPage {
   }
 
   #list(alerts) {
-    if (!alerts.length) return html`<section class="panel"><h2>All alerts</h2><p class="hint">There is none yet.</p></section>`;
-    return html`<section class="panel"><h2>All alerts</h2><div class="scroll" tabindex="0" role="group" aria-label="All alerts"><table>
+    if (!alerts.length) return html`<section class="panel"><h2>All alerts</h2><p class="hint">No alerts yet.</p></section>`;
+    return html`<section class="panel"><h2>All alerts</h2><div class="scroll" tabindex="0" role="group" aria-label="All alerts"><table class="texts">
       <thead><tr><th scope="col">Alert</th><th scope="col">Webhook</th><th scope="col">Newest</th><td></td></tr></thead>
       <tbody>${alerts.map((one) => html`<tr><th scope="row">${describeAlert(one)}${one.muted ? " (muted)" : ""}</th>
         <td>${FORMATS[one.format]}: ${hostOf(one.url)}</td>
         <td>${one.deliveries.length ? describeDelivery(one.deliveries[0]) : "not fired yet"}</td>
         <td>
           <button type="button" class="framed" @click=${() => this.#change(MUTE, { id: one.id, muted: !one.muted })}>${one.muted ? "Unmute" : "Mute"}</button>
-          <button type="button" class="framed" @click=${() => this.#change(TEST, { id: one.id })}>Test</button>
+          <button type="button" class="framed" @click=${() => this.#change(TEST, { id: one.id }, "A worker sends a test message within a minute. Its state is in the list when you open this page again.")}>Test</button>
           <button type="button" class="framed" @click=${() => confirm(`Delete the alert "${describeAlert(one)}"?`) && this.#change(DELETE, { id: one.id })}>Delete</button>
         </td></tr>`)}</tbody></table></div></section>`;
   }
@@ -100,9 +102,11 @@ class AlertsPage {
       <button class="framed">Create alert</button></form></section>`;
   }
 
-  #change(mutation, variables) {
+  #change(mutation, variables, done = "") {
+    this.#done.value = "";
     return this.#run(async () => {
       await execute(mutation, variables, token);
+      this.#done.value = done;
       this.#alerts.value = (await execute(LIST, {}, token)).alerts;
     });
   }
@@ -112,8 +116,9 @@ class AlertsPage {
       await action();
       this.#problem.value = "";
     } catch (error) {
-      this.#problem.value = error.message;
-      if (["UNAUTHENTICATED", "FORBIDDEN"].includes(error.code)) this.#alerts.value = token = null;
+      const isWrongToken = ["UNAUTHENTICATED", "FORBIDDEN"].includes(error.code);
+      this.#problem.value = isWrongToken ? `The API rejected this token: ${error.message}` : error.message;
+      if (isWrongToken) this.#alerts.value = token = null;
     }
   }
 }

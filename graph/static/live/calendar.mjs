@@ -42,7 +42,7 @@ export function calendar(ticker, days, now, weeks) {
   const places = placeDays(now, weeks);
   const firsts = places.filter(({ day, weekday }) => weekday === 0 && new Date(day * 1_000).getUTCDate() <= 7);
   const missing = days.reduce((sum, one) => sum + one.expected - one.stored, 0);
-  return html`<svg class="calendar" viewBox="0 0 ${LEFT + weeks * STEP} ${TOP + 7 * STEP}" role="img" aria-label="Days of ${ticker}: ${days.length} days, ${minutes(missing)} missing">
+  return html`<svg class="calendar" width=${LEFT + weeks * STEP} viewBox="0 0 ${LEFT + weeks * STEP} ${TOP + 7 * STEP}" role="img" aria-label="Days of ${ticker}: ${days.length} days, ${minutes(missing)} missing">
     ${firsts.map(({ day, week }) => svg`<text x=${LEFT + week * STEP} y="9">${MONTHS[new Date(day * 1_000).getUTCMonth()]}</text>`)}
     ${WEEKDAYS.map((name, row) => svg`<text x="0" y=${TOP + row * STEP + 9}>${name}</text>`)}
     ${places.map(({ day, week, weekday }) => svg`<rect class=${levelOf(found.get(day))} x=${LEFT + week * STEP} y=${TOP + weekday * STEP} width=${SIZE} height=${SIZE} rx="2"><title>${describe(day, found.get(day))}</title></rect>`)}

@@ -15,7 +15,7 @@ const PERIODS = [
   { key: "year", name: "Since January", words: "since January", start: (now) => Date.UTC(new Date(now * 1_000).getUTCFullYear(), 0) / 1_000 },
 ];
 const QUERY = `query ($ticker: String!, ${PERIODS.map(({ key }) => `$${key}: UnixTime!`).join(", ")}) {
-  ${PERIODS.map(({ key }) => `${key}: summary(ticker: $ticker, from: $${key}) { first { ts price } high { ts price } low { ts price } }`).join("\n  ")}
+  ${PERIODS.map(({ key }) => `${key}: summary(ticker: $ticker, from: $${key}) { first { ts price } highest lowest }`).join("\n  ")}
 }`;
 
 /** Loads the periods up to `now`: for each its name, the wanted start and its summary or null. */
@@ -30,6 +30,15 @@ export function periodWords({ words, start, summary }, now) {
   return summary.first.ts <= start + TOLERANCE_S ? words : `since ${instantAfter(summary.first.ts, now)}`;
 }
 
+/** Returns the highest price of a period as text, which the newest price may exceed. */
+export function highOf({ summary }, latest) {
+  return Number(latest) > Number(summary.highest) ? latest : summary.highest;
+}
+
+export function lowOf({ summary }, latest) {
+  return Number(latest) < Number(summary.lowest) ? latest : summary.lowest;
+}
+
 /** The table of the periods. `latest` is the newest price as text. */
 export function changesTable(periods, latest, now) {
   if (!periods || latest === null) return "";
@@ -42,7 +51,7 @@ export function changesTable(periods, latest, now) {
       <tbody>${rows.map((one) => html`<tr>
         <th scope="row">${periodWords(one, now) === one.words ? one.name : periodWords(one, now)}</th>
         <td class="change" data-direction=${direction(one.summary.first.price, latest)}>${change(one.summary.first.price, latest)}</td>
-        <td>${price(one.summary.low.price)}</td><td>${price(one.summary.high.price)}</td>
+        <td>${price(lowOf(one, latest))}</td><td>${price(highOf(one, latest))}</td>
       </tr>`)}</tbody>
     </table></div>
   </section>`;

@@ -5,10 +5,10 @@ import { extremes, isolated, toChartCandle, toChartLine } from "./chart_data.mjs
 import { fade, readColor } from "./colors.mjs";
 import { axis, instant, price } from "./format.mjs";
 import { Periods } from "./periods.mjs";
-import { VisibleRange } from "./visible_range.mjs";
+import { MARGIN, VisibleRange } from "./visible_range.mjs";
 import { coordinateAt, positionOf, timeAt } from "./windows.mjs";
 
-const COLORS = ["panel", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent", "text", "compare-1", "compare-2", "compare-3", "compare-4", "compare-5"];
+const COLORS = ["panel", "muted", "line", "up", "down", "missing", "backfilled", "imported", "accent", "compare-1", "compare-2", "compare-3", "compare-4", "compare-5"];
 const MODES = { linear: PriceScaleMode.Normal, log: PriceScaleMode.Logarithmic, percent: PriceScaleMode.Percentage };
 
 export class Chart {
@@ -22,17 +22,18 @@ export class Chart {
   #periods = new Periods();
   #marked = [[], []]; // missing periods, and parts
   #compared = []; // { color, series }
-  #levelLines = [];
+  #levels = []; // prices
+  #levelLines = []; // { series, line }
   #markers = null;
   #data = [];
   #colors = {};
   #decimals = 2;
   #hasRanges = false;
   #isPast = false; // the newest loaded price is not the newest one
-  #selected = null; // index of the candle under the crosshair of the keyboard
-  #scheme = matchMedia("(prefers-color-scheme: dark)");
+  #selected = null; // start of the candle under the crosshair of the keyboard
+  #preferences = ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"].map((query) => matchMedia(query));
 
-  /** `events`: onHover(ts or null), onWindow(from, to, isLive), onOlder(), onNewer() and onDoubleClick(price). */
+  /** `events`: those of `VisibleRange`, onHover(ts or null), onEdge(ts) with the first visible candle, onDoubleClick(price). */
   constructor(element, events) {
     this.#element = element;
     this.#events = events;
@@ -46,11 +47,6 @@ export class Chart {
     });
     this.#candles = this.#chart.addSeries(CandlestickSeries, { borderVisible: false });
     this.#chart.panes()[0].attachPrimitive(this.#periods);
-    this.paint();
-    this.#scheme.addEventListener("change", this.paint);
-    this.#chart.subscribeCrosshairMove((at) => events.onHover(at.time ?? null));
-    this.#chart.subscribeClick((at) => at.time !== undefined && this.#select(this.#data.findIndex((one) => one.ts === at.time)));
-    this.#chart.subscribeDblClick((at) => at.point && events.onDoubleClick(this.#candles.coordinateToPrice(at.point.y)?.toFixed(this.#decimals)));
     this.#range = new VisibleRange(this.#chart.timeScale(), {
       ...events,
       onSettled: () => this.#markExtremes(),
@@ -59,24 +55,29 @@ export class Chart {
         events.onWindow(...window);
       },
     });
+    this.paint();
+    for (const one of this.#preferences) one.addEventListener("change", this.paint);
+    this.#chart.subscribeCrosshairMove((at) => events.onHover(at.time ?? null));
+    this.#chart.subscribeClick((at) => at.time !== undefined && this.#select(this.#data.findIndex((one) => one.ts === at.time)));
+    this.#chart.subscribeDblClick((at) => at.point && events.onDoubleClick(this.#main.coordinateToPrice(at.point.y)?.toFixed(this.#decimals)));
   }
 
   remove() {
     this.#range.remove();
-    this.#scheme.removeEventListener("change", this.paint);
+    for (const one of this.#preferences) one.removeEventListener("change", this.paint);
     this.#chart.remove();
   }
 
-  /** Replaces the candles and the visible range: a window, or the newest candles. */
+  /** Replaces the candles and the visible range. `from` null: as many candles as fit; `to` null: up to the newest, also of those to come. */
   show(candles, { from, to }) {
     this.#selected = null;
-    this.#isPast = from !== null;
+    this.#isPast = to !== null;
     this.#events.onHover(null);
     const count = candles.length;
     // On the first day, the few candles fill the chart.
     const shown = Math.min(count, Math.max(30, Math.min(180, this.#element.clientWidth / 6)));
-    const range = from === null ? { from: count - shown, to: count + 3 } : { from: positionOf(candles, from), to: positionOf(candles, to) };
-    this.#range.show(candles, range, () => this.#replace(candles), { follows: from === null });
+    const range = { from: from === null ? count - shown : positionOf(candles, from), to: to === null ? count + MARGIN : positionOf(candles, to) };
+    this.#range.show(candles, range, () => this.#replace(candles), { follows: to === null });
   }
 
   /** Replaces the candles and keeps the visible range. */
@@ -101,6 +102,7 @@ export class Chart {
   /** Draws as "candles", "line" or "area", on a "linear", "log" or "percent" scale. */
   draw(style, scale) {
     if (style !== this.#style) {
+      this.#removeLevelLines();
       if (this.#line) this.#chart.removeSeries(this.#line);
       this.#line = style === "candles" ? null : this.#chart.addSeries(style === "line" ? LineSeries : AreaSeries, { lineWidth: 2 });
       this.#style = style;
@@ -112,24 +114,24 @@ export class Chart {
     Object.assign(this.#element.dataset, { style, scale });
   }
 
-  /** Draws other tickers as lines: `points` are `{ time, value }` at the times of candles. Returns their colors. */
+  /** Draws other tickers as lines: `points` are `{ time, value }` at the times of candles. */
   compare(others) {
     while (this.#compared.length > others.length) this.#chart.removeSeries(this.#compared.pop().series);
-    return others.map(({ ticker, points }, index) => {
+    others.forEach(({ ticker, points }, index) => {
       const color = this.#colors[`compare-${index + 1}`];
       this.#compared[index] ??= { series: this.#chart.addSeries(LineSeries, { lineWidth: 2, priceLineVisible: false }) };
       const { series } = this.#compared[index];
       series.applyOptions({ color, title: ticker });
       series.setData(points);
-      return color;
     });
   }
 
   /** Draws a line at each price. */
   level(prices) {
-    for (const line of this.#levelLines) this.#candles.removePriceLine(line);
-    this.#levelLines = prices.map((one) =>
-      this.#candles.createPriceLine({ price: Number(one), color: this.#colors.accent, lineStyle: 2, lineWidth: 1, title: "notify" }));
+    this.#levels = prices;
+    this.#removeLevelLines();
+    const options = { color: this.#colors.accent, lineStyle: 2, lineWidth: 1, title: "notify" };
+    this.#levelLines = prices.map((one) => ({ series: this.#main, line: this.#main.createPriceLine({ ...options, price: Number(one) }) }));
   }
 
   /** Draws missing periods as bands, and parts from other sources along the lower edge. */
@@ -157,6 +159,8 @@ export class Chart {
     this.#compared.forEach(({ series }, index) => series.applyOptions({ color: this.#colors[`compare-${index + 1}`] }));
     this.#drawCandles();
     this.mark(...this.#marked);
+    this.level(this.#levels);
+    this.#markExtremes();
   };
 
   /** Returns a picture of the chart. */
@@ -167,12 +171,12 @@ export class Chart {
   /** Returns the time and the price at a point of the element. */
   pointAt(x, y) {
     const position = this.#chart.timeScale().coordinateToLogical(x);
-    return { time: this.#data.length && position !== null ? timeAt(this.#data, position) : null, price: this.#candles.coordinateToPrice(y) };
+    return { time: this.#data.length && position !== null ? timeAt(this.#data, position) : null, price: this.#main.coordinateToPrice(y) };
   }
 
   /** Returns the point of the element at a time and a price. */
   coordinatesOf({ time, price }) {
-    return { x: coordinateAt(this.#chart.timeScale(), positionOf(this.#data, time)), y: this.#candles.priceToCoordinate(price) };
+    return { x: coordinateAt(this.#chart.timeScale(), positionOf(this.#data, time)), y: this.#main.priceToCoordinate(price) };
   }
 
   /** Turns dragging on or off. */
@@ -184,19 +188,30 @@ export class Chart {
     return this.#range;
   }
 
+  /** The series that is drawn. */
+  get #main() {
+    return this.#line ?? this.#candles;
+  }
+
   /** Moves the crosshair by a number of candles. Returns the candle. */
   selectNext(step) {
     const last = this.#data.length - 1;
-    return this.#select(Math.max(0, Math.min(last, (this.#selected ?? last + 1) + step)));
+    const index = this.#selected === null ? -1 : this.#data.findIndex((one) => one.ts === this.#selected);
+    return this.#select(Math.max(0, Math.min(last, (index < 0 ? last + 1 : index) + step)));
   }
 
   #select(index) {
     const candle = this.#data[index];
     if (!candle) return null;
-    this.#selected = index;
-    this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#line ?? this.#candles);
+    this.#selected = candle.ts;
+    this.#chart.setCrosshairPosition(Number(candle.close ?? 0), candle.ts, this.#main);
     this.#events.onHover(candle.ts);
     return candle;
+  }
+
+  #removeLevelLines() {
+    for (const { series, line } of this.#levelLines) series.removePriceLine(line);
+    this.#levelLines = [];
   }
 
   #replace(candles) {
@@ -230,8 +245,9 @@ export class Chart {
   #markExtremes() {
     const range = this.#range.current;
     if (!range) return;
-    this.#markers ??= createSeriesMarkers(this.#line ?? this.#candles, [], { autoScale: true });
-    const visible = this.#data.slice(Math.max(0, Math.ceil(range.from)), Math.max(0, Math.floor(range.to) + 1));
+    this.#markers ??= createSeriesMarkers(this.#main, [], { autoScale: true });
+    const visible = this.#data.slice(Math.max(0, Math.round(range.from)), Math.max(0, Math.round(range.to) + 1));
+    this.#events.onEdge(this.#data[Math.max(0, Math.floor(range.from))]?.ts ?? null);
     const found = extremes(visible, this.#line !== null);
     const mark = ({ ts, price: value }, isHigh) => ({
       time: ts, color: this.#colors.muted, size: 0.5, position: isHigh ? "aboveBar" : "belowBar", shape: isHigh ? "arrowDown" : "arrowUp", text: `${isHigh ? "High" : "Low"} ${price(value)}`,

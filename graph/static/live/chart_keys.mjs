@@ -28,6 +28,7 @@ export function addChartKeys(element, chart, { onNow, onSelect }) {
     { key: "Home", text: "Show the oldest loaded candle" },
     { key: "End", text: "Show the newest candle" },
     { key: "Shift + drag", text: "Measure" },
+    { key: "Double click", text: "Add a level for a notification" },
   ];
 }
 
@@ -42,9 +43,10 @@ export function viewKeys(page, element) {
     { key: "g", text: "Logarithmic scale", run: scale("log") },
     { key: "p", text: "Percent scale", run: scale("percent") },
     { key: "v", text: "Compare with another ticker", run: () => element.querySelector('[aria-label="Compare with"]').focus() },
-    { key: "m", text: "Measure from the selected candle; again to end", run: () => page.toggleMeasure() },
+    { key: "m", text: "Measure from the selected candle", run: () => page.toggleMeasure() },
+    { key: "Escape", text: "End measuring", run: () => page.clearMeasure() },
     { key: "f", text: "Full screen", run: () => page.fullScreen() },
-    { key: "n", text: "Show the newest candles", run: () => page.window.goToNow() },
+    { key: "n", text: "Show the newest candles", run: () => page.goToNow() },
     ...Object.entries(INTERVALS).map(([name, one], index) => ({ key: String((index + 1) % 10), text: `Candles of ${one.name}`, run: () => page.window.setInterval(name) })),
   ];
 }

@@ -14,7 +14,11 @@ export class Comparison {
     const request = [tickers, interval, zone, candles[0]?.ts, candles.at(-1)?.ts].join();
     if (request === this.#requested) return;
     this.#requested = request;
-    if (!tickers.length || !candles.length) return void (this.others.value = []);
+    if (!tickers.length || !candles.length) {
+      this.failure.value = "";
+      this.others.value = [];
+      return;
+    }
     const declared = tickers.map((_, index) => `$t${index}: String!`).join(", ");
     const fields = tickers.map((_, index) =>
       `c${index}: candles(ticker: $t${index}, interval: $interval, from: $from, to: $to, timeZone: $zone, includeOpen: true) { ts close }`);

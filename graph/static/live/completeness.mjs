@@ -5,22 +5,13 @@ import { html } from "./template.mjs";
 
 const MAX_GAPS = 20;
 
-/** The section. `found` is the coverage or null; `failure` replaces it, as `{ message, retry }`; `first` and `last` are the outermost stored minutes or null. */
-export function completeness({ found, failure, isEmpty, first, last, zone, onAll }) {
+/** The section. `found` is the coverage of the window; null until it is loaded, or without candles. */
+export function completeness(found, zone) {
   return html`<section class="panel coverage" aria-labelledby="coverage">
     <h2 id="coverage">Data completeness</h2>
-    <p class="words">${words({ found, failure, isEmpty, first, last, zone, onAll })}</p>
-    <ul class="gaps">${found && !failure && !isEmpty ? gaps(found.counts.gaps) : ""}</ul>
+    <p class="words">${found ? `From ${instant(found.begin)} to ${instant(found.end)} ${zone}. ${coverage(found.counts)}` : "…"}</p>
+    <ul class="gaps">${found ? gaps(found.counts.gaps) : ""}</ul>
   </section>`;
-}
-
-function words({ found, failure, isEmpty, first, last, zone, onAll }) {
-  const button = (text, onClick) => html`<button type="button" class="framed inline" @click=${onClick}>${text}</button>`;
-  if (failure) return html`The chart could not be loaded: ${failure.message} ${button("Try again", failure.retry)}`;
-  if (isEmpty && first === null) return "No price is stored yet.";
-  if (isEmpty) return html`No prices in this window. They are from ${instant(first)} to ${instant(last)} ${zone}. ${button("Show all prices", onAll)}`;
-  if (!found) return "…";
-  return `From ${instant(found.begin)} to ${instant(found.end)} ${zone}. ${coverage(found.counts)}`;
 }
 
 function gaps({ nodes, pageInfo }) {

@@ -1,18 +1,19 @@
 // The controls of a chart: interval, range, window, time zone; and how it is drawn.
 
+import { nowSeconds } from "./api.mjs";
 import { MAX_COMPARED, SCALES, STYLES } from "./address.mjs";
 import { INTERVALS, RANGES } from "./intervals.mjs";
 import { html } from "./template.mjs";
 import { UTC, fromInput, toInput, zones } from "./zones.mjs";
 
-/** What is shown. `range` is the chosen range or null; `on` has the callbacks interval, range, window, zone and now. */
-export function controls({ view, range, follows, on }) {
+/** What is shown. `follows`: the window ends with the newest candle; `on` has the callbacks interval, range, window, zone and now. */
+export function controls({ view, follows, on }) {
   const submit = (event) => {
     event.preventDefault();
     const { from, to } = event.target.elements;
     const [begin, end] = [from, to].map((input) => fromInput(input.value, view.zone));
     const isWrong = Number.isNaN(begin) || Number.isNaN(end);
-    const problem = isWrong ? "Enter both times like 2026-01-31 12:00" : begin >= end ? "The end must be after the start" : "";
+    const problem = isWrong ? "Enter both times like 2026-01-31 12:00" : begin >= end ? "The end must be after the start" : begin >= nowSeconds() ? "The start must not be in the future" : "";
     to.setCustomValidity(problem);
     if (problem) to.reportValidity();
     else on.window(begin, end);
@@ -21,7 +22,7 @@ export function controls({ view, range, follows, on }) {
     @input=${(event) => event.target.form.elements.to.setCustomValidity("")}></label>`;
   return html`<div class="controls">
     ${choice("Candle", INTERVALS, view.interval, on.interval)}
-    ${choice("Show", RANGES, range, on.range)}
+    ${choice("Range", RANGES, view.range, on.range)}
     <button type="button" class="framed" title="Show the newest candles" aria-pressed=${String(follows)} @click=${on.now}>Now</button>
     <form class="window" @submit=${submit}>
       ${field("from", "From")} ${field("to", "to")}
@@ -41,8 +42,8 @@ export function showWindow(form, { begin, end }, zone) {
   to.value = toInput(end, zone);
 }
 
-/** How the chart is drawn. `compared` are `{ ticker, color, text }`, `others` the names that can be added; `on` has style, scale, compare and fullScreen. */
-export function drawing({ style, scale, compared, others, on }) {
+/** How the chart is drawn. `compared` are `{ ticker, text }`, `others` the names that can be added; `on` has style, scale, compare and fullScreen. */
+export function drawing({ style, scale, isFullScreen, compared, others, on }) {
   const names = compared.map((one) => one.ticker);
   const add = (event) => {
     const name = event.target.value;
@@ -51,22 +52,22 @@ export function drawing({ style, scale, compared, others, on }) {
   };
   return html`<div class="drawing">
     ${choice("Style", STYLES, style, on.style)}
-    ${choice("Scale", SCALES, scale, on.scale)}
+    ${choice("Scale", SCALES, scale, on.scale, names.length > 0)}
     <select aria-label="Compare with" ?disabled=${names.length >= MAX_COMPARED} @change=${add}>
       <option value="">Compare with …</option>
       ${others.map((name) => html`<option>${name}</option>`)}
     </select>
-    <button type="button" class="framed" @click=${on.fullScreen}>Full screen</button>
+    <button type="button" class="framed" @click=${on.fullScreen}>${isFullScreen ? "Leave full screen" : "Full screen"}</button>
     <ul class="compared" aria-label="Compared tickers">
-      ${compared.map(({ ticker, color, text }) => html`<li><i class="swatch" .style=${`background:${color}`}></i>${ticker} ${text}
+      ${compared.map(({ ticker, text }, index) => html`<li><i class="swatch" data-number=${index + 1}></i>${ticker} ${text}
         <button type="button" aria-label="Remove ${ticker}" @click=${() => on.compare(names.filter((name) => name !== ticker))}>×</button></li>`)}
     </ul>
   </div>`;
 }
 
-/** A group of buttons with a visible name. The selected one is marked as pressed. */
-export function choice(name, values, selected, onSelect) {
+/** A group of buttons with a visible name. The selected one is marked as pressed. `isFixed`: no other can be chosen. */
+function choice(name, values, selected, onSelect, isFixed = false) {
   const button = (key, one) => html`<button type="button" data-key=${key} title=${one.name ?? one} aria-label=${one.name ? `${one.short ?? key}: ${one.name}` : one}
-    aria-pressed=${String(key === selected)} @click=${() => onSelect(key)}>${one.name ? (one.short ?? key) : one}</button>`;
+    aria-pressed=${String(key === selected)} ?disabled=${isFixed && key !== selected} @click=${() => onSelect(key)}>${one.name ? (one.short ?? key) : one}</button>`;
   return html`<div class="choice" role="group" aria-label=${name}><span class="choice-name" aria-hidden="true">${name}</span>${Object.entries(values).map(([key, one]) => button(key, one))}</div>`;
 }

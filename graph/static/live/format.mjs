@@ -26,10 +26,10 @@ export function change(from, to) {
   return `${text === "0.00" ? "" : part > 0 ? "+" : "−"}${text} %`;
 }
 
-/** Returns the direction of a change: "up", "down" or "even". */
+/** Returns the direction of a change as it is shown: "up", "down" or "even". */
 export function direction(from, to) {
-  const difference = Number(to) - Number(from);
-  return difference > 0 ? "up" : difference < 0 ? "down" : "even";
+  const text = change(from, to);
+  return text.startsWith("+") ? "up" : text.startsWith("−") ? "down" : "even";
 }
 
 /** Formats seconds in the largest suitable unit. */
@@ -38,6 +38,20 @@ export function duration(seconds) {
   if (seconds < 2 * 3600) return `${Math.floor(seconds / 60)} min`;
   if (seconds < 2 * 86400) return `${Math.floor(seconds / 3600)} h`;
   return `${Math.floor(seconds / 86400)} days`;
+}
+
+const UNITS = [["d", 86400], ["h", 3600], ["min", 60]];
+
+/** Formats a length of time in at most two units: `4 h 55 min`. */
+export function span(seconds) {
+  const parts = [];
+  let rest = seconds;
+  for (const [unit, length] of UNITS) {
+    const count = Math.floor(rest / length);
+    rest -= count * length;
+    if (count && parts.length < 2) parts.push(`${count} ${unit}`);
+  }
+  return parts.join(" ") || "0 min";
 }
 
 const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
@@ -105,14 +119,14 @@ export function coverage(found) {
     const part = (Math.floor((found.stored / found.expected) * 10000) / 100).toFixed(2);
     parts.push(`${found.stored.toLocaleString("en")} of ${minutes(found.expected)} are stored (${part} %), ${found.missing.toLocaleString("en")} missing.`);
   } else {
-    parts.push(`Complete: all ${minutes(found.expected)} that were collected or imported here are stored.`);
+    parts.push(found.expected === 1 ? "Complete: the one expected minute is stored." : `Complete: all ${minutes(found.expected)} are stored.`);
   }
   const others = [
-    found.backfilled && `${minutes(found.backfilled)} backfilled from Deribit's chart`,
-    found.fromPeers && `${minutes(found.fromPeers)} from a peer`,
+    found.backfilled && `${minutes(found.backfilled)} filled later from Deribit's chart data`,
+    found.fromPeers && `${minutes(found.fromPeers)} filled later from a peer`,
     found.imported && `${minutes(found.imported)} imported`,
   ].filter(Boolean);
-  if (others.length) parts.push(`Not collected live: ${others.join(", ")}.`);
+  if (others.length) parts.push(`Of these: ${others.join(", ")}.`);
   if (found.extra) parts.push(`${minutes(found.extra)} more are stored of times when nothing was collected every minute.`);
   return parts.join(" ");
 }

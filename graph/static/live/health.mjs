@@ -1,16 +1,17 @@
 // Health: how complete the history is and what the workers do, for people without a shell.
 
 import { signal } from "../vendor/signals-core-1.14.5.mjs";
-import { execute } from "./api.mjs";
+import { execute, nowSeconds } from "./api.mjs";
 import { buildViewUrl } from "./address.mjs";
 import { calendar, calendarKey } from "./calendar.mjs";
 import { duration, gap, instant, minutes } from "./format.mjs";
 import { pairName } from "./names.mjs";
-import { clock, follow, isStale, nowSeconds, tickers } from "./state.mjs";
-import { html, nothing } from "./template.mjs";
+import { clock, follow, isStale, tickers } from "./state.mjs";
+import { html, nothing, render } from "./template.mjs";
 
 const DAY = 86_400;
 const WEEKS = 53;
+const MIN_WEEKS = 13;
 const RELOAD_MS = 60_000;
 const MAX_OUTAGES = 5;
 const LATE_AFTER_S = 120; // a report is written each minute
@@ -26,39 +27,50 @@ export async function open(show) {
   const report = signal(undefined); // null: no worker ever ran
   const failure = signal("");
   const details = signal(new Map()); // by ticker
+  const visible = new Set(); // tickers in sight
+  const page = show(() => health(report.value, failure.value, details.value));
   const load = async () => {
     try {
       report.value = (await execute(WORKERS)).workers;
       failure.value = "";
     } catch (error) {
-      if (error.code === "UNAUTHENTICATED") throw error;
       failure.value = error.message;
     }
   };
-  await load();
-  const page = show(() => health(report.value, failure.value, details.value));
   const loadTicker = async (ticker) => {
+    const set = (found) => (details.value = new Map([...details.peek(), [ticker, found]]));
     try {
-      const found = await execute(TICKER, { ticker, year: nowSeconds() - WEEKS * 7 * DAY, from: nowSeconds() - 7 * DAY });
-      details.value = new Map([...details.peek(), [ticker, { ...found, lateness: lateness(found.prices.nodes) }]]);
+      set(toDetails(ticker, await execute(TICKER, { ticker, year: nowSeconds() - WEEKS * 7 * DAY, from: nowSeconds() - 7 * DAY })));
     } catch (error) {
-      details.value = new Map([...details.peek(), [ticker, { failure: error.message }]]);
+      set({ ...details.peek().get(ticker), failure: error.message });
     }
   };
-  const observer = new IntersectionObserver((entries) => entries.filter((one) => one.isIntersecting).forEach(({ target }) => {
-    observer.unobserve(target);
-    loadTicker(target.dataset.ticker);
-  }), { rootMargin: "400px" });
-  const observeAll = () => page.querySelectorAll("[data-ticker]:not([data-observed])").forEach((element) => {
-    element.dataset.observed = "";
-    observer.observe(element);
-  });
-  observeAll();
-  const timers = [setInterval(load, RELOAD_MS), setInterval(observeAll, 1_000), setInterval(() => details.peek().forEach((_, ticker) => loadTicker(ticker)), 5 * RELOAD_MS)];
+  const refresh = async () => {
+    for (const ticker of [...visible]) await loadTicker(ticker); // one after another, because each counts a year of minutes
+  };
+  const observer = new IntersectionObserver((entries) => entries.forEach(({ target, isIntersecting }) => {
+    const { ticker } = target.dataset;
+    if (!isIntersecting) return visible.delete(ticker);
+    visible.add(ticker);
+    if (!details.peek().has(ticker)) loadTicker(ticker);
+  }), { rootMargin: "300px" });
+  const observe = () => page.querySelectorAll("[data-ticker]").forEach((element) => observer.observe(element));
+  const timers = [setInterval(load, RELOAD_MS), setInterval(observe, 1_000), setInterval(refresh, 5 * RELOAD_MS)];
+  await load();
+  observe();
   return () => {
     observer.disconnect();
     timers.forEach(clearInterval);
   };
+}
+
+/** Draws the calendar once, because the page is rendered each second. */
+function toDetails(ticker, found) {
+  const element = document.createElement("div");
+  const { days } = found.coverage;
+  const weeks = Math.max(MIN_WEEKS, Math.min(WEEKS, Math.ceil((nowSeconds() - (days[0]?.day ?? nowSeconds())) / (7 * DAY)) + 1));
+  render(calendar(ticker, days, nowSeconds(), weeks), element);
+  return { ...found, lateness: lateness(found.prices.nodes), calendar: element };
 }
 
 /** Returns how long after the start of a live minute its price was observed, in seconds: `{ median, latest }`; null if none is known. */
@@ -84,7 +96,7 @@ function workers(report) {
   if (report === null) return html`<section class="panel"><h2>Workers</h2><p class="words bad">No worker has ever reported. Prices are collected by the worker: start it with <code>make up</code>.</p></section>`;
   const age = clock.value - report.at;
   const stale = [...(tickers.value?.values() ?? [])].filter((one) => isStale(one, clock.value)).map((one) => one.name);
-  const tick = report.newestTickAt ? `${duration(clock.value - Date.parse(report.newestTickAt) / 1_000)} ago` : "none yet";
+  const tick = report.newestTickAt ? `${duration(report.at - Date.parse(report.newestTickAt) / 1_000)} before the report` : "none yet";
   const facts = [
     ["Last report", `${duration(age)} ago`, age > LATE_AFTER_S],
     ["Workers", `on ${report.workers} ${report.workers === 1 ? "host" : "hosts"}`, !report.workers],
@@ -92,7 +104,7 @@ function workers(report) {
     ["Prices waiting for the database", report.queuedPrices.toLocaleString("en"), report.queuedPrices > 0],
     ["Minutes of ticks waiting", report.queuedTicks.toLocaleString("en"), report.queuedTicks > 0],
     ["Streams", report.streams ? `${report.connectedStreams} of ${report.streams} connected` : "none runs", report.connectedStreams < report.streams],
-    ["Newest tick at that time", tick, false],
+    ["Newest tick", tick, false],
     ["Failing jobs", report.failingJobs.length ? report.failingJobs.join(", ") : "none", report.failingJobs.length > 0],
     ["Stale tickers", stale.length ? stale.join(", ") : "none", stale.length > 0],
   ];
@@ -104,18 +116,20 @@ function workers(report) {
 function tickerPanel(ticker, found) {
   return html`<section class="panel" data-ticker=${ticker.name} aria-label=${ticker.name}>
     <h2><a href=${buildViewUrl({ page: "ticker", ticker: ticker.name })} @click=${follow}>${ticker.name}</a> <span class="full-name">${pairName(ticker.name)}</span></h2>
-    ${found?.failure ? html`<p class="problem">${found.failure}</p>` : found ? tickerDetails(ticker, found) : html`<p class="hint">Loading…</p>`}
+    ${found?.failure ? html`<p class="problem">Could not be loaded: ${found.failure}.</p>` : nothing}
+    ${found?.coverage ? tickerDetails(ticker, found) : html`<p class="hint">${found ? "" : "Loading…"}</p>`}
   </section>`;
 }
 
-function tickerDetails(ticker, { coverage, recent, lateness: late }) {
+function tickerDetails(ticker, { coverage, recent, lateness: late, calendar: drawn }) {
   const outages = recent.gaps.nodes.slice(-MAX_OUTAGES).reverse();
-  const missing = coverage.missing ? `${minutes(coverage.missing)} of ${coverage.expected.toLocaleString("en")} are missing in the last 53 weeks.` : `All ${minutes(coverage.expected)} of the last 53 weeks are stored.`;
+  const since = coverage.expected ? `since ${new Date(coverage.days[0].day * 1_000).toISOString().slice(0, 10)}` : "";
+  const missing = coverage.missing ? `${minutes(coverage.missing)} of ${coverage.expected.toLocaleString("en")} ${since} are missing.` : `All ${minutes(coverage.expected)} ${since} are stored.`;
   return html`
     <p class="words">${coverage.expected ? missing : "Nothing was collected in the last 53 weeks."}
-      ${late ? `A price is from ${late.median.toFixed(1)} s after the start of its minute (median of the last hour, at most ${late.latest.toFixed(1)} s).` : nothing}
+      ${late ? `In the last hour, prices were taken ${late.median.toFixed(1)} s after their minute began (median; latest ${late.latest.toFixed(1)} s).` : nothing}
       ${isStale(ticker, clock.value) ? html`<span class="bad">It is stale.</span>` : nothing}</p>
-    <div class="scroll" tabindex="0" role="group" aria-label="Days of ${ticker.name}">${calendar(ticker.name, coverage.days, clock.value, WEEKS)}</div>
+    <div class="scroll newest" tabindex="0" role="group" aria-label="Days of ${ticker.name}">${drawn}</div>
     <h3>Outages of the last 7 days</h3>
     ${outages.length ? html`<ul class="outages">${outages.map((one) => html`<li data-state=${one.state}>${gap(one)}</li>`)}</ul>` : html`<p class="hint">None.</p>`}`;
 }

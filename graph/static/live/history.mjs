@@ -1,10 +1,9 @@
 // The loaded candles of a ticker with their gaps and sources, as signals. It follows changes, and does not draw.
 
 import { signal } from "../vendor/signals-core-1.14.5.mjs";
-import { execute } from "./api.mjs";
+import { execute, nowSeconds as now } from "./api.mjs";
 import { mergeCandles } from "./chart_data.mjs";
 import { INTERVALS } from "./intervals.mjs";
-import { nowSeconds as now } from "./state.mjs";
 import { UTC } from "./zones.mjs";
 
 export const PAGE_CANDLES = 500;
@@ -45,6 +44,7 @@ export class History {
   #firstTs = null;
   #end = null; // end of the loaded candles; null: they reach to now and are updated live
   #isLoading = false;
+  #hasLeft = false;
   #refreshTimer = null;
   #generation = 0; // incremented for each view; responses for another view are dropped
   #unsubscribe = () => {};
@@ -66,18 +66,19 @@ export class History {
   }
 
   leave() {
+    this.#hasLeft = true;
     this.#generation++;
     this.#unsubscribe();
     clearTimeout(this.#refreshTimer);
   }
 
-  /** Loads the candles of a view and some around it. Returns whether they are still wanted. */
-  async load(view) {
+  /** Loads the candles of a view within its bounds, and some around them. Returns whether they are still wanted. */
+  async load(view, { from, to }) {
     const generation = ++this.#generation;
     const { seconds } = INTERVALS[view.interval];
     const margin = 50 * seconds;
-    const begin = view.from === null ? now() - PAGE_CANDLES * seconds : view.from - margin;
-    const end = view.to === null || view.to + margin >= now() ? null : view.to + margin;
+    const begin = from === null ? now() - PAGE_CANDLES * seconds : from - margin;
+    const end = to === null || to + margin >= now() ? null : to + margin;
     const candles = await this.#read(view, begin, end);
     if (generation !== this.#generation) return false;
     this.#view = view;
@@ -115,6 +116,7 @@ export class History {
 
   /** Reloads the loaded candles, at most once per half second. */
   refresh() {
+    if (!this.#view || this.#hasLeft) return;
     this.#refreshTimer ??= setTimeout(() => this.#reload(), REFRESH_DELAY_MS);
   }
 

@@ -29,7 +29,7 @@ const sheet = () => html`
           <dl>${bindings.map(({ key, text }) => html`<div><dt><kbd>${key}</kbd></dt><dd>${text}</dd></div>`)}</dl>
         </section>`)}
     </div>
-    <label class="check"><input type="checkbox" .checked=${areKeysEnabled.value} @change=${(event) => (areKeysEnabled.value = event.target.checked)}> Keys of one character work outside the chart, too</label>
+    <label class="check"><input type="checkbox" .checked=${areKeysEnabled.value} @change=${(event) => (areKeysEnabled.value = event.target.checked)}> Keys of one character also work outside the chart</label>
     <button>Close</button>
   </form>`;
 

@@ -1,13 +1,13 @@
 // The line about one candle.
 
 import { isSampled, overlapping } from "./chart_data.mjs";
-import { change, direction, gap, instant, minutes, price } from "./format.mjs";
+import { change, direction, gap, instant, instantAfter, minutes, price } from "./format.mjs";
 import { html } from "./template.mjs";
 
 const SOURCES = { BACKFILL: "backfilled", IMPORT: "imported", PEER: "from a peer" };
 const PRICES = { open: "O", high: "H", low: "L", close: "C" };
 
-/** Describes a candle with its gaps and sources. `left` is the first visible candle with a price, or null. */
+/** Describes a candle with its gaps and sources. `left` is the candle at the left edge, from whose close changes count, or null. */
 export function legend(candle, gaps, parts, left) {
   if (!candle) return "";
   const notes = [];
@@ -21,7 +21,7 @@ export function legend(candle, gaps, parts, left) {
 }
 
 function prices(candle, left) {
-  const changes = [["candle", candle.open], ["since the left edge", left?.open ?? null]].filter(([, from]) => from !== null);
+  const changes = [["candle", "±", candle.open], ...(left && left.ts < candle.ts ? [[`since ${instantAfter(left.ts, candle.ts)}`, "view", left.close]] : [])];
   return html`${Object.entries(PRICES).map(([name, short]) => html`<span><span class="term" data-short=${short}>${name}</span> ${price(candle[name])}</span> `)}
-    ${changes.map(([name, from]) => html`<span class="change" data-direction=${direction(from, candle.close)}><span class="term" data-short=${name === "candle" ? "±" : "view"}>${name}</span> ${change(from, candle.close)}</span> `)}`;
+    ${changes.map(([name, short, from]) => html`<span class="change" data-direction=${direction(from, candle.close)}><span class="term" data-short=${short}>${name}</span> ${change(from, candle.close)}</span> `)}`;
 }

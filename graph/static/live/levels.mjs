@@ -1,11 +1,14 @@
 // Notifications of the browser when a price crosses a level. They need no server: they work while the page is open.
 
 import { signal } from "../vendor/signals-core-1.14.5.mjs";
+import { nowSeconds } from "./api.mjs";
 import { price as formatPrice } from "./format.mjs";
 import { onPrice } from "./prices.mjs";
 import { levels } from "./storage.mjs";
 
-export const crossings = signal([]); // sentences about the newest crossings
+const MAX_CROSSINGS = 20;
+
+export const crossings = signal([]); // the newest ones: ticker, sentence, UNIX seconds
 
 /** Returns whether a level lies between two prices: it is reached by the second and was not by the first. */
 export function isCrossed(level, before, after) {
@@ -28,8 +31,20 @@ export function startLevels() {
     if (before === null) return;
     for (const level of levels.peek().filter((one) => one.ticker === ticker && isCrossed(one.price, before, price))) {
       const text = `${ticker} crossed ${formatPrice(level.price)}: ${formatPrice(price)}`;
-      crossings.value = [text, ...crossings.peek()].slice(0, 5);
-      if (globalThis.Notification?.permission === "granted") new Notification("Tickgraph", { body: text, tag: `${ticker} ${level.price}` });
+      crossings.value = [{ ticker, text, at: nowSeconds() }, ...crossings.peek()].slice(0, MAX_CROSSINGS);
+      notify(text, `${ticker} ${level.price}`);
     }
   });
+}
+
+/** Shows a notification, of which there is one for each `tag`, however many tabs are open. Phones allow it to the service worker only. */
+async function notify(text, tag) {
+  if (globalThis.Notification?.permission !== "granted") return;
+  try {
+    const registration = await navigator.serviceWorker?.getRegistration();
+    if (registration) await registration.showNotification("Tickgraph", { body: text, tag });
+    else new Notification("Tickgraph", { body: text, tag });
+  } catch (error) {
+    console.warn(error.message); // the crossing is listed on the page
+  }
 }

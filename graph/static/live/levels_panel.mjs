@@ -1,6 +1,6 @@
 // The levels of a ticker: prices at which the browser notifies the reader.
 
-import { price as formatPrice } from "./format.mjs";
+import { instant, price as formatPrice } from "./format.mjs";
 import { addLevel, crossings, removeLevel } from "./levels.mjs";
 import { levels } from "./storage.mjs";
 import { html, nothing } from "./template.mjs";
@@ -32,6 +32,6 @@ export function levelsPanel(ticker) {
       <button class="framed">Add level</button>
     </form>
     ${own.length ? html`<ul class="chips" aria-label="Levels">${own.map((one) => html`<li>${formatPrice(one.price)} <button type="button" aria-label="Remove level ${one.price}" @click=${() => removeLevel(ticker, one.price)}>×</button></li>`)}</ul>` : nothing}
-    <div role="status"><ul class="crossings">${crossings.value.map((text) => html`<li>${text}</li>`)}</ul></div>
+    <div role="status"><ul class="crossings">${crossings.value.filter((one) => one.ticker === ticker).map(({ text, at }) => html`<li>${instant(at)}: ${text}</li>`)}</ul></div>
   </section>`;
 }

@@ -1,12 +1,12 @@
 // Entry point: opens the view of the URL, and the connection for its updates.
 
 import { computed, effect, untracked } from "../vendor/signals-core-1.14.5.mjs";
-import { hasKey, headers } from "./api.mjs";
+import { hasKey, headers, isKeyRejected, nowSeconds } from "./api.mjs";
 import { startLevels } from "./levels.mjs";
 import { followPrices } from "./prices.mjs";
 import { failure, keyForm, problems, startShell } from "./shell.mjs";
 import { Socket } from "./socket.mjs";
-import { connection, nowSeconds, view } from "./state.mjs";
+import { connection, view } from "./state.mjs";
 import { lastSeen } from "./storage.mjs";
 import { mount } from "./template.mjs";
 
@@ -17,10 +17,11 @@ const VIEWS = {
   alerts: () => import("./alerts.mjs"),
 };
 const RETRY_MS = 3_000;
-const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN"];
+const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED"];
 
 const main = document.getElementById("main");
 let closeView = () => {};
+let unmount = () => {};
 let viewNumber = 0;
 let retryTimer = null;
 
@@ -29,13 +30,11 @@ function onState(state) {
   connection.value = state;
 }
 
-const socket = new Socket(new URL("graphql", location.href.replace(/^http/, "ws")).href, { onState, payload: headers });
+const url = new URL("graphql", location.href.replace(/^http/, "ws")).href;
+const socket = new Socket(url, { onState, onRejected: () => (isKeyRejected.value = true), payload: headers });
 
 function start() {
-  followPrices(socket).catch((error) => {
-    if (error.code === "UNAUTHENTICATED") showKeyForm();
-    else setTimeout(start, RETRY_MS);
-  });
+  followPrices(socket).catch((error) => PERMANENT_CODES.includes(error.code) || setTimeout(start, RETRY_MS));
 }
 
 async function showView() {
@@ -47,15 +46,13 @@ async function showView() {
   try {
     const { open } = await VIEWS[view.peek().page]();
     if (!isCurrent()) return;
-    const close = await open((template) => showTemplate(template), { socket, isCurrent });
+    const close = await open(showTemplate, { socket, isCurrent });
     if (isCurrent()) closeView = close;
     else close();
   } catch (error) {
     if (isCurrent()) showError(error);
   }
 }
-
-let unmount = () => {};
 
 /** Shows a template in place of the one before. Returns its element. */
 function showTemplate(template) {
@@ -70,26 +67,40 @@ function showTemplate(template) {
 }
 
 function showError(error) {
-  if (error.code === "UNAUTHENTICATED") return showKeyForm();
+  if (error.code === "UNAUTHENTICATED") return; // the form for the key is shown
+  console.warn(error);
   showTemplate(() => failure(error));
   if (!PERMANENT_CODES.includes(error.code)) retryTimer = setTimeout(showView, RETRY_MS);
 }
 
 function showKeyForm() {
   viewNumber++; // a view that is opening must not replace the form
+  closeView();
+  closeView = () => {};
   showTemplate(() => keyForm(hasKey()));
+}
+
+/** Loads the other views while nothing else is to do, so that they open offline, too, and are of the same version. */
+async function preload() {
+  await Promise.all(Object.values(VIEWS).map((load) => load()));
+  if (!isSecureContext || !("serviceWorker" in navigator)) return;
+  await navigator.serviceWorker.register("service-worker.js");
+  const { active } = await navigator.serviceWorker.ready;
+  active.postMessage(performance.getEntriesByType("resource").map((one) => one.name).filter((name) => name.includes("/static/")));
 }
 
 startShell();
 start();
 startLevels();
 const shown = computed(() => `${view.value.page} ${view.value.ticker}`);
-effect(() => {
-  if (shown.value) untracked(showView);
-});
 let isFirst = true;
 effect(() => {
-  if (shown.value && !isFirst) main.focus({ preventScroll: true });
+  if (!shown.value) return;
+  untracked(showView);
+  if (!isFirst) main.focus({ preventScroll: true });
   isFirst = false;
 });
-if (isSecureContext) navigator.serviceWorker?.register("service-worker.js").catch((error) => console.warn(error.message));
+effect(() => {
+  if (isKeyRejected.value) untracked(showKeyForm);
+});
+(globalThis.requestIdleCallback ?? setTimeout)(() => preload().catch((error) => console.warn(error.message)));

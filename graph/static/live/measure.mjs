@@ -1,16 +1,20 @@
 // Measures a difference in the chart: by dragging with Shift, or from the selected candle with the keyboard.
 
 import { html, render } from "../vendor/lit-html-3.3.3.mjs";
-import { change, duration, minutes } from "./format.mjs";
+import { change, direction, minutes, span } from "./format.mjs";
 
-/** Describes the way between two points `{ time, price }`. */
-export function describeMeasure(from, to) {
+const MINUTE = 60;
+const HOUR = 3_600;
+
+/** Describes the way from the earlier to the later of two points `{ time, price }`. */
+export function describeMeasure(one, other) {
+  const [from, to] = one.time <= other.time ? [one, other] : [other, one];
   const difference = to.price - from.price;
   const digits = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Math.abs(from.price)))));
   const sign = difference > 0 ? "+" : difference < 0 ? "−" : "";
   const number = Math.abs(difference).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
-  const count = Math.round((to.time - from.time) / 60);
-  return `${sign}${number}, ${change(from.price, to.price)}, ${count < 0 ? "−" : ""}${minutes(Math.abs(count))} (${duration(Math.abs(to.time - from.time))})`;
+  const seconds = to.time - from.time;
+  return `${sign}${number}, ${change(from.price, to.price)}, ${minutes(Math.round(seconds / MINUTE))}${seconds >= HOUR ? ` (${span(seconds)})` : ""}`;
 }
 
 export class Measure {
@@ -62,14 +66,14 @@ export class Measure {
     };
     this.#chart.setDraggable(false);
     addEventListener("pointermove", move);
-    addEventListener("pointerup", end, { once: true });
+    for (const name of ["pointerup", "pointercancel", "blur"]) addEventListener(name, end, { once: true });
   }
 
   #show(start, end) {
     if (start.time === null || start.price === null || end.time === null || end.price === null) return;
     [this.#start, this.#end] = [start, end];
     const [from, to] = [start, end].map((point) => this.#chart.coordinatesOf(point));
-    render(html`<div class="measure-box" data-direction=${end.price < start.price ? "down" : "up"}></div><p class="measure-text" role="status">${describeMeasure(start, end)}</p>`, this.#overlay);
+    render(html`<div class="measure-box" data-direction=${start.time <= end.time ? direction(start.price, end.price) : direction(end.price, start.price)}></div><p class="measure-text" role="status">${describeMeasure(start, end)}</p>`, this.#overlay);
     const [box, text] = this.#overlay.children;
     const [left, top] = [Math.min(from.x, to.x), Math.min(from.y, to.y)];
     place(box, { left, top, width: Math.abs(to.x - from.x), height: Math.abs(to.y - from.y) });

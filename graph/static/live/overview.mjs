@@ -2,14 +2,14 @@
 
 import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
 import { buildViewUrl } from "./address.mjs";
-import { execute } from "./api.mjs";
+import { execute, nowSeconds } from "./api.mjs";
 import { spark } from "./chart_data.mjs";
 import { change, direction, duration, instantAfter, price } from "./format.mjs";
 import { bindKeys } from "./keys.mjs";
 import { pairName } from "./names.mjs";
 import { arrange, groupRows } from "./overview_rows.mjs";
 import { onPrice } from "./prices.mjs";
-import { clock, follow, isStale, navigate, nowSeconds, tickers, view } from "./state.mjs";
+import { clock, follow, isStale, navigate, tickers, view } from "./state.mjs";
 import { columns, pinned } from "./storage.mjs";
 import { html, nothing, svg } from "./template.mjs";
 
@@ -28,14 +28,20 @@ const COLUMNS = { spark: "24 hours", price: "Price", change: "Change in 24 h", l
 export async function open(show) {
   const days = signal(new Map()); // by name: the first, lowest and highest price of the last 24 hours, and the path of a line
   const page = show(() => overview(days.value));
-  const timer = setInterval(() => loadDays([...tickers.peek().keys()], days), RELOAD_MS);
   const requested = new Set();
+  const load = (names) => {
+    names.forEach((name) => requested.add(name));
+    loadDays(names, days).catch((error) => {
+      console.warn(error.message);
+      names.filter((name) => !days.peek().has(name)).forEach((name) => requested.delete(name)); // with the next price, or reload
+    });
+  };
+  const timer = setInterval(() => load([...(tickers.peek()?.keys() ?? [])]), RELOAD_MS);
   const stop = effect(() => {
     const names = [...(tickers.value?.keys() ?? [])].filter((name) => !requested.has(name));
-    names.forEach((name) => requested.add(name));
-    if (names.length) untracked(() => loadDays(names, days));
+    if (names.length) untracked(() => load(names));
   });
-  const unbind = bindKeys("Overview", [{ key: "/", text: "Filter", run: () => page.querySelector("[name=filter]")?.focus() }]);
+  const unbind = bindKeys("Prices", [{ key: "/", text: "Filter", run: () => page.querySelector("[name=filter]")?.focus() }]);
   const endFlashes = onPrice((name) => flash(page.querySelector(`[data-ticker="${name}"] .price`)));
   return () => [stop, unbind, endFlashes, () => clearInterval(timer)].forEach((end) => end());
 }
@@ -45,25 +51,21 @@ function flash(cell) {
   if (!matchMedia("(prefers-reduced-motion: reduce)").matches) cell?.animate([{ backgroundColor: "var(--flash)" }, { backgroundColor: "transparent" }], FLASH_MS);
 }
 
-/** Loads the last 24 hours of tickers. If that fails, their prices remain. */
+/** Loads the last 24 hours of tickers. Throws an error of the API; what is loaded before remains. */
 async function loadDays(names, days) {
-  try {
-    for (let start = 0; start < names.length; start += BATCH_SIZE) {
-      const batch = names.slice(start, start + BATCH_SIZE);
-      const fields = batch.map((_, n) => `s${n}: summary(ticker: $n${n}, from: $from) { first { ts price } low { price } high { price } }
-        p${n}: series(ticker: $n${n}, from: $from, maxPoints: ${SPARK_POINTS}) { ts price }`);
-      const variables = Object.fromEntries(batch.map((name, n) => [`n${n}`, name]));
-      const data = await execute(`query (${batch.map((_, n) => `$n${n}: String!`).join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from: nowSeconds() - DAY });
-      days.value = new Map([...days.peek(), ...batch.map((name, n) => [name, toDay(data[`s${n}`], data[`p${n}`])])]);
-    }
-  } catch (error) {
-    console.warn(error.message);
+  for (let start = 0; start < names.length; start += BATCH_SIZE) {
+    const batch = names.slice(start, start + BATCH_SIZE);
+    const fields = batch.map((_, n) => `s${n}: summary(ticker: $n${n}, from: $from) { first { ts price } highest lowest }
+      p${n}: series(ticker: $n${n}, from: $from, maxPoints: ${SPARK_POINTS}) { ts price }`);
+    const variables = Object.fromEntries(batch.map((name, n) => [`n${n}`, name]));
+    const data = await execute(`query (${batch.map((_, n) => `$n${n}: String!`).join(", ")}, $from: UnixTime!) { ${fields.join("\n")} }`, { ...variables, from: nowSeconds() - DAY });
+    days.value = new Map([...days.peek(), ...batch.map((name, n) => [name, toDay(data[`s${n}`], data[`p${n}`])])]);
   }
 }
 
 function toDay(summary, series) {
   const points = series.ts.map((ts, index) => ({ ts, price: series.price[index] }));
-  return { first: summary?.first ?? null, low: summary?.low.price, high: summary?.high.price, path: spark(points, WIDTH, HEIGHT, SPARK_BREAK_S) };
+  return { first: summary?.first ?? null, low: summary?.lowest ?? null, high: summary?.highest ?? null, path: spark(points, WIDTH, HEIGHT, SPARK_BREAK_S) };
 }
 
 function overview(days) {
@@ -77,10 +79,10 @@ function overview(days) {
   return html`<h1>Index prices</h1>
     ${tools(shown.length, rows.length)}
     <div class="panel list">
-      <table class="tickers" aria-label="Tickers">
-        <thead><tr>${heading("name", "Ticker")}${Object.entries(COLUMNS).filter(([key]) => columns.value.includes(key)).map(([key, text]) => heading(key, text))}</tr></thead>
-        ${groupRows(shown, view.value.group, pinned.value).map(({ title, rows: found }) => html`<tbody>
-          ${title ? html`<tr class="group"><th colspan="7" scope="rowgroup">${title}</th></tr>` : nothing}
+      <table role="table" class="tickers" aria-label="Tickers">
+        <thead role="rowgroup"><tr role="row">${heading("name", "Ticker")}${Object.entries(COLUMNS).filter(([key]) => columns.value.includes(key)).map(([key, text]) => heading(key, text))}</tr></thead>
+        ${groupRows(shown, view.value.group, pinned.value).map(({ title, rows: found }) => html`<tbody role="rowgroup">
+          ${title ? html`<tr role="row" class="group"><th role="rowheader" colspan="7" scope="rowgroup">${title}</th></tr>` : nothing}
           ${found.map(rowTemplate)}
         </tbody>`)}
       </table>
@@ -91,7 +93,9 @@ function overview(days) {
 function toRow(ticker, day) {
   const { latest } = ticker;
   const first = day?.first ?? null;
-  return { ...ticker, day, low: day?.low, high: day?.high, change: first && latest ? (Number(latest.price) / Number(first.price) - 1) * 100 : null };
+  // The newest price may lie outside of what was loaded up to five minutes before.
+  const [low, high] = latest && day?.low ? [Number(latest.price) < Number(day.low) ? latest.price : day.low, Number(latest.price) > Number(day.high) ? latest.price : day.high] : [null, null];
+  return { ...ticker, day, low, high, change: first && latest ? (Number(latest.price) / Number(first.price) - 1) * 100 : null };
 }
 
 function tools(count, total) {
@@ -99,7 +103,7 @@ function tools(count, total) {
   return html`<div class="tools">
     <input type="search" name="filter" aria-label="Filter tickers" placeholder="Filter (/)" .value=${view.value.filter} @input=${(event) => navigate({ filter: event.target.value }, { replace: true })}>
     <label class="check"><input type="checkbox" .checked=${view.value.group === "quote"} @change=${(event) => navigate({ group: event.target.checked ? "quote" : "none" })}> Group by quote currency</label>
-    <label class="sorter">Sort by <select @change=${(event) => navigate({ sort: event.target.value, order: "up" })}>
+    <label class="sorter">Sort by <select @change=${(event) => navigate({ sort: event.target.value, order: event.target.value === "name" ? "up" : "down" })}>
       ${Object.entries({ name: "Ticker", ...COLUMNS }).filter(([key]) => key !== "spark").map(([key, text]) => html`<option value=${key} ?selected=${key === view.value.sort}>${text}</option>`)}
     </select></label>
     <details class="columns"><summary>Columns</summary><div>
@@ -110,11 +114,12 @@ function tools(count, total) {
 }
 
 function heading(key, text) {
-  if (key === "spark") return html`<th scope="col" class="spark-heading">${text}</th>`;
+  if (key === "spark") return html`<th scope="col" role="columnheader" class="spark-heading">${text}</th>`;
   const isSorted = view.value.sort === key;
-  const order = isSorted && view.value.order === "up" ? "down" : "up";
-  return html`<th scope="col" class=${key} aria-sort=${isSorted ? (view.value.order === "up" ? "ascending" : "descending") : nothing}>
-    <button type="button" @click=${() => navigate({ sort: key, order })}>${text}${isSorted ? (view.value.order === "up" ? " ↑" : " ↓") : ""}</button></th>`;
+  const isUp = view.value.order === "up";
+  const order = isSorted ? (isUp ? "down" : "up") : key === "name" ? "up" : "down"; // the largest first
+  return html`<th scope="col" class=${key} role="columnheader" aria-sort=${isSorted ? (isUp ? "ascending" : "descending") : nothing}>
+    <button type="button" @click=${() => navigate({ sort: key, order })}>${text}${isSorted ? (isUp ? " ↑" : " ↓") : ""}</button></th>`;
 }
 
 function rowTemplate(row) {
@@ -122,17 +127,20 @@ function rowTemplate(row) {
   const first = day?.first ?? null;
   const stale = isStale(row, clock.value);
   const cells = {
-    spark: () => html`<td class="spark-cell"><svg class="spark" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">${svg`<path d=${day?.path ?? ""}></path>`}</svg></td>`,
-    price: () => html`<td class="price">${latest ? price(latest.price) : "–"}</td>`,
-    change: () => html`<td class="change">${first && latest ? change(first.price, latest.price) : ""}${first && first.ts > nowSeconds() - DAY + TOLERANCE_S ? html` <small>since ${instantAfter(first.ts, nowSeconds())}</small>` : nothing}</td>`,
-    low: () => html`<td class="low">${row.low ? price(row.low) : ""}</td>`,
-    high: () => html`<td class="high">${row.high ? price(row.high) : ""}</td>`,
-    age: () => html`<td class="age">${ageText(row, stale)}</td>`,
+    spark: () => html`<td role="cell" class="spark-cell"><svg class="spark" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">${svg`<path d=${day?.path ?? ""}></path>`}</svg></td>`,
+    price: () => html`<td role="cell" class="price">${latest ? price(latest.price) : "–"}</td>`,
+    change: () => html`<td role="cell" class="change">${first && latest ? change(first.price, latest.price) : ""}${first && first.ts > nowSeconds() - DAY + TOLERANCE_S ? html` <small>since ${instantAfter(first.ts, nowSeconds())}</small>` : nothing}</td>`,
+    low: () => html`<td role="cell" class="low">${row.low ? price(row.low) : ""}</td>`,
+    high: () => html`<td role="cell" class="high">${row.high ? price(row.high) : ""}</td>`,
+    age: () => html`<td role="cell" class="age">${ageText(row, stale)}</td>`,
   };
   const isPinned = pinned.value.includes(name);
-  const pin = () => (pinned.value = isPinned ? pinned.value.filter((one) => one !== name) : [...pinned.value, name]);
-  return html`<tr data-ticker=${name} class="row ${stale ? "stale" : ""} ${tracked ? "" : "untracked"}" data-direction=${first && latest ? direction(first.price, latest.price) : "even"}>
-    <th scope="row" class="name">
+  const pin = () => {
+    pinned.value = isPinned ? pinned.value.filter((one) => one !== name) : [...pinned.value, name];
+    document.querySelector(`[data-ticker="${name}"] .pin`)?.focus(); // the row has moved
+  };
+  return html`<tr role="row" data-ticker=${name} class="row ${stale ? "stale" : ""} ${tracked ? "" : "untracked"}" data-direction=${first && latest ? direction(first.price, latest.price) : "even"}>
+    <th role="rowheader" scope="row" class="name">
       <button type="button" class="pin" aria-pressed=${String(isPinned)} aria-label="Pin ${name}" title="Pin" @click=${pin}>${isPinned ? "★" : "☆"}</button>
       <a href=${buildViewUrl({ page: "ticker", ticker: name })} @click=${follow}>${name}</a> <span class="full-name">${pairName(name)}</span>
     </th>

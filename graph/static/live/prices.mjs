@@ -1,8 +1,8 @@
 // The newest price of each ticker, by one subscription for the whole page.
 
-import { execute } from "./api.mjs";
+import { execute, nowSeconds } from "./api.mjs";
 import { lastSeen } from "./storage.mjs";
-import { nowSeconds, tickers } from "./state.mjs";
+import { tickers } from "./state.mjs";
 
 const TICKERS = "{ tickers { name tracked since latest { id ts price } } }";
 const ADDED = "subscription ($after: ID) { priceAdded(after: $after) { id ticker ts price } }";
@@ -30,14 +30,12 @@ export async function followPrices(socket) {
 
 async function loadTickers() {
   const found = await execute(TICKERS);
-  lastSeen.value = nowSeconds();
   const known = tickers.peek();
-  tickers.value = new Map(found.tickers.map((one) => [one.name, merge(known?.get(one.name), one)]));
+  update(new Map(found.tickers.map((one) => [one.name, { ...one, latest: newer(known?.get(one.name)?.latest ?? null, one.latest) }])));
 }
 
-function merge(known, loaded) {
-  const isOlder = known?.latest && (!loaded.latest || loaded.latest.ts < known.latest.ts);
-  return { ...loaded, latest: isOlder ? known.latest : loaded.latest };
+function newer(one, other) {
+  return !one || (other && other.ts >= one.ts) ? other : one; // a backfilled price is not the newest
 }
 
 function collect(price) {
@@ -46,17 +44,22 @@ function collect(price) {
 }
 
 function apply() {
-  const prices = arrived;
-  arrived = [];
   const found = new Map(tickers.peek());
-  const changed = [];
-  for (const { id, ticker, ts, price } of prices) {
+  for (const { id, ticker, ts, price } of arrived) {
     const known = found.get(ticker) ?? { name: ticker, tracked: true, since: ts, latest: null };
-    if (known.latest && ts < known.latest.ts) continue; // a backfilled price is not the newest
-    found.set(ticker, { ...known, latest: { id, ts, price } });
-    changed.push([ticker, price, known.latest?.price ?? null]);
+    found.set(ticker, { ...known, latest: newer(known.latest, { id, ts, price }) });
   }
+  arrived = [];
+  update(found);
+}
+
+/** Replaces the tickers, and tells the listeners which prices are new. */
+function update(found) {
+  const before = tickers.peek();
   tickers.value = found;
   lastSeen.value = nowSeconds();
-  for (const one of changed) for (const listener of listeners) listener(...one);
+  for (const { name, latest } of found.values()) {
+    const known = before?.get(name)?.latest ?? null;
+    if (before && latest && latest.ts !== known?.ts) for (const listener of listeners) listener(name, latest.price, known?.price ?? null);
+  }
 }

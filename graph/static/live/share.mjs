@@ -27,9 +27,14 @@ async function download(event, name) {
   if (!hasKey()) return;
   event.preventDefault();
   const link = event.currentTarget;
-  const response = await fetch(link.href, { headers: headers() });
-  if (response.ok) save(await response.blob(), name);
-  else link.dataset.said = `The download failed: HTTP ${response.status}`;
+  delete link.dataset.said;
+  try {
+    const response = await fetch(link.href, { headers: headers() });
+    if (!response.ok) throw new Error(`HTTP ${response.status}`);
+    save(await response.blob(), name);
+  } catch (error) {
+    link.dataset.said = `The download failed: ${error.message}`;
+  }
 }
 
 export function save(blob, name) {

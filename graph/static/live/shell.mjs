@@ -1,28 +1,36 @@
 // What surrounds each view: the state of the connection, the theme, the form for the API key, errors.
 
 import { effect } from "../vendor/signals-core-1.14.5.mjs";
-import { setKey } from "./api.mjs";
+import { buildViewUrl } from "./address.mjs";
+import { hasKey, nowSeconds, setKey } from "./api.mjs";
 import { instantAfter } from "./format.mjs";
 import { showSheet } from "./keys.mjs";
-import { connection, follow, nowSeconds, staleCount, view } from "./state.mjs";
+import { connection, follow, staleCount, tickers, view } from "./state.mjs";
 import { lastSeen, theme } from "./storage.mjs";
 import { html, mount, nothing } from "./template.mjs";
 
 const STATES = { connecting: "Connecting", live: "Live", http: "Live over HTTP", polling: "Updated every 15 seconds", failing: "Subscription failed, retrying" };
+const MAX_LISTED = 20;
 const THEMES = { system: "System theme", light: "Light theme", dark: "Dark theme" };
 
 function statusWords() {
   if (connection.value === "offline") {
-    return lastSeen.value === null ? "Offline, reconnecting" : `Offline since ${instantAfter(lastSeen.value, nowSeconds())}, reconnecting`;
+    return lastSeen.value === null ? "Offline, reconnecting" : `Offline since ${instantAfter(lastSeen.value, nowSeconds())} UTC, reconnecting`;
   }
   const count = staleCount.value;
   return `${STATES[connection.value]}${count ? `, ${count} ${count === 1 ? "ticker" : "tickers"} stale` : ""}`;
+}
+
+function forgetKey() {
+  setKey(null);
+  location.reload();
 }
 
 const tools = () => html`
   <select aria-label="Theme" .value=${theme.value} @change=${(event) => (theme.value = event.target.value)}>
     ${Object.entries(THEMES).map(([name, text]) => html`<option value=${name} ?selected=${name === theme.value}>${text}</option>`)}
   </select>
+  ${hasKey() ? html`<button type="button" class="framed" @click=${forgetKey}>Forget key</button>` : nothing}
   <button type="button" class="framed" aria-label="Keys" title="Keys (?)" @click=${showSheet}>?</button>`;
 
 /** Starts the parts around the view. */
@@ -52,8 +60,9 @@ export const problems = () =>
 
 export const failure = (error) => html`
   <div class="empty" role="alert">
-    <h1>Something went wrong</h1>
-    <p>${error.code ? error.message : "The API does not respond. This page retries automatically."}</p>
+    <h1>${error.code === "UNKNOWN_TICKER" ? "Unknown ticker" : "Something went wrong"}</h1>
+    <p>${error.message[0].toUpperCase()}${error.message.slice(1)}${/[.!?]$/.test(error.message) ? "" : "."} ${error.code ? "" : "The page retries automatically."}</p>
+    <p class="choices">${[...(tickers.value?.keys() ?? [])].slice(0, MAX_LISTED).map((ticker) => html`<a href=${buildViewUrl({ page: "ticker", ticker })} @click=${follow}>${ticker}</a> `)}</p>
     <p><a href="./" @click=${follow}>All tickers</a></p>
   </div>`;
 
@@ -70,7 +79,7 @@ export function keyForm(wasWrong) {
       <h1>Enter your API key</h1>
       <p id="key-problem" role=${wasWrong ? "alert" : nothing}>${wasWrong ? "The API rejected this key. Check it, or ask the operator for a new one." : "The operator of this Tickgraph gives you one."}</p>
       <label for="key">Key</label>
-      <input type="password" autocomplete="current-password" id="key" name="key" required aria-describedby="key-problem">
+      <input type="password" autocomplete="current-password" id="key" name="key" required pattern="[\\x20-\\x7e]+" title="Letters, digits and signs" aria-describedby="key-problem">
       <label class="check"><input type="checkbox" name="remember"> Remember it in this browser</label>
       <button class="framed">Continue</button>
     </form>`;

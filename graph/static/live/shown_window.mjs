@@ -1,26 +1,27 @@
 // The window of a ticker's chart: which is wanted, loaded and visible. The URL, the controls and the chart agree on it.
 
 import { batch, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
+import { nowSeconds as now } from "./api.mjs";
 import { setZone } from "./format.mjs";
 import { PAGE_CANDLES } from "./history.mjs";
 import { INTERVALS, RANGES, intervalFor } from "./intervals.mjs";
-import { navigate, nowSeconds as now, view } from "./state.mjs";
-import { MIN_CANDLES, fitWindow } from "./windows.mjs";
+import { navigate, view } from "./state.mjs";
+import { MAX_CANDLES, MIN_CANDLES, fitWindow } from "./windows.mjs";
 
 const MINUTE = 60;
 const DAY = 86_400;
+const SHORT_HISTORY_CANDLES = 180; // of a range that is longer than the history
 
 export class ShownWindow {
   shown = signal(null); // the view that is loaded
   visible = signal(null); // what the chart shows: begin, end, and whether it follows the newest candle
-  range = signal(null); // the name of the chosen range
   failure = signal(null); // of the last load, with its retry
   #page;
   #events;
   #wanted = null; // the view that is loaded, or is being loaded
   #hasLeft = false;
 
-  /** `events`: load(view) loads and returns whether the view is still wanted, onLoaded(view), onVisible() after the visible window changed. */
+  /** `events`: load(view, bounds) loads and returns whether the view is still wanted, onLoaded(bounds), onVisible() after the visible window changed. */
   constructor(page, events) {
     this.#page = page;
     this.#events = events;
@@ -31,46 +32,54 @@ export class ShownWindow {
   }
 
   setInterval(interval) {
-    this.range.value = null;
-    navigate({ interval });
+    const { range } = view.peek();
+    const count = range ? this.#secondsOf(range) / INTERVALS[interval].seconds : 0;
+    navigate({ interval, range: count >= MIN_CANDLES && count <= MAX_CANDLES ? range : null });
   }
 
-  setRange(name) {
-    const range = RANGES[name];
-    const last = range.seconds === Infinity ? (this.#page.latest.peek()?.ts ?? now()) + MINUTE : now();
-    const seconds = range.seconds === Infinity ? last - (this.#page.firstTs.peek() ?? last - DAY) : range.seconds;
-    const interval = range.seconds === Infinity ? intervalFor(seconds, PAGE_CANDLES) : range.interval;
-    this.range.value = name;
-    navigate({ interval, from: last - seconds, to: last });
+  setRange(range) {
+    const seconds = this.#secondsOf(range);
+    const isWhole = seconds === RANGES[range].seconds;
+    navigate({ interval: isWhole ? RANGES[range].interval : intervalFor(seconds, range === "All" ? PAGE_CANDLES : SHORT_HISTORY_CANDLES), range, from: null, to: null });
   }
 
   setWindow(from, to) {
     const { interval } = view.peek();
     const count = (to - from) / INTERVALS[interval].seconds;
     const fits = count >= MIN_CANDLES && count <= PAGE_CANDLES;
-    this.range.value = null;
-    navigate({ interval: fits ? interval : intervalFor(to - from, PAGE_CANDLES), from, to });
+    navigate({ interval: fits ? interval : intervalFor(to - from, PAGE_CANDLES), range: null, from, to });
   }
 
   goToNow() {
-    this.range.value = null;
-    navigate({ from: null, to: null });
+    navigate({ range: null, from: null, to: null });
   }
 
   /** Loads the view of the URL, unless it is loaded. On failure the URL returns to what the chart shows. */
   follow(wanted) {
-    if (wanted.page !== "ticker" || isSameWindow(wanted, this.#wanted)) return;
-    this.#wanted = wanted;
-    untracked(() => this.#show(wanted).catch((error) => this.#onFailure(error, wanted)));
+    if (wanted.page !== "ticker" || wanted.ticker !== this.#page.ticker.name || isSameWindow(wanted, this.#wanted)) return;
+    const fitted = fit(wanted);
+    if (isSameWindow(fitted, wanted)) this.#wanted = fitted;
+    else untracked(() => this.#replace(fitted));
+    untracked(() => this.#show(fitted).catch((error) => this.#onFailure(error, fitted)));
   }
 
-  /** Handles a chart that the user moved: its window becomes that of the inputs, the texts, the links and the URL. */
+  /** Loads the view again that could not be loaded. */
+  retry() {
+    this.failure.peek()?.retry();
+  }
+
+  /** Handles a chart that was moved: its window becomes that of the inputs, the texts, the links and the URL. */
   move(from, to, follows) {
-    const moved = { ...this.shown.peek(), from: follows ? null : from, to: follows ? null : to };
+    const shown = this.shown.peek();
+    const before = this.visible.peek();
+    // A chart that follows new candles moves, too; its width stays.
+    const isSameWidth = Math.abs(to - from - (before.end - before.begin)) <= 3 * INTERVALS[shown.interval].seconds;
+    const range = shown.range && isSameWidth && follows === before.follows ? shown.range : null;
+    const isOpenEnded = follows || range;
+    const moved = { ...shown, range, from: isOpenEnded ? null : from, to: isOpenEnded ? null : to };
     batch(() => {
       this.visible.value = { begin: from, end: to, follows };
       this.shown.value = moved;
-      if (!isSameWindow(moved, this.#wanted)) this.range.value = null;
       this.#replace(moved);
     });
     this.#events.onVisible().catch((error) => console.warn(error.message));
@@ -78,24 +87,41 @@ export class ShownWindow {
 
   async #show(wanted) {
     setZone(wanted.zone);
-    const fitted = wanted.from === null ? wanted : { ...wanted, ...fitWindow(wanted, INTERVALS[wanted.interval].seconds, now()) };
-    if (!isSameWindow(fitted, wanted)) this.#replace(fitted);
-    if (!(await this.#events.load(fitted))) return;
-    const { from, to } = fitted;
+    const bounds = this.#boundsOf(wanted);
+    if (!(await this.#events.load(wanted, bounds))) return;
     const candles = this.#page.history.candles.peek();
     batch(() => {
       this.failure.value = null;
-      this.shown.value = fitted;
-      this.visible.value = { begin: from ?? candles.at(-100)?.ts ?? candles[0]?.ts ?? now() - DAY, end: to ?? now(), follows: from === null };
+      this.shown.value = wanted;
+      this.visible.value = { begin: bounds.from ?? candles.at(-100)?.ts ?? candles[0]?.ts ?? now() - DAY, end: bounds.to ?? now(), follows: bounds.to === null };
     });
-    this.#events.onLoaded(fitted);
+    this.#events.onLoaded(bounds);
     await this.#events.onVisible();
+  }
+
+  /** Returns the wanted start and end. `from` null: as many candles as fit; `to` null: the newest candle. */
+  #boundsOf({ range, from, to }) {
+    if (!range) return { from, to };
+    const end = this.#endOf();
+    const begin = Math.floor(((end ?? now()) - this.#secondsOf(range)) / MINUTE) * MINUTE;
+    return { from: begin, to: end };
+  }
+
+  /** Returns the end of the history if that is long ago; null if it goes on. */
+  #endOf() {
+    const latest = this.#page.latest.peek();
+    return latest && now() - latest.ts > DAY ? latest.ts + MINUTE : null;
+  }
+
+  /** Returns the length of a range, at most that of the history. */
+  #secondsOf(range) {
+    const end = this.#endOf() ?? now();
+    return Math.min(RANGES[range].seconds, Math.max(MINUTE, end - (this.#page.firstTs.peek() ?? end - DAY)));
   }
 
   #onFailure(error, wanted) {
     if (this.#hasLeft || !isSameWindow(this.#wanted, wanted)) return; // another view is wanted meanwhile
     this.failure.value = { message: error.message, retry: () => this.#retry(wanted) };
-    this.range.value = null;
     if (this.shown.peek()) this.#replace(this.shown.peek());
     else this.#wanted = null;
   }
@@ -114,8 +140,16 @@ export class ShownWindow {
   }
 }
 
-const windowOf = ({ interval, zone, from, to }) => ({ interval, zone, from, to });
+/** Returns the view with a window that has enough candles to see and few enough to load. A window in the future becomes the newest candles. */
+function fit(wanted) {
+  if (wanted.from === null) return wanted;
+  if (wanted.from >= now()) return { ...wanted, from: null, to: null };
+  return { ...wanted, ...fitWindow(wanted, INTERVALS[wanted.interval].seconds, now()) };
+}
+
+const WINDOW = ["interval", "zone", "range", "from", "to"];
+const windowOf = (one) => Object.fromEntries(WINDOW.map((name) => [name, one[name]]));
 
 function isSameWindow(one, other) {
-  return other !== null && ["interval", "zone", "from", "to"].every((name) => one[name] === other[name]);
+  return other !== null && WINDOW.every((name) => one[name] === other[name]);
 }

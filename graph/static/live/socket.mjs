@@ -4,6 +4,7 @@
 import { readEventStream } from "./event_stream.mjs";
 
 const PROTOCOL = "graphql-transport-ws";
+const FORBIDDEN_CLOSE_CODE = 4403;
 const PING_INTERVAL_MS = 15_000;
 const PONG_TIMEOUT_MS = 5_000;
 const CONNECTION_INIT_TIMEOUT_MS = 10_000;
@@ -27,6 +28,7 @@ export class Socket {
   #url;
   #payload;
   #onState;
+  #onRejected;
   #socket = null;
   #attempt = 0;
   #reconnectTimer = null;
@@ -38,11 +40,12 @@ export class Socket {
   #isHttp = false;
   #pollTimer = null;
 
-  /** Calls `onState` with "connecting", "live", "http", "polling", "failing" or "offline". `payload` returns the connection_init payload. */
-  constructor(url, { onState, payload = () => ({}) }) {
+  /** Calls `onState` with "connecting", "live", "http", "polling", "failing" or "offline". `onRejected` if the API rejects the key. `payload` returns the connection_init payload. */
+  constructor(url, { onState, onRejected = () => {}, payload = () => ({}) }) {
     this.#url = url;
     this.#payload = payload;
     this.#onState = onState;
+    this.#onRejected = onRejected;
     addEventListener("online", () => this.#connect());
     addEventListener("offline", () => this.#onClose());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#checkConnection());
@@ -70,7 +73,10 @@ export class Socket {
     socket.onopen = () => this.#send({ type: "connection_init", payload: this.#payload() });
     setTimeout(() => socket === this.#socket && !this.#isOpen && this.#onClose(), CONNECTION_INIT_TIMEOUT_MS);
     socket.onmessage = (event) => this.#receive(JSON.parse(event.data));
-    socket.onclose = () => socket === this.#socket && this.#onClose();
+    socket.onclose = ({ code }) => {
+      if (code === FORBIDDEN_CLOSE_CODE) this.#onRejected();
+      if (socket === this.#socket) this.#onClose();
+    };
   }
 
   #onClose() {

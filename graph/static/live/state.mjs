@@ -2,6 +2,7 @@
 
 import { computed, signal } from "../vendor/signals-core-1.14.5.mjs";
 import { buildViewUrl, parseView } from "./address.mjs";
+import { nowSeconds } from "./api.mjs";
 
 const STALE_AFTER_S = 180;
 
@@ -9,13 +10,7 @@ export const view = signal(parseView(location.search));
 export const connection = signal("connecting"); // as `Socket` reports it
 export const clock = signal(nowSeconds()); // UNIX seconds, once a second
 export const tickers = signal(null); // by name, with their newest price; null until they are loaded
-export const dialog = signal(null); // the open dialog: "keys" or null
-
 export const staleCount = computed(() => [...(tickers.value?.values() ?? [])].filter((one) => isStale(one, clock.value)).length);
-
-export function nowSeconds() {
-  return Math.floor(Date.now() / 1_000);
-}
 
 export function isStale(ticker, now) {
   return ticker.tracked && now - (ticker.latest?.ts ?? ticker.since ?? now) > STALE_AFTER_S;
@@ -24,8 +19,12 @@ export function isStale(ticker, now) {
 /** Changes the view and its URL. A choice of the user gets a history entry; with `replace`, it does not. */
 export function navigate(change, { replace = false } = {}) {
   const next = { ...view.peek(), ...(!replace && { problems: [] }), ...change };
-  history[replace ? "replaceState" : "pushState"](null, "", buildViewUrl(next));
   view.value = next;
+  try {
+    history[replace ? "replaceState" : "pushState"](null, "", buildViewUrl(next));
+  } catch (error) {
+    console.warn(error.message); // a browser limits how often the URL changes; the next change sets it
+  }
 }
 
 /** Handles a click on a link to a view: the page shows the view without loading itself again. */

@@ -15,7 +15,7 @@ const QUERY = `query ($ticker: String!, $interval: Interval!, $from: UnixTime!, 
 /** Loads the statistics of a window: rows `{ name, found }`, where `found` is null without prices and undefined if the window is too long. */
 export async function loadStatistics(ticker, { begin, end }, zone) {
   const rows = await Promise.all(Object.entries(LENGTHS).map(async ([interval, [name, seconds]]) => {
-    if ((end - begin) / seconds > MAX_CANDLES) return { name };
+    if ((end - begin) / seconds >= MAX_CANDLES) return { name }; // a window may touch one candle more
     const { candles } = await execute(QUERY, { ticker, interval, from: begin, to: end, zone });
     return { name, found: describe(candles), byHour: interval === "ONE_HOUR" ? volatilityByHour(candles, zone) : null };
   }));
@@ -56,23 +56,24 @@ export function toText(statistics) {
   return lines.join("\n");
 }
 
-/** The panel. `statistics` is null until it is loaded; `on.toggle(isOpen)` loads it. */
+/** The panel. `statistics` is null until it is loaded, or an error. */
 export function statisticsPanel(statistics, onToggle) {
   return html`<details class="panel statistics" @toggle=${(event) => onToggle(event.target.open)}>
     <summary>Statistics of the view</summary>
-    ${statistics ? content(statistics) : html`<p class="hint">Loading…</p>`}
+    ${statistics instanceof Error ? html`<p class="problem">The statistics could not be loaded: ${statistics.message}.</p>` : statistics ? content(statistics) : html`<p class="hint">Loading…</p>`}
   </details>`;
 }
 
 function content(statistics) {
   const byHour = byHourOf(statistics);
   return html`
+    <p class="hint">From ${instant(statistics.begin)} to ${instant(statistics.end)} ${statistics.zone}. Minutes, hours and days in progress are left out.</p>
     <div class="scroll" tabindex="0" role="group" aria-label="Statistics"><table>
       <thead><tr><td></td>${COLUMNS.map(([name]) => html`<th scope="col">${name}</th>`)}</tr></thead>
       <tbody>${statistics.rows.map((row) => html`<tr><th scope="row">${row.name}</th>${cells(row).map((text) => html`<td>${text}</td>`)}</tr>`)}</tbody>
     </table></div>
     ${byHour ? html`<details><summary>Volatility by hour of the day, ${statistics.zone}</summary>
       <ol class="hours">${byHour.map((value, hour) => html`<li><span>${hourName(hour)}</span> ${percent(value)}</li>`)}</ol></details>` : ""}
-    <p class="hint">Volatility: the standard deviation of the change from one to the next. Drawdown: the deepest fall from a high to a later low.</p>
+    <p class="hint">Volatility: the standard deviation of the change from one minute, hour or day to the next. Drawdown: the deepest fall from a high to a later low.</p>
     <button type="button" class="framed" @click=${(event) => copyText(event.currentTarget, toText(statistics))}>Copy as text</button>`;
 }

@@ -2,12 +2,19 @@
 
 import { effect, signal } from "../vendor/signals-core-1.14.5.mjs";
 
-/** Returns a signal whose value is stored under a name, and shared by all tabs. */
-function stored(name, initial) {
+const isText = (value) => typeof value === "string";
+const isListOf = (isItem) => (value) => Array.isArray(value) && value.every(isItem);
+
+/** Returns a signal whose value is stored under a name, and shared by all tabs. A stored value that is not valid is ignored. */
+function stored(name, initial, isValid) {
   const key = `tickgraph.${name}`;
-  const found = signal(read(key) ?? initial);
+  const load = () => {
+    const value = read(key);
+    return value !== null && isValid(value) ? value : initial;
+  };
+  const found = signal(load());
   effect(() => write(key, found.value));
-  addEventListener("storage", (event) => event.key === key && (found.value = read(key) ?? initial));
+  addEventListener("storage", (event) => event.key === key && (found.value = load()));
   return found;
 }
 
@@ -28,9 +35,9 @@ function write(key, value) {
   }
 }
 
-export const theme = stored("theme", "system"); // or "light", "dark"
-export const areKeysEnabled = stored("keys", true); // keys of one letter
-export const pinned = stored("pinned", []); // names of tickers
-export const columns = stored("columns", ["spark", "price", "change", "low", "high", "age"]);
-export const levels = stored("levels", []); // { ticker, price } to be notified of
-export const lastSeen = stored("lastSeen", null); // UNIX seconds: when the API last answered
+export const theme = stored("theme", "system", (value) => ["system", "light", "dark"].includes(value));
+export const areKeysEnabled = stored("keys", true, (value) => typeof value === "boolean"); // keys of one character
+export const pinned = stored("pinned", [], isListOf(isText)); // names of tickers
+export const columns = stored("columns", ["spark", "price", "change", "low", "high", "age"], isListOf(isText));
+export const levels = stored("levels", [], isListOf((one) => isText(one?.ticker) && isText(one?.price) && Number(one.price) > 0)); // prices to be notified of
+export const lastSeen = stored("lastSeen", null, Number.isSafeInteger); // UNIX seconds: when the API last responded

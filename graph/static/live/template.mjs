@@ -3,7 +3,7 @@
 import { html, nothing, render, svg } from "../vendor/lit-html-3.3.3.mjs";
 import { effect } from "../vendor/signals-core-1.14.5.mjs";
 
-export { html, nothing, svg };
+export { html, nothing, render, svg };
 
 /** Renders a template into an element, again each time that a signal changes which it read. Returns a function that ends this. */
 export function mount(element, template) {

@@ -1,22 +1,23 @@
 // The view of one ticker: its price, its chart, and everything about the visible window.
 
 import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
-import { execute } from "./api.mjs";
+import { execute, nowSeconds as now } from "./api.mjs";
 import { Chart } from "./chart.mjs";
 import { addChartKeys, viewKeys } from "./chart_keys.mjs";
 import { loadChanges } from "./changes.mjs";
 import { isSampled } from "./chart_data.mjs";
 import { Comparison, withLatest } from "./comparison.mjs";
 import { showWindow } from "./controls.mjs";
-import { setZone } from "./format.mjs";
+import { instant, price, setZone } from "./format.mjs";
 import { History } from "./history.mjs";
 import { INTERVALS } from "./intervals.mjs";
 import { bindKeys } from "./keys.mjs";
 import { addLevel } from "./levels.mjs";
 import { Measure } from "./measure.mjs";
+import { withTitle } from "./picture.mjs";
 import { save } from "./share.mjs";
 import { ShownWindow } from "./shown_window.mjs";
-import { navigate, nowSeconds as now, tickers, view } from "./state.mjs";
+import { navigate, tickers, view } from "./state.mjs";
 import { loadStatistics } from "./statistics_panel.mjs";
 import { levels, theme } from "./storage.mjs";
 import { tickerTemplate } from "./ticker_template.mjs";
@@ -56,9 +57,11 @@ class TickerPage {
   window; // which window is loaded and shown
   hovered = signal(null); // the start of the candle under the crosshair
   periods = signal(null); // changes over usual periods
-  statistics = signal(null);
+  statistics = signal(null); // of the visible window; an error if they could not be loaded
+  edge = signal(null); // the start of the first visible candle
+  isFullScreen = signal(false);
   isTableOpen = signal(false);
-  compared = signal([]); // { ticker, color, points }
+  compared = signal([]); // { ticker, points } as they are drawn
   history;
   comparison = new Comparison();
   #socket;
@@ -74,10 +77,10 @@ class TickerPage {
       onCandle: (candle) => this.#chart.update(candle),
     });
     this.window = new ShownWindow(this, {
-      load: (wanted) => this.history.load(wanted),
-      onLoaded: ({ from, to }) => {
+      load: (wanted, bounds) => this.history.load(wanted, bounds),
+      onLoaded: (bounds) => {
         this.#measure.clear();
-        this.#chart.show(this.history.candles.peek(), { from, to });
+        this.#chart.show(this.history.candles.peek(), bounds);
       },
       onVisible: () => this.#onVisible(),
     });
@@ -90,10 +93,9 @@ class TickerPage {
     const element = page.querySelector(".chart");
     this.#chart = new Chart(element, {
       onHover: (ts) => (this.hovered.value = ts),
-      onWindow: (from, to, isLive) => {
-        this.#measure.redraw();
-        this.window.move(from, to, isLive && this.history.isLive);
-      },
+      onEdge: (ts) => (this.edge.value = ts),
+      onMove: () => this.#measure?.redraw(),
+      onWindow: (from, to, isLive) => this.window.move(from, to, isLive && this.history.isLive),
       onOlder: () => this.history.loadMore(-1),
       onNewer: () => this.history.loadMore(1),
       onDoubleClick: (price) => price && addLevel(this.ticker.name, price),
@@ -103,7 +105,7 @@ class TickerPage {
     const legend = page.querySelector(".legend");
     element.addEventListener("keydown", () => legend.setAttribute("aria-live", "polite"));
     element.addEventListener("pointermove", () => legend.setAttribute("aria-live", "off"));
-    const chartKeys = addChartKeys(element, this.#chart, { onNow: () => this.window.goToNow(), onSelect: (candle) => this.#measure.moveTo(candle) });
+    const chartKeys = addChartKeys(element, this.#chart, { onNow: () => this.goToNow(), onSelect: (candle) => this.#measure.moveTo(candle) });
     const timer = setInterval(() => this.#reload(), RELOAD_MS);
     this.#cleanups.push(
       () => this.#chart.remove(),
@@ -111,7 +113,10 @@ class TickerPage {
       bindKeys("Chart", [...chartKeys, ...viewKeys(this, page)]),
       this.#socket.subscribe(CHANGES, { ticker: this.ticker.name, after: this.latest.peek()?.id ?? null }, {
         onData: (event) => this.#onChange(event),
-        onReconnect: () => this.#reload(),
+        onReconnect: () => {
+          this.window.retry();
+          this.#reload();
+        },
       }),
       effect(() => this.window.follow(view.value)),
       effect(() => this.#draw(view.value, this.window.shown.value)),
@@ -119,9 +124,10 @@ class TickerPage {
       effect(() => this.#chart.mark(this.history.missing.value, this.history.parts.value)),
       effect(() => this.#chart.level(levels.value.filter((one) => one.ticker === this.ticker.name).map((one) => one.price))),
       effect(() => theme.value && requestAnimationFrame(() => this.#chart.paint())),
-      effect(() => this.#compare(view.value.compare, this.window.shown.value, this.history.candles.value)),
+      effect(() => this.#compare(this.comparedNames, this.window.shown.value, this.history.candles.value)),
       effect(() => this.#drawCompared(this.comparison.others.value, tickers.value)),
-      effect(() => (document.title = this.latest.value ? `${this.latest.value.price} ${this.ticker.name} · Tickgraph` : `${this.ticker.name} · Tickgraph`)),
+      effect(() => (document.title = `${this.latest.value ? `${price(this.latest.value.price)} ` : ""}${this.ticker.name} · Tickgraph`)),
+      listen(document, "fullscreenchange", () => (this.isFullScreen.value = document.fullscreenElement !== null)),
     );
     this.#loadChanges();
   }
@@ -132,10 +138,30 @@ class TickerPage {
     this.comparison.leave();
     for (const end of this.#cleanups) end();
     document.title = "Tickgraph";
+    setZone(UTC);
+  }
+
+  /** Shows the newest candle: in the same width, if it is loaded. */
+  goToNow() {
+    if (this.history.isLive && !this.window.visible.peek()?.follows && this.window.shown.peek()) this.#chart.range.goToEnd();
+    else this.window.goToNow();
   }
 
   setCompared(names) {
-    navigate({ compare: names.join(","), scale: names.length ? "percent" : "linear" });
+    navigate({ compare: names.join(",") });
+  }
+
+  /** The names of the compared tickers that are known. */
+  get comparedNames() {
+    const { compare } = view.value;
+    const names = compare ? compare.split(",") : [];
+    return names.filter((name) => name !== this.ticker.name && (tickers.value?.has(name) ?? true));
+  }
+
+  /** The names in the URL that cannot be compared. */
+  get unknownNames() {
+    const { compare } = view.value;
+    return compare ? compare.split(",").filter((name) => !this.comparedNames.includes(name)) : [];
   }
 
   /** How the chart is drawn: the chosen style, or by default candles, and a line where a minute is one sample. */
@@ -146,15 +172,22 @@ class TickerPage {
     return this.window.shown.value?.interval === "ONE_MINUTE" && candles.every((one) => !one.closed || !one.count || isSampled(one)) ? "line" : "candles";
   }
 
-  async savePicture() {
-    const picture = this.#chart.screenshot();
-    picture.toBlob((blob) => save(blob, `${this.ticker.name}-${INTERVALS[view.peek().interval].short}.png`));
+  savePicture() {
+    const { interval, zone } = view.peek();
+    const { begin, end } = this.window.visible.peek();
+    const { short } = INTERVALS[interval];
+    const title = `${this.ticker.name}, ${short}, ${instant(begin)} to ${instant(end)} ${zone} · Tickgraph, Deribit index prices`;
+    const day = new Date(end * 1_000).toISOString().slice(0, 10);
+    withTitle(this.#chart.screenshot(), title).toBlob((blob) => save(blob, `${this.ticker.name}-${short}-${day}.png`));
   }
 
   async fullScreen() {
-    const panel = document.querySelector(".chart-panel");
     if (document.fullscreenElement) await document.exitFullscreen();
-    else await panel.requestFullscreen?.();
+    else await document.querySelector(".stage").requestFullscreen?.();
+  }
+
+  clearMeasure() {
+    this.#measure.clear();
   }
 
   /** Starts a measure at the selected candle, or ends the one that is shown. */
@@ -210,10 +243,11 @@ class TickerPage {
   }
 
   async #loadStatistics() {
-    if (!this.window.visible.peek()) return;
-    const { begin, end } = this.window.visible.peek();
-    const found = await loadStatistics(this.ticker.name, { begin, end: Math.min(end, now()) }, view.peek().zone).catch((error) => console.warn(error.message));
-    if (found) this.statistics.value = found;
+    const visible = this.window.visible.peek();
+    if (!visible) return;
+    const window = { begin: visible.begin, end: Math.min(visible.end, now()) };
+    const found = await loadStatistics(this.ticker.name, window, view.peek().zone).catch((error) => error);
+    if (visible === this.window.visible.peek()) this.statistics.value = found; // otherwise another window is being loaded
   }
 
   async #onVisible() {
@@ -223,18 +257,22 @@ class TickerPage {
 
   #draw({ scale }, shown) {
     if (!shown) return;
-    this.#chart.draw(this.style, scale);
+    this.#chart.draw(this.style, this.comparedNames.length ? "percent" : scale);
     document.querySelector(".chart").dataset.interval = shown.interval;
   }
 
-  #compare(compare, shown, candles) {
-    const names = compare ? compare.split(",").filter((name) => name !== this.ticker.name) : [];
+  #compare(names, shown, candles) {
     if (shown) untracked(() => this.comparison.load(names, shown, candles));
   }
 
   #drawCompared(others, newest) {
     const drawn = others.map((one) => ({ ...one, points: this.history.isLive ? withLatest(one.points, newest?.get(one.ticker)?.latest) : one.points }));
-    const colors = this.#chart.compare(drawn);
-    this.compared.value = drawn.map((one, index) => ({ ...one, color: colors[index] }));
+    this.#chart.compare(drawn);
+    this.compared.value = drawn;
   }
+}
+
+function listen(target, name, listener) {
+  target.addEventListener(name, listener);
+  return () => target.removeEventListener(name, listener);
 }

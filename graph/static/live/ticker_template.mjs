@@ -1,6 +1,6 @@
 // What the view of one ticker looks like. `page` is its state.
 
-import { changesTable, periodWords } from "./changes.mjs";
+import { changesTable, highOf, lowOf, periodWords } from "./changes.mjs";
 import { changeWithin } from "./comparison.mjs";
 import { completeness } from "./completeness.mjs";
 import { controls, drawing } from "./controls.mjs";
@@ -20,26 +20,27 @@ export function tickerTemplate(page) {
   const visible = page.window.visible.value;
   const candles = history.candles.value;
   return html`
-    <nav class="back" aria-label="Back"><a href="./" @click=${follow}>← All tickers</a></nav>
+    <nav class="back" aria-label="Tickers"><a href="./" @click=${follow}>← All tickers</a> ${switcher(ticker.name)}</nav>
+    <div class="stage">
     ${head(page)}
     ${controls({
       view: view.value,
-      range: page.window.range.value,
       follows: Boolean(visible?.follows),
       on: {
         interval: (name) => page.window.setInterval(name),
         range: (name) => page.window.setRange(name),
         window: (from, to) => page.window.setWindow(from, to),
         zone: (zone) => navigate({ zone }),
-        now: () => page.window.goToNow(),
+        now: () => page.goToNow(),
       },
     })}
     <section class="panel chart-panel" aria-label="Chart">
       ${drawing({
         style: page.style,
-        scale: view.value.scale,
+        scale: page.comparedNames.length ? "percent" : view.value.scale,
+        isFullScreen: page.isFullScreen.value,
         compared: comparedTexts(page),
-        others: [...(tickers.value?.keys() ?? [])].filter((name) => name !== ticker.name && !view.value.compare.split(",").includes(name)),
+        others: [...(tickers.value?.keys() ?? [])].filter((name) => name !== ticker.name && !page.comparedNames.includes(name)),
         on: {
           style: (style) => navigate({ style }),
           scale: (scale) => navigate({ scale }),
@@ -47,29 +48,25 @@ export function tickerTemplate(page) {
           fullScreen: () => page.fullScreen(),
         },
       })}
-      ${page.comparison.failure.value ? html`<p class="problem" role="status">${page.comparison.failure.value}</p>` : nothing}
+      ${problem(page)}
       ${legendLine(page)}
-      <div class="chart" tabindex="0" role="group" aria-label="Candles of ${ticker.name}" aria-describedby="keys"></div>
+      <div class="chart-area">
+        <div class="chart" tabindex="0" role="group" aria-label="Candles of ${ticker.name}" aria-describedby="keys"></div>
+        ${message(page)}
+      </div>
       <p class="keys" id="keys">Arrow keys scroll, + and − zoom, End shows the newest candle. Shift and an arrow key select a candle. Shift and dragging measures. ? lists all keys.</p>
       <ul class="key">
         <li class="missing">missing</li><li class="backfilled">backfilled</li><li class="imported">imported</li><li class="sampled">one sample a minute</li>
       </ul>
     </section>
+    </div>
     <div class="below">
-    ${completeness({
-      found: history.coverage.value,
-      failure: page.window.failure.value,
-      isEmpty: page.window.shown.value !== null && !candles.length,
-      first: page.firstTs.value,
-      last: page.latest.value?.ts ?? null,
-      zone: view.value.zone,
-      onAll: () => page.window.setRange("All"),
-    })}
+    ${completeness(history.coverage.value, view.value.zone)}
     ${changesTable(page.periods.value, page.latest.value?.price ?? null, clock.value)}
     ${levelsPanel(ticker.name)}
     ${visible ? share(view.value, visible.begin, visible.follows ? null : visible.end, () => page.savePicture()) : nothing}
     ${statisticsPanel(page.statistics.value, (isOpen) => page.toggleStatistics(isOpen))}
-    ${candleTable(visibleCandles(page), page.isTableOpen.value, (isOpen) => (page.isTableOpen.value = isOpen))}
+    ${candleTable(page.isTableOpen.value ? visibleCandles(page) : null, (isOpen) => (page.isTableOpen.value = isOpen))}
     </div>`;
 }
 
@@ -83,7 +80,7 @@ function head(page) {
       <p class="price big">${latest ? price(latest.price) : "no price yet"}</p>
       ${latest && day?.summary ? html`<p class="change" data-direction=${direction(day.summary.first.price, latest.price)}>${change(day.summary.first.price, latest.price)} ${periodWords(day, clock.value)}</p>` : nothing}
       ${latest ? age(page.ticker, latest) : nothing}
-      ${day?.summary ? html`<p class="dayrange">24 h: ${price(day.summary.low.price)} to ${price(day.summary.high.price)}</p>` : nothing}
+      ${latest && day?.summary ? html`<p class="dayrange">24 h: ${price(lowOf(day, latest.price))} to ${price(highOf(day, latest.price))}</p>` : nothing}
     </div>
   </section>`;
 }
@@ -94,24 +91,52 @@ function age(ticker, latest) {
   return html`<p class="age ${stale ? "stale" : ""}">${instant(latest.ts)} ${view.value.zone}, ${duration(clock.value - latest.ts)} ago${note}</p>`;
 }
 
+function switcher(name) {
+  const names = [...(tickers.value?.keys() ?? [])];
+  if (names.length < 2) return nothing;
+  const go = (event) => navigate({ ticker: event.target.value, compare: "" });
+  return html`<select aria-label="Ticker" @change=${go}>${names.map((one) => html`<option ?selected=${one === name}>${one}</option>`)}</select>`;
+}
+
+function problem(page) {
+  const unknown = page.unknownNames;
+  const text = page.comparison.failure.value || (unknown.length ? `Not compared: ${unknown.join(", ")}. Choose a ticker of the list.` : "");
+  return text ? html`<p class="problem" role="status">${text}</p>` : nothing;
+}
+
+/** What the chart says if it has nothing to show. */
+function message(page) {
+  const failure = page.window.failure.value;
+  const button = (text, onClick) => html`<button type="button" class="framed" @click=${onClick}>${text}</button>`;
+  if (failure) return html`<p class="chart-message" role="alert">The chart could not be loaded: ${failure.message}. ${button("Try again", failure.retry)}</p>`;
+  if (page.window.shown.value === null || page.history.candles.value.length) return nothing;
+  const [first, last] = [page.firstTs.value, page.latest.value?.ts ?? null];
+  if (first === null || last === null) return html`<p class="chart-message" role="status">No price is stored yet.</p>`;
+  return html`<p class="chart-message" role="status">No prices in this window. Prices are available from ${instant(first)} to ${instant(last)} ${view.value.zone}.
+    ${button("Show all prices", () => page.window.setRange("All"))}</p>`;
+}
+
 function visibleCandles(page) {
   const visible = page.window.visible.value;
-  return visible ? overlapping(page.history.candles.value.map((one) => ({ ...one, from: one.ts, to: one.end })), { ts: visible.begin, end: visible.end }) : [];
+  return visible ? page.history.candles.value.filter((one) => one.ts < visible.end && one.end > visible.begin) : [];
 }
 
 function legendLine(page) {
   const { history } = page;
   const candles = history.candles.value;
   const hovered = page.hovered.value;
-  const candle = hovered === null ? candles.at(-1) : candles.find((one) => one.ts === hovered);
-  const begin = page.window.visible.value?.begin ?? 0;
-  const left = candles.find((one) => one.end > begin && one.open !== null) ?? null;
+  const end = page.window.visible.value?.end ?? Infinity;
+  const candle = hovered === null ? candles.findLast((one) => one.ts < end) : candles.find((one) => one.ts === hovered);
+  const left = candles.find((one) => one.ts >= page.edge.value && one.close !== null) ?? null;
   const isGap = candle && overlapping(history.gaps.value, candle).some((one) => one.state !== "FILLED");
   return html`<p class="legend ${isGap ? "gap" : ""}" role="status" aria-live="off">${legend(candle, history.gaps.value, history.parts.value, left)}</p>`;
 }
 
 /** The compared tickers with their change between the left edge and the crosshair. */
 function comparedTexts(page) {
-  const visible = page.window.visible.value;
-  return page.compared.value.map(({ ticker, color, points }) => ({ ticker, color, text: visible ? changeWithin(points, visible.begin, page.hovered.value ?? visible.end) : "" }));
+  const end = page.hovered.value ?? page.window.visible.value?.end ?? 0;
+  return page.comparedNames.map((ticker) => {
+    const found = page.compared.value.find((one) => one.ticker === ticker);
+    return { ticker, text: found ? changeWithin(found.points, page.edge.value, end) : "…" };
+  });
 }

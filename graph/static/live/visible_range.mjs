@@ -3,6 +3,7 @@
 import { timeAt } from "./windows.mjs";
 
 const PRELOAD_MARGIN = 40; // candles
+export const MARGIN = 3; // empty candles after the newest one
 const REPORT_DELAY_MS = 250;
 
 export class VisibleRange {
@@ -16,7 +17,7 @@ export class VisibleRange {
   #isSettled = false;
   #timer = null;
 
-  /** `events`: onWindow(from, to, isLive) after the user has moved the chart, onOlder(), onNewer(), and onSettled() when what the program set is shown. */
+  /** `events`: onWindow(from, to, isLive) after the user has moved the chart, onOlder(), onNewer(), onMove() at once, and onSettled() when what the program set is shown. */
   constructor(scale, events) {
     this.#scale = scale;
     this.#events = events;
@@ -29,6 +30,7 @@ export class VisibleRange {
 
   remove() {
     clearTimeout(this.#timer);
+    this.#wanted = null; // what was set must not be read from a chart that is gone
   }
 
   /** Shows a range of new candles, which `draw` draws. With `follows`, the chart moves along with new candles. */
@@ -76,6 +78,12 @@ export class VisibleRange {
     this.#move(({ from, to }) => ({ from: to - factor * (to - from), to }));
   }
 
+  /** Shows the newest candle in the same width. */
+  goToEnd() {
+    const end = this.#candles.length + MARGIN;
+    this.#move(({ from, to }) => ({ from: end - (to - from), to: end }));
+  }
+
   /** Shows the oldest loaded candles. */
   goToStart() {
     this.#move(({ from, to }) => ({ from: 0, to: to - from }));
@@ -105,6 +113,7 @@ export class VisibleRange {
   }
 
   #onChange(range) {
+    this.#events.onMove();
     if (!range || !this.#isSettled || isSame(range, this.#shown)) return;
     if (this.#wanted && this.#scale.width() !== this.#width) return this.#set(this.#wanted); // the same window in another width
     this.#shown = this.#wanted = null;

@@ -7,11 +7,14 @@ export function zones(current) {
   return [...new Set([UTC, Intl.DateTimeFormat().resolvedOptions().timeZone, current])];
 }
 
-export function isZone(name) {
+/** Returns the name of a time zone as the API spells it, whatever the case; undefined if it is none, or an offset. */
+export function findZone(name) {
   try {
-    return Boolean(Intl.DateTimeFormat("en", { timeZone: name }));
+    const { timeZone } = Intl.DateTimeFormat("en", { timeZone: name }).resolvedOptions();
+    if (!/^[a-z]/i.test(name)) return undefined;
+    return timeZone.toLowerCase() === name.toLowerCase() ? timeZone : /^[A-Z]/.test(name) ? name : undefined; // an alias
   } catch {
-    return false;
+    return undefined;
   }
 }
 
