@@ -1,4 +1,4 @@
-"""Serves static files. Browsers cache files with a version in the name permanently and revalidate all others."""
+"""Serves static files. Browsers cache files with a version in their path permanently and revalidate all others."""
 
 import os
 import re
@@ -9,7 +9,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 IMMUTABLE: Final = "public, max-age=31536000, immutable"
-_VERSION: Final = re.compile(r"-\d+\.\d+\.\d+[.-]")
+_VERSION: Final = re.compile(r"-\d+\.\d+\.\d+[./-]")
 
 
 class VersionedStaticFiles(StaticFiles):
@@ -20,5 +20,7 @@ class VersionedStaticFiles(StaticFiles):
     ) -> Response:
         response = super().file_response(full_path, stat_result, scope, status_code)
         response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Cache-Control"] = IMMUTABLE if _VERSION.search(os.path.basename(full_path)) else "no-cache"  # noqa: PTH119
+        response.headers["Cache-Control"] = (
+            IMMUTABLE if _VERSION.search(os.path.relpath(full_path, str(self.directory))) else "no-cache"
+        )
         return response

@@ -3,7 +3,7 @@
 // Keeps the page available offline. It stores the page and its files, never answers of the API: without the API, the page says
 // since when it is offline. Files with a version in their name never change; all others are requested from the network first.
 
-const VERSIONED = /-\d+\.\d+\.\d+[.-]/;
+const VERSIONED = /-\d+\.\d+\.\d+[./-]/;
 const SCOPE = new URL(self.registration.scope).pathname;
 const CACHE = `tickgraph-1 ${SCOPE}`;
 
@@ -12,6 +12,11 @@ self.addEventListener("activate", (event) => event.waitUntil(activate()));
 
 // The page sends the addresses of its files after its first visit, on which the service worker did not see them.
 self.addEventListener("message", (event) => event.waitUntil(store([SCOPE, ...event.data])));
+
+self.addEventListener("notificationclick", (event) => {
+  event.notification.close();
+  event.waitUntil(show(`${SCOPE}?ticker=${event.notification.data.ticker}`));
+});
 
 self.addEventListener("fetch", (event) => {
   const { request } = event;
@@ -26,6 +31,12 @@ async function activate() {
   const isOld = (name) => name.startsWith("tickgraph-") && name.endsWith(` ${SCOPE}`) && name !== CACHE;
   for (const name of (await caches.keys()).filter(isOld)) await caches.delete(name);
   await self.clients.claim();
+}
+
+/** Shows a tab that is open, or opens one. */
+async function show(address) {
+  const [open] = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
+  return open ? open.focus() : self.clients.openWindow(address);
 }
 
 async function store(addresses) {

@@ -76,7 +76,7 @@ async def test_other_tickers_are_compared_in_percent(browser: Browser, api: Api,
 @pytest.mark.usefixtures("stored_until")
 async def test_an_unknown_ticker_to_compare_is_reported(browser: Browser, api: Api) -> None:
     async with open_page(browser, api, f"{TICKER}&compare=nothing_usd,eth_usd") as page:
-        await expect(page.locator(".problem")).to_contain_text("Not compared: nothing_usd")
+        await expect(page.locator(".problem")).to_contain_text("Unknown, and not compared: nothing_usd")
         await expect(page.locator(".compared li")).to_have_count(1)  # the other one is
         await _wait_for_chart(page)
 
@@ -394,3 +394,79 @@ async def test_invalid_settings_of_the_browser_are_ignored(browser: Browser, api
         await page.reload()
         await expect(page.locator(".tickers .row")).to_have_count(2)
         await expect(page.get_by_role("columnheader", name="Age")).to_be_visible()
+
+
+@pytest.fixture
+async def ended(db: Database) -> int:
+    """Stores a history of sol_usd that ended four days ago, next to one of btc_usd that goes on. Returns its last minute."""
+    now = int(time.time()) // 60 * 60
+    last = now - 4 * 86_400
+    await track(db, "btc_usd", "sol_usd", since=last - 86_400)
+    await store(db, [row("sol_usd", last - 600 * n, f"{100 + n % 7}") for n in range(144)])
+    await store(db, [row("btc_usd", now - 600 * n, f"{68_000 + n}") for n in range(1, 720)])
+    return last
+
+
+async def test_a_history_that_has_ended_opens_at_its_end(browser: Browser, api: Api, ended: int) -> None:
+    async with open_page(browser, api, "/?ticker=sol_usd") as page:
+        await expect(page.locator(".coverage .words")).to_contain_text("minutes are stored")
+        await expect(page.locator(".chart-message")).to_have_count(0)
+        end = await page.get_by_label("To", exact=True).input_value()
+        assert abs(int(dt.datetime.fromisoformat(f"{end}Z").timestamp()) - ended) <= 60
+        day = page.get_by_role("button", name="1D: one day").last
+        await day.click()
+        await expect(day).to_have_attribute("aria-pressed", "true")
+        await page.locator(".chart").focus()
+        for _ in range(3):
+            await page.keyboard.press("ArrowLeft")
+        await page.wait_for_url("**from=*")
+        await expect(day).to_have_attribute("aria-pressed", "false")  # the range is not what is shown
+
+
+@pytest.mark.usefixtures("ended")
+async def test_a_compared_chart_keeps_its_window_when_candles_change(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, "/?ticker=btc_usd&range=1D&interval=FIVE_MINUTES&compare=sol_usd") as page:
+        await _wait_for_chart(page)
+        await expect(page.locator(".compared li")).to_contain_text("sol_usd")
+        for interval in ("ONE_HOUR", "FIFTEEN_MINUTES", "THIRTY_MINUTES", "ONE_HOUR", "FIVE_MINUTES"):
+            await page.locator(f'[data-key="{interval}"]').click()
+            await expect(page.locator(".chart")).to_have_attribute("data-interval", interval)
+            await expect(page.locator(".compared li")).not_to_contain_text("…")
+            await page.evaluate("new Promise((done) => setTimeout(done, 400))")  # a moved chart reports after 250 ms
+            assert "range=1D" in page.url
+            begin = await page.get_by_label("From", exact=True).input_value()
+            age = time.time() - dt.datetime.fromisoformat(f"{begin}Z").timestamp()
+            assert abs(age - 86_400) < 7_300, (interval, begin)
+
+
+@pytest.mark.usefixtures("ended")
+async def test_a_range_with_too_short_candles_gets_longer_ones(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, "/?ticker=btc_usd&range=All&interval=ONE_MINUTE") as page:
+        await expect(page.get_by_role("button", name="All: all prices")).to_have_attribute("aria-pressed", "true")
+        await expect(page.locator(".chart")).to_have_attribute("data-interval", "FIFTEEN_MINUTES")
+
+
+@pytest.mark.usefixtures("stored_until")
+async def test_a_load_that_failed_offline_is_repeated_online(browser: Browser, api: Api) -> None:
+    async with open_page(browser, api, TICKER) as page:
+        await _wait_for_chart(page)
+        await page.context.set_offline(True)
+        await page.get_by_role("button", name="one hour").click()
+        await expect(page.locator(".chart-message")).to_contain_text("no connection")
+        await page.context.set_offline(False)
+        await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR", timeout=20_000)
+        await expect(page.locator(".chart-message")).to_have_count(0)
+        entries = await page.evaluate("history.length")
+        await page.get_by_role("button", name="one hour").click()
+        assert await page.evaluate("history.length") == entries  # the same view is no new entry
+
+
+async def test_the_focus_stays_on_its_ticker_when_rows_move(
+    browser: Browser, api: Api, db: Database, stored_until: int
+) -> None:
+    async with open_page(browser, api, "/?sort=price&order=down") as page:
+        link = page.get_by_role("link", name="eth_usd")
+        await link.focus()
+        await store(db, [row("eth_usd", stored_until, "90000")])
+        await expect(page.locator(".tickers .row").first).to_contain_text("eth_usd")
+        await expect(link).to_be_focused()

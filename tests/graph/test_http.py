@@ -74,11 +74,12 @@ def test_vendored_files_match_their_published_checksums() -> None:
     vendor = STATIC_DIR / "vendor"
     lines = (vendor / "SHA256SUMS").read_text().splitlines()
     sums = {name: digest for digest, name in map(str.split, lines)}
-    files = {file.name for file in vendor.iterdir() if file.suffix not in (".LICENSE", ".md", "")}
+    paths = (file.relative_to(vendor) for file in vendor.rglob("*") if file.is_file())
+    files = {path.as_posix() for path in paths if path.suffix not in (".LICENSE", ".md", "")}
     assert set(sums) == files
     for name, expected in sums.items():
         assert hashlib.sha256((vendor / name).read_bytes()).hexdigest() == expected, name
-        assert name in (vendor / "README.md").read_text()
+        assert all(part in (vendor / "README.md").read_text() for part in name.split("/", 1))
 
 
 async def test_an_unexpected_error_exposes_no_internal_details(

@@ -47,3 +47,9 @@ test("a length of time has at most two units", () => {
 test("a change that is shown as zero has no direction", () => {
   assert.deepEqual([["100", "100.001"], ["100", "101"], ["100", "99"], ["100", "100"]].map((one) => format.direction(...one)), ["even", "up", "down", "even"]);
 });
+
+test("a period that the prices do not cover says since when", () => {
+  const now = 1_700_000_000;
+  assert.equal(format.since(now - 86_400 + 300, now - 86_400, now), "");
+  assert.match(format.since(now - 3_600, now - 86_400, now), /^since \d\d:\d\d$/);
+});

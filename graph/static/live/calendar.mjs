@@ -1,11 +1,10 @@
 // The coverage of a ticker as a calendar: a column for each week, a row for each day of the week.
 
-import { minutes } from "./format.mjs";
+import { MONTHS, minutes } from "./format.mjs";
 import { html, svg } from "./template.mjs";
 
 const DAY = 86_400;
 const WEEKDAYS = ["Mon", "", "Wed", "", "Fri", "", ""];
-const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 const SIZE = 11;
 const STEP = 13;
 const LEFT = 28;

@@ -1,12 +1,11 @@
 // How far the price moved over usual periods, each with its lowest and highest price.
 
 import { execute } from "./api.mjs";
-import { change, direction, instantAfter, price } from "./format.mjs";
+import { change, direction, price, since } from "./format.mjs";
 import { html } from "./template.mjs";
 
 const HOUR = 3_600;
 const DAY = 24 * HOUR;
-const TOLERANCE_S = 600; // a period that lacks its first minutes counts as whole
 const PERIODS = [
   { key: "hour", name: "1 hour", words: "in 1 h", start: (now) => now - HOUR },
   { key: "day", name: "24 hours", words: "in 24 h", start: (now) => now - DAY },
@@ -27,7 +26,7 @@ export async function loadChanges(ticker, now) {
 
 /** Returns the words for a period: how long, or since when if there are no earlier prices. */
 export function periodWords({ words, start, summary }, now) {
-  return summary.first.ts <= start + TOLERANCE_S ? words : `since ${instantAfter(summary.first.ts, now)}`;
+  return since(summary.first.ts, start, now) || words;
 }
 
 /** Returns the highest price of a period as text, which the newest price may exceed. */

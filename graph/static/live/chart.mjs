@@ -3,7 +3,7 @@
 import { AreaSeries, CandlestickSeries, LineSeries, PriceScaleMode, createChart, createSeriesMarkers } from "../vendor/lightweight-charts-5.2.1.standalone.production.mjs";
 import { extremes, isolated, toChartCandle, toChartLine } from "./chart_data.mjs";
 import { fade, readColor } from "./colors.mjs";
-import { axis, instant, price } from "./format.mjs";
+import { axis, decimalsOf, instant, price } from "./format.mjs";
 import { Periods } from "./periods.mjs";
 import { MARGIN, VisibleRange } from "./visible_range.mjs";
 import { coordinateAt, positionOf, timeAt } from "./windows.mjs";
@@ -217,7 +217,7 @@ export class Chart {
   #replace(candles) {
     this.#data = candles;
     const sample = candles.find((candle) => candle.close !== null)?.close ?? "1.00";
-    this.#decimals = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Number(sample)))));
+    this.#decimals = decimalsOf(Number(sample));
     this.#hasRanges = candles.some((candle) => candle.sampled < candle.count);
     this.#drawCandles();
     this.mark(...this.#marked);

@@ -26,7 +26,7 @@ export function addChartKeys(element, chart, { onNow, onSelect }) {
     { key: "Shift ← →", text: "Select a candle" },
     { key: "+ −", text: "Zoom" },
     { key: "Home", text: "Show the oldest loaded candle" },
-    { key: "End", text: "Show the newest candle" },
+    { key: "End", text: "Show the newest candles" },
     { key: "Shift + drag", text: "Measure" },
     { key: "Double click", text: "Add a level for a notification" },
   ];

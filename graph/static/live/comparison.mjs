@@ -4,9 +4,12 @@ import { signal } from "../vendor/signals-core-1.14.5.mjs";
 import { execute } from "./api.mjs";
 import { change } from "./format.mjs";
 
+const RETRY_MS = 5_000;
+
 export class Comparison {
   others = signal([]); // { ticker, points: [{ time, value }] }
   failure = signal("");
+  #timer = null;
   #requested = ""; // what was requested last; responses to other requests are dropped
 
   /** Loads the closes of other tickers at the times of candles, unless they are loaded. */
@@ -14,11 +17,15 @@ export class Comparison {
     const request = [tickers, interval, zone, candles[0]?.ts, candles.at(-1)?.ts].join();
     if (request === this.#requested) return;
     this.#requested = request;
+    clearTimeout(this.#timer);
     if (!tickers.length || !candles.length) {
       this.failure.value = "";
       this.others.value = [];
       return;
     }
+    // Points at other times would change the positions of the candles.
+    const times = new Set(candles.map((one) => one.ts));
+    this.others.value = this.others.peek().map((one) => ({ ...one, points: one.points.filter(({ time }) => times.has(time)) }));
     const declared = tickers.map((_, index) => `$t${index}: String!`).join(", ");
     const fields = tickers.map((_, index) =>
       `c${index}: candles(ticker: $t${index}, interval: $interval, from: $from, to: $to, timeZone: $zone, includeOpen: true) { ts close }`);
@@ -31,13 +38,19 @@ export class Comparison {
       this.others.value = tickers.map((ticker, index) => ({ ticker, points: alignPoints(found[`c${index}`], candles) }));
     } catch (error) {
       if (request !== this.#requested) return;
-      this.#requested = "";
+      this.#timer = setTimeout(() => this.#retry(tickers, { interval, zone }, candles), RETRY_MS);
       this.failure.value = `The compared tickers could not be loaded: ${error.message}`;
     }
   }
 
   leave() {
+    clearTimeout(this.#timer);
     this.#requested = "";
+  }
+
+  #retry(...request) {
+    this.#requested = "";
+    this.load(...request);
   }
 }
 

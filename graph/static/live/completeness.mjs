@@ -5,11 +5,12 @@ import { html } from "./template.mjs";
 
 const MAX_GAPS = 20;
 
-/** The section. `found` is the coverage of the window; null until it is loaded, or without candles. */
-export function completeness(found, zone) {
+/** The section. `found` is the coverage of the window; null until it is loaded. `isEmpty`: the window has no prices. */
+export function completeness(found, isEmpty, zone) {
+  const words = found ? `From ${instant(found.begin)} to ${instant(found.end)} ${zone}. ${coverage(found.counts)}` : isEmpty ? "No prices in this window." : "…";
   return html`<section class="panel coverage" aria-labelledby="coverage">
     <h2 id="coverage">Data completeness</h2>
-    <p class="words">${found ? `From ${instant(found.begin)} to ${instant(found.end)} ${zone}. ${coverage(found.counts)}` : "…"}</p>
+    <p class="words">${words}</p>
     <ul class="gaps">${found ? gaps(found.counts.gaps) : ""}</ul>
   </section>`;
 }

@@ -18,6 +18,11 @@ export function price(text) {
   return decimals === undefined ? grouped : `${grouped}.${decimals}`;
 }
 
+/** Returns how many decimals of a computed price are worth showing: more for small prices. */
+export function decimalsOf(value) {
+  return Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Math.abs(value)))));
+}
+
 /** Returns the change between two prices in percent, with a sign; "" if it is not a number. */
 export function change(from, to) {
   const part = (Number(to) / Number(from) - 1) * 100;
@@ -54,7 +59,7 @@ export function span(seconds) {
   return parts.join(" ") || "0 min";
 }
 
-const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+export const MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
 
 function day(seconds) {
   const at = new Date(wallClock(seconds, zone));
@@ -79,6 +84,13 @@ export function instant(seconds) {
 /** Formats a time; without the date if it is on the same day as `other`. */
 export function instantAfter(seconds, other) {
   return day(seconds) === day(other) ? time(seconds) : instant(seconds);
+}
+
+const TOLERANCE_S = 600; // a period that lacks its first minutes counts as whole
+
+/** Returns "since …" if the prices of a period begin later than the period; "" if they cover it. */
+export function since(first, start, now) {
+  return first <= start + TOLERANCE_S ? "" : `since ${instantAfter(first, now)}`;
 }
 
 export function minutes(count) {

@@ -7,19 +7,20 @@ import { calendar, calendarKey } from "./calendar.mjs";
 import { duration, gap, instant, minutes } from "./format.mjs";
 import { pairName } from "./names.mjs";
 import { clock, follow, isStale, tickers } from "./state.mjs";
-import { html, nothing, render } from "./template.mjs";
+import { html, nothing, render, repeat } from "./template.mjs";
 
-const DAY = 86_400;
+const HOUR = 3_600;
+const DAY = 24 * HOUR;
 const WEEKS = 53;
 const MIN_WEEKS = 13;
 const RELOAD_MS = 60_000;
 const MAX_OUTAGES = 5;
 const LATE_AFTER_S = 120; // a report is written each minute
 const WORKERS = "{ workers { at workers queuedPrices queuedTicks clockSkewS streams connectedStreams newestTickAt failingJobs } }";
-const TICKER = `query ($ticker: String!, $from: UnixTime!, $year: UnixTime!) {
+const TICKER = `query ($ticker: String!, $hour: UnixTime!, $from: UnixTime!, $year: UnixTime!) {
   coverage(ticker: $ticker, from: $year) { expected stored missing days { day expected stored } }
   recent: coverage(ticker: $ticker, from: $from) { gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } } }
-  prices(ticker: $ticker, last: 60, order: OLDEST_FIRST) { nodes { ts observedAt source } }
+  prices(ticker: $ticker, from: $hour, first: 60) { nodes { ts observedAt source } }
 }`;
 
 /** Opens the view. Each ticker is loaded when it comes into sight. Returns a function that ends its updates. */
@@ -40,7 +41,7 @@ export async function open(show) {
   const loadTicker = async (ticker) => {
     const set = (found) => (details.value = new Map([...details.peek(), [ticker, found]]));
     try {
-      set(toDetails(ticker, await execute(TICKER, { ticker, year: nowSeconds() - WEEKS * 7 * DAY, from: nowSeconds() - 7 * DAY })));
+      set(toDetails(ticker, await execute(TICKER, { ticker, year: nowSeconds() - WEEKS * 7 * DAY, from: nowSeconds() - 7 * DAY, hour: nowSeconds() - HOUR })));
     } catch (error) {
       set({ ...details.peek().get(ticker), failure: error.message });
     }
@@ -88,7 +89,7 @@ function health(report, failure, details) {
       <h2 id="coverage-title">Completeness by day, UTC</h2>
       ${calendarKey()}
     </section>
-    <div class="panels">${found.map((ticker) => tickerPanel(ticker, details.get(ticker.name)))}</div>`;
+    <div class="panels">${repeat(found, (ticker) => ticker.name, (ticker) => tickerPanel(ticker, details.get(ticker.name)))}</div>`;
 }
 
 function workers(report) {
@@ -122,7 +123,9 @@ function tickerPanel(ticker, found) {
 }
 
 function tickerDetails(ticker, { coverage, recent, lateness: late, calendar: drawn }) {
-  const outages = recent.gaps.nodes.slice(-MAX_OUTAGES).reverse();
+  const { nodes, pageInfo } = recent.gaps;
+  const outages = nodes.slice(-MAX_OUTAGES).reverse();
+  const others = pageInfo.hasNextPage ? "and more than can be listed here" : nodes.length > MAX_OUTAGES ? `and ${nodes.length - MAX_OUTAGES} earlier ones` : "";
   const since = coverage.expected ? `since ${new Date(coverage.days[0].day * 1_000).toISOString().slice(0, 10)}` : "";
   const missing = coverage.missing ? `${minutes(coverage.missing)} of ${coverage.expected.toLocaleString("en")} ${since} are missing.` : `All ${minutes(coverage.expected)} ${since} are stored.`;
   return html`
@@ -131,5 +134,5 @@ function tickerDetails(ticker, { coverage, recent, lateness: late, calendar: dra
       ${isStale(ticker, clock.value) ? html`<span class="bad">It is stale.</span>` : nothing}</p>
     <div class="scroll newest" tabindex="0" role="group" aria-label="Days of ${ticker.name}">${drawn}</div>
     <h3>Outages of the last 7 days</h3>
-    ${outages.length ? html`<ul class="outages">${outages.map((one) => html`<li data-state=${one.state}>${gap(one)}</li>`)}</ul>` : html`<p class="hint">None.</p>`}`;
+    ${outages.length ? html`<ul class="outages">${outages.map((one) => html`<li data-state=${one.state}>${gap(one)}</li>`)}${others ? html`<li>${others}</li>` : nothing}</ul>` : html`<p class="hint">None.</p>`}`;
 }

@@ -1,6 +1,6 @@
 // The loaded candles of a ticker with their gaps and sources, as signals. It follows changes, and does not draw.
 
-import { signal } from "../vendor/signals-core-1.14.5.mjs";
+import { batch, signal } from "../vendor/signals-core-1.14.5.mjs";
 import { execute, nowSeconds as now } from "./api.mjs";
 import { mergeCandles } from "./chart_data.mjs";
 import { INTERVALS } from "./intervals.mjs";
@@ -31,6 +31,7 @@ const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime, $beg
 const UPDATED = `subscription ($ticker: String!, $interval: Interval!) { candleUpdated(ticker: $ticker, interval: $interval) { ${CANDLE} } }`;
 
 export class History {
+  view = signal(null); // of the loaded candles
   candles = signal([]);
   gaps = signal([]);
   parts = signal([]);
@@ -39,7 +40,6 @@ export class History {
   #ticker;
   #socket;
   #events;
-  #view = null;
   #visible = null;
   #firstTs = null;
   #end = null; // end of the loaded candles; null: they reach to now and are updated live
@@ -77,13 +77,16 @@ export class History {
     const generation = ++this.#generation;
     const { seconds } = INTERVALS[view.interval];
     const margin = 50 * seconds;
+    this.#isLoading = false;
     const begin = from === null ? now() - PAGE_CANDLES * seconds : from - margin;
     const end = to === null || to + margin >= now() ? null : to + margin;
     const candles = await this.#read(view, begin, end);
     if (generation !== this.#generation) return false;
-    this.#view = view;
     this.#end = end;
-    this.candles.value = candles;
+    batch(() => {
+      this.view.value = view;
+      this.candles.value = candles;
+    });
     this.#follow();
     return true;
   }
@@ -94,11 +97,11 @@ export class History {
     const isAllThere = side < 0 ? this.#firstTs === null || first?.ts <= this.#firstTs : this.isLive;
     if (this.#isLoading || !first || isAllThere) return;
     const generation = this.#generation;
-    const length = PAGE_CANDLES * INTERVALS[this.#view.interval].seconds;
+    const length = PAGE_CANDLES * INTERVALS[this.view.peek().interval].seconds;
     this.#isLoading = true;
     try {
       const end = side < 0 ? first.ts : last.end + length >= now() ? null : last.end + length;
-      const more = await this.#read(this.#view, side < 0 ? first.ts - length : last.end, end);
+      const more = await this.#read(this.view.peek(), side < 0 ? first.ts - length : last.end, end);
       if (generation !== this.#generation) return;
       const all = mergeCandles(this.candles.peek(), more);
       const retained = side < 0 ? all.slice(0, MAX_LOADED_CANDLES) : all.slice(-MAX_LOADED_CANDLES);
@@ -116,7 +119,7 @@ export class History {
 
   /** Reloads the loaded candles, at most once per half second. */
   refresh() {
-    if (!this.#view || this.#hasLeft) return;
+    if (!this.view.peek() || this.#hasLeft) return;
     this.#refreshTimer ??= setTimeout(() => this.#reload(), REFRESH_DELAY_MS);
   }
 
@@ -154,9 +157,9 @@ export class History {
   #follow() {
     this.#unsubscribe();
     this.#unsubscribe = () => {};
-    if (!this.isLive || this.#view.zone !== UTC) return;
+    if (!this.isLive || this.view.peek().zone !== UTC) return;
     const generation = this.#generation;
-    this.#unsubscribe = this.#socket.subscribe(UPDATED, { ticker: this.#ticker, interval: this.#view.interval }, {
+    this.#unsubscribe = this.#socket.subscribe(UPDATED, { ticker: this.#ticker, interval: this.view.peek().interval }, {
       onData: (candle) => generation === this.#generation && this.#onCandle(candle),
       onReconnect: () => this.refresh(),
     });
@@ -173,7 +176,7 @@ export class History {
     this.#refreshTimer = null;
     const generation = this.#generation;
     try {
-      const found = await this.#read(this.#view, this.candles.peek()[0]?.ts ?? now() - DAY, this.#end);
+      const found = await this.#read(this.view.peek(), this.candles.peek()[0]?.ts ?? now() - DAY, this.#end);
       if (generation !== this.#generation) return;
       this.#put(mergeCandles(this.candles.peek(), found).slice(-MAX_LOADED_CANDLES));
       await this.readCoverage();

@@ -1,17 +1,16 @@
 // The levels of a ticker: prices at which the browser notifies the reader.
 
 import { instant, price as formatPrice } from "./format.mjs";
-import { addLevel, crossings, removeLevel } from "./levels.mjs";
+import { addLevel, crossings, permission, removeLevel } from "./levels.mjs";
 import { levels } from "./storage.mjs";
 import { html, nothing } from "./template.mjs";
 
 const PRICE = /^\d{1,12}(\.\d{1,12})?$/;
 
-function permission() {
-  if (!("Notification" in globalThis)) return "This browser has no notifications; crossings are listed here.";
-  if (Notification.permission === "denied") return "Notifications are blocked for this site in the browser's settings; crossings are listed here.";
-  return "";
-}
+const PERMISSIONS = {
+  missing: "This browser has no notifications; crossings are listed here.",
+  denied: "Notifications are blocked for this site in the browser's settings; crossings are listed here.",
+};
 
 export function levelsPanel(ticker) {
   const submit = (event) => {
@@ -26,7 +25,7 @@ export function levelsPanel(ticker) {
   const own = levels.value.filter((one) => one.ticker === ticker);
   return html`<section class="panel levels" aria-labelledby="levels">
     <h2 id="levels">Notify me</h2>
-    <p class="hint">This browser shows a notification when a price crosses a level, while this page is open. Double-click the chart to add a level. ${permission()}</p>
+    <p class="hint">This browser shows a notification when a price crosses a level, while this page is open. Double-click the chart to add a level. ${PERMISSIONS[permission.value] ?? ""}</p>
     <form class="inline-form" @submit=${submit}>
       <label>Level <input type="text" name="level" inputmode="decimal" size="12" @input=${(event) => event.target.setCustomValidity("")}></label>
       <button class="framed">Add level</button>

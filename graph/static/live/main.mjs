@@ -17,6 +17,7 @@ const VIEWS = {
   alerts: () => import("./alerts.mjs"),
 };
 const RETRY_MS = 3_000;
+const PRELOAD_DELAY_MS = 2_000;
 const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED"];
 
 const main = document.getElementById("main");
@@ -80,7 +81,7 @@ function showKeyForm() {
   showTemplate(() => keyForm(hasKey()));
 }
 
-/** Loads the other views while nothing else is to do, so that they open offline, too, and are of the same version. */
+/** Loads the other views after the first one, so that they open offline, too, and are of the same version. */
 async function preload() {
   await Promise.all(Object.values(VIEWS).map((load) => load()));
   if (!isSecureContext || !("serviceWorker" in navigator)) return;
@@ -103,4 +104,4 @@ effect(() => {
 effect(() => {
   if (isKeyRejected.value) untracked(showKeyForm);
 });
-(globalThis.requestIdleCallback ?? setTimeout)(() => preload().catch((error) => console.warn(error.message)));
+setTimeout(() => preload().catch((error) => console.warn(error.message)), PRELOAD_DELAY_MS);

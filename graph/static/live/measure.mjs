@@ -1,7 +1,7 @@
 // Measures a difference in the chart: by dragging with Shift, or from the selected candle with the keyboard.
 
-import { html, render } from "../vendor/lit-html-3.3.3.mjs";
-import { change, direction, minutes, span } from "./format.mjs";
+import { html, render } from "../vendor/lit-html-3.3.3/lit-html.js";
+import { change, decimalsOf, direction, minutes, span } from "./format.mjs";
 
 const MINUTE = 60;
 const HOUR = 3_600;
@@ -10,7 +10,7 @@ const HOUR = 3_600;
 export function describeMeasure(one, other) {
   const [from, to] = one.time <= other.time ? [one, other] : [other, one];
   const difference = to.price - from.price;
-  const digits = Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Math.abs(from.price)))));
+  const digits = decimalsOf(from.price);
   const sign = difference > 0 ? "+" : difference < 0 ? "−" : "";
   const number = Math.abs(difference).toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
   const seconds = to.time - from.time;
@@ -59,14 +59,14 @@ export class Measure {
       return this.#chart.pointAt(clientX - left, clientY - top);
     };
     const start = pointIn(event);
-    const move = (moved) => this.#show(start, pointIn(moved));
+    const listeners = new AbortController();
     const end = () => {
       this.#chart.setDraggable(true);
-      removeEventListener("pointermove", move);
+      listeners.abort();
     };
     this.#chart.setDraggable(false);
-    addEventListener("pointermove", move);
-    for (const name of ["pointerup", "pointercancel", "blur"]) addEventListener(name, end, { once: true });
+    addEventListener("pointermove", (moved) => this.#show(start, pointIn(moved)), listeners);
+    for (const name of ["pointerup", "pointercancel", "blur"]) addEventListener(name, end, listeners);
   }
 
   #show(start, end) {

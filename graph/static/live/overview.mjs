@@ -4,14 +4,14 @@ import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
 import { buildViewUrl } from "./address.mjs";
 import { execute, nowSeconds } from "./api.mjs";
 import { spark } from "./chart_data.mjs";
-import { change, direction, duration, instantAfter, price } from "./format.mjs";
+import { change, direction, duration, price, since } from "./format.mjs";
 import { bindKeys } from "./keys.mjs";
 import { pairName } from "./names.mjs";
 import { arrange, groupRows } from "./overview_rows.mjs";
 import { onPrice } from "./prices.mjs";
 import { clock, follow, isStale, navigate, tickers, view } from "./state.mjs";
 import { columns, pinned } from "./storage.mjs";
-import { html, nothing, svg } from "./template.mjs";
+import { html, nothing, repeat, svg } from "./template.mjs";
 
 const DAY = 86_400;
 const RELOAD_MS = 300_000;
@@ -21,7 +21,6 @@ const SPARK_BREAK_S = (2 * DAY) / (SPARK_POINTS / 4); // between neighbors of a 
 const FLASH_MS = 900;
 const WIDTH = 120;
 const HEIGHT = 32;
-const TOLERANCE_S = 600; // 24 hours that lack their first minutes count as whole
 const COLUMNS = { spark: "24 hours", price: "Price", change: "Change in 24 h", low: "Low in 24 h", high: "High in 24 h", age: "Age" };
 
 /** Opens the overview. Returns a function that ends its updates. */
@@ -83,7 +82,7 @@ function overview(days) {
         <thead role="rowgroup"><tr role="row">${heading("name", "Ticker")}${Object.entries(COLUMNS).filter(([key]) => columns.value.includes(key)).map(([key, text]) => heading(key, text))}</tr></thead>
         ${groupRows(shown, view.value.group, pinned.value).map(({ title, rows: found }) => html`<tbody role="rowgroup">
           ${title ? html`<tr role="row" class="group"><th role="rowheader" colspan="7" scope="rowgroup">${title}</th></tr>` : nothing}
-          ${found.map(rowTemplate)}
+          ${repeat(found, (row) => row.name, rowTemplate)}
         </tbody>`)}
       </table>
       ${shown.length ? nothing : html`<p class="hint no-match">No ticker matches the filter.</p>`}
@@ -129,15 +128,15 @@ function rowTemplate(row) {
   const cells = {
     spark: () => html`<td role="cell" class="spark-cell"><svg class="spark" viewBox="0 0 ${WIDTH} ${HEIGHT}" preserveAspectRatio="none" aria-hidden="true">${svg`<path d=${day?.path ?? ""}></path>`}</svg></td>`,
     price: () => html`<td role="cell" class="price">${latest ? price(latest.price) : "–"}</td>`,
-    change: () => html`<td role="cell" class="change">${first && latest ? change(first.price, latest.price) : ""}${first && first.ts > nowSeconds() - DAY + TOLERANCE_S ? html` <small>since ${instantAfter(first.ts, nowSeconds())}</small>` : nothing}</td>`,
+    change: () => html`<td role="cell" class="change">${first && latest ? change(first.price, latest.price) : ""}${first ? html` <small>${since(first.ts, nowSeconds() - DAY, nowSeconds())}</small>` : nothing}</td>`,
     low: () => html`<td role="cell" class="low">${row.low ? price(row.low) : ""}</td>`,
     high: () => html`<td role="cell" class="high">${row.high ? price(row.high) : ""}</td>`,
     age: () => html`<td role="cell" class="age">${ageText(row, stale)}</td>`,
   };
   const isPinned = pinned.value.includes(name);
-  const pin = () => {
+  const pin = (event) => {
     pinned.value = isPinned ? pinned.value.filter((one) => one !== name) : [...pinned.value, name];
-    document.querySelector(`[data-ticker="${name}"] .pin`)?.focus(); // the row has moved
+    event.target.focus(); // the row has moved, which takes the focus from it
   };
   return html`<tr role="row" data-ticker=${name} class="row ${stale ? "stale" : ""} ${tracked ? "" : "untracked"}" data-direction=${first && latest ? direction(first.price, latest.price) : "even"}>
     <th role="rowheader" scope="row" class="name">

@@ -58,13 +58,17 @@ export function startShell() {
 export const problems = () =>
   view.value.problems.length ? html`<div role="status"><ul class="problems">${view.value.problems.map((text) => html`<li>${text}</li>`)}</ul></div>` : nothing;
 
-export const failure = (error) => html`
-  <div class="empty" role="alert">
-    <h1>${error.code === "UNKNOWN_TICKER" ? "Unknown ticker" : "Something went wrong"}</h1>
-    <p>${error.message[0].toUpperCase()}${error.message.slice(1)}${/[.!?]$/.test(error.message) ? "" : "."} ${error.code ? "" : "The page retries automatically."}</p>
-    <p class="choices">${[...(tickers.value?.keys() ?? [])].slice(0, MAX_LISTED).map((ticker) => html`<a href=${buildViewUrl({ page: "ticker", ticker })} @click=${follow}>${ticker}</a> `)}</p>
-    <p><a href="./" @click=${follow}>All tickers</a></p>
-  </div>`;
+export function failure(error) {
+  const message = error.message.replace(/ Tracked tickers: .*$/, ""); // they are listed as links
+  const names = [...(tickers.value?.keys() ?? [])].slice(0, MAX_LISTED);
+  return html`
+    <div class="empty" role="alert">
+      <h1>${error.code === "UNKNOWN_TICKER" ? "Unknown ticker" : "Something went wrong"}</h1>
+      <p>${message[0].toUpperCase()}${message.slice(1)}${/[.!?]$/.test(message) ? "" : "."} ${error.code ? "" : "The page retries automatically."}</p>
+      <p class="choices">${names.map((ticker) => html`<a href=${buildViewUrl({ page: "ticker", ticker })} @click=${follow}>${ticker}</a> `)}</p>
+      <p><a href="./" @click=${follow}>All tickers</a></p>
+    </div>`;
+}
 
 /** The form for the API key. `wasWrong`: the API rejected the last key. */
 export function keyForm(wasWrong) {

@@ -18,7 +18,8 @@ export class ShownWindow {
   failure = signal(null); // of the last load, with its retry
   #page;
   #events;
-  #wanted = null; // the view that is loaded, or is being loaded
+  #wanted = null; // the view of the URL: loaded, being loaded, or moved to
+  #isReplacing = false; // the URL, by this class
   #hasLeft = false;
 
   /** `events`: load(view, bounds) loads and returns whether the view is still wanted, onLoaded(bounds), onVisible() after the visible window changed. */
@@ -38,9 +39,7 @@ export class ShownWindow {
   }
 
   setRange(range) {
-    const seconds = this.#secondsOf(range);
-    const isWhole = seconds === RANGES[range].seconds;
-    navigate({ interval: isWhole ? RANGES[range].interval : intervalFor(seconds, range === "All" ? PAGE_CANDLES : SHORT_HISTORY_CANDLES), range, from: null, to: null });
+    navigate({ interval: this.#intervalOf(range), range, from: null, to: null });
   }
 
   setWindow(from, to) {
@@ -56,10 +55,15 @@ export class ShownWindow {
 
   /** Loads the view of the URL, unless it is loaded. On failure the URL returns to what the chart shows. */
   follow(wanted) {
-    if (wanted.page !== "ticker" || wanted.ticker !== this.#page.ticker.name || isSameWindow(wanted, this.#wanted)) return;
-    const fitted = fit(wanted);
+    if (wanted.page !== "ticker" || wanted.ticker !== this.#page.ticker.name || this.#isReplacing) return;
+    if (isSameWindow(wanted, this.#wanted)) {
+      if (isSameWindow(wanted, this.shown.peek())) this.failure.value = null; // the reader chose what is shown
+      return;
+    }
+    const fitted = untracked(() => this.#fit(wanted));
+    const problems = wanted.from !== null && fitted.from === null ? ["The window is in the future. These are the newest candles."] : wanted.problems;
     if (isSameWindow(fitted, wanted)) this.#wanted = fitted;
-    else untracked(() => this.#replace(fitted));
+    else untracked(() => this.#replace(fitted, problems));
     untracked(() => this.#show(fitted).catch((error) => this.#onFailure(error, fitted)));
   }
 
@@ -74,10 +78,12 @@ export class ShownWindow {
     const before = this.visible.peek();
     // A chart that follows new candles moves, too; its width stays.
     const isSameWidth = Math.abs(to - from - (before.end - before.begin)) <= 3 * INTERVALS[shown.interval].seconds;
-    const range = shown.range && isSameWidth && follows === before.follows ? shown.range : null;
+    const isSameEnd = follows ? before.follows : Math.abs(to - before.end) <= 3 * INTERVALS[shown.interval].seconds;
+    const range = shown.range && isSameWidth && isSameEnd ? shown.range : null;
     const isOpenEnded = follows || range;
     const moved = { ...shown, range, from: isOpenEnded ? null : from, to: isOpenEnded ? null : to };
     batch(() => {
+      this.failure.value = null;
       this.visible.value = { begin: from, end: to, follows };
       this.shown.value = moved;
       this.#replace(moved);
@@ -96,15 +102,34 @@ export class ShownWindow {
       this.visible.value = { begin: bounds.from ?? candles.at(-100)?.ts ?? candles[0]?.ts ?? now() - DAY, end: bounds.to ?? now(), follows: bounds.to === null };
     });
     this.#events.onLoaded(bounds);
-    await this.#events.onVisible();
+    this.#events.onVisible().catch((error) => console.warn(error.message)); // the chart is drawn
   }
 
   /** Returns the wanted start and end. `from` null: as many candles as fit; `to` null: the newest candle. */
-  #boundsOf({ range, from, to }) {
-    if (!range) return { from, to };
+  #boundsOf({ interval, range, from, to }) {
+    if (from !== null) return { from, to };
     const end = this.#endOf();
-    const begin = Math.floor(((end ?? now()) - this.#secondsOf(range)) / MINUTE) * MINUTE;
-    return { from: begin, to: end };
+    if (!range && end === null) return { from: null, to: null };
+    const seconds = range ? this.#secondsOf(range) : SHORT_HISTORY_CANDLES * INTERVALS[interval].seconds;
+    return { from: Math.max(0, Math.floor(((end ?? now()) - seconds) / MINUTE) * MINUTE), to: end };
+  }
+
+  /** Returns the length of candles for a range: shorter ones if the history is shorter. */
+  #intervalOf(range) {
+    const seconds = this.#secondsOf(range);
+    if (seconds === RANGES[range].seconds) return RANGES[range].interval;
+    return intervalFor(seconds, range === "All" ? PAGE_CANDLES : SHORT_HISTORY_CANDLES);
+  }
+
+  /** Returns the view with a window that has enough candles to see and few enough to load. A window in the future becomes the newest candles. */
+  #fit(wanted) {
+    const { seconds } = INTERVALS[wanted.interval];
+    if (wanted.range) return this.#secondsOf(wanted.range) / seconds <= MAX_CANDLES ? wanted : { ...wanted, interval: this.#intervalOf(wanted.range) };
+    if (wanted.from === null) return wanted;
+    if (wanted.from >= now()) return { ...wanted, from: null, to: null };
+    const first = this.#page.firstTs.peek() ?? 0;
+    const from = wanted.to > first ? Math.max(wanted.from, first) : wanted.from; // before the first price there is nothing to see
+    return { ...wanted, ...fitWindow({ from: wanted.to - wanted.from > MAX_CANDLES * seconds ? from : wanted.from, to: wanted.to }, seconds, now()) };
   }
 
   /** Returns the end of the history if that is long ago; null if it goes on. */
@@ -129,22 +154,16 @@ export class ShownWindow {
   #retry(wanted) {
     this.#wanted = null;
     navigate(windowOf(wanted));
-    this.follow(view.peek());
   }
 
   /** Changes the URL to a window that is loaded, or being loaded. */
-  #replace(next) {
+  #replace(next, problems = view.peek().problems) {
     this.#wanted = next;
     setZone(next.zone);
-    navigate(windowOf(next), { replace: true });
+    this.#isReplacing = true;
+    navigate({ ...windowOf(next), problems }, { replace: true });
+    this.#isReplacing = false;
   }
-}
-
-/** Returns the view with a window that has enough candles to see and few enough to load. A window in the future becomes the newest candles. */
-function fit(wanted) {
-  if (wanted.from === null) return wanted;
-  if (wanted.from >= now()) return { ...wanted, from: null, to: null };
-  return { ...wanted, ...fitWindow(wanted, INTERVALS[wanted.interval].seconds, now()) };
 }
 
 const WINDOW = ["interval", "zone", "range", "from", "to"];

@@ -21,7 +21,8 @@ export function navigate(change, { replace = false } = {}) {
   const next = { ...view.peek(), ...(!replace && { problems: [] }), ...change };
   view.value = next;
   try {
-    history[replace ? "replaceState" : "pushState"](null, "", buildViewUrl(next));
+    const url = new URL(buildViewUrl(next), location.href);
+    history[replace || url.href === location.href ? "replaceState" : "pushState"](null, "", url);
   } catch (error) {
     console.warn(error.message); // a browser limits how often the URL changes; the next change sets it
   }

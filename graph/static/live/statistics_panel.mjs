@@ -2,7 +2,7 @@
 
 import { execute } from "./api.mjs";
 import { copyText } from "./copy.mjs";
-import { instant, price } from "./format.mjs";
+import { decimalsOf, instant, price } from "./format.mjs";
 import { describe, volatilityByHour } from "./statistics.mjs";
 import { html } from "./template.mjs";
 
@@ -35,7 +35,7 @@ const COLUMNS = [
 ];
 
 function number(value) {
-  return price(value.toFixed(Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(value))))));
+  return price(value.toFixed(decimalsOf(value)));
 }
 
 function cells({ found }) {

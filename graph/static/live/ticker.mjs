@@ -17,7 +17,7 @@ import { Measure } from "./measure.mjs";
 import { withTitle } from "./picture.mjs";
 import { save } from "./share.mjs";
 import { ShownWindow } from "./shown_window.mjs";
-import { navigate, tickers, view } from "./state.mjs";
+import { connection, navigate, tickers, view } from "./state.mjs";
 import { loadStatistics } from "./statistics_panel.mjs";
 import { levels, theme } from "./storage.mjs";
 import { tickerTemplate } from "./ticker_template.mjs";
@@ -73,8 +73,8 @@ class TickerPage {
   constructor(found, socket) {
     this.#socket = socket;
     this.history = new History(found.ticker.name, socket, {
-      onPut: (candles) => this.#chart.put(candles),
-      onCandle: (candle) => this.#chart.update(candle),
+      onPut: (candles) => this.#change(() => this.#chart.put(candles)),
+      onCandle: (candle) => this.#change(() => this.#chart.update(candle)),
     });
     this.window = new ShownWindow(this, {
       load: (wanted, bounds) => this.history.load(wanted, bounds),
@@ -113,18 +113,16 @@ class TickerPage {
       bindKeys("Chart", [...chartKeys, ...viewKeys(this, page)]),
       this.#socket.subscribe(CHANGES, { ticker: this.ticker.name, after: this.latest.peek()?.id ?? null }, {
         onData: (event) => this.#onChange(event),
-        onReconnect: () => {
-          this.window.retry();
-          this.#reload();
-        },
+        onReconnect: () => this.#reload(),
       }),
+      effect(() => connection.value === "live" && untracked(() => this.window.retry())),
       effect(() => this.window.follow(view.value)),
       effect(() => this.#draw(view.value, this.window.shown.value)),
       effect(() => this.window.visible.value && showWindow(page.querySelector(".window"), this.window.visible.value, view.value.zone)),
       effect(() => this.#chart.mark(this.history.missing.value, this.history.parts.value)),
       effect(() => this.#chart.level(levels.value.filter((one) => one.ticker === this.ticker.name).map((one) => one.price))),
       effect(() => theme.value && requestAnimationFrame(() => this.#chart.paint())),
-      effect(() => this.#compare(this.comparedNames, this.window.shown.value, this.history.candles.value)),
+      effect(() => this.#compare(this.comparedNames, this.history.view.value, this.history.candles.value)),
       effect(() => this.#drawCompared(this.comparison.others.value, tickers.value)),
       effect(() => (document.title = `${this.latest.value ? `${price(this.latest.value.price)} ` : ""}${this.ticker.name} · Tickgraph`)),
       listen(document, "fullscreenchange", () => (this.isFullScreen.value = document.fullscreenElement !== null)),
@@ -143,7 +141,8 @@ class TickerPage {
 
   /** Shows the newest candle: in the same width, if it is loaded. */
   goToNow() {
-    if (this.history.isLive && !this.window.visible.peek()?.follows && this.window.shown.peek()) this.#chart.range.goToEnd();
+    if (this.window.visible.peek()?.follows) return;
+    if (this.history.isLive && this.window.shown.peek()) this.#chart.range.goToEnd();
     else this.window.goToNow();
   }
 
@@ -161,7 +160,7 @@ class TickerPage {
   /** The names in the URL that cannot be compared. */
   get unknownNames() {
     const { compare } = view.value;
-    return compare ? compare.split(",").filter((name) => !this.comparedNames.includes(name)) : [];
+    return compare ? compare.split(",").filter((name) => name !== this.ticker.name && !this.comparedNames.includes(name)) : [];
   }
 
   /** How the chart is drawn: the chosen style, or by default candles, and a line where a minute is one sample. */
@@ -169,7 +168,7 @@ class TickerPage {
     const { style } = view.value;
     if (style) return style;
     const candles = this.history.candles.value;
-    return this.window.shown.value?.interval === "ONE_MINUTE" && candles.every((one) => !one.closed || !one.count || isSampled(one)) ? "line" : "candles";
+    return this.history.view.value?.interval === "ONE_MINUTE" && candles.every((one) => !one.closed || !one.count || isSampled(one)) ? "line" : "candles";
   }
 
   savePicture() {
@@ -257,12 +256,18 @@ class TickerPage {
 
   #draw({ scale }, shown) {
     if (!shown) return;
-    this.#chart.draw(this.style, this.comparedNames.length ? "percent" : scale);
+    this.#change(() => this.#chart.draw(this.style, this.comparedNames.length ? "percent" : scale));
     document.querySelector(".chart").dataset.interval = shown.interval;
   }
 
-  #compare(names, shown, candles) {
-    if (shown) untracked(() => this.comparison.load(names, shown, candles));
+  /** Changes the chart, and draws the measure again on its new scale. */
+  #change(action) {
+    action();
+    requestAnimationFrame(() => this.#measure.redraw());
+  }
+
+  #compare(names, loaded, candles) {
+    if (loaded) untracked(() => this.comparison.load(names, loaded, candles));
   }
 
   #drawCompared(others, newest) {

@@ -61,7 +61,7 @@ export function tickerTemplate(page) {
     </section>
     </div>
     <div class="below">
-    ${completeness(history.coverage.value, view.value.zone)}
+    ${completeness(history.coverage.value, page.window.shown.value !== null && !candles.length, view.value.zone)}
     ${changesTable(page.periods.value, page.latest.value?.price ?? null, clock.value)}
     ${levelsPanel(ticker.name)}
     ${visible ? share(view.value, visible.begin, visible.follows ? null : visible.end, () => page.savePicture()) : nothing}
@@ -100,7 +100,7 @@ function switcher(name) {
 
 function problem(page) {
   const unknown = page.unknownNames;
-  const text = page.comparison.failure.value || (unknown.length ? `Not compared: ${unknown.join(", ")}. Choose a ticker of the list.` : "");
+  const text = page.comparison.failure.value || (unknown.length ? `Unknown, and not compared: ${unknown.join(", ")}.` : "");
   return text ? html`<p class="problem" role="status">${text}</p>` : nothing;
 }
 
@@ -108,8 +108,8 @@ function problem(page) {
 function message(page) {
   const failure = page.window.failure.value;
   const button = (text, onClick) => html`<button type="button" class="framed" @click=${onClick}>${text}</button>`;
-  if (failure) return html`<p class="chart-message" role="alert">The chart could not be loaded: ${failure.message}. ${button("Try again", failure.retry)}</p>`;
-  if (page.window.shown.value === null || page.history.candles.value.length) return nothing;
+  if (failure) return html`<p class="chart-message failed" role="alert">The chart could not be loaded: ${failure.message}. ${button("Try again", failure.retry)}</p>`;
+  if (page.window.shown.value === null || visibleCandles(page).some((one) => one.close !== null)) return nothing;
   const [first, last] = [page.firstTs.value, page.latest.value?.ts ?? null];
   if (first === null || last === null) return html`<p class="chart-message" role="status">No price is stored yet.</p>`;
   return html`<p class="chart-message" role="status">No prices in this window. Prices are available from ${instant(first)} to ${instant(last)} ${view.value.zone}.

@@ -1,10 +1,11 @@
 // Time zones: the wall-clock time of an instant, and the instant of a wall-clock time. Instants are UNIX seconds.
 
 export const UTC = "UTC";
+const OWN = Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 /** Returns the zones to choose from: UTC, that of the browser, and the current one. */
 export function zones(current) {
-  return [...new Set([UTC, Intl.DateTimeFormat().resolvedOptions().timeZone, current])];
+  return [...new Set([UTC, OWN, current])];
 }
 
 /** Returns the name of a time zone as the API spells it, whatever the case; undefined if it is none, or an offset. */
