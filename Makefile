@@ -11,7 +11,7 @@ INFRA = if [ -f .infra.env ] && [ -z "$$DATABASE_URL$$POSTGRES_HOST" ] && ! grep
 SUPERVISORD = supervisord -c db/runtime/supervisord.conf --user $$(id -u)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 .DEFAULT_GOAL := help
-.PHONY: help up demo down test test-all coverage clients chaos fuzz bench bench-growth bench-live bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host drill-site check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
+.PHONY: help up demo down test test-all coverage clients chaos fuzz bench bench-growth bench-live bench-page bench-stream day backup restore drill-restore drill-upgrade drill-replica drill-failover drill-worker-host drill-site check-image pictures monitoring down-monitoring lint type-check format check schema migrate upgrade downgrade dev-web dev-worker \
 	debug-web infra down-infra audit lock
 
 help:  ## list all commands
@@ -67,6 +67,9 @@ bench-growth: $(DEV)  ## benchmark queries at one million and fifty million rows
 
 bench-stream: $(DEV)  ## benchmark the stream: a day of 200 tickers at a tick a second, in virtual time (ARGS="--minutes 60")
 	@python -m tests.bench.stream $(ARGS)
+
+bench-page: $(DEV)  ## benchmark the live page in Chromium: size, first paint, long tasks (ARGS="--tickers 20")
+	@python -m tests.bench.page $(ARGS)
 
 bench-live: $(DEV)  ## benchmark event delivery to 100, 1,000 and 5,000 subscribers (ARGS="--subscribers 1000")
 	@python -m tests.bench.live $(ARGS)

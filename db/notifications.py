@@ -18,8 +18,9 @@ HEARTBEAT_TIMEOUT_S: Final = 3.0
 
 Without heartbeats a dead connection would look like a period without commits."""
 
+PID_COMPARISONS: Final = 5
 BACKEND_PID: Final = "SELECT pg_backend_pid()"
-SEND_HEARTBEAT: Final = "SELECT pg_notify($1, '')"
+SEND_HEARTBEAT: Final = "SELECT pg_backend_pid() FROM pg_notify($1, '')"
 
 
 async def listen(
@@ -47,29 +48,41 @@ async def listen(
 
     try:
         with translate_errors():
-            await _require_dedicated_session(connection, dsn)
+            pid = await _require_dedicated_session(connection, dsn)
             connection.add_termination_listener(lambda _: on_loss())
             for channel in (CHANNEL, ticks.CHANNEL, heartbeat_channel):
                 await connection.add_listener(channel, on_notification)
             on_commit()
             on_heartbeat()
             while True:
-                await connection.execute(SEND_HEARTBEAT, heartbeat_channel, timeout=HEARTBEAT_TIMEOUT_S)
+                if await connection.fetchval(SEND_HEARTBEAT, heartbeat_channel, timeout=HEARTBEAT_TIMEOUT_S) != pid:
+                    raise DatabaseUnavailableError(_SHARED_SESSION)
                 await asyncio.sleep(HEARTBEAT_INTERVAL_S)
     finally:
         connection.terminate()
 
 
-async def _require_dedicated_session(connection: asyncpg.Connection, dsn: str) -> None:
-    """Raises DatabaseUnavailableError behind a pooler in transaction mode, which does not deliver notifications reliably.
+_SHARED_SESSION: Final = (
+    "a pooler in transaction mode does not deliver notifications. Set DATABASE_LISTEN_URL to a direct connection"
+)
 
-    Such a pooler executes the statements of two idle connections in the same session, so both report the same pid.
+
+async def _require_dedicated_session(connection: asyncpg.Connection, dsn: str) -> int:
+    """Returns the pid of the connection's session.
+
+    Raises DatabaseUnavailableError behind a pooler in transaction mode, which does not deliver notifications reliably. Such a
+    pooler executes the statements of two idle connections in the same session, and those of one connection, while others are
+    busy, in several. So two connections do not have two pids. One comparison may not show it; `listen` also compares later.
     """
     second_connection = await connect(dsn)
     try:
-        if await connection.fetchval(BACKEND_PID) == await second_connection.fetchval(BACKEND_PID):
-            raise DatabaseUnavailableError(
-                "a pooler in transaction mode does not deliver notifications. Set DATABASE_LISTEN_URL to a direct connection"
-            )
+        pids = [
+            (await connection.fetchval(BACKEND_PID), await second_connection.fetchval(BACKEND_PID))
+            for _ in range(PID_COMPARISONS)
+        ]
     finally:
         second_connection.terminate()
+    (first, second), *_ = pids
+    if first == second or set(pids) != {(first, second)}:
+        raise DatabaseUnavailableError(_SHARED_SESSION)
+    return int(first)

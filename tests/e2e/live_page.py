@@ -12,12 +12,10 @@ from playwright.async_api import Browser, Page, expect
 from db.pool import Database
 from db.queries import gaps, write_lock
 from db.rows import Reason, Source
-from tests.conftest import ROOT
-from tests.e2e.test_pages import Visit
+from tests.e2e.test_pages import AXE, Visit
 from tests.graph.conftest import Api
 from tests.sample_data import row, store, track
 
-AXE: Final = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
 MINUTE_COUNT: Final = 600
 LIVE: Final = re.compile(r"^\s*Live(, \d+ tickers? stale)?$")
 OFFLINE: Final = re.compile(r"^\s*Offline since \d\d:\d\d UTC, reconnecting$")
@@ -57,8 +55,8 @@ async def open_page(browser: Browser, api: Api, path: str, **options: Any) -> As
     await page.close()
 
 
-async def require_accessible(page: Page, *, except_rules: tuple[str, ...] = ()) -> None:
-    """Fails on a finding of axe, other than of the rules that are left out."""
+async def require_accessible(page: Page) -> None:
+    """Fails on a finding of axe."""
     await page.evaluate(AXE.read_text())
     found = await page.evaluate("axe.run()")
-    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"] if one["id"] not in except_rules] == []
+    assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []

@@ -20,7 +20,7 @@ from db.rows import Source
 from db.runtime.embedded import free_port
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.live_page import AXE, LIVE, OFFLINE, open_page, stored_until
+from tests.e2e.live_page import LIVE, OFFLINE, open_page, stored_until
 from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api, api, run_api
@@ -394,18 +394,6 @@ async def test_a_chart_is_moved_by_keys(browser: Browser, api: Api) -> None:
             if "close" in await legend.inner_text():
                 break
         await expect(legend).to_contain_text("close 68,59")
-
-
-@pytest.mark.usefixtures("stored_until")
-@pytest.mark.skipif(not AXE.exists(), reason="the clients of Node.js are not installed")
-@pytest.mark.parametrize("scheme", ["dark", "light"])
-@pytest.mark.parametrize("path", ["/", "/?ticker=btc_usd"])
-async def test_axe_finds_no_violation(browser: Browser, api: Api, path: str, scheme: str) -> None:
-    async with open_page(browser, api, path, color_scheme=scheme) as page:
-        await page.locator(".tickers .change:not(:empty), .gaps li").first.wait_for()
-        await page.evaluate(AXE.read_text())
-        found = await page.evaluate("axe.run()")
-        assert [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]] == []
 
 
 async def test_the_page_of_a_protected_api_asks_for_the_key(browser: Browser, dsn: str, stored_until: int) -> None:

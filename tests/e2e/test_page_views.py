@@ -13,8 +13,8 @@ from db.queries import gaps, worker_report, write_lock
 from db.queries.worker_report import WorkerReport
 from db.rows import Reason
 from graph.settings import Settings
-from tests.e2e.live_page import AXE, OFFLINE, open_page, require_accessible, stored_until
-from tests.e2e.test_pages import CHROMIUM, browser
+from tests.e2e.live_page import OFFLINE, open_page, require_accessible, stored_until
+from tests.e2e.test_pages import AXE, CHROMIUM, browser
 from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import row, store, track
 from tests.wait import wait_until
@@ -246,10 +246,11 @@ async def test_a_wrong_key_is_named_and_a_right_one_can_be_remembered(browser: B
 
 
 @pytest.mark.skipif(not AXE.exists(), reason="the clients of Node.js are not installed")
-@pytest.mark.parametrize("scheme", ["dark", "light"])
 @pytest.mark.parametrize(
     ("path", "ready"),
     [
+        ("/", ".tickers .spark path[d^=M]"),
+        ("/?ticker=btc_usd", ".gaps li"),
         ("/?sort=price&group=quote", ".tickers .group"),
         ("/?filter=nothing", ".no-match"),
         ("/?ticker=btc_usd&compare=eth_usd&style=area&interval=ONE_MINUTE", ".compared li"),
@@ -261,16 +262,18 @@ async def test_a_wrong_key_is_named_and_a_right_one_can_be_remembered(browser: B
     ],
 )
 async def test_axe_finds_no_violation_in_any_view(
-    browser: Browser, api: Api, db: Database, stored_until: int, path: str, ready: str, scheme: str
+    browser: Browser, api: Api, db: Database, stored_until: int, path: str, ready: str
 ) -> None:
     async with write_lock.write_transaction(db) as connection:
         await gaps.mark_unrecoverable(connection, "btc_usd", [stored_until - 60 * 60])
         await gaps.open_gaps(connection, {("eth_usd", stored_until - 3_600): Reason.STORAGE})
     await worker_report.store(db, WorkerReport(0, 3, 1, None, 0, 0, None, ["drain"]))
-    async with open_page(browser, api, path, color_scheme=scheme) as page:
+    async with open_page(browser, api, path, color_scheme="light") as page:
         await page.locator(ready).first.wait_for()
         for summary in await page.locator("main details > summary").all():
             await summary.click()
+        await require_accessible(page)
+        await page.emulate_media(color_scheme="dark")
         await require_accessible(page)
         await page.keyboard.press("?")
         await page.get_by_role("dialog", name="Keys").wait_for()

@@ -3,22 +3,26 @@
 import contextlib
 import shutil
 from collections.abc import AsyncIterator
+from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright
+from playwright.async_api import Browser, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeoutError
 
 from db.pool import Database
-from tests.graph.conftest import Api, api
+from graph.settings import Settings
+from tests.conftest import ROOT
+from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 __all__ = ["api"]  # a fixture of the API's tests
 
 CHROMIUM = shutil.which("chromium")
+AXE = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 Scheme = Literal["dark", "light"]
@@ -134,3 +138,42 @@ async def test_graphiql_opens_the_query_of_its_url_and_updates_the_url(browser: 
         assert (await response.json())["data"] == {"latest": {"price": "68241.5"}}, (
             "a client that does not accept HTML gets JSON"
         )
+
+
+@pytest.mark.parametrize("path", ["/graphql", "/docs", "/redoc"])
+async def test_every_page_has_a_way_back_and_labels(browser: Browser, api: Api, path: str) -> None:
+    context = await browser.new_context(bypass_csp=True)  # so that axe can be evaluated
+    page = await context.new_page()
+    await page.goto(f"{api.url}{path}")
+    await page.locator("h1").first.wait_for()
+    await page.locator(".graphiql-container, #operations-tag-health, #redoc h5").first.wait_for()
+    if AXE.exists():
+        await page.evaluate(AXE.read_text())
+        found = await page.evaluate("axe.run()")
+        serious = [one["id"] for one in found["violations"] if one["impact"] in ("serious", "critical")]
+        # A tab of GraphiQL contains a button, and an operation of Swagger UI a link.
+        assert set(serious) <= {"nested-interactive"}, [one["nodes"][0]["html"] for one in found["violations"]]
+    await page.get_by_role("navigation", name="Pages").get_by_role("link", name="Prices").click()
+    await page.wait_for_url(f"{api.url}/")
+    await context.close()
+
+
+async def test_graphiql_says_where_a_key_is_entered(browser: Browser, dsn: str) -> None:
+    async with run_api(Settings(database_url=dsn, api_keys=(sha256(b"key").hexdigest(),))) as api:
+        visit = await _open_page(browser, api, "/graphql?query={tickers{name}}")
+        notice = visit.page.locator("#notice")
+        await expect(notice).to_contain_text('Open the "Headers" tab')  # also the schema needs the key
+        await visit.page.close()
+
+
+@pytest.mark.usefixtures("prices")
+async def test_graphiql_shows_query_and_response_on_a_phone(browser: Browser, api: Api) -> None:
+    page = await browser.new_page(viewport={"width": 360, "height": 740})
+    await page.goto(f"{api.url}/graphql?query={{tickers{{name}}}}")
+    await page.click("button.graphiql-execute-button")
+    response = page.locator(".result-window", has_text="eth_usd")
+    await response.wait_for()
+    box = await response.bounding_box()
+    assert box is not None
+    assert box["width"] > 200
+    await page.close()

@@ -155,8 +155,20 @@ async def test_behind_a_pooler_prices_are_stored_read_and_delivered(
 
 
 @pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed")
-async def test_a_pooler_that_drops_notifications_is_reported(dsn: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Otherwise subscriptions would be silent, as in a quiet market."""
+@pytest.mark.parametrize("others", [0, 6])
+async def test_a_pooler_that_drops_notifications_is_reported(dsn: str, caplog: pytest.LogCaptureFixture, others: int) -> None:
+    """Otherwise subscriptions would be silent, as in a quiet market. While others use the pool, sessions change at random."""
     with _pgbouncer(dsn, "transaction") as (pooler_url, _):
+
+        async def use_the_pool() -> None:
+            async with open_database(pooler_url, application_name="tests", max_connections=1) as db:
+                while True:
+                    await db.fetchval("SELECT pg_sleep(0.002)")
+
+        await _wait_until_available(pooler_url)
+        tasks = [asyncio.create_task(use_the_pool()) for _ in range(others)]
         async with run_api(Settings(database_url=pooler_url)):
             await wait_until(lambda: "Set DATABASE_LISTEN_URL" in caplog.text)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

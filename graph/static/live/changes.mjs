@@ -1,7 +1,7 @@
 // How far the price moved over usual periods, each with its lowest and highest price.
 
 import { execute } from "./api.mjs";
-import { change, direction, price, since } from "./format.mjs";
+import { change, direction, higher, lower, price, since } from "./format.mjs";
 import { html } from "./template.mjs";
 
 const HOUR = 3_600;
@@ -29,16 +29,7 @@ export function periodWords({ words, start, summary }, now) {
   return since(summary.first.ts, start, now) || words;
 }
 
-/** Returns the highest price of a period as text, which the newest price may exceed. */
-export function highOf({ summary }, latest) {
-  return Number(latest) > Number(summary.highest) ? latest : summary.highest;
-}
-
-export function lowOf({ summary }, latest) {
-  return Number(latest) < Number(summary.lowest) ? latest : summary.lowest;
-}
-
-/** The table of the periods. `latest` is the newest price as text. */
+/** The table of the periods. `latest` is the newest price as text, which may lie outside of what was loaded. */
 export function changesTable(periods, latest, now) {
   if (!periods || latest === null) return "";
   // A history that is shorter than several periods has one row for them.
@@ -50,7 +41,7 @@ export function changesTable(periods, latest, now) {
       <tbody>${rows.map((one) => html`<tr>
         <th scope="row">${periodWords(one, now) === one.words ? one.name : periodWords(one, now)}</th>
         <td class="change" data-direction=${direction(one.summary.first.price, latest)}>${change(one.summary.first.price, latest)}</td>
-        <td>${price(lowOf(one, latest))}</td><td>${price(highOf(one, latest))}</td>
+        <td>${price(lower(one.summary.lowest, latest))}</td><td>${price(higher(one.summary.highest, latest))}</td>
       </tr>`)}</tbody>
     </table></div>
   </section>`;

@@ -29,6 +29,7 @@ export class Chart {
   #colors = {};
   #decimals = 2;
   #hasRanges = false;
+  #isRemoved = false;
   #isPast = false; // the newest loaded price is not the newest one
   #selected = null; // start of the candle under the crosshair of the keyboard
   #preferences = ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"].map((query) => matchMedia(query));
@@ -63,6 +64,7 @@ export class Chart {
   }
 
   remove() {
+    this.#isRemoved = true;
     this.#range.remove();
     for (const one of this.#preferences) one.removeEventListener("change", this.paint);
     this.#chart.remove();
@@ -147,6 +149,7 @@ export class Chart {
 
   /** Reads the colors of the style sheet again. */
   paint = () => {
+    if (this.#isRemoved) return;
     this.#colors = Object.fromEntries(COLORS.map((name) => [name, readColor(name)]));
     const { panel, muted, line, up, down, accent } = this.#colors;
     this.#chart.applyOptions({

@@ -18,6 +18,15 @@ export function price(text) {
   return decimals === undefined ? grouped : `${grouped}.${decimals}`;
 }
 
+/** Returns the higher of two prices as text. */
+export function higher(one, other) {
+  return Number(other) > Number(one) ? other : one;
+}
+
+export function lower(one, other) {
+  return Number(other) < Number(one) ? other : one;
+}
+
 /** Returns how many decimals of a computed price are worth showing: more for small prices. */
 export function decimalsOf(value) {
   return Math.max(2, Math.min(8, Math.ceil(3 - Math.log10(Math.abs(value)))));

@@ -4,7 +4,7 @@ import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
 import { buildViewUrl } from "./address.mjs";
 import { execute, nowSeconds } from "./api.mjs";
 import { spark } from "./chart_data.mjs";
-import { change, direction, duration, price, since } from "./format.mjs";
+import { change, direction, duration, higher, lower, price, since } from "./format.mjs";
 import { bindKeys } from "./keys.mjs";
 import { pairName } from "./names.mjs";
 import { arrange, groupRows } from "./overview_rows.mjs";
@@ -93,7 +93,7 @@ function toRow(ticker, day) {
   const { latest } = ticker;
   const first = day?.first ?? null;
   // The newest price may lie outside of what was loaded up to five minutes before.
-  const [low, high] = latest && day?.low ? [Number(latest.price) < Number(day.low) ? latest.price : day.low, Number(latest.price) > Number(day.high) ? latest.price : day.high] : [null, null];
+  const [low, high] = latest && day?.low ? [lower(day.low, latest.price), higher(day.high, latest.price)] : [null, null];
   return { ...ticker, day, low, high, change: first && latest ? (Number(latest.price) / Number(first.price) - 1) * 100 : null };
 }
 

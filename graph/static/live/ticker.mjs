@@ -24,6 +24,7 @@ import { tickerTemplate } from "./ticker_template.mjs";
 import { UTC } from "./zones.mjs";
 
 const RELOAD_MS = 300_000;
+const CONNECTED = ["live", "http", "polling"];
 const TICKER = `query ($ticker: String!) {
   ticker(name: $ticker) { name tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
@@ -115,7 +116,7 @@ class TickerPage {
         onData: (event) => this.#onChange(event),
         onReconnect: () => this.#reload(),
       }),
-      effect(() => connection.value === "live" && untracked(() => this.window.retry())),
+      effect(() => CONNECTED.includes(connection.value) && untracked(() => this.window.retry())),
       effect(() => this.window.follow(view.value)),
       effect(() => this.#draw(view.value, this.window.shown.value)),
       effect(() => this.window.visible.value && showWindow(page.querySelector(".window"), this.window.visible.value, view.value.zone)),

@@ -1,11 +1,11 @@
 // What the view of one ticker looks like. `page` is its state.
 
-import { changesTable, highOf, lowOf, periodWords } from "./changes.mjs";
+import { changesTable, periodWords } from "./changes.mjs";
 import { changeWithin } from "./comparison.mjs";
 import { completeness } from "./completeness.mjs";
 import { controls, drawing } from "./controls.mjs";
 import { candleTable } from "./candle_table.mjs";
-import { change, direction, duration, instant, price } from "./format.mjs";
+import { change, direction, duration, higher, instant, lower, price } from "./format.mjs";
 import { overlapping } from "./chart_data.mjs";
 import { legend } from "./legend.mjs";
 import { levelsPanel } from "./levels_panel.mjs";
@@ -80,7 +80,7 @@ function head(page) {
       <p class="price big">${latest ? price(latest.price) : "no price yet"}</p>
       ${latest && day?.summary ? html`<p class="change" data-direction=${direction(day.summary.first.price, latest.price)}>${change(day.summary.first.price, latest.price)} ${periodWords(day, clock.value)}</p>` : nothing}
       ${latest ? age(page.ticker, latest) : nothing}
-      ${latest && day?.summary ? html`<p class="dayrange">24 h: ${price(lowOf(day, latest.price))} to ${price(highOf(day, latest.price))}</p>` : nothing}
+      ${latest && day?.summary ? html`<p class="dayrange">24 h: ${price(lower(day.summary.lowest, latest.price))} to ${price(higher(day.summary.highest, latest.price))}</p>` : nothing}
     </div>
   </section>`;
 }
