@@ -27,7 +27,7 @@ subscription ($after: ID) {
 """
 TERMINATE_COMMIT_LISTENERS = """
 SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
- WHERE datname = current_database() AND query LIKE 'SELECT pg_notify($1%'
+ WHERE datname = current_database() AND query LIKE 'SELECT pg_backend_pid() FROM pg_notify($1%'
 """
 
 
