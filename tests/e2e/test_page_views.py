@@ -268,7 +268,7 @@ async def test_axe_finds_no_violation_in_any_view(
         await gaps.mark_unrecoverable(connection, "btc_usd", [stored_until - 60 * 60])
         await gaps.open_gaps(connection, {("eth_usd", stored_until - 3_600): Reason.STORAGE})
     await worker_report.store(db, WorkerReport(0, 3, 1, None, 0, 0, None, ["drain"]))
-    async with open_page(browser, api, path, color_scheme="light") as page:
+    async with open_page(browser, api, path, color_scheme="light", reduced_motion="reduce") as page:  # colors do not fade
         await page.locator(ready).first.wait_for()
         for summary in await page.locator("main details > summary").all():
             await summary.click()

@@ -96,13 +96,13 @@ export class History {
     const [first, last] = [this.candles.peek()[0], this.candles.peek().at(-1)];
     const isAllThere = side < 0 ? this.#firstTs === null || first?.ts <= this.#firstTs : this.isLive;
     if (this.#isLoading || !first || isAllThere) return;
-    const generation = this.#generation;
-    const length = PAGE_CANDLES * INTERVALS[this.view.peek().interval].seconds;
+    const view = this.view.peek();
+    const length = PAGE_CANDLES * INTERVALS[view.interval].seconds;
     this.#isLoading = true;
     try {
       const end = side < 0 ? first.ts : last.end + length >= now() ? null : last.end + length;
-      const more = await this.#read(this.view.peek(), side < 0 ? first.ts - length : last.end, end);
-      if (generation !== this.#generation) return;
+      const more = await this.#read(view, side < 0 ? first.ts - length : last.end, end);
+      if (!this.#isLoaded(view)) return;
       const all = mergeCandles(this.candles.peek(), more);
       const retained = side < 0 ? all.slice(0, MAX_LOADED_CANDLES) : all.slice(-MAX_LOADED_CANDLES);
       if (side > 0) this.#end = end;
@@ -148,6 +148,11 @@ export class History {
     return (await execute(WINDOW, { ticker: this.#ticker, interval, from: low, to, zone })).candles;
   }
 
+  /** Returns whether a view is still the loaded one: candles of another one must not be mixed with it. */
+  #isLoaded(view) {
+    return view === this.view.peek() && !this.#hasLeft;
+  }
+
   #put(candles) {
     this.candles.value = candles;
     this.#events.onPut(candles);
@@ -158,9 +163,9 @@ export class History {
     this.#unsubscribe();
     this.#unsubscribe = () => {};
     if (!this.isLive || this.view.peek().zone !== UTC) return;
-    const generation = this.#generation;
-    this.#unsubscribe = this.#socket.subscribe(UPDATED, { ticker: this.#ticker, interval: this.view.peek().interval }, {
-      onData: (candle) => generation === this.#generation && this.#onCandle(candle),
+    const view = this.view.peek();
+    this.#unsubscribe = this.#socket.subscribe(UPDATED, { ticker: this.#ticker, interval: view.interval }, {
+      onData: (candle) => this.#isLoaded(view) && this.#onCandle(candle),
       onReconnect: () => this.refresh(),
     });
   }
@@ -174,15 +179,15 @@ export class History {
 
   async #reload() {
     this.#refreshTimer = null;
-    const generation = this.#generation;
+    const view = this.view.peek();
     try {
-      const found = await this.#read(this.view.peek(), this.candles.peek()[0]?.ts ?? now() - DAY, this.#end);
-      if (generation !== this.#generation) return;
+      const found = await this.#read(view, this.candles.peek()[0]?.ts ?? now() - DAY, this.#end);
+      if (!this.#isLoaded(view)) return;
       this.#put(mergeCandles(this.candles.peek(), found).slice(-MAX_LOADED_CANDLES));
       await this.readCoverage();
     } catch (error) {
       console.warn(error.message);
-      if (generation === this.#generation) this.#refreshTimer ??= setTimeout(() => this.#reload(), RETRY_MS);
+      if (this.#isLoaded(view)) this.#refreshTimer ??= setTimeout(() => this.#reload(), RETRY_MS);
     }
   }
 

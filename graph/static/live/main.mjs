@@ -18,7 +18,7 @@ const VIEWS = {
 };
 const RETRY_MS = 3_000;
 const PRELOAD_DELAY_MS = 2_000;
-const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED"];
+const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED", "NOT_LOADED"];
 
 const main = document.getElementById("main");
 let closeView = () => {};
@@ -45,13 +45,23 @@ async function showView() {
   closeView();
   closeView = () => {};
   try {
-    const { open } = await VIEWS[view.peek().page]();
+    const { open } = await loadView(view.peek().page);
     if (!isCurrent()) return;
     const close = await open(showTemplate, { socket, isCurrent });
     if (isCurrent()) closeView = close;
     else close();
   } catch (error) {
     if (isCurrent()) showError(error);
+  }
+}
+
+/** Loads the module of a view. A browser never loads a module again that failed. */
+async function loadView(page) {
+  try {
+    return await VIEWS[page]();
+  } catch (error) {
+    console.warn(error.message);
+    throw Object.assign(new Error("This part of the page could not be loaded. Reload the page."), { code: "NOT_LOADED" });
   }
 }
 
