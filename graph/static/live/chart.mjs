@@ -76,15 +76,14 @@ export class Chart {
     this.#isPast = to !== null;
     this.#events.onHover(null);
     const count = candles.length;
-    // On the first day, the few candles fill the chart.
-    const shown = Math.min(count, Math.max(30, Math.min(180, this.#element.clientWidth / 6)));
+    const shown = Math.min(count, this.#capacity); // on the first day, the few candles fill the chart
     const range = { from: from === null ? count - shown : positionOf(candles, from), to: to === null ? count + MARGIN : positionOf(candles, to) };
     this.#range.show(candles, range, () => this.#replace(candles), { follows: to === null });
   }
 
   /** Replaces the candles and keeps the visible range. */
   put(candles) {
-    this.#range.keep(candles, () => this.#replace(candles));
+    this.#range.keep(candles, () => this.#replace(candles), this.#isPast ? 0 : this.#capacity);
     this.#markExtremes();
   }
 
@@ -93,9 +92,11 @@ export class Chart {
     const last = this.#data.at(-1);
     if (last && candle.ts < last.ts) return;
     this.#data = candle.ts === last?.ts ? [...this.#data.slice(0, -1), candle] : [...this.#data, candle];
-    this.#range.append(this.#data);
-    if (this.#line) this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
-    else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
+    const draw = () => {
+      if (this.#line) this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
+      else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
+    };
+    this.#range.append(this.#data, draw, this.#isPast ? 0 : this.#capacity);
     this.#element.dataset.last = candle.close ?? "";
     this.mark(...this.#marked);
     this.#markExtremes();
@@ -189,6 +190,11 @@ export class Chart {
 
   get range() {
     return this.#range;
+  }
+
+  /** How many candles are shown by default. */
+  get #capacity() {
+    return Math.max(30, Math.min(180, this.#element.clientWidth / 6));
   }
 
   /** The series that is drawn. */

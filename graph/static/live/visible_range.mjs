@@ -40,21 +40,19 @@ export class VisibleRange {
     this.#wanted = null;
     this.#candles = candles;
     draw();
-    this.#set(range, () => {
-      if (!follows) return;
-      this.#wanted = null;
-      this.#report(this.#shown);
-    });
+    this.#set(range, () => follows && this.#follow());
   }
 
-  /** Keeps the visible candles where they are while `draw` draws others, because candles may be added or removed on both sides. */
-  keep(candles, draw) {
+  /** Keeps the visible candles where they are while `draw` draws others, because candles may be added or removed on both sides. `capacity`: see `append`. */
+  keep(candles, draw, capacity) {
+    const showsAll = !this.#wanted && this.#showsAll();
     const range = this.#wanted ?? (this.#isSettled ? this.current : null);
     const before = this.#candles;
     this.#candles = candles;
     if (this.#wanted) this.#isSettled = false; // what the chart does until the range is set again does not come from the user
     draw();
     if (!range || !before.length) return;
+    if (showsAll && candles.length > before.length && candles.length <= capacity) return this.#showAll();
     const oldIndex = Math.max(0, Math.min(before.length - 1, Math.round((range.from + range.to) / 2)));
     const newIndex = candles.findIndex((one) => one.ts === before[oldIndex].ts);
     const shift = newIndex < 0 ? 0 : newIndex - oldIndex;
@@ -63,9 +61,28 @@ export class VisibleRange {
     else if (shift) this.#scale.setVisibleLogicalRange(moved);
   }
 
-  /** Takes over the candles after the last one was added or changed. */
-  append(candles) {
+  /** Takes over the candles after `draw` has added or changed the last one. While all are visible, they stay so, up to `capacity`. */
+  append(candles, draw, capacity) {
+    const showsAll = this.#showsAll();
+    const isNew = candles.length > this.#candles.length;
     this.#candles = candles;
+    draw();
+    if (isNew && showsAll && candles.length <= capacity) this.#showAll();
+  }
+
+  #showsAll() {
+    const range = this.current;
+    return range !== null && range.from < 1 && range.to > this.#candles.length - 1;
+  }
+
+  #showAll() {
+    this.#set({ from: 0, to: this.#candles.length + MARGIN }, () => this.#follow());
+  }
+
+  /** Lets the chart move along with new candles. */
+  #follow() {
+    this.#wanted = null;
+    this.#report(this.#shown);
   }
 
   /** Moves by a part of the width. */
