@@ -275,6 +275,11 @@ class Outbox:
         return found
 
 
+def hosts_of(workers: Iterable[str]) -> set[str]:
+    """Returns the hosts of worker processes that are named `host:pid`."""
+    return {worker.rpartition(":")[0] for worker in workers}
+
+
 @asynccontextmanager
 async def open_outbox(redis_url: str, max_prices: int) -> AsyncIterator[Outbox]:
     """Opens the outbox at the URL. Its first command connects to Redis."""

@@ -26,7 +26,7 @@ from ingest.commands.arguments import console
 from ingest.errors import OutboxError
 from ingest.jobs.delivery_prices import MAX_DIFFERENCE_BPS
 from ingest.jobs.watchlist import ALL
-from ingest.outbox import Report, StreamState, open_outbox
+from ingest.outbox import Report, StreamState, hosts_of, open_outbox
 from ingest.settings import Settings
 
 STREAM_STALE_AFTER_S = 60
@@ -133,7 +133,7 @@ async def read_status(settings: Settings) -> Status:
                 if settings.stream:
                     status.problems += _stream_problems(status.streams, status.at)
                 workers = await outbox.worker_tickers()
-                status.workers = len({worker.rpartition(":")[0] for worker in workers})
+                status.workers = len(hosts_of(workers))
                 status.clock_skew_s = report.clock_skew_s
                 status.problems += _disagreements(workers)
                 status.problems += [

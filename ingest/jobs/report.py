@@ -3,7 +3,7 @@
 from db.pool import Database
 from db.queries import worker_report
 from db.queries.worker_report import WorkerReport
-from ingest.outbox import Outbox
+from ingest.outbox import Outbox, hosts_of
 from ingest.source import ExchangeClock
 
 
@@ -14,7 +14,7 @@ async def report_workers(clock: ExchangeClock, outbox: Outbox, db: Database) -> 
     await worker_report.store(
         db,
         WorkerReport(
-            workers=len({worker.rpartition(":")[0] for worker in await outbox.worker_tickers()}),
+            workers=len(hosts_of(await outbox.worker_tickers())),
             queued_prices=await outbox.prices.depth(),
             queued_ticks=await outbox.ticks.depth(),
             clock_skew_s=clock.skew_s,

@@ -5,8 +5,8 @@ import { UTC, findZone } from "./zones.mjs";
 
 export const STYLES = { candles: "Candles", line: "Line", area: "Area" };
 export const SCALES = { linear: "Linear", log: "Log", percent: "Percent" };
-export const SORTS = ["name", "price", "change", "low", "high", "age"];
-export const GROUPS = ["none", "quote"];
+const SORTS = ["name", "price", "change", "low", "high", "age"];
+const GROUPS = ["none", "quote"];
 export const MAX_COMPARED = 5;
 
 const TICKER = /^[a-z0-9][a-z0-9_-]{0,63}$/;

@@ -124,7 +124,7 @@ class AlertsPage {
 }
 
 /** Describes a rule in a sentence without its end. */
-export function describeAlert({ kind, ticker, level, hysteresis, direction, percent, minutes }) {
+function describeAlert({ kind, ticker, level, hysteresis, direction, percent, minutes }) {
   const details = {
     CROSSES: () => `crosses ${price(level)} ${DIRECTIONS[direction]}${Number(hysteresis) ? `, again after ${price(hysteresis)}` : ""}`,
     MOVES: () => `moves by ${percent} % within ${minutes} min`,

@@ -11,7 +11,7 @@ const LEFT = 28;
 const TOP = 14;
 const ALMOST = 0.99;
 
-export const LEVELS = { complete: "complete", almost: "99 % or more", partial: "less than 99 %", none: "no minute stored", unexpected: "nothing was collected" };
+const LEVELS = { complete: "complete", almost: "99 % or more", partial: "less than 99 %", none: "no minute stored", unexpected: "nothing was collected" };
 
 /** Returns the level of a day: a key of LEVELS. */
 export function levelOf(day) {

@@ -21,7 +21,7 @@ export class Chart {
   #style = "candles";
   #periods = new Periods();
   #marked = [[], []]; // missing periods, and parts
-  #compared = []; // { color, series }
+  #compared = []; // a series for each other ticker
   #levels = []; // prices
   #levelLines = []; // { series, line }
   #markers = null;
@@ -119,11 +119,10 @@ export class Chart {
 
   /** Draws other tickers as lines: `points` are `{ time, value }` at the times of candles. */
   compare(others) {
-    while (this.#compared.length > others.length) this.#chart.removeSeries(this.#compared.pop().series);
+    while (this.#compared.length > others.length) this.#chart.removeSeries(this.#compared.pop());
     others.forEach(({ ticker, points }, index) => {
       const color = this.#colors[`compare-${index + 1}`];
-      this.#compared[index] ??= { series: this.#chart.addSeries(LineSeries, { lineWidth: 2, priceLineVisible: false }) };
-      const { series } = this.#compared[index];
+      const series = (this.#compared[index] ??= this.#chart.addSeries(LineSeries, { lineWidth: 2, priceLineVisible: false }));
       series.applyOptions({ color, title: ticker });
       series.setData(points);
     });
@@ -160,7 +159,7 @@ export class Chart {
     });
     this.#candles.applyOptions({ upColor: up, downColor: down, wickUpColor: up, wickDownColor: down });
     this.#line?.applyOptions(this.#style === "line" ? { color: accent } : { lineColor: accent, topColor: fade(accent, 0.35), bottomColor: fade(accent, 0.02) });
-    this.#compared.forEach(({ series }, index) => series.applyOptions({ color: this.#colors[`compare-${index + 1}`] }));
+    this.#compared.forEach((series, index) => series.applyOptions({ color: this.#colors[`compare-${index + 1}`] }));
     this.#drawCandles();
     this.mark(...this.#marked);
     this.level(this.#levels);

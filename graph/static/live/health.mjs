@@ -75,7 +75,7 @@ function toDetails(ticker, found) {
 }
 
 /** Returns how long after the start of a live minute its price was observed, in seconds: `{ median, latest }`; null if none is known. */
-export function lateness(prices) {
+function lateness(prices) {
   const delays = prices.filter((one) => one.source === "LIVE" && one.observedAt).map((one) => Date.parse(one.observedAt) / 1_000 - one.ts).sort((one, other) => one - other);
   return delays.length ? { median: delays[Math.floor(delays.length / 2)], latest: delays.at(-1) } : null;
 }

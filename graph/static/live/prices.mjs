@@ -34,8 +34,9 @@ async function loadTickers() {
   update(new Map(found.tickers.map((one) => [one.name, { ...one, latest: newer(known?.get(one.name)?.latest ?? null, one.latest) }])));
 }
 
-function newer(one, other) {
-  return !one || (other && other.ts >= one.ts) ? other : one; // a backfilled price is not the newest
+/** Returns the newer of two prices, which may be null: a backfilled price is not the newest. */
+export function newer(one, other) {
+  return !one || (other && other.ts >= one.ts) ? other : one;
 }
 
 function collect(price) {

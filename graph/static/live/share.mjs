@@ -6,7 +6,7 @@ import { html } from "./template.mjs";
 import { UTC } from "./zones.mjs";
 
 /** Returns the query, the command and the program that read a window. `to` null: it ends now. `base` is the URL of the API. */
-export function requestsFor({ ticker, interval, zone }, from, to, base, needsKey) {
+function requestsFor({ ticker, interval, zone }, from, to, base, needsKey) {
   const windowArguments = `from: ${from}${to === null ? "" : `, to: ${to}`}${zone === UTC ? "" : `, timeZone: "${zone}"`}`;
   const path = (format) => `export?ticker=${ticker}&from=${from}${to === null ? "" : `&to=${to}`}&format=${format}`;
   const url = new URL(path("csv"), base).href;

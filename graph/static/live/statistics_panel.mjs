@@ -47,7 +47,7 @@ const byHourOf = ({ rows }) => rows.find((row) => row.byHour?.some((value) => va
 const hourName = (hour) => `${String(hour).padStart(2, "0")}:00`;
 
 /** Returns the statistics as lines of text with tabs, which spreadsheets read as a table. */
-export function toText(statistics) {
+function toText(statistics) {
   const { ticker, begin, end, zone, rows } = statistics;
   const lines = [`${ticker}, ${instant(begin)} to ${instant(end)} ${zone}`, ["", ...COLUMNS.map(([name]) => name)].join("\t")];
   lines.push(...rows.map((row) => [row.name, ...cells(row)].join("\t")));

@@ -15,6 +15,7 @@ import { bindKeys } from "./keys.mjs";
 import { addLevel } from "./levels.mjs";
 import { Measure } from "./measure.mjs";
 import { withTitle } from "./picture.mjs";
+import { newer } from "./prices.mjs";
 import { save } from "./share.mjs";
 import { ShownWindow } from "./shown_window.mjs";
 import { connection, navigate, tickers, view } from "./state.mjs";
@@ -204,8 +205,7 @@ class TickerPage {
 
   #apply(found) {
     this.ticker = found.ticker;
-    const { latest } = found.ticker;
-    if (latest && (!this.latest.peek() || latest.ts >= this.latest.peek().ts)) this.latest.value = latest;
+    this.latest.value = newer(this.latest.peek(), found.ticker.latest);
     this.firstTs.value = found.first.nodes[0]?.ts ?? null;
     this.history.setFirst(this.firstTs.peek());
   }
@@ -213,7 +213,7 @@ class TickerPage {
   #onChange(event) {
     if (event.__typename === "HistoryChanged" || event.__typename === "TickerChanged") return this.#reload();
     if (event.__typename !== "Price") return this.history.refresh();
-    if (!this.latest.peek() || event.ts >= this.latest.peek().ts) this.latest.value = event;
+    this.latest.value = newer(this.latest.peek(), event);
     if (this.firstTs.peek() === null) {
       this.firstTs.value = event.ts;
       this.history.setFirst(event.ts);
