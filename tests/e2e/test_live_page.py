@@ -138,8 +138,17 @@ async def test_the_page_reconnects_to_a_new_process(
     await store(db, [row("btc_usd", stored_until, "73000")])
     async with run_api_process(dsn, tmp_path, port=port):
         await expect(page.locator("#status")).to_have_text(LIVE, timeout=20_000)
-        await expect(page.locator(".price.big")).to_have_text("73,000")
+        await expect(page.locator(".price.big")).to_have_text("73,000", timeout=20_000)
         await page.close()
+
+
+async def test_a_view_whose_file_was_not_served_is_loaded_again(browser: Browser, api: Api, stored_until: int) -> None:
+    page = await browser.new_page(service_workers="block")
+    await page.route("**/ticker_template.mjs", lambda route: route.abort(), times=1)
+    await page.goto(f"{api.url}/?ticker=btc_usd")
+    await expect(page.get_by_role("alert")).to_contain_text("could not be loaded. The page retries automatically.")
+    await expect(page.locator(".price.big")).to_have_text("68,599", timeout=20_000)
+    await page.close()
 
 
 async def test_a_window_of_the_past_does_not_change(browser: Browser, api: Api, db: Database, stored_until: int) -> None:

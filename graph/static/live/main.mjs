@@ -18,7 +18,7 @@ const VIEWS = {
 };
 const RETRY_MS = 3_000;
 const PRELOAD_DELAY_MS = 2_000;
-const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED", "NOT_LOADED"];
+const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED"];
 
 const main = document.getElementById("main");
 let closeView = () => {};
@@ -55,14 +55,20 @@ async function showView() {
   }
 }
 
-/** Loads the module of a view. A browser never loads a module again that failed. */
+/** Loads the module of a view. A browser never loads a module again that failed, so the page is reloaded then. */
 async function loadView(page) {
   try {
     return await VIEWS[page]();
   } catch (error) {
     console.warn(error.message);
-    throw Object.assign(new Error("This part of the page could not be loaded. Reload the page."), { code: "NOT_LOADED" });
+    throw Object.assign(new Error("This part of the page could not be loaded"), { retry: reload });
   }
+}
+
+/** Reloads the page once the API responds again: without it, the browser would show a page of its own. */
+function reload() {
+  if (["live", "http", "polling"].includes(connection.peek())) location.reload();
+  else retryTimer = setTimeout(reload, RETRY_MS);
 }
 
 /** Shows a template in place of the one before. Returns its element. */
@@ -81,7 +87,7 @@ function showError(error) {
   if (error.code === "UNAUTHENTICATED") return; // the form for the key is shown
   console.warn(error);
   showTemplate(() => failure(error));
-  if (!PERMANENT_CODES.includes(error.code)) retryTimer = setTimeout(showView, RETRY_MS);
+  if (!PERMANENT_CODES.includes(error.code)) retryTimer = setTimeout(error.retry ?? showView, RETRY_MS);
 }
 
 function showKeyForm() {
