@@ -22,6 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chr
 TICKER = "/?ticker=btc_usd"
 MINUS = "\N{MINUS SIGN}"
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
+REPORT = "new Promise((done) => setTimeout(done, 400))"  # a chart that has moved reports it after 250 ms
 
 
 async def _wait_for_chart(page: Page) -> None:
@@ -93,6 +94,16 @@ async def test_the_legend_tells_the_change_since_the_left_edge(browser: Browser,
         half = await legend.inner_text()
         await page.mouse.move(box["x"] + box["width"] * 0.7, box["y"] + 100)
         await expect(legend).not_to_have_text(half)
+
+
+async def test_the_edges_of_the_chart_are_those_of_its_window(browser: Browser, api: Api, stored_until: int) -> None:
+    begin = stored_until // 900 * 900 - 6 * 3_600
+    async with open_page(browser, api, f"{TICKER}&interval=FIFTEEN_MINUTES&from={begin}&to={begin + 3_600}") as page:
+        await _wait_for_chart(page)
+        box = await page.locator(".chart").bounding_box()
+        assert box is not None
+        await page.mouse.move(box["x"] + 5, box["y"] + 100)  # a candle is some 280 pixels wide
+        await expect(page.locator(".legend")).to_contain_text(f"{dt.datetime.fromtimestamp(begin, dt.UTC):%H:%M}")
 
 
 @pytest.mark.usefixtures("stored_until")
@@ -326,12 +337,14 @@ async def test_a_range_follows_new_prices_until_the_chart_is_moved(
         # The history is shorter than a week: the chart begins with it.
         begin = await page.get_by_label("From", exact=True).input_value()
         assert 0 <= stored_until - 36_000 - int(dt.datetime.fromisoformat(f"{begin}Z").timestamp()) < 120
-        await store(db, [row("btc_usd", stored_until, "71234.5")])
-        await expect(page.locator(".legend")).to_contain_text("71,234.5")
+        await store(db, [row("btc_usd", stored_until, "71234567.25")])  # its label makes the chart narrower
+        await expect(page.locator(".legend")).to_contain_text("71,234,567.25")
         await expect(week).to_have_attribute("aria-pressed", "true")
+        await page.evaluate(REPORT)
+        assert await page.get_by_label("From", exact=True).input_value() == begin
         await page.reload()
         await expect(week).to_have_attribute("aria-pressed", "true")
-        await expect(page.locator(".legend")).to_contain_text("71,234.5")
+        await expect(page.locator(".legend")).to_contain_text("71,234,567.25")
         await page.locator(".chart").focus()
         for _ in range(3):
             await page.keyboard.press("ArrowLeft")
@@ -432,7 +445,7 @@ async def test_a_compared_chart_keeps_its_window_when_candles_change(browser: Br
             await page.locator(f'[data-key="{interval}"]').click()
             await expect(page.locator(".chart")).to_have_attribute("data-interval", interval)
             await expect(page.locator(".compared li")).not_to_contain_text("…")
-            await page.evaluate("new Promise((done) => setTimeout(done, 400))")  # a moved chart reports after 250 ms
+            await page.evaluate(REPORT)
             assert "range=1D" in page.url
             begin = await page.get_by_label("From", exact=True).input_value()
             age = time.time() - dt.datetime.fromisoformat(f"{begin}Z").timestamp()

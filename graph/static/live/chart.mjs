@@ -41,7 +41,10 @@ export class Chart {
     this.#chart = createChart(element, {
       autoSize: true,
       layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily, fontSize: 12 },
-      timeScale: { timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.3, tickMarkFormatter: axis },
+      timeScale: {
+        timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.3, tickMarkFormatter: axis,
+        lockVisibleTimeRangeOnResize: true, // also when the labels of the price scale get wider
+      },
       rightPriceScale: { borderVisible: false },
       localization: { locale: "en", timeFormatter: instant, priceFormatter: (value) => price(value.toFixed(this.#decimals)) },
       crosshair: { mode: 0 },
@@ -77,7 +80,7 @@ export class Chart {
     this.#events.onHover(null);
     const count = candles.length;
     const shown = Math.min(count, this.#capacity); // on the first day, the few candles fill the chart
-    const range = { from: from === null ? count - shown : positionOf(candles, from), to: to === null ? count + MARGIN : positionOf(candles, to) };
+    const range = { from: from === null ? count - shown - 0.5 : positionOf(candles, from), to: to === null ? count - 0.5 + MARGIN : positionOf(candles, to) };
     this.#range.show(candles, range, () => this.#replace(candles), { follows: to === null });
   }
 
@@ -254,8 +257,8 @@ export class Chart {
     const range = this.#range.current;
     if (!range) return;
     this.#markers ??= createSeriesMarkers(this.#main, [], { autoScale: true });
-    const visible = this.#data.slice(Math.max(0, Math.round(range.from)), Math.max(0, Math.round(range.to) + 1));
-    this.#events.onEdge(this.#data[Math.max(0, Math.floor(range.from))]?.ts ?? null);
+    const visible = this.#data.slice(Math.max(0, Math.ceil(range.from)), Math.max(0, Math.floor(range.to) + 1)); // at least half of each
+    this.#events.onEdge(this.#data[Math.max(0, Math.round(range.from))]?.ts ?? null);
     const found = extremes(visible, this.#line !== null);
     const mark = ({ ts, price: value }, isHigh) => ({
       time: ts, color: this.#colors.muted, size: 0.5, position: isHigh ? "aboveBar" : "belowBar", shape: isHigh ? "arrowDown" : "arrowUp", text: `${isHigh ? "High" : "Low"} ${price(value)}`,

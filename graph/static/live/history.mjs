@@ -145,7 +145,8 @@ export class History {
     const first = this.#firstTs === null ? now() - DAY : this.#firstTs - seconds;
     const low = Math.max(0, Math.min(Math.max(from, first), now() - MINUTE), (to ?? now()) - MAX_REQUEST_CANDLES * seconds);
     if (to !== null && low >= to) return [];
-    return (await execute(WINDOW, { ticker: this.#ticker, interval, from: low, to, zone })).candles;
+    const { candles } = await execute(WINDOW, { ticker: this.#ticker, interval, from: low, to, zone });
+    return this.#firstTs === null ? candles : candles.filter(({ end }) => end > this.#firstTs);
   }
 
   /** Returns whether a view is still the loaded one: candles of another one must not be mixed with it. */

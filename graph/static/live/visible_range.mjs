@@ -1,4 +1,5 @@
 // The visible range of a chart, in positions of its candles: set by the program, or moved by the user.
+// `from` and `to` are the edges of the chart: a candle i spans the positions i − 0.5 to i + 0.5.
 
 import { timeAt } from "./windows.mjs";
 
@@ -11,9 +12,9 @@ export class VisibleRange {
   #events;
   #candles = [];
   #wanted = null; // as set by the program; null once the user has moved the chart, or while it follows new candles
+  #follows = false; // once what is wanted is shown
   #shown = null; // what the chart made of it; another one comes from the user
   #requested = null; // by a key, within this frame
-  #width = 0; // of the time scale; it changes with the window and with the labels of the price scale
   #isSettled = false;
   #timer = null;
 
@@ -21,11 +22,12 @@ export class VisibleRange {
   constructor(scale, events) {
     this.#scale = scale;
     this.#events = events;
-    scale.subscribeVisibleLogicalRangeChange((range) => this.#onChange(range));
+    scale.subscribeVisibleLogicalRangeChange(() => this.#onChange(this.current));
   }
 
   get current() {
-    return this.#scale.getVisibleLogicalRange();
+    const range = this.#scale.getVisibleLogicalRange(); // the centers of the outermost candles that are whole
+    return range && { from: range.from - 0.5, to: range.to + 0.5 };
   }
 
   remove() {
@@ -40,7 +42,7 @@ export class VisibleRange {
     this.#wanted = null;
     this.#candles = candles;
     draw();
-    this.#set(range, () => follows && this.#follow());
+    this.#set(range, follows);
   }
 
   /** Keeps the visible candles where they are while `draw` draws others, because candles may be added or removed on both sides. `capacity`: see `append`. */
@@ -52,31 +54,40 @@ export class VisibleRange {
     if (this.#wanted) this.#isSettled = false; // what the chart does until the range is set again does not come from the user
     draw();
     if (!range || !before.length) return;
-    if (showsAll && candles.length > before.length && candles.length <= capacity) return this.#showAll();
+    if (showsAll && candles.length > before.length && candles.length <= capacity) return this.#showAll(candles[0].ts === before[0].ts ? range.from : -0.5);
     const oldIndex = Math.max(0, Math.min(before.length - 1, Math.round((range.from + range.to) / 2)));
     const newIndex = candles.findIndex((one) => one.ts === before[oldIndex].ts);
     const shift = newIndex < 0 ? 0 : newIndex - oldIndex;
     const moved = { from: range.from + shift, to: range.to + shift };
-    if (this.#wanted) this.#set(moved);
-    else if (shift) this.#scale.setVisibleLogicalRange(moved);
+    if (this.#wanted) this.#set(moved, this.#follows);
+    else if (shift) this.#apply(moved);
   }
 
   /** Takes over the candles after `draw` has added or changed the last one. While all are visible, they stay so, up to `capacity`. */
   append(candles, draw, capacity) {
-    const showsAll = this.#showsAll();
     const isNew = candles.length > this.#candles.length;
+    const [showsAll, range] = [this.#showsAll(), this.current];
     this.#candles = candles;
     draw();
-    if (isNew && showsAll && candles.length <= capacity) this.#showAll();
+    if (isNew && showsAll && candles.length <= capacity) this.#showAll(range.from);
   }
 
   #showsAll() {
     const range = this.current;
-    return range !== null && range.from < 1 && range.to > this.#candles.length - 1;
+    return range !== null && range.from < 0.5 && range.to > this.#candles.length - 0.5;
   }
 
-  #showAll() {
-    this.#set({ from: 0, to: this.#candles.length + MARGIN }, () => this.#follow());
+  #showAll(from) {
+    this.#set({ from: Math.max(from, -0.5), to: this.#end }, true);
+  }
+
+  /** The right edge that shows the newest candle. */
+  get #end() {
+    return this.#candles.length - 0.5 + MARGIN;
+  }
+
+  #apply({ from, to }) {
+    this.#scale.setVisibleLogicalRange({ from: from + 0.5, to: Math.max(from + 0.5, to - 0.5) }); // at least one candle
   }
 
   /** Lets the chart move along with new candles. */
@@ -97,42 +108,40 @@ export class VisibleRange {
 
   /** Shows the newest candle in the same width. */
   goToEnd() {
-    const end = this.#candles.length + MARGIN;
-    this.#move(({ from, to }) => ({ from: end - (to - from), to: end }));
+    this.#move(({ from, to }) => ({ from: this.#end - (to - from), to: this.#end }));
   }
 
   /** Shows the oldest loaded candles. */
   goToStart() {
-    this.#move(({ from, to }) => ({ from: 0, to: to - from }));
+    this.#move(({ from, to }) => ({ from: -0.5, to: to - from - 0.5 }));
   }
 
   #move(change) {
     const range = this.#requested ?? this.current; // the chart updates its range only once per frame
     if (!range) return;
     this.#requested = change(range);
-    this.#scale.setVisibleLogicalRange(this.#requested);
+    this.#apply(this.#requested);
     requestAnimationFrame(() => (this.#requested = null));
   }
 
   /** Sets the range. What the chart makes of it is known two frames later. */
-  #set(range, onSettled = () => {}) {
+  #set(range, follows) {
     this.#wanted = range;
+    this.#follows = follows;
     this.#isSettled = false;
-    this.#scale.setVisibleLogicalRange(range);
+    this.#apply(range);
     requestAnimationFrame(() => requestAnimationFrame(() => {
       if (this.#wanted !== range) return;
       this.#isSettled = true;
       this.#shown = this.current;
-      this.#width = this.#scale.width();
       this.#events.onSettled();
-      onSettled();
+      if (follows) this.#follow();
     }));
   }
 
   #onChange(range) {
     this.#events.onMove();
     if (!range || !this.#isSettled || isSame(range, this.#shown)) return;
-    if (this.#wanted && this.#scale.width() !== this.#width) return this.#set(this.#wanted); // the same window in another width
     this.#shown = this.#wanted = null;
     if (range.from < PRELOAD_MARGIN) this.#events.onOlder();
     if (range.to > this.#candles.length - PRELOAD_MARGIN) this.#events.onNewer();
