@@ -116,7 +116,7 @@ def parse_response(body: bytes) -> list[PeerMinute]:
         return _MINUTES.validate_python(response["data"]["range"])
     except ValidationError as error:
         raise PeerError(f"malformed response: {error.errors()[0]['msg']}") from error
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise PeerError(f"malformed response: {type(error).__name__}") from error
 
 
@@ -128,8 +128,9 @@ class _GraphQLError(NamedTuple):
 def _first_error(errors: Any) -> _GraphQLError:
     error = errors[0] if isinstance(errors, list) and errors else errors
     content = error if isinstance(error, dict) else {"message": error}
-    # The message is printed on terminals, so it must not control them.
-    message = "".join(one for one in str(content.get("message"))[:200] if one.isprintable())
+    text = content.get("message")
+    # The message is printed on terminals, so it must not control them. Text of something nested deeply would exceed the stack.
+    message = "".join(one for one in text[:200] if one.isprintable()) if isinstance(text, str) else "an error without a message"
     extensions = content.get("extensions")
     return _GraphQLError(message, extensions.get("code") if isinstance(extensions, dict) else None)
 
@@ -139,6 +140,7 @@ async def open_peers(settings: Settings) -> AsyncIterator[list[Peer]]:
     """Opens the clients for the peers of the settings. A call connects."""
     timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
     # A compressed response could expand to any size, so none is decompressed.
-    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as session:
+    # Cookies of one peer must not reach another one.
+    async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()) as session:
         keys = [key.get_secret_value() for key in settings.peer_keys] or [""] * len(settings.peers)
         yield [Peer(url, session, key) for url, key in zip(settings.peers, keys, strict=True)]

@@ -33,10 +33,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
 
 NEWEST: Final = """
-SELECT c.*
-  FROM peer_comparison AS c
-  JOIN (SELECT peer, max(day) AS day FROM peer_comparison WHERE day >= $1 GROUP BY peer) AS newest USING (peer, day)
- ORDER BY peer, ticker
+SELECT DISTINCT ON (peer, ticker) *
+  FROM peer_comparison
+ WHERE day >= $1 AND ticker IN (SELECT ticker FROM tracking WHERE until IS NULL)
+ ORDER BY peer, ticker, day DESC
 """
 
 
@@ -78,5 +78,5 @@ async def store_comparison(db: Transaction, comparison: Comparison) -> None:
 
 
 async def newest_comparisons(db: Executor, since: int) -> list[Comparison]:
-    """Returns the comparisons of the newest compared day of each peer, if it is not before `since`."""
+    """Returns the newest comparison of each peer and tracked ticker, if its day is not before `since`."""
     return [Comparison(**row) for row in await db.fetch(NEWEST, since)]

@@ -8,6 +8,7 @@ from typing import Final
 from db import times
 from db.pool import Executor, Record
 from db.queries import shapes
+from db.queries.retention import valid_horizon_sql
 from db.queries.shapes import Column, Shape, Statement, iso_time_sql
 from db.queries.snapshots import Snapshot, rewrite
 from db.rows import PriceRow
@@ -121,11 +122,15 @@ SELECT ticker FROM price WHERE ticker = ANY ($1::text[]) AND ts = $2
 HISTORY_EVENT_THRESHOLD: Final = 1_000
 """If one transaction stores more backfilled or imported rows of a ticker than this, a `history` event replaces their events."""
 
-# One statement stores prices, closes their gaps and inserts the change events, so that no caller can omit a part.
+# One statement stores prices, closes their gaps and inserts the change events, so that no caller can omit a part. A minute
+# before the horizon of its ticker is not stored: its hour has only its candle left, which a single minute must not replace.
 STORE: Final = f"""
 WITH stored AS (
     INSERT INTO price (ticker, ts, price, observed_at, source, peer)
-    SELECT * FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[], $7::text[])
+    SELECT given.*
+      FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[], $7::text[])
+           AS given (ticker, ts, price, observed_at, source, peer)
+     WHERE ts >= coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = given.ticker), 0)
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING id, ticker, ts, price, observed_at, source
 ), estimated AS (
@@ -310,7 +315,7 @@ async def tickers_stored_at(db: Executor, tickers: Sequence[str], ts: int) -> se
 
 
 async def store(db: Executor, rows: Sequence[PriceRow]) -> list[Record]:
-    """Stores the rows whose minute is not stored yet, closes their gaps, and returns the stored rows.
+    """Stores the rows whose minute is neither stored nor before the horizon, closes their gaps, and returns the stored rows.
 
     Requires a write transaction. Raises RowRejectedError if a row violates a constraint of the table.
     """

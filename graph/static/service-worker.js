@@ -33,10 +33,14 @@ async function activate() {
   await self.clients.claim();
 }
 
-/** Shows a tab that is open, or opens one. */
+/** Shows an address in a tab that has it, or in another tab of the page, or opens one. */
 async function show(address) {
-  const [open] = await self.clients.matchAll({ type: "window", includeUncontrolled: true });
-  return open ? open.focus() : self.clients.openWindow(address);
+  const tabs = (await self.clients.matchAll({ type: "window" })).filter((one) => new URL(one.url).pathname === SCOPE);
+  const ticker = (url) => new URL(url, self.registration.scope).searchParams.get("ticker");
+  const tab = tabs.find((one) => ticker(one.url) === ticker(address)) ?? tabs[0];
+  if (!tab) return self.clients.openWindow(address);
+  if (ticker(tab.url) !== ticker(address)) await tab.navigate(address);
+  return tab.focus();
 }
 
 async function store(addresses) {

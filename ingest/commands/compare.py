@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -12,13 +12,18 @@ from rich.table import Table
 from db import times
 from db.errors import DatabaseError
 from db.pool import Database, open_database
-from db.queries import peers, tickers, write_lock
+from db.queries import clock, peers, tickers, write_lock
+from db.queries.gaps import TickerMinute
 from db.runtime import embedded_lookup
 from ingest.commands.arguments import console
+from ingest.errors import OutboxError
 from ingest.jobs.peers import DayComparison, compare_day, store_plausible
+from ingest.outbox import open_outbox
 from ingest.peers import Peer, PeerError, open_peers
 from ingest.settings import Settings
 
+SETTLE_S = 15 * times.MINUTE
+"""Newer minutes are not compared, because both sites may still fill them: from the exchange, or from Redis."""
 MAX_SHOWN_PERIODS = 10
 """Periods of missing minutes that are printed for a day."""
 
@@ -30,27 +35,51 @@ def run(options: argparse.Namespace) -> int:
         key = next((k for url, k in zip(settings.peers, settings.peer_keys, strict=False) if url == options.peer), None)
         only_peer = settings.model_copy(update={"peers": (options.peer,), "peer_keys": () if key is None else (key,)})
         return asyncio.run(_compare(options, only_peer))
-    except (DatabaseError, PeerError) as error:
+    except (DatabaseError, OutboxError, PeerError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
 
 
 async def _compare(options: argparse.Namespace, settings: Settings) -> int:
-    today = int(time.time()) // times.DAY * times.DAY
-    low = today - times.DAY if options.start is None else options.start // times.DAY * times.DAY
-    high = (low + times.DAY if options.start is None else times.minute_of(time.time())) if options.end is None else options.end
-    if low >= high:
-        sys.stderr.write(f"--from ({times.iso(low)}) must be before --to ({times.iso(high)})\n")
-        return 2
     async with (
         open_database(embedded_lookup.postgres_url(settings), application_name="tickgraph compare") as db,
         open_peers(settings) as (peer,),
     ):
-        names = [options.ticker] if options.ticker else [row["name"] for row in await tickers.list_tickers(db, time.time())]
-        return await _compare_days(peer, names, range(low, high, times.DAY), high, db, repair=options.repair)
+        # One of the two clocks may be ahead: then a minute that has not begun could be stored.
+        now = min(time.time(), await clock.now(db))
+        low = (options.start if options.start is not None else int(now) - times.DAY) // times.DAY * times.DAY
+        wanted = options.end if options.end is not None else times.END if options.start is not None else low + times.DAY
+        high = min(wanted, times.minute_of(now - SETTLE_S))
+        if low >= high:
+            sys.stderr.write(
+                f"--from ({times.iso(low)}) must be before --to ({times.iso(high)}). "
+                f"The last {times.format_minutes(SETTLE_S // times.MINUTE)} are not compared\n"
+            )
+            return 2
+        names = [options.ticker] if options.ticker else [row["name"] for row in await tickers.list_tickers(db, now)]
+        pending = await _pending_minutes(settings) if options.repair else set()
+        return await _compare_days(peer, names, range(low, high, times.DAY), high, db, pending, repair=options.repair)
 
 
-async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int, db: Database, *, repair: bool) -> int:
+async def _pending_minutes(settings: Settings) -> set[TickerMinute]:
+    """Returns the minutes whose live prices wait in Redis for the database. Raises OutboxError."""
+    redis_url = embedded_lookup.redis_url(settings)
+    if redis_url is None:
+        return set()
+    async with open_outbox(redis_url, settings.outbox_most) as outbox:
+        return await outbox.pending_minutes()
+
+
+async def _compare_days(
+    peer: Peer,
+    names: Sequence[str],
+    days: range,
+    high: int,
+    db: Database,
+    pending: Container[TickerMinute],
+    *,
+    repair: bool,
+) -> int:
     out = console()
     table = Table(box=None, header_style="bold")
     for title in ("day", "ticker", "both", "only here", "only there", "stored", "median bps", "p99 bps", "max bps"):
@@ -62,7 +91,9 @@ async def _compare_days(peer: Peer, names: Sequence[str], days: range, high: int
             comparison = await compare_day(db, peer, ticker, day, high)
             stored = 0
             if repair and comparison.missing_here:
-                filled = await store_plausible(peer, ticker, comparison.missing_here, db)
+                # Our own prices that wait in Redis will be stored, and come first.
+                wanted = [minute for minute in comparison.missing_here if (ticker, minute.ts) not in pending]
+                filled = await store_plausible(peer, ticker, wanted, db)
                 stored = len(filled.stored)
                 await _refresh_comparison(peer, ticker, day, db)
                 details += [

@@ -323,7 +323,7 @@ async def _peers(db: Database, now: int) -> list[PeerStatus]:
     return [
         PeerStatus(
             peer,
-            times.iso(found[0].day)[:10],
+            times.iso(min(one.day for one in found))[:10],
             sum(one.shared for one in found),
             sum(one.only_here for one in found),
             sum(one.only_there for one in found),

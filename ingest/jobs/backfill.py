@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 
 MAX_GAPS_PER_RUN = 10_000
 """Gaps per run, the newest first."""
+MAX_POSTPONED_AGE_S = 45 * times.MINUTE
+"""A minute older than this does not wait for the next run with peers, because the finest chart reaches back an hour."""
 MAX_STEP_S = 60.0
 """An average over more than a minute is not the price of a minute."""
 
@@ -51,12 +53,16 @@ async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox, 
     pending = await outbox.pending_minutes()
     due_gaps = [gap for gap in await gaps.due_gaps(db, now, MAX_GAPS_PER_RUN) if gap not in pending]
     filled: set[TickerMinute] = set()
+    postponed: set[TickerMinute] = set()
     if peers and due_gaps:
         from ingest.jobs.peers import fill_from_peers  # noqa: PLC0415  only with PEERS
 
-        filled = await fill_from_peers(due_gaps, peers, db)
-    result = await fill_gaps([gap for gap in due_gaps if gap not in filled], now, source=source, db=db)
+        filled, not_requested = await fill_from_peers(due_gaps, peers, db)
+        if filled:  # the peers make progress, so the next run continues with them
+            postponed = {(ticker, ts) for ticker, ts in not_requested if now - ts < MAX_POSTPONED_AGE_S}
+    result = await fill_gaps([gap for gap in due_gaps if gap not in filled | postponed], now, source=source, db=db)
     result.filled += len(filled)
+    result.remaining += len(postponed)
     return result
 
 

@@ -43,7 +43,7 @@ async def measure(
         if peer not in compared:
             metrics.peer_compared_day.labels(peer).set(0)
     for peer, found_of_peer in compared.items():
-        metrics.peer_compared_day.labels(peer).set(found_of_peer[0].day)
+        metrics.peer_compared_day.labels(peer).set(min(found.day for found in found_of_peer))
         metrics.peer_missing_minutes.labels(peer, "here").set(sum(found.only_there for found in found_of_peer))
         metrics.peer_missing_minutes.labels(peer, "there").set(sum(found.only_here for found in found_of_peer))
         metrics.peer_difference.labels(peer).set(max(float(found.max_bps or 0) for found in found_of_peer))

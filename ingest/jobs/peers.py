@@ -4,18 +4,20 @@ import asyncio
 import logging
 import time
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from operator import itemgetter
 from statistics import median
-from typing import Final
+from typing import Final, NamedTuple
 
 from pydantic import ValidationError
 
 from db import times
+from db.errors import DatabaseError
 from db.pool import Database, Executor, Record
-from db.queries import peers, tickers, write_lock
+from db.queries import peers, retention, tickers, write_lock
 from db.queries.gaps import TickerMinute
 from db.queries.peers import Comparison
 from db.rows import PriceRow, Source
@@ -28,6 +30,8 @@ log = logging.getLogger(__name__)
 
 FILL_TIMEOUT_S: Final = 8.0
 """Time for all peers in one run. The chart of the exchange is the alternative, so a slow peer must not delay it."""
+CONCURRENT_REQUESTS: Final = 8
+"""To one peer: after an outage, hundreds of tickers lack the same minutes."""
 MAX_DEVIATION: Final = Decimal("0.1")
 """A price of a peer may lie this far outside of its neighbors: a tenth. The chart is the alternative for those beyond."""
 MAX_DEVIATION_PER_HOUR: Final = Decimal("0.01")
@@ -37,37 +41,72 @@ COMPARE_DELAY_S: Final = 15 * times.MINUTE
 COMPARE_BUDGET_S: Final = 4.0
 """Time of a run. A request may take five seconds more; the next minute continues."""
 COMPARE_RETRY_S: Final = 10 * times.MINUTE
+MAX_COMPARE_FAILURES: Final = 3
+"""Tickers that may fail in one run of a peer before the others wait for the retry."""
 MAX_OUTLIERS: Final = 5
 MIN_OUTLIER_BPS: Final = Decimal(10)
 """A smaller difference is no outlier. Samples of different seconds of one minute differ by a few basis points."""
 
 
-async def fill_from_peers(missing: Sequence[TickerMinute], peer_list: Sequence[Peer], db: Database) -> set[TickerMinute]:
-    """Fills the minutes with live prices of the peers, in their order. Returns the filled minutes.
+class PeerFill(NamedTuple):
+    """What peers were asked for."""
+
+    filled: set[TickerMinute]
+    not_requested: set[TickerMinute]
+    """Minutes that are not filled, and for which the time of a peer that responds did not suffice."""
+
+
+async def fill_from_peers(missing: Sequence[TickerMinute], peer_list: Sequence[Peer], db: Database) -> PeerFill:
+    """Fills the minutes with live prices of the peers, in their order.
 
     A peer that fails is skipped. Raises DatabaseError; minutes filled before stay filled.
     """
     filled: set[TickerMinute] = set()
+    not_requested: set[TickerMinute] = set()
+    deadline = Deadline(FILL_TIMEOUT_S)
+    for index, peer in enumerate(peer_list):
+        remaining = [minute for minute in missing if minute not in filled]
+        if remaining:
+            # Each peer gets its part of the time, so that a slow one leaves some to the others.
+            budget_s = deadline.remaining_s() / (len(peer_list) - index)
+            not_requested |= await _fill_from_peer(remaining, peer, db, filled, budget_s)
+    return PeerFill(filled, not_requested - filled)
+
+
+async def _fill_from_peer(
+    missing: Sequence[TickerMinute], peer: Peer, db: Database, filled: set[TickerMinute], budget_s: float
+) -> set[TickerMinute]:
+    """Adds what is filled to `filled`. Returns the minutes that were not requested in the given time."""
+    windows = deque(_windows(missing))
+    database_errors: list[DatabaseError] = []
+
+    async def request_windows() -> None:
+        while windows:
+            ticker, minutes = windows.popleft()
+            try:
+                found = await peer.minutes(ticker, minutes[0], minutes[-1] + times.MINUTE)
+                result = await store_plausible(peer, ticker, [found[ts] for ts in minutes if ts in found], db)
+                filled.update((ticker, ts) for ts in result.stored)
+            except DatabaseError as error:
+                windows.clear()
+                database_errors.append(error)
+            except Exception as error:  # whatever a peer sends, the chart is next
+                windows.clear()
+                metrics.peer_failures.labels(peer.url).inc()
+                if isinstance(error, PeerError):
+                    log.warning("peer %s", error)
+                else:
+                    log.exception("peer %s: unexpected error", peer.url)
+
     try:
-        async with asyncio.timeout(FILL_TIMEOUT_S):
-            for peer in peer_list:
-                remaining = [minute for minute in missing if minute not in filled]
-                if remaining:
-                    await _fill_from_peer(remaining, peer, db, filled)
+        async with asyncio.timeout(budget_s), asyncio.TaskGroup() as group:
+            for _ in range(CONCURRENT_REQUESTS):
+                group.create_task(request_windows())
     except TimeoutError:
-        log.warning("the peers did not return all missing minutes within %.0f s; the chart is next", FILL_TIMEOUT_S)
-    return filled
-
-
-async def _fill_from_peer(missing: Sequence[TickerMinute], peer: Peer, db: Database, filled: set[TickerMinute]) -> None:
-    try:
-        for ticker, minutes in _windows(missing):
-            found = await peer.minutes(ticker, minutes[0], minutes[-1] + times.MINUTE)
-            result = await store_plausible(peer, ticker, [found[ts] for ts in minutes if ts in found], db)
-            filled |= {(ticker, ts) for ts in result.stored}
-    except PeerError as error:
-        metrics.peer_failures.labels(peer.url).inc()
-        log.warning("peer %s", error)
+        log.warning("peer %s did not return all missing minutes within %.0f s", peer.url, budget_s)
+    if database_errors:
+        raise database_errors[0]
+    return {(ticker, ts) for ticker, minutes in windows for ts in minutes}
 
 
 def _windows(missing: Iterable[TickerMinute]) -> list[tuple[str, list[int]]]:
@@ -167,10 +206,14 @@ class DayComparison:
 
 
 async def compare_day(db: Executor, peer: Peer, ticker: str, day: int, high: int | None = None) -> DayComparison:
-    """Compares the UTC day that begins at `day`, up to `high`. Raises PeerError and DatabaseError."""
+    """Compares the UTC day that begins at `day`, up to `high`. What lies before the horizon is not compared: it is not missing.
+
+    Raises PeerError and DatabaseError.
+    """
     high = min(day + times.DAY, high or times.END)
-    there = await peer.minutes(ticker, day, high)
-    here = {row["ts"]: row for row in await peers.stored_minutes(db, ticker, day, high)}
+    low = max(day, (await retention.horizons(db)).get(ticker, 0))
+    there = await peer.minutes(ticker, low, high) if low < high else {}
+    here = {row["ts"]: row for row in await peers.stored_minutes(db, ticker, low, high)}
     live_pairs = [
         (ts, row["price"], there[ts].price)
         for ts, row in sorted(here.items())
@@ -206,6 +249,7 @@ class PeerComparer:
     def __init__(self, peer_list: Sequence[Peer]) -> None:
         self._peers = peer_list
         self._retry_at: dict[str, float] = {}
+        self._failed: set[tuple[str, str]] = set()
 
     async def compare(self, now: int, db: Database) -> None:
         """Compares what is due at `now`, the earliest of the clocks that agree, in UNIX seconds. Raises DatabaseError."""
@@ -216,15 +260,20 @@ class PeerComparer:
                 continue
             compared = await peers.compared_tickers(db, peer.url, day)
             due = [ticker for ticker in await tickers.list_tracked(db) if ticker not in compared]
-            try:
-                for ticker in due:
-                    if not deadline.remaining_s():
-                        break
+            failures = 0
+            # A ticker that failed comes last, so that it does not keep the others waiting.
+            for ticker in sorted(due, key=lambda name: (peer.url, name) in self._failed):
+                if not deadline.remaining_s() or failures == MAX_COMPARE_FAILURES:
+                    break
+                try:
                     await self._compare_ticker(peer, ticker, day, db)
-            except PeerError as error:
-                metrics.peer_failures.labels(peer.url).inc()
-                self._retry_at[peer.url] = time.monotonic() + COMPARE_RETRY_S
-                log.warning("the comparison of %s failed, will be retried: peer %s", times.iso(day)[:10], error)
+                    self._failed.discard((peer.url, ticker))
+                except PeerError as error:
+                    failures += 1
+                    self._failed.add((peer.url, ticker))
+                    metrics.peer_failures.labels(peer.url).inc()
+                    self._retry_at[peer.url] = time.monotonic() + COMPARE_RETRY_S
+                    log.warning("%s on %s is not compared, will be retried: peer %s", ticker, times.iso(day)[:10], error)
 
     async def _compare_ticker(self, peer: Peer, ticker: str, day: int, db: Database) -> None:
         comparison = await compare_day(db, peer, ticker, day)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import gzip
 import json
 import time
@@ -99,7 +100,7 @@ async def test_two_sites_do_not_echo_what_they_took_from_each_other(db: Database
     await store(other, [taken, row("btc_usd", minute(3), source=Source.IMPORT)])
     missing = await _open_gaps(db, START_TS, minute(10))
     async with run_api(GraphSettings(database_url=there[0])) as api, connect(api.url) as opened:
-        assert await fill_from_peers(missing, opened, db) == {("btc_usd", minute(1))}
+        assert (await fill_from_peers(missing, opened, db)).filled == {("btc_usd", minute(1))}
 
 
 async def test_a_ticker_that_a_peer_does_not_have_concerns_no_other(db: Database, there: tuple[str, Database]) -> None:
@@ -111,7 +112,7 @@ async def test_a_ticker_that_a_peer_does_not_have_concerns_no_other(db: Database
         await gaps.detect_gaps(connection, dict.fromkeys(["ada_usd", "btc_usd"], (START_TS, minute(4))), {})
     missing = [(ticker, minute(n)) for ticker in ("ada_usd", "btc_usd") for n in (1, 2)]
     async with run_api(GraphSettings(database_url=there[0])) as api, connect(api.url) as opened:
-        assert await fill_from_peers(missing, opened, db) == {("btc_usd", minute(1)), ("btc_usd", minute(2))}
+        assert (await fill_from_peers(missing, opened, db)).filled == {("btc_usd", minute(1)), ("btc_usd", minute(2))}
         await PeerComparer(opened).compare(DAY + 86_400 + 900, db)
     found = {comparison.ticker: comparison for comparison in await peers.newest_comparisons(db, 0)}
     assert (found["ada_usd"].only_here, found["ada_usd"].shared, found["btc_usd"].shared) == (2, 0, 4)
@@ -122,7 +123,7 @@ async def test_a_site_that_names_itself_as_its_peer_takes_nothing(dsn: str, db: 
     await store(db, [row("btc_usd", minute(n)) for n in (0, 4)])
     missing = await _open_gaps(db, START_TS, minute(5))
     async with run_api(GraphSettings(database_url=dsn)) as api, connect(api.url) as opened:
-        assert await fill_from_peers(missing, opened, db) == set()
+        assert (await fill_from_peers(missing, opened, db)).filled == set()
 
 
 async def test_a_peer_with_keys_gets_its_key(db: Database, there: tuple[str, Database]) -> None:
@@ -194,6 +195,7 @@ HOSTILE_BODIES: dict[str, bytes] = {
     "an average": body(entry(source="BACKFILL")),
     "an unknown source": body(entry(source="DIVINATION")),
     "too many minutes": body(*[entry()] * 2_000),
+    "nested as deep as the parser allows": b'{"errors":[{"message":' + b"[" * 1_000 + b"]" * 1_000 + b"}]}",
     "lone surrogates": b'{"errors":[{"message":"\\ud800"}]}',
     "deep nesting": b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
 }
@@ -215,9 +217,10 @@ async def test_a_hostile_response_stores_nothing_and_the_next_peer_is_used(db: D
         connect(url, api.url) as (hostile, honest),
     ):
         for name, content in HOSTILE_BODIES.items():  # noqa: B007  `answer` sends it
-            assert await fill_from_peers(missing, [hostile], db) == set(), name
+            assert (await fill_from_peers(missing, [hostile], db)).filled == set(), name
         await store(there[1], [row("btc_usd", minute(n), "101") for n in (1, 2)])
-        assert await fill_from_peers(missing, [hostile, honest], db) == {("btc_usd", minute(1)), ("btc_usd", minute(2))}
+        filled, _ = await fill_from_peers(missing, [hostile, honest], db)
+        assert filled == {("btc_usd", minute(1)), ("btc_usd", minute(2))}
 
 
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda s: st.lists(s) | st.dictionaries(
@@ -260,7 +263,7 @@ async def test_a_peer_that_sends_too_much_or_leads_elsewhere_harms_nothing(db: D
     await track(db, "btc_usd")
     missing = await _open_gaps(db, START_TS, minute(3))
     async with hostile_server(answer) as url, connect(url) as opened:
-        assert await fill_from_peers(missing, opened, db) == set()
+        assert (await fill_from_peers(missing, opened, db)).filled == set()
 
 
 async def test_a_peer_that_hangs_does_not_delay_the_chart_for_long(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,8 +277,80 @@ async def test_a_peer_that_hangs_does_not_delay_the_chart_for_long(db: Database,
         return web.Response()
 
     async with hostile_server(answer) as url, connect(url, url) as opened:
-        assert await fill_from_peers(missing, opened, db) == set()
+        assert (await fill_from_peers(missing, opened, db)).filled == set()
         hanging.set()
+
+
+async def test_what_a_responding_peer_has_no_time_for_waits_for_the_next_run(
+    db: Database, outbox: Outbox, deribit: Deribit, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_jobs, "FILL_TIMEOUT_S", 1.0)
+    now = int(time.time()) // 60 * 60
+    simulator.clock.set(at=now + 2)
+    lost = now - 600
+    names = [f"a{number}_usd" for number in range(2 * peer_jobs.CONCURRENT_REQUESTS)]
+    await track(db, *names, since=lost - 60)
+    await store(db, [row(name, ts, "100") for name in names for ts in (lost - 60, *range(lost + 60, now, 60))])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.detect_gaps(connection, dict.fromkeys(names, (lost, lost + 60)), {})
+    hanging = asyncio.Event()
+
+    async def answer(request: web.Request) -> web.Response:
+        await hanging.wait()
+        seen = dt.datetime.fromtimestamp(lost + 17, dt.UTC).isoformat()
+        return web.Response(body=body(entry(ts=lost, observed=seen)), content_type="application/json")
+
+    async with hostile_server(answer) as url, connect(url) as opened:
+        filled, not_requested = await fill_from_peers([(name, lost) for name in names], opened, db)
+        assert (filled, len(not_requested)) == (set(), len(names) - peer_jobs.CONCURRENT_REQUESTS)
+        hanging.set()
+        result = await backfill(now, source=deribit, db=db, outbox=outbox, peers=opened)
+    assert (result.filled, result.remaining) == (len(names), 0)
+
+
+async def test_nothing_is_compared_or_stored_before_the_horizon(db: Database, there: tuple[str, Database]) -> None:
+    for site in (db, there[1]):
+        await track(site, "btc_usd", since=DAY)
+    await store(db, [row("btc_usd", minute(n)) for n in (0, 9)])
+    await store(there[1], [row("btc_usd", minute(n)) for n in range(10)])
+    async with db.transaction() as connection:
+        await connection.execute("UPDATE ticker SET horizon = $1 WHERE name = 'btc_usd'", minute(5))
+    async with run_api(GraphSettings(database_url=there[0])) as api, connect(api.url) as (peer,):
+        found = await compare_day(db, peer, "btc_usd", DAY)
+    assert [one.ts for one in found.missing_here] == [minute(n) for n in range(5, 9)]
+    async with write_lock.write_transaction(db) as connection:
+        stored = await prices.store(connection, [row("btc_usd", minute(n)) for n in (4, 5)])
+    assert [one["ts"] for one in stored] == [minute(5)]
+
+
+async def test_a_ticker_that_cannot_be_compared_keeps_no_other_waiting(db: Database) -> None:
+    await track(db, "ada_usd", "btc_usd", since=DAY)
+
+    async def answer(request: web.Request) -> web.Response:
+        is_broken = (await request.json())["variables"]["ticker"] == "ada_usd"
+        return web.Response(body=b"null" if is_broken else body(), content_type="application/json")
+
+    async with hostile_server(answer) as url, connect(url) as opened:
+        await PeerComparer(opened).compare(DAY + 86_400 + 900, db)
+    assert [found.ticker for found in await peers.newest_comparisons(db, 0)] == ["btc_usd"]
+
+
+async def test_minutes_that_may_still_arrive_are_not_compared(dsn: str, db: Database, tmp_path: Any) -> None:
+    await track(db, "btc_usd")
+    requested: list[int] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        requested.append((await request.json())["variables"]["to"])
+        return web.Response(body=body(), content_type="application/json")
+
+    today = time.strftime("%Y-%m-%d", time.gmtime(time.time() - 3_600))
+    async with hostile_server(answer) as url:
+        arguments = ("ingest", "compare", "--peer", url, "--from", today, "--to", "2200-01-01", "--repair")
+        status, _, err = await run_verb(tmp_path, *arguments, DATABASE_URL=dsn)
+        assert status == 0, err
+        assert 0 < max(requested) <= time.time() - 900
+        status, _, err = await run_verb(tmp_path, *arguments[:5], "2199-01-01", DATABASE_URL=dsn)
+        assert (status, err.count("The last 15 minutes are not compared")) == (2, 1)
 
 
 async def test_without_a_neighbor_no_price_of_a_peer_is_stored(db: Database, there: tuple[str, Database]) -> None:
@@ -284,7 +359,7 @@ async def test_without_a_neighbor_no_price_of_a_peer_is_stored(db: Database, the
     await store(there[1], [row("btc_usd", minute(n)) for n in range(3)])
     missing = await _open_gaps(db, START_TS, minute(3))
     async with run_api(GraphSettings(database_url=there[0])) as api, connect(api.url) as opened:
-        assert await fill_from_peers(missing, opened, db) == set()
+        assert (await fill_from_peers(missing, opened, db)).filled == set()
 
 
 async def test_a_comparison_names_what_only_one_site_has_and_what_differs(

@@ -35,7 +35,7 @@ test("an incomplete window is never called complete", () => {
   assert.equal(format.coverage(coverage), "999,999 of 1,000,000 minutes are stored (99.99 %), 1 missing.");
   assert.equal(format.coverage({ ...coverage, stored: 1_000_000, missing: 0 }), "Complete: all 1,000,000 minutes are stored.");
   assert.match(format.coverage({ ...coverage, fromPeers: 3 }), /Of these: 3 minutes filled later from a peer\./);
-  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1 }), /2 minutes filled later from Deribit's chart data\. 1 minute more are stored of times/);
+  assert.match(format.coverage({ ...coverage, backfilled: 2, extra: 1, from: 0, to: 60 * 1_000_061 }), /2 minutes filled later from Deribit's chart data\. 1 minute outside of the collected times is stored, too\. In the rest of this window \(1 h\), nothing was collected\.$/);
   assert.equal(format.coverage({ expected: 0, extra: 0 }), "Nothing was collected in this period.");
   assert.match(format.coverage({ expected: 0, extra: 3 }), /^3 minutes are stored\. Nothing was collected every minute/);
 });

@@ -30,7 +30,8 @@ export class Chart {
   #decimals = 2;
   #hasRanges = false;
   #isRemoved = false;
-  #isPast = false; // the newest loaded price is not the newest one
+  #isLive = true; // the newest loaded candle is the newest one
+  #isLastShown = true; // the newest candle is in view, and its price is marked
   #selected = null; // start of the candle under the crosshair of the keyboard
   #preferences = ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"].map((query) => matchMedia(query));
 
@@ -42,7 +43,7 @@ export class Chart {
       autoSize: true,
       layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily, fontSize: 12 },
       timeScale: {
-        timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.3, tickMarkFormatter: axis,
+        timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.1, tickMarkFormatter: axis,
         lockVisibleTimeRangeOnResize: true, // also when the labels of the price scale get wider
       },
       rightPriceScale: { borderVisible: false },
@@ -53,6 +54,10 @@ export class Chart {
     this.#chart.panes()[0].attachPrimitive(this.#periods);
     this.#range = new VisibleRange(this.#chart.timeScale(), {
       ...events,
+      onMove: () => {
+        if (this.#isNewestVisible !== this.#isLastShown) this.#markLast();
+        events.onMove();
+      },
       onSettled: () => this.#markExtremes(),
       onWindow: (...window) => {
         this.#markExtremes();
@@ -74,9 +79,9 @@ export class Chart {
   }
 
   /** Replaces the candles and the visible range. `from` null: as many candles as fit; `to` null: up to the newest, also of those to come. */
-  show(candles, { from, to }) {
+  show(candles, { from, to }, isLive) {
     this.#selected = null;
-    this.#isPast = to !== null;
+    this.#isLive = isLive;
     this.#events.onHover(null);
     const count = candles.length;
     const shown = Math.min(count, this.#capacity); // on the first day, the few candles fill the chart
@@ -85,8 +90,9 @@ export class Chart {
   }
 
   /** Replaces the candles and keeps the visible range. */
-  put(candles) {
-    this.#range.keep(candles, () => this.#replace(candles), this.#isPast ? 0 : this.#capacity);
+  put(candles, isLive) {
+    this.#isLive = isLive;
+    this.#range.keep(candles, () => this.#replace(candles), isLive ? this.#capacity : 0);
     this.#markExtremes();
   }
 
@@ -96,10 +102,12 @@ export class Chart {
     if (last && candle.ts < last.ts) return;
     this.#data = candle.ts === last?.ts ? [...this.#data.slice(0, -1), candle] : [...this.#data, candle];
     const draw = () => {
-      if (this.#line) this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
-      else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
+      if (this.#line) {
+        this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
+        if (candle.ts !== last?.ts) this.#drawPoints(isolated(this.#data));
+      } else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
     };
-    this.#range.append(this.#data, draw, this.#isPast ? 0 : this.#capacity);
+    this.#range.append(this.#data, draw, this.#isLive ? this.#capacity : 0);
     this.#element.dataset.last = candle.close ?? "";
     this.mark(...this.#marked);
     this.#markExtremes();
@@ -237,14 +245,31 @@ export class Chart {
 
   #drawCandles() {
     const isCandles = this.#line === null;
-    const drawn = isCandles ? this.#data : isolated(this.#data);
     const priceFormat = { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals };
-    const shown = { lastValueVisible: !this.#isPast, priceLineVisible: !this.#isPast };
-    this.#candles.applyOptions({ priceFormat, ...(isCandles ? shown : { lastValueVisible: false, priceLineVisible: false }) });
-    this.#candles.setData(drawn.map((candle) => toChartCandle(candle, this.#sampledColors())));
-    this.#line?.applyOptions({ priceFormat, ...shown });
+    this.#candles.applyOptions({ priceFormat });
+    this.#drawPoints(isCandles ? this.#data : isolated(this.#data));
+    this.#line?.applyOptions({ priceFormat });
+    this.#markLast();
     this.#line?.setData(toChartLine(this.#data));
-    this.#element.dataset.isolated = String(isCandles ? 0 : drawn.length);
+  }
+
+  /** Draws candles: all, or beside a line those of which it shows nothing. */
+  #drawPoints(candles) {
+    this.#candles.setData(candles.map((candle) => toChartCandle(candle, this.#sampledColors())));
+    this.#element.dataset.isolated = String(this.#line ? candles.length : 0);
+  }
+
+  get #isNewestVisible() {
+    return this.#isLive && (this.#range?.current?.to ?? Infinity) >= this.#data.length - 1;
+  }
+
+  /** Marks the newest price while its candle is in view: of another one, the library would draw the line and the label at different prices. */
+  #markLast() {
+    this.#isLastShown = this.#isNewestVisible;
+    const mark = (isMarked) => ({ lastValueVisible: isMarked, priceLineVisible: isMarked });
+    this.#candles.applyOptions(mark(this.#isLastShown && !this.#line));
+    this.#line?.applyOptions(mark(this.#isLastShown));
+    this.#element.dataset.lastShown = String(this.#isLastShown);
   }
 
   /** Returns the paler colors of candles that are only sampled; null if all shown candles are, so that none stands out. */

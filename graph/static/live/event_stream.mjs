@@ -2,8 +2,8 @@
 
 import { headers } from "./api.mjs";
 
-/** Reads the responses to a subscription. Calls `onOpen` with the first bytes. Throws when the stream ends, or is none. */
-export async function readEventStream(query, variables, { onOpen, onResponse, signal }) {
+/** Reads the responses to a subscription. Calls `onBytes` for all bytes, also those of an empty comment. Throws when the stream ends, or is none. */
+export async function readEventStream(query, variables, { onBytes, onResponse, signal }) {
   const response = await fetch("graphql", {
     method: "POST",
     headers: { "Content-Type": "application/json", Accept: "text/event-stream", ...headers() },
@@ -16,7 +16,7 @@ export async function readEventStream(query, variables, { onOpen, onResponse, si
   for (;;) {
     const { value, done } = await reader.read();
     if (done) throw new Error("the stream ended");
-    onOpen();
+    onBytes();
     const blocks = (text + value).split("\n\n");
     text = blocks.pop();
     for (const { event, data } of blocks.map(parseBlock)) {

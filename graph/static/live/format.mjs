@@ -135,6 +135,7 @@ export function coverage(found) {
     return `${minutes(found.extra)} are stored. Nothing was collected every minute in this period, so it is not known what is missing.`;
   }
   const parts = [];
+  const rest = found.to - found.from - MINUTE * (found.expected + found.extra);
   if (found.missing) {
     // Rounded down, so that an incomplete window never shows 100 %.
     const part = (Math.floor((found.stored / found.expected) * 10000) / 100).toFixed(2);
@@ -142,12 +143,13 @@ export function coverage(found) {
   } else {
     parts.push(found.expected === 1 ? "Complete: the one expected minute is stored." : `Complete: all ${minutes(found.expected)} are stored.`);
   }
-  const others = [
+  const sources = [
     found.backfilled && `${minutes(found.backfilled)} filled later from Deribit's chart data`,
     found.fromPeers && `${minutes(found.fromPeers)} filled later from a peer`,
     found.imported && `${minutes(found.imported)} imported`,
   ].filter(Boolean);
-  if (others.length) parts.push(`Of these: ${others.join(", ")}.`);
-  if (found.extra) parts.push(`${minutes(found.extra)} more are stored of times when nothing was collected every minute.`);
+  if (sources.length) parts.push(`Of these: ${sources.join(", ")}.`);
+  if (found.extra) parts.push(`${minutes(found.extra)} outside of the collected times ${found.extra === 1 ? "is" : "are"} stored, too.`);
+  if (rest > 0) parts.push(`In the rest of this window (${span(rest)}), nothing was collected.`);
   return parts.join(" ");
 }

@@ -1,12 +1,12 @@
 // Health: how complete the history is and what the workers do, for people without a shell.
 
-import { signal } from "../vendor/signals-core-1.14.5.mjs";
+import { effect, signal } from "../vendor/signals-core-1.14.5.mjs";
 import { execute, nowSeconds } from "./api.mjs";
 import { buildViewUrl } from "./address.mjs";
 import { calendar, calendarKey } from "./calendar.mjs";
 import { duration, gap, instant, minutes } from "./format.mjs";
 import { pairName } from "./names.mjs";
-import { clock, follow, isStale, tickers } from "./state.mjs";
+import { CONNECTED, clock, connection, follow, isStale, tickers } from "./state.mjs";
 import { html, nothing, render, repeat } from "./template.mjs";
 
 const HOUR = 3_600;
@@ -59,7 +59,14 @@ export async function open(show) {
   const timers = [setInterval(load, RELOAD_MS), setInterval(observe, 1_000), setInterval(refresh, 5 * RELOAD_MS)];
   await load();
   observe();
+  let wasConnected = true;
+  const stop = effect(() => {
+    const isConnected = CONNECTED.includes(connection.value);
+    if (isConnected && !wasConnected) load().then(refresh);
+    wasConnected = isConnected;
+  });
   return () => {
+    stop();
     observer.disconnect();
     timers.forEach(clearInterval);
   };

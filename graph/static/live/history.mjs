@@ -2,7 +2,7 @@
 
 import { batch, signal } from "../vendor/signals-core-1.14.5.mjs";
 import { execute, nowSeconds as now } from "./api.mjs";
-import { mergeCandles } from "./chart_data.mjs";
+import { mergeCandles, overlapping } from "./chart_data.mjs";
 import { INTERVALS } from "./intervals.mjs";
 import { UTC } from "./zones.mjs";
 
@@ -24,10 +24,11 @@ const COVERAGE = `query ($ticker: String!, $from: UnixTime!, $to: UnixTime, $beg
     parts(first: 1000, mergeWithin: $pixel) { from to source }
   }
   visible: coverage(ticker: $ticker, from: $begin, to: $end) {
-    expected stored missing live backfilled imported fromPeers extra
+    from to expected stored missing live backfilled imported fromPeers extra
     gaps(first: 1000) { nodes { from to reason state } pageInfo { hasNextPage } }
   }
 }`;
+const DAYS = "query ($ticker: String!, $from: UnixTime!, $to: UnixTime) { coverage(ticker: $ticker, from: $from, to: $to) { days { day expected stored } } }";
 const UPDATED = `subscription ($ticker: String!, $interval: Interval!) { candleUpdated(ticker: $ticker, interval: $interval) { ${CANDLE} } }`;
 
 export class History {
@@ -36,7 +37,7 @@ export class History {
   gaps = signal([]);
   parts = signal([]);
   missing = signal([]); // the periods to draw as missing
-  coverage = signal(null); // of the visible window: `{ counts, begin, end }`
+  coverage = signal(null); // of the visible window: `{ counts, begin, end, window }`, or `{ failure, retry }`; null while that of another window is loaded
   #ticker;
   #socket;
   #events;
@@ -130,13 +131,23 @@ export class History {
     const [first, last] = [this.candles.peek()[0], this.candles.peek().at(-1)];
     if (!first || !visible) return void (this.coverage.value = null);
     const { begin, end } = visible;
+    const shown = this.coverage.peek()?.window;
+    if (shown !== visible && !(shown?.follows && visible.follows)) this.coverage.value = null;
     const pixel = Math.floor((last.end - first.ts) / MINUTE / MAX_PARTS);
-    const found = await execute(COVERAGE, { ticker: this.#ticker, from: first.ts, to: last.end, begin, end, pixel });
-    if (generation !== this.#generation || this.#visible !== visible) return;
-    this.gaps.value = found.loaded.gaps.nodes;
-    this.parts.value = found.loaded.parts;
-    this.missing.value = this.#findMissing(found.loaded.gaps.pageInfo.hasNextPage);
-    this.coverage.value = { counts: found.visible, begin, end: Math.min(end, now()) };
+    const isWanted = () => generation === this.#generation && this.#visible === visible;
+    try {
+      const loaded = { ticker: this.#ticker, from: first.ts, to: last.end };
+      const found = await execute(COVERAGE, { ...loaded, begin, end, pixel });
+      const { nodes, pageInfo } = found.loaded.gaps;
+      const missing = pageInfo.hasNextPage ? await this.#findIncomplete(loaded) : nodes.filter((one) => one.state !== "FILLED");
+      if (!isWanted()) return;
+      this.gaps.value = nodes;
+      this.parts.value = found.loaded.parts;
+      this.missing.value = missing;
+      this.coverage.value = { counts: found.visible, begin, end: Math.min(end, now()), window: visible };
+    } catch (error) {
+      if (isWanted()) this.coverage.value = { failure: error.message, retry: () => this.readCoverage() };
+    }
   }
 
   /** Reads the candles of a window, including empty ones. `to` null means now. */
@@ -192,9 +203,11 @@ export class History {
     }
   }
 
-  /** Returns the periods to draw as missing. If there are too many gaps to list, returns each incomplete candle. */
-  #findMissing(areTooMany) {
-    if (!areTooMany) return this.gaps.peek().filter((one) => one.state !== "FILLED");
-    return this.candles.peek().filter((one) => one.closed && !one.complete).map((one) => ({ from: one.ts, to: one.end }));
+  /** Returns the candles that lack minutes on days when some were expected: for a window with more gaps than can be listed. */
+  async #findIncomplete(loaded) {
+    const { coverage } = await execute(DAYS, loaded);
+    const days = coverage.days.filter((one) => one.stored < one.expected).map(({ day }) => ({ from: day, to: day + DAY }));
+    const isMissing = (candle) => candle.closed && !candle.complete && overlapping(days, candle).length > 0;
+    return this.candles.peek().filter(isMissing).map(({ ts, end }) => ({ from: ts, to: end }));
   }
 }

@@ -6,7 +6,7 @@ import { startLevels } from "./levels.mjs";
 import { followPrices } from "./prices.mjs";
 import { failure, keyForm, problems, startShell } from "./shell.mjs";
 import { Socket } from "./socket.mjs";
-import { connection, view } from "./state.mjs";
+import { CONNECTED, connection, view } from "./state.mjs";
 import { lastSeen } from "./storage.mjs";
 import { mount } from "./template.mjs";
 
@@ -27,7 +27,7 @@ let viewNumber = 0;
 let retryTimer = null;
 
 function onState(state) {
-  if (["live", "http"].includes(connection.peek()) && state === "offline") lastSeen.value = nowSeconds();
+  if (CONNECTED.includes(connection.peek()) && state === "offline") lastSeen.value = nowSeconds();
   connection.value = state;
 }
 
@@ -67,7 +67,7 @@ async function loadView(page) {
 
 /** Reloads the page once the API responds again: without it, the browser would show a page of its own. */
 function reload() {
-  if (["live", "http", "polling"].includes(connection.peek())) location.reload();
+  if (CONNECTED.includes(connection.peek())) location.reload();
   else retryTimer = setTimeout(reload, RETRY_MS);
 }
 

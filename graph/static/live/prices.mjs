@@ -31,7 +31,9 @@ export async function followPrices(socket) {
 async function loadTickers() {
   const found = await execute(TICKERS);
   const known = tickers.peek();
-  update(new Map(found.tickers.map((one) => [one.name, { ...one, latest: newer(known?.get(one.name)?.latest ?? null, one.latest) }])));
+  const merged = found.tickers.map((one) => ({ ...one, latest: newer(known?.get(one.name)?.latest ?? null, one.latest) }));
+  const isNew = ({ name, latest }) => known && latest && latest.ts !== known.get(name)?.latest?.ts;
+  update(new Map(merged.map((one) => [one.name, one])), merged.filter(isNew).map(({ name, latest }) => [name, latest.price, known.get(name)?.latest?.price ?? null]));
 }
 
 /** Returns the newer of two prices, which may be null: a backfilled price is not the newest. */
@@ -46,21 +48,20 @@ function collect(price) {
 
 function apply() {
   const found = new Map(tickers.peek());
+  const changes = [];
   for (const { id, ticker, ts, price } of arrived) {
     const known = found.get(ticker) ?? { name: ticker, tracked: true, since: ts, latest: null };
-    found.set(ticker, { ...known, latest: newer(known.latest, { id, ts, price }) });
+    if (known.latest && known.latest.ts >= ts) continue; // a backfilled price is not the newest
+    changes.push([ticker, price, known.latest?.price ?? null]);
+    found.set(ticker, { ...known, latest: { id, ts, price } });
   }
   arrived = [];
-  update(found);
+  update(found, changes);
 }
 
-/** Replaces the tickers, and tells the listeners which prices are new. */
-function update(found) {
-  const before = tickers.peek();
+/** Replaces the tickers, and calls the listeners with each change: a ticker, its price and the price before. */
+function update(found, changes) {
   tickers.value = found;
   lastSeen.value = nowSeconds();
-  for (const { name, latest } of found.values()) {
-    const known = before?.get(name)?.latest ?? null;
-    if (before && latest && latest.ts !== known?.ts) for (const listener of listeners) listener(name, latest.price, known?.price ?? null);
-  }
+  for (const change of changes) for (const listener of listeners) listener(...change);
 }

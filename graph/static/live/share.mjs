@@ -22,16 +22,17 @@ function requestsFor({ ticker, interval, zone }, from, to, base, needsKey) {
   };
 }
 
-/** Downloads a file with the API key, which a link cannot send. */
+/** Downloads a file: by the browser, or with the API key, which a link cannot send. Says why if the API has no such file. */
 async function download(event, name) {
-  if (!hasKey()) return;
   event.preventDefault();
   const link = event.currentTarget;
   delete link.dataset.said;
   try {
-    const response = await fetch(link.href, { headers: headers() });
+    const response = await fetch(link.href, { method: hasKey() ? "GET" : "HEAD", headers: headers() });
+    if (response.status === 406) throw new Error("this server cannot write Parquet. Its operator can install pyarrow");
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
-    save(await response.blob(), name);
+    if (hasKey()) save(await response.blob(), name);
+    else Object.assign(document.createElement("a"), { href: link.href, download: "" }).click();
   } catch (error) {
     link.dataset.said = `The download failed: ${error.message}`;
   }
@@ -50,7 +51,7 @@ export function share(view, from, to, onPicture) {
   return html`<section class="panel share" aria-labelledby="share">
     <h2 id="share">Use this data</h2>
     <p class="buttons">
-      <button type="button" class="framed" @click=${copy(location.href)}>Copy link</button>
+      <button type="button" class="framed" @click=${(event) => copyText(event.currentTarget, location.href)}>Copy link</button>
       <button type="button" class="framed" @click=${copy(found.graphql)}>Copy GraphQL</button>
       <button type="button" class="framed" @click=${copy(found.curl)}>Copy curl</button>
       <button type="button" class="framed" @click=${copy(found.python)}>Copy Python</button>

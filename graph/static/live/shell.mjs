@@ -9,7 +9,7 @@ import { connection, follow, staleCount, tickers, view } from "./state.mjs";
 import { lastSeen, theme } from "./storage.mjs";
 import { html, mount, nothing } from "./template.mjs";
 
-const STATES = { connecting: "Connecting", live: "Live", http: "Live over HTTP", polling: "Updated every 15 seconds", failing: "Subscription failed, retrying" };
+const STATES = { connecting: "Connecting", live: "Live", http: "Live over HTTP", polling: "Updated every 15 seconds", failing: "Subscription failed, retrying", rejected: "API key needed" };
 const MAX_LISTED = 20;
 const THEMES = { system: "System theme", light: "Light theme", dark: "Dark theme" };
 

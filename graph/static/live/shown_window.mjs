@@ -10,6 +10,7 @@ import { MAX_CANDLES, MIN_CANDLES, fitWindow } from "./windows.mjs";
 
 const MINUTE = 60;
 const DAY = 86_400;
+const MIN_TYPED_CANDLES = 30; // an hour is shown in candles of a minute
 const SHORT_HISTORY_CANDLES = 180; // of a range that is longer than the history
 
 export class ShownWindow {
@@ -19,6 +20,7 @@ export class ShownWindow {
   #page;
   #events;
   #wanted = null; // the view of the URL: loaded, being loaded, or moved to
+  #chosen = { from: null, to: null }; // the window before it was fitted to an interval, so that the next interval is fitted to it, too
   #isReplacing = false; // the URL, by this class
   #hasLeft = false;
 
@@ -35,7 +37,7 @@ export class ShownWindow {
   setInterval(interval) {
     const { range } = view.peek();
     const count = range ? this.#secondsOf(range) / INTERVALS[interval].seconds : 0;
-    navigate({ interval, range: count >= MIN_CANDLES && count <= MAX_CANDLES ? range : null });
+    navigate({ interval, range: count >= MIN_CANDLES && count <= MAX_CANDLES ? range : null, ...this.#chosen });
   }
 
   setRange(range) {
@@ -45,7 +47,7 @@ export class ShownWindow {
   setWindow(from, to) {
     const { interval } = view.peek();
     const count = (to - from) / INTERVALS[interval].seconds;
-    const fits = count >= MIN_CANDLES && count <= PAGE_CANDLES;
+    const fits = count >= MIN_TYPED_CANDLES && count <= PAGE_CANDLES;
     navigate({ interval: fits ? interval : intervalFor(to - from, PAGE_CANDLES), range: null, from, to });
   }
 
@@ -60,8 +62,9 @@ export class ShownWindow {
       if (isSameWindow(wanted, this.shown.peek())) this.failure.value = null; // the reader chose what is shown
       return;
     }
-    const fitted = untracked(() => this.#fit(wanted));
-    const problems = wanted.from !== null && fitted.from === null ? ["The window is in the future. These are the newest candles."] : wanted.problems;
+    const [fitted, problem] = untracked(() => this.#fit(wanted));
+    const problems = problem ? [problem] : wanted.problems;
+    this.#chosen = { from: fitted.from === null ? null : wanted.from, to: fitted.from === null ? null : wanted.to };
     if (isSameWindow(fitted, wanted)) this.#wanted = fitted;
     else untracked(() => this.#replace(fitted, problems));
     untracked(() => this.#show(fitted).catch((error) => this.#onFailure(error, fitted)));
@@ -75,6 +78,7 @@ export class ShownWindow {
   /** Handles a chart that was moved: its window becomes that of the inputs, the texts, the links and the URL. */
   move(from, to, follows) {
     const shown = this.shown.peek();
+    if (!isSameWindow(shown, this.#wanted)) return; // another view is being loaded, which replaces what was moved
     const before = this.visible.peek();
     // A chart that follows new candles moves, too; its width stays.
     const isSameWidth = Math.abs(to - from - (before.end - before.begin)) <= 3 * INTERVALS[shown.interval].seconds;
@@ -82,9 +86,10 @@ export class ShownWindow {
     const range = shown.range && isSameWidth && isSameEnd ? shown.range : null;
     const isOpenEnded = follows || range;
     const moved = { ...shown, range, from: isOpenEnded ? null : from, to: isOpenEnded ? null : to };
+    this.#chosen = { from: moved.from, to: moved.to };
     batch(() => {
       this.failure.value = null;
-      this.visible.value = { begin: from, end: to, follows };
+      this.visible.value = { begin: from, end: follows ? Math.min(to, now()) : to, follows };
       this.shown.value = moved;
       this.#replace(moved);
     });
@@ -121,15 +126,22 @@ export class ShownWindow {
     return intervalFor(seconds, range === "All" ? PAGE_CANDLES : SHORT_HISTORY_CANDLES);
   }
 
-  /** Returns the view with a window that has enough candles to see and few enough to load. A window in the future becomes the newest candles. */
+  /** Returns the view with a window that has enough candles to see and few enough to load; and what of it is not as it was wanted, or null. */
   #fit(wanted) {
-    const { seconds } = INTERVALS[wanted.interval];
-    if (wanted.range) return this.#secondsOf(wanted.range) / seconds <= MAX_CANDLES ? wanted : { ...wanted, interval: this.#intervalOf(wanted.range) };
-    if (wanted.from === null) return wanted;
-    if (wanted.from >= now()) return { ...wanted, from: null, to: null };
+    const { seconds, short } = INTERVALS[wanted.interval];
+    if (wanted.range) return [this.#secondsOf(wanted.range) / seconds <= MAX_CANDLES ? wanted : { ...wanted, interval: this.#intervalOf(wanted.range) }, null];
+    if (wanted.from === null) return [wanted, null];
+    if (wanted.from >= now()) return [{ ...wanted, from: null, to: null }, "The window is in the future. These are the newest candles."];
     const first = this.#page.firstTs.peek() ?? 0;
-    const from = wanted.to > first ? Math.max(wanted.from, first) : wanted.from; // before the first price there is nothing to see
-    return { ...wanted, ...fitWindow({ from: wanted.to - wanted.from > MAX_CANDLES * seconds ? from : wanted.from, to: wanted.to }, seconds, now()) };
+    const isTooLong = wanted.to - wanted.from > MAX_CANDLES * seconds;
+    const from = isTooLong && wanted.to > first ? Math.max(wanted.from, first) : wanted.from; // before the first price there is nothing to see
+    const isNewInterval = wanted.from === this.#chosen.from && wanted.to === this.#chosen.to; // of the window that is shown
+    if (isTooLong && !isNewInterval && wanted.to - from > MAX_CANDLES * seconds) {
+      const interval = intervalFor(wanted.to - from, PAGE_CANDLES);
+      const problem = `The window has too many candles of ${short}. These are candles of ${INTERVALS[interval].short}.`;
+      return [{ ...wanted, interval, ...fitWindow({ from, to: wanted.to }, INTERVALS[interval].seconds, now()) }, problem];
+    }
+    return [{ ...wanted, ...fitWindow({ from, to: wanted.to }, seconds, now()) }, null];
   }
 
   /** Returns the end of the history if that is long ago; null if it goes on. */
@@ -147,7 +159,9 @@ export class ShownWindow {
   #onFailure(error, wanted) {
     if (this.#hasLeft || !isSameWindow(this.#wanted, wanted)) return; // another view is wanted meanwhile
     this.failure.value = { message: error.message, retry: () => this.#retry(wanted) };
-    if (this.shown.peek()) this.#replace(this.shown.peek());
+    const shown = this.shown.peek();
+    this.#chosen = { from: shown?.from ?? null, to: shown?.to ?? null };
+    if (shown) this.#replace(shown);
     else this.#wanted = null;
   }
 

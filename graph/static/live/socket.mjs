@@ -1,28 +1,16 @@
 // Subscriptions over one WebSocket (graphql-transport-ws). Reconnects after a lost connection and resumes the subscriptions.
-// Where no WebSocket gets through: over server-sent events, or else the views reload their data at intervals.
+// Where no WebSocket gets through, they use HTTP until one does.
 
-import { readEventStream } from "./event_stream.mjs";
+import { HttpSubscriptions } from "./http_subscriptions.mjs";
+import { PERMANENT_CODES, RETRY_DELAYS_MS, begin, deliver, resumeVariables, retryDelay } from "./subscription.mjs";
 
 const PROTOCOL = "graphql-transport-ws";
 const FORBIDDEN_CLOSE_CODE = 4403;
 const PING_INTERVAL_MS = 15_000;
 const PONG_TIMEOUT_MS = 5_000;
 const CONNECTION_INIT_TIMEOUT_MS = 10_000;
-const PERMANENT_CODES = ["UNKNOWN_TICKER", "UNAUTHENTICATED", "FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX"];
 const MAX_FAILED_SOCKETS = 2; // after so many, HTTP is tried
-const STREAM_TIMEOUT_MS = 5_000; // a proxy that holds back a stream
-const POLL_INTERVAL_MS = 15_000;
-const RETRY_DELAYS_MS = [500, 1_000, 2_000, 4_000, 8_000];
-
-/** Returns the delay before a reconnect attempt in milliseconds, with jitter so that clients do not reconnect together. */
-export function retryDelay(attempt, random = Math.random()) {
-  return RETRY_DELAYS_MS[Math.min(attempt, RETRY_DELAYS_MS.length - 1)] * (0.5 + random / 2);
-}
-
-/** Returns the variables of a subscription, with the last received id as `after` if there is one. */
-export function resumeVariables(variables, last) {
-  return last === null ? variables : { ...variables, after: last };
-}
+const RETRY_DURING_HTTP_MS = 60_000;
 
 export class Socket {
   #url;
@@ -36,16 +24,16 @@ export class Socket {
   #subscriptions = new Map();
   #nextId = 1;
   #isOpen = false;
-  #hasOpened = false; // once, so that WebSockets get through
-  #isHttp = false;
-  #pollTimer = null;
+  #isRejected = false; // with the key of this page
+  #http;
 
-  /** Calls `onState` with "connecting", "live", "http", "polling", "failing" or "offline". `onRejected` if the API rejects the key. `payload` returns the connection_init payload. */
+  /** Calls `onState` with "connecting", "live", "http", "polling", "failing", "rejected" or "offline". `onRejected` if the API rejects the key. `payload` returns the connection_init payload. */
   constructor(url, { onState, onRejected = () => {}, payload = () => ({}) }) {
     this.#url = url;
     this.#payload = payload;
     this.#onState = onState;
     this.#onRejected = onRejected;
+    this.#http = new HttpSubscriptions(this.#subscriptions, { onState, onReachable: () => this.#connect() });
     addEventListener("online", () => this.#connect());
     addEventListener("offline", () => this.#onClose());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#checkConnection());
@@ -58,24 +46,26 @@ export class Socket {
     const id = String(this.#nextId++);
     this.#subscriptions.set(id, { query, variables, onData, onError, onReconnect, last: null, hasBegun: false, failures: 0 });
     if (this.#isOpen) this.#begin(id);
-    if (this.#isHttp) this.#beginStream(id);
+    else if (this.#http.isConnected) this.#http.begin(id);
     return () => {
-      this.#subscriptions.get(id)?.stream?.abort();
+      const subscription = this.#subscriptions.get(id);
+      if (subscription) this.#http.end(subscription);
       this.#subscriptions.delete(id);
       if (this.#isOpen) this.#send({ id, type: "complete" });
     };
   }
 
   #connect() {
-    if (this.#isHttp || (this.#socket && this.#socket.readyState <= WebSocket.OPEN)) return;
+    if (this.#isRejected || (this.#socket && this.#socket.readyState <= WebSocket.OPEN)) return;
     clearTimeout(this.#reconnectTimer);
     const socket = (this.#socket = new WebSocket(this.#url, PROTOCOL));
     socket.onopen = () => this.#send({ type: "connection_init", payload: this.#payload() });
     setTimeout(() => socket === this.#socket && !this.#isOpen && this.#onClose(), CONNECTION_INIT_TIMEOUT_MS);
     socket.onmessage = (event) => this.#receive(JSON.parse(event.data));
     socket.onclose = ({ code }) => {
-      if (code === FORBIDDEN_CLOSE_CODE) this.#onRejected();
-      if (socket === this.#socket) this.#onClose();
+      if (socket !== this.#socket) return;
+      if (code === FORBIDDEN_CLOSE_CODE) this.#onForbidden();
+      else this.#onClose();
     };
   }
 
@@ -85,9 +75,18 @@ export class Socket {
     this.#isOpen = false;
     socket?.close();
     clearTimeout(this.#reconnectTimer);
-    if (!this.#hasOpened && navigator.onLine && this.#attempt >= MAX_FAILED_SOCKETS) return this.#startHttp();
-    this.#onState("offline");
-    this.#reconnectTimer = setTimeout(() => this.#connect(), retryDelay(this.#attempt++));
+    if (this.#http.isOn) this.#http.check();
+    else if (navigator.onLine && this.#attempt >= MAX_FAILED_SOCKETS) this.#http.start();
+    else this.#onState("offline");
+    const delay = this.#http.isConnected ? RETRY_DURING_HTTP_MS : retryDelay(this.#attempt++);
+    this.#reconnectTimer = setTimeout(() => this.#connect(), delay);
+  }
+
+  #onForbidden() {
+    this.#isRejected = true;
+    this.#http.stop();
+    this.#onState("rejected");
+    this.#onRejected();
   }
 
   /** Pings the server if it was silent: after standby, a dead connection can still seem open. */
@@ -100,10 +99,7 @@ export class Socket {
 
   #begin(id) {
     const subscription = this.#subscriptions.get(id);
-    const variables = resumeVariables(subscription.variables, subscription.last);
-    this.#send({ id, type: "subscribe", payload: { query: subscription.query, variables } });
-    if (subscription.hasBegun && !variables.after) subscription.onReconnect();
-    subscription.hasBegun = true;
+    this.#send({ id, type: "subscribe", payload: { query: subscription.query, variables: begin(subscription) } });
   }
 
   #send(message) {
@@ -115,8 +111,9 @@ export class Socket {
     const subscription = this.#subscriptions.get(message.id);
     switch (message.type) {
       case "connection_ack":
-        this.#isOpen = this.#hasOpened = true;
+        this.#isOpen = true;
         this.#attempt = 0;
+        this.#http.stop();
         this.#onState("live");
         for (const id of this.#subscriptions.keys()) this.#begin(id);
         break;
@@ -126,7 +123,7 @@ export class Socket {
       case "next":
         if (subscription && message.payload.data) {
           if (subscription.failures) this.#onState("live");
-          this.#deliver(subscription, message.payload.data);
+          deliver(subscription, message.payload.data);
         }
         break;
       case "error":
@@ -136,61 +133,6 @@ export class Socket {
         if (subscription) this.#onError(message.id, subscription, {});
         break;
     }
-  }
-
-  #deliver(subscription, data) {
-    const [event] = Object.values(data);
-    subscription.last = event.id ?? null;
-    subscription.failures = 0;
-    subscription.onData(event);
-  }
-
-  /** Uses HTTP, until that fails, too. */
-  #startHttp() {
-    this.#isHttp = true;
-    for (const id of this.#subscriptions.keys()) this.#beginStream(id);
-  }
-
-  #beginStream(id) {
-    const subscription = this.#subscriptions.get(id);
-    const stream = (subscription.stream = new AbortController());
-    const timer = setTimeout(() => this.#startPolling(), STREAM_TIMEOUT_MS);
-    const onOpen = () => {
-      clearTimeout(timer);
-      if (!this.#pollTimer) this.#onState("http");
-    };
-    const onResponse = ({ data, errors }) => {
-      if (data) this.#deliver(subscription, data);
-      else if (PERMANENT_CODES.includes(errors?.[0].extensions?.code)) subscription.onError(errors[0]);
-      else subscription.last = errors?.[0].extensions?.resumeFrom ?? null;
-    };
-    const variables = resumeVariables(subscription.variables, subscription.last);
-    if (subscription.hasBegun && !variables.after) subscription.onReconnect();
-    subscription.hasBegun = true;
-    readEventStream(subscription.query, variables, { onOpen, onResponse, signal: stream.signal }).catch((error) => {
-      clearTimeout(timer);
-      if (stream.signal.aborted || this.#subscriptions.get(id) !== subscription) return;
-      if (error instanceof TypeError) return this.#stopHttp(); // the network failed
-      if (error.message.startsWith("HTTP")) return this.#startPolling();
-      setTimeout(() => this.#isHttp && this.#subscriptions.has(id) && this.#beginStream(id), retryDelay(subscription.failures++));
-    });
-  }
-
-  /** Without streams, the views reload their data at intervals. */
-  #startPolling() {
-    for (const { stream } of this.#subscriptions.values()) stream?.abort();
-    this.#onState("polling");
-    this.#pollTimer ??= setInterval(() => this.#subscriptions.forEach((one) => one.onReconnect()), POLL_INTERVAL_MS);
-  }
-
-  #stopHttp() {
-    if (!this.#isHttp) return;
-    this.#isHttp = false;
-    clearInterval(this.#pollTimer);
-    this.#pollTimer = null;
-    for (const { stream } of this.#subscriptions.values()) stream?.abort();
-    this.#onState("offline");
-    this.#reconnectTimer = setTimeout(() => this.#connect(), retryDelay(this.#attempt));
   }
 
   #onError(id, subscription, error) {

@@ -8,6 +8,7 @@ const STALE_AFTER_S = 180;
 
 export const view = signal(parseView(location.search));
 export const connection = signal("connecting"); // as `Socket` reports it
+export const CONNECTED = ["live", "http", "polling"];
 export const clock = signal(nowSeconds()); // UNIX seconds, once a second
 export const tickers = signal(null); // by name, with their newest price; null until they are loaded
 export const staleCount = computed(() => [...(tickers.value?.values() ?? [])].filter((one) => isStale(one, clock.value)).length);

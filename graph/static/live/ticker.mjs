@@ -18,14 +18,13 @@ import { withTitle } from "./picture.mjs";
 import { newer } from "./prices.mjs";
 import { save } from "./share.mjs";
 import { ShownWindow } from "./shown_window.mjs";
-import { connection, navigate, tickers, view } from "./state.mjs";
+import { CONNECTED, clock, connection, isStale, navigate, tickers, view } from "./state.mjs";
 import { loadStatistics } from "./statistics_panel.mjs";
 import { levels, theme } from "./storage.mjs";
 import { tickerTemplate } from "./ticker_template.mjs";
 import { UTC } from "./zones.mjs";
 
 const RELOAD_MS = 300_000;
-const CONNECTED = ["live", "http", "polling"];
 const TICKER = `query ($ticker: String!) {
   ticker(name: $ticker) { name tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
@@ -75,14 +74,14 @@ class TickerPage {
   constructor(found, socket) {
     this.#socket = socket;
     this.history = new History(found.ticker.name, socket, {
-      onPut: (candles) => this.#change(() => this.#chart.put(candles)),
+      onPut: (candles) => this.#change(() => this.#chart.put(candles, this.history.isLive)),
       onCandle: (candle) => this.#change(() => this.#chart.update(candle)),
     });
     this.window = new ShownWindow(this, {
       load: (wanted, bounds) => this.history.load(wanted, bounds),
       onLoaded: (bounds) => {
         this.#measure.clear();
-        this.#chart.show(this.history.candles.peek(), bounds);
+        this.#chart.show(this.history.candles.peek(), bounds, this.history.isLive);
       },
       onVisible: () => this.#onVisible(),
     });
@@ -126,7 +125,7 @@ class TickerPage {
       effect(() => theme.value && requestAnimationFrame(() => this.#chart.paint())),
       effect(() => this.#compare(this.comparedNames, this.history.view.value, this.history.candles.value)),
       effect(() => this.#drawCompared(this.comparison.others.value, tickers.value)),
-      effect(() => (document.title = `${this.latest.value ? `${price(this.latest.value.price)} ` : ""}${this.ticker.name} · Tickgraph`)),
+      effect(() => (document.title = `${this.#mark}${this.latest.value ? `${price(this.latest.value.price)} ` : ""}${this.ticker.name} · Tickgraph`)),
       listen(document, "fullscreenchange", () => (this.isFullScreen.value = document.fullscreenElement !== null)),
     );
     this.#loadChanges();
@@ -150,6 +149,12 @@ class TickerPage {
 
   setCompared(names) {
     navigate({ compare: names.join(",") });
+  }
+
+  /** What the title says before the price, for a reader who sees only that. */
+  get #mark() {
+    if (connection.value === "offline") return "Offline: ";
+    return isStale({ ...this.ticker, latest: this.latest.value }, clock.value) ? "Stale: " : "";
   }
 
   /** The names of the compared tickers that are known. */

@@ -80,7 +80,7 @@ function head(page) {
       <p class="price big">${latest ? price(latest.price) : "no price yet"}</p>
       ${latest && day?.summary ? html`<p class="change" data-direction=${direction(day.summary.first.price, latest.price)}>${change(day.summary.first.price, latest.price)} ${periodWords(day, clock.value)}</p>` : nothing}
       ${latest ? age(page.ticker, latest) : nothing}
-      ${latest && day?.summary ? html`<p class="dayrange">24 h: ${price(lower(day.summary.lowest, latest.price))} to ${price(higher(day.summary.highest, latest.price))}</p>` : nothing}
+      ${latest && day?.summary ? html`<p class="dayrange">${periodWords(day, clock.value).replace(/^in /, "")}: ${price(lower(day.summary.lowest, latest.price))} to ${price(higher(day.summary.highest, latest.price))}</p>` : nothing}
     </div>
   </section>`;
 }

@@ -1,0 +1,30 @@
+// What subscriptions over WebSockets and over HTTP share.
+
+export const PERMANENT_CODES = ["UNKNOWN_TICKER", "UNAUTHENTICATED", "FORBIDDEN", "GRAPHQL_VALIDATION_FAILED", "GRAPHQL_PARSE_FAILED", "QUERY_TOO_COMPLEX"];
+export const RETRY_DELAYS_MS = [500, 1_000, 2_000, 4_000, 8_000];
+
+/** Returns the delay before a reconnect attempt in milliseconds, with jitter so that clients do not reconnect together. */
+export function retryDelay(attempt, random = Math.random()) {
+  return RETRY_DELAYS_MS[Math.min(attempt, RETRY_DELAYS_MS.length - 1)] * (0.5 + random / 2);
+}
+
+/** Returns the variables of a subscription, with the last received id as `after` if there is one. */
+export function resumeVariables(variables, last) {
+  return last === null ? variables : { ...variables, after: last };
+}
+
+/** Returns the variables to begin or to resume a subscription with. Without an id to resume after, its view reloads. */
+export function begin(subscription) {
+  const variables = resumeVariables(subscription.variables, subscription.last);
+  if (subscription.hasBegun && !variables.after) subscription.onReconnect();
+  subscription.hasBegun = true;
+  return variables;
+}
+
+/** Passes the event of a response on. */
+export function deliver(subscription, data) {
+  const [event] = Object.values(data);
+  subscription.last = event.id ?? null;
+  subscription.failures = 0;
+  subscription.onData(event);
+}
