@@ -15,7 +15,7 @@ from db import export, pool, signing, times
 from db.commands import read_settings, require_known_tickers, show_progress
 from db.errors import CommandLineError
 from db.queries import coverage, digests, gaps, retention, tickers
-from db.queries.digests import GENESIS, DayDigest, DigestEntry
+from db.queries.digests import GENESIS, DayDigest, DigestEntry, Progress
 from db.queries.snapshots import Snapshot
 from db.runtime import embedded_lookup
 from db.settings import Settings
@@ -59,29 +59,49 @@ async def _verify(settings: Settings, names: Sequence[str], file: Path | None) -
         problems = await _verify_chain(db)
         if file is not None:
             return 1 if problems + await _verify_file(db, file, names) else 0
-        progress, horizons = await digests.read_progress(db), await retention.horizons(db)
-        for name in names or await digests.list_tickers(db):
-            problems += await _verify_ticker(db, name, horizons.get(name, times.FIRST))
-            missing = 0 if progress is None else await digests.count_days_without_digest(db, name, progress)
+        progress, due, horizons = await digests.read_progress(db), await digests.due_progress(db), await retention.horizons(db)
+        position, closed_until = (0, 0) if progress is None else (progress.position, progress.closed_until)
+        if position < due.position:
+            print("changes of more than a day ago are not in the digests: is a worker running? Its log says why it waits")
+            problems += 1
+        expected = Progress(max(position, due.position), max(closed_until, due.closed_until))
+        known = {*await digests.list_tickers(db), *(row["name"] for row in await tickers.list_tickers(db, time.time()))}
+        for name in names or sorted(known):
+            problems += await _verify_ticker(db, name, horizons.get(name, times.FIRST), position)
+            missing = await digests.count_days_without_digest(db, name, expected)
             if missing:
                 print(f"{name}: {missing} days have minutes, but no digest")
             problems += missing
     return 1 if problems else 0
 
 
-async def _verify_ticker(db: pool.Database, name: str, horizon: int) -> int:
-    """Recomputes all digests of a ticker, each as of its data version. Returns the number of those that differ."""
-    verified = deleted = differing = 0
+async def _entries_of_ticker(db: pool.Database, name: str) -> AsyncIterator[tuple[DigestEntry, bool]]:
+    """Yields each entry of a ticker by day and number, and whether it is the newest one of its day."""
     entry: DigestEntry | None = None
+    while page := await digests.entries_of_ticker(db, name, entry, PAGE_ENTRIES):
+        for following in page:
+            if entry is not None:
+                yield entry, entry.day != following.day
+            entry = following
+    if entry is not None:
+        yield entry, True
+
+
+async def _verify_ticker(db: pool.Database, name: str, horizon: int, position: int) -> int:
+    """Recomputes all digests of a ticker. Returns the number of those that differ.
+
+    The newest digest of a day must be that of its content as of `position`, up to which all changes are in the digests: so a
+    minute that was added behind its back is found. An earlier digest is recomputed as of its own data version.
+    """
+    verified = deleted = differing = 0
     with show_progress(name, None) as update:
-        while page := await digests.entries_of_ticker(db, name, entry, PAGE_ENTRIES):
-            for entry in page:
-                if entry.day < horizon:
-                    deleted += 1
-                else:
-                    differing += await _report_difference(db, entry)
-                    verified += 1
-                update(advance=1)
+        async for entry, is_newest in _entries_of_ticker(db, name):
+            if entry.day < horizon:
+                deleted += 1
+            else:
+                differing += await _report_difference(db, entry, max(entry.as_of, position) if is_newest else entry.as_of)
+                verified += 1
+            update(advance=1)
     suffix = f"; the minutes of {deleted} others are deleted" if deleted else ""
     print(f"{name}: {verified} digests verified, {differing} differ{suffix}")
     return differing
@@ -101,9 +121,9 @@ async def _verify_chain(db: pool.Database) -> int:
     return broken
 
 
-async def _report_difference(db: pool.Database, entry: DigestEntry) -> bool:
-    """Prints which minutes of the day differ from its digest. Returns whether any does."""
-    found = await _compute(db, entry)
+async def _report_difference(db: pool.Database, entry: DigestEntry, as_of: int) -> bool:
+    """Prints which minutes of the day as of a data version differ from its digest. Returns whether any does."""
+    found = await _compute(db, entry, as_of)
     if found.sha256 == entry.digest.sha256:
         return False
     differing = entry.digest.differing_minutes(found, entry.day)
@@ -120,6 +140,8 @@ async def _report_difference(db: pool.Database, entry: DigestEntry) -> bool:
 async def _verify_file(db: pool.Database, file: Path, names: Sequence[str]) -> int:
     """Compares the archive with a file that `digest --all` or `export --days` wrote. Returns the number of problems."""
     listed, horizons = _read_file(file), await retention.horizons(db)
+    if not listed:
+        raise CommandLineError(f"{file} contains no digests")
     compared = deleted = problems = 0
     previous = GENESIS
     with show_progress(file.name, len(listed)) as update:
@@ -138,7 +160,7 @@ async def _verify_file(db: pool.Database, file: Path, names: Sequence[str]) -> i
                 deleted += 1
             elif not names or entry.ticker in names:
                 compared += 1
-                if (await _compute(db, entry)).sha256 != entry.digest.sha256:
+                if (await _compute(db, entry, entry.as_of)).sha256 != entry.digest.sha256:
                     print(f"{day}: the archive differs from {file} as of data version {entry.as_of}")
                     problems += 1
     suffix = f"; the minutes of {deleted} others are deleted" if deleted else ""
@@ -146,8 +168,8 @@ async def _verify_file(db: pool.Database, file: Path, names: Sequence[str]) -> i
     return problems
 
 
-async def _compute(db: pool.Database, entry: DigestEntry) -> DayDigest:
-    return DayDigest.of_file(await digests.read_day_file(db, entry.ticker, entry.day, entry.as_of), entry.day)
+async def _compute(db: pool.Database, entry: DigestEntry, as_of: int) -> DayDigest:
+    return DayDigest.of_file(await digests.read_day_file(db, entry.ticker, entry.day, as_of), entry.day)
 
 
 def _read_file(file: Path) -> list[DigestEntry]:
@@ -202,7 +224,8 @@ async def _export_days(settings: Settings, folder: Path, names: Sequence[str], l
             None if newest is None or settings.signing_key_file is None else signing.sign(newest, settings.signing_key_file)
         )
         horizons = await retention.horizons(db)
-        for name in names or [row["name"] for row in await tickers.list_tickers(db, time.time())]:
+        known = {*await digests.list_tickers(db), *(row["name"] for row in await tickers.list_tickers(db, time.time()))}
+        for name in names or sorted(known):
             entries = await digests.newest_of_days(db, name, max(low, horizons.get(name, times.FIRST)), high)
             with show_progress(name, len(entries)) as update:
                 for entry in entries:

@@ -140,6 +140,12 @@ SELECT name, candle.last_id IS NULL AS needs_refresh
  ORDER BY name
 """  # noqa: S608  inserts a constant
 
+DUE_PROGRESS: Final = """
+SELECT coalesce((SELECT id FROM version_time WHERE at < day_ago ORDER BY id DESC LIMIT 1), 0) AS position,
+       day_ago - day_ago % 86400 AS closed_until
+  FROM (SELECT extract(epoch FROM clock_timestamp())::bigint - 86400 AS day_ago) AS clock
+"""
+
 TICKERS: Final = "SELECT DISTINCT ticker FROM digest ORDER BY ticker"
 
 COUNT_WITHOUT_DIGEST: Final = f"""
@@ -240,6 +246,11 @@ async def count_days_without_digest(db: Executor, ticker: str, progress: Progres
     """Returns the number of days that should have a digest by the progress, and have none."""
     found: int = await db.fetchval(COUNT_WITHOUT_DIGEST, ticker, progress.closed_until, progress.position)
     return found
+
+
+async def due_progress(db: Executor) -> Progress:
+    """Returns how far the digests should be: up to the changes and days of a day ago, by the clock of the database."""
+    return Progress(**(await db.fetch(DUE_PROGRESS))[0])
 
 
 async def read_progress(db: Executor) -> Progress | None:

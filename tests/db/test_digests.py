@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from base64 import b64decode
 from collections.abc import Sequence
 from itertools import pairwise
@@ -185,6 +186,26 @@ async def test_verify_finds_a_price_that_was_replaced_before_its_day_got_another
     await update_digests(NOW, db)
     assert (await _entries(db))[-1] == (5, "btc_usd", 0, 5)
     assert "btc_usd 2024-01-15: the minutes 00:02 differ" in run_verb(dsn, "verify", status=1)
+
+
+@pytest.mark.slow
+async def test_verify_finds_minutes_that_were_added_past_the_worker_and_digests_that_are_late(dsn: str, db: Database) -> None:
+    await _fill(db)
+    await store(db, [row("btc_usd", DAY + 3 * 86_400)])
+    await update_digests(NOW, db)
+    await db.execute("UPDATE price SET id = id + 1000 WHERE ts = $1", DAY + 3 * 86_400)  # leaves ids for rows of somebody else
+    await db.execute("UPDATE digest_progress SET position = position + 1000")
+    unused = await db.fetchval("SELECT max(id) + 1 FROM price WHERE ts < $1", DAY + 3 * 86_400)
+    await db.execute(
+        "INSERT INTO price (id, ticker, ts, price, source) OVERRIDING SYSTEM VALUE VALUES ($1, 'btc_usd', $2, 5, 'IMPORT')",
+        unused,
+        DAY + 360,
+    )
+    assert "btc_usd 2024-01-15: the minutes 00:06 differ from the digest" in run_verb(dsn, "verify", status=1)
+    await db.execute("DELETE FROM price WHERE id = $1", unused)
+    await db.execute("DELETE FROM digest_progress")
+    await db.execute("INSERT INTO version_time SELECT max(id), $1 FROM price", int(time.time()) // 60 * 60 - 2 * 86_400)
+    assert "changes of more than a day ago are not in the digests" in run_verb(dsn, "verify", status=1)
 
 
 @pytest.mark.slow
