@@ -76,20 +76,27 @@ def _build_long(
 async def _export(dsn: str, options: argparse.Namespace) -> int:
     async with pool.open_database(dsn, application_name="tickgraph export") as db:
         await require_known_tickers(db, options.tickers)
-        snapshot_of: SnapshotOf = exports.newest
-        if options.as_of is not None:
-            opened = {name: await _open_snapshot(db, options.as_of, name, options.start) for name in options.tickers}
-            snapshot_of = opened.__getitem__
+        opened = await _open_snapshots(db, options)
+        snapshot_of: SnapshotOf = opened.__getitem__ if opened else exports.newest
         now = times.minute_of(await clock.now(db))
         if options.partition:
-            return await _write_months(db, options, now, snapshot_of)
-        export = _build(options, options.tickers, now, snapshot_of)
-        target: Path | None = options.output
-        with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out:
-            await _write(db, export, options.start, options.end, out, " ".join(options.tickers))
-        if target:
-            sys.stderr.write(f"{target}: {await _describe(db, options, snapshot_of)}\n")
+            await _write_months(db, options, now, snapshot_of)
+        else:
+            export = _build(options, options.tickers, now, snapshot_of)
+            target: Path | None = options.output
+            with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out:
+                await _write(db, export, options.start, options.end, out, " ".join(options.tickers))
+            if target:
+                sys.stderr.write(f"{target}: {await _describe(db, options, snapshot_of)}\n")
+        await _open_snapshots(db, options)  # fails if retention began to delete their minutes while they were read
     return 0
+
+
+async def _open_snapshots(db: pool.Database, options: argparse.Namespace) -> dict[str, Snapshot]:
+    """Returns the snapshot of each ticker; none without `--as-of`. Raises CommandLineError if its minutes are deleted."""
+    if options.as_of is None:
+        return {}
+    return {name: await _open_snapshot(db, options.as_of, name, options.start) for name in options.tickers}
 
 
 async def _describe(db: pool.Database, options: argparse.Namespace, snapshot_of: SnapshotOf) -> str:
@@ -113,7 +120,7 @@ async def _write(db: pool.Database, export: Export, low: int, high: int, out: Bi
         out.write(encoder.finish())
 
 
-async def _write_months(db: pool.Database, options: argparse.Namespace, now: int, snapshot_of: SnapshotOf) -> int:
+async def _write_months(db: pool.Database, options: argparse.Namespace, now: int, snapshot_of: SnapshotOf) -> None:
     """Writes `ticker=btc_usd/month=2024-01/data.parquet`, which readers of Hive partitions read as one table.
 
     A file that has minutes which are deleted now stays as it is.
@@ -137,7 +144,6 @@ async def _write_months(db: pool.Database, options: argparse.Namespace, now: int
             unfinished.replace(folder / FILE)
             count += 1
     sys.stderr.write(f"{options.output}: {count} files written\n")
-    return 0
 
 
 def _months(low: int, high: int) -> Iterator[tuple[int, int]]:

@@ -62,6 +62,7 @@ class Context:
         self.may_fetch = may_fetch
         self.needs_admin_token = needs_admin_token
         self.last_event_id = last_event_id
+        self._snapshot_windows: set[tuple[int, str, int, str]] = set()
         self.version: int | None = None
         """The data version of fields without `asOf`; None: the newest one."""
 
@@ -95,7 +96,16 @@ class Context:
             return None
         if self.db is not self.resources.primary and version > await current_version(self.db):
             self._reader = self.resources.primary, True  # the replica does not have the version yet
+        self._snapshot_windows.add((version, ticker, low, name))
         return await open_snapshot(self.db, version, ticker, low, name)
+
+    async def require_snapshots_retained(self) -> None:
+        """Raises AsOfTooOldError if retention began to delete minutes of a snapshot while it was read.
+
+        Call it after reading: the response would lack them, and be cached for ever.
+        """
+        for window in sorted(self._snapshot_windows):
+            await open_snapshot(self.resources.primary, *window)
 
     def for_next_operation(self) -> "Context":
         """Returns a context for another response to the same caller."""

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+import aiohttp
 import orjson
 import pytest
 
@@ -13,6 +14,7 @@ from db.pool import Database
 from db.queries import bulk_import, gaps, retention, snapshots, tracking, version, write_lock
 from db.rows import PriceRow, Reason, Source
 from db.tables import metadata
+from graph.schema import context
 from tests.graph.conftest import Api, until_notified
 from tests.sample_data import START_TS, range_row, row, set_tracked_tickers, store, store_ranges, track
 
@@ -245,6 +247,47 @@ async def test_minutes_that_retention_deleted_are_not_silently_missing(api: Api,
     await retention.delete_expired(db, day + 5 * 86_400)
     assert (await api.data(f"{{ {window % (START_TS, after)} }}"))["range"] == not_deleted_yet
     assert await db.fetchval("SELECT count(*) FROM past_row WHERE ts < $1 AND kind = 'gap'", day + 86_400) == 0
+
+
+async def test_retention_during_a_query_makes_no_response_that_lacks_minutes(
+    api: Api, db: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await track(db, "btc_usd")
+    day = START_TS // 86_400 * 86_400
+    await store(db, [row("btc_usd", ts) for ts in (START_TS, day + 86_400, day + 2 * 86_400)])
+    before = await version.current(db)
+    open_snapshot = context.open_snapshot
+    is_retained = True
+
+    async def open_and_expire(*arguments: Any) -> snapshots.Snapshot:
+        """Opens a snapshot. The first time, retention deletes its minutes before they are read."""
+        nonlocal is_retained
+        found = await open_snapshot(*arguments)
+        if is_retained:
+            is_retained = False
+            async with write_lock.write_transaction(db) as connection:
+                await retention.advance_horizons(connection, day + 86_400, day + 5 * 86_400, times.END)
+            await retention.delete_expired(db, day + 5 * 86_400)
+        return found
+
+    window = f'range(ticker: "btc_usd", from: {START_TS}, to: "2024-01-18", asOf: "{before}") {{ ts }}'
+    paths = [
+        f"/export?ticker=btc_usd&from={START_TS}&as_of={before}&format=csv",
+        f"/prices/range?ticker=btc_usd&from_ts={START_TS}&to_ts={START_TS + 60}&as_of={before}",
+    ]
+    monkeypatch.setattr(context, "open_snapshot", open_and_expire)
+    assert (await api.error(f"{{ {window} }}"))[0] == "AS_OF_TOO_OLD"
+    for path in paths:
+        await db.execute("UPDATE ticker SET horizon = NULL, horizon_id = NULL")
+        await store(db, [row("btc_usd", START_TS)])
+        await db.execute("UPDATE price SET id = 1 WHERE ts = $1", START_TS)
+        is_retained = True
+        async with api.session.get(api.url + path) as response:
+            if "export" in path:
+                with pytest.raises(aiohttp.ClientPayloadError):
+                    await response.read()
+            else:
+                assert (response.status, (await response.json())["code"]) == (410, "AS_OF_TOO_OLD")
 
 
 async def test_a_transaction_without_a_new_version_changes_the_time_of_none(db: Database) -> None:

@@ -241,6 +241,7 @@ class Endpoint:
             _reject_cross_site(request, context)
         query = parse_query(self.query, request.query_params)
         result = await self.handler(context, query)
+        await context.require_snapshots_retained()
         cache_headers = caching_headers(
             request, is_repeatable=isinstance(query, models.TickerQuery) and query.as_of is not None
         )

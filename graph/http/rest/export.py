@@ -183,6 +183,7 @@ class ExportSource:
                 if self.has_digest_line:
                     digest.update(written)
                 yield written if encoder is None else await asyncio.to_thread(encoder.encode, written)
+        await self.context.require_snapshots_retained()  # otherwise the connection ends before the response is complete
         if encoder is not None:
             yield encoder.finish()
         if self.has_digest_line and self.snapshot is not None:
