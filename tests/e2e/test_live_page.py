@@ -5,13 +5,10 @@ import datetime as dt
 import re
 import shutil
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from aiohttp import web
 from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
@@ -287,63 +284,6 @@ async def test_an_empty_view_says_where_the_prices_are(browser: Browser, api: Ap
         await expect(page.get_by_role("button", name="All: all prices")).to_have_attribute("aria-pressed", "true")
         await page.get_by_role("button", name="Now").click()
         await page.wait_for_url(lambda url: "from=" not in url)
-
-
-@asynccontextmanager
-async def _proxy(api: Api, *, has_streams: bool) -> AsyncIterator[str]:
-    """Runs an HTTP proxy that upgrades no connection, and without `has_streams` passes no event stream on."""
-
-    async def forward(request: web.Request) -> web.StreamResponse:
-        if "Upgrade" in request.headers or (not has_streams and "event-stream" in request.headers.get("Accept", "")):
-            return web.Response(status=502)
-        headers = {name: value for name, value in request.headers.items() if name != "Host"}
-        async with api.session.request(
-            request.method, f"{api.url}{request.path_qs}", headers=headers, data=await request.read(), auto_decompress=False
-        ) as upstream:
-            response = web.StreamResponse(status=upstream.status, headers=upstream.headers)
-            await response.prepare(request)
-            async for part in upstream.content.iter_any():
-                await response.write(part)
-            return response
-
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", forward)
-    runner = web.AppRunner(app, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    try:
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    finally:
-        await runner.cleanup()
-
-
-@pytest.mark.parametrize(("has_streams", "status"), [(True, "Live over HTTP"), (False, "Updated every 15 seconds")])
-async def test_without_websockets_the_page_is_updated_over_http(
-    browser: Browser, api: Api, db: Database, stored_until: int, has_streams: bool, status: str
-) -> None:
-    async with _proxy(api, has_streams=has_streams) as url:
-        page = await browser.new_page(service_workers="block")
-        streams: list[str] = []
-        page.on(
-            "request",
-            lambda request: streams.append(request.url) if "event-stream" in request.headers.get("accept", "") else None,
-        )
-        await page.clock.install()
-        await page.goto(f"{url}/?ticker=btc_usd")
-        await expect(page.locator(".price.big")).to_have_text("68,599")
-
-        async def requests_a_stream() -> bool:
-            await page.clock.run_for(250)
-            return bool(streams)
-
-        await wait_until(requests_a_stream)
-        await expect(page.locator("#status")).to_have_text(status)
-        await store(db, [row("btc_usd", stored_until, "71234.5")])
-        if not has_streams:
-            await page.clock.run_for(20_000)
-        await expect(page.locator(".price.big")).to_have_text("71,234.5")
-        await expect(page.locator("#status")).to_have_text(status)
-        await page.close()
 
 
 @pytest.mark.usefixtures("stored_until")

@@ -14,7 +14,7 @@ from db.pool import Database
 from db.queries import bulk_import, gaps, retention, snapshots, tracking, version, write_lock
 from db.rows import PriceRow, Reason, Source
 from db.tables import metadata
-from graph.schema import context
+from graph.engine.snapshots import open_snapshot
 from tests.graph.conftest import Api, until_notified
 from tests.sample_data import START_TS, range_row, row, set_tracked_tickers, store, store_ranges, track
 
@@ -256,7 +256,6 @@ async def test_retention_during_a_query_makes_no_response_that_lacks_minutes(
     day = START_TS // 86_400 * 86_400
     await store(db, [row("btc_usd", ts) for ts in (START_TS, day + 86_400, day + 2 * 86_400)])
     before = await version.current(db)
-    open_snapshot = context.open_snapshot
     is_retained = True
 
     async def open_and_expire(*arguments: Any) -> snapshots.Snapshot:
@@ -275,7 +274,7 @@ async def test_retention_during_a_query_makes_no_response_that_lacks_minutes(
         f"/export?ticker=btc_usd&from={START_TS}&as_of={before}&format=csv",
         f"/prices/range?ticker=btc_usd&from_ts={START_TS}&to_ts={START_TS + 60}&as_of={before}",
     ]
-    monkeypatch.setattr(context, "open_snapshot", open_and_expire)
+    monkeypatch.setattr("graph.schema.context.open_snapshot", open_and_expire)
     assert (await api.error(f"{{ {window} }}"))[0] == "AS_OF_TOO_OLD"
     for path in paths:
         await db.execute("UPDATE ticker SET horizon = NULL, horizon_id = NULL")

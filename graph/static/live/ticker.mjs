@@ -142,7 +142,6 @@ class TickerPage {
 
   /** Shows the newest candle: in the same width, if it is loaded. */
   goToNow() {
-    if (this.window.visible.peek()?.follows) return;
     if (this.history.isLive && this.window.shown.peek()) this.#chart.range.goToEnd();
     else this.window.goToNow();
   }
