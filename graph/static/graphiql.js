@@ -1,7 +1,10 @@
 "use strict";
 
-const EXAMPLE = `# Every ticker with its newest price.
-# To run it, press the button or Ctrl-Enter.
+// Each tab has one operation, so that the button runs it at once.
+const EXAMPLES = [
+  `# Every ticker with its newest price.
+# To run it, press the button or Ctrl-Enter. The documentation
+# (book icon, upper left) lists every type, field and argument.
 query Tickers {
   tickers {
     name
@@ -13,8 +16,47 @@ query Tickers {
     }
   }
 }
-
-# Each price when it is stored.
+`,
+  `# Candles of one day. They may be in a time zone.
+query Candles {
+  candles(ticker: "btc_usd", interval: ONE_HOUR, from: "FROM", timeZone: "Europe/Berlin", includeOpen: true) {
+    ts
+    open
+    high
+    low
+    close
+    complete
+  }
+}
+`,
+  `# How many minutes of a window are stored, and why others are not.
+query Coverage {
+  coverage(ticker: "btc_usd", from: "FROM") {
+    expected
+    stored
+    missing
+    gaps(first: 10) {
+      nodes {
+        from
+        to
+        reason
+        state
+      }
+    }
+  }
+}
+`,
+  `# The price that was known at an instant, as a back-test needs it.
+query PriceAt {
+  priceAt(ticker: "btc_usd", at: "AT") {
+    price
+    time
+    observedAt
+    source
+  }
+}
+`,
+  `# Each price when it is stored. The button stops it, too.
 subscription Prices {
   priceAdded {
     ticker
@@ -22,10 +64,13 @@ subscription Prices {
     price
   }
 }
+`,
+].map((text) => text.replace("FROM", before(86_400)).replace("AT", before(300)));
 
-# The documentation (book icon, upper left)
-# lists every type, field and argument.
-`;
+/** Returns the instant so many seconds ago: `2026-11-27T12:00:00Z`. */
+function before(seconds) {
+  return `${new Date(Date.now() - seconds * 1_000).toISOString().slice(0, 19)}Z`;
+}
 
 const url = window.location.pathname;
 const execute = GraphiQL.createFetcher({ url });
@@ -90,12 +135,12 @@ ReactDOM.createRoot(document.getElementById("graphiql")).render(
   React.createElement(GraphiQL, {
     fetcher,
     query: search.get("query") ?? hash,
+    defaultTabs: EXAMPLES.map((query) => ({ query })),
     variables: search.get("variables") ?? undefined,
     operationName: search.get("operationName") ?? undefined,
     onEditQuery: (text) => updateUrl("query", text),
     onEditVariables: (text) => updateUrl("variables", text),
     onEditOperationName: (name) => updateUrl("operationName", name),
-    defaultQuery: EXAMPLE,
     defaultEditorToolsVisibility: "variables",
   }),
 );

@@ -1,6 +1,7 @@
 """GraphiQL, Swagger UI and ReDoc in a real Chromium, without requests to any other host."""
 
 import contextlib
+import re
 import shutil
 from collections.abc import AsyncIterator
 from hashlib import sha256
@@ -9,7 +10,7 @@ from typing import Literal
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.async_api import Browser, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeoutError
 
 from db.pool import Database
@@ -74,23 +75,36 @@ async def _open_page(browser: Browser, api: Api, path: str, scheme: Scheme = "li
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 async def test_graphiql_opens_with_a_working_example(browser: Browser, api: Api, scheme: Scheme, tmp_path: Path) -> None:
     visit = await _open_page(browser, api, "/graphql", scheme)
-    example = visit.page.get_by_role("menuitem", name="Tickers")
-
-    async def lists_the_operations() -> bool:
-        """Clicks the button, which opens a menu once GraphiQL has parsed the document."""
-        await visit.page.click("button.graphiql-execute-button")
-        with contextlib.suppress(PlaywrightTimeoutError):
-            await example.wait_for(timeout=1_000)
-        return await example.is_visible()
-
-    await wait_until(lists_the_operations)
-    await example.click()
+    await visit.page.click("button.graphiql-execute-button")
     await visit.page.locator(".result-window", has_text="68241.5").wait_for()
     await visit.page.screenshot(path=tmp_path / "graphiql.png")
     color = await visit.page.evaluate("getComputedStyle(document.querySelector('.graphiql-container')).backgroundColor")
     visit.require_no_errors()
     dark = sum(map(float, color.replace("rgba", "rgb").removeprefix("rgb(").removesuffix(")").split(",")[:3])) < 380
     assert dark == (scheme == "dark"), color
+
+
+FIELDS = {"Tickers": "tickers", "Candles": "candles", "Coverage": "coverage", "PriceAt": "priceAt"}
+
+
+@pytest.mark.usefixtures("prices")
+async def test_each_example_of_graphiql_runs(browser: Browser, api: Api) -> None:
+    visit = await _open_page(browser, api, "/graphql")
+    tabs = visit.page.locator(".graphiql-tab-button")
+    await expect(tabs).to_have_text(["Tickers", "Candles", "Coverage", "PriceAt", "Prices"])
+    for name, response_field in FIELDS.items():
+        await tabs.filter(has_text=re.compile(f"^{name}$")).click()
+        result = visit.page.locator(".result-window", has_text=f'"{response_field}"')
+
+        async def returns_data(result: Locator = result) -> bool:
+            """Runs the operation. GraphiQL knows that of another tab only after it has parsed the document."""
+            await visit.page.click("button.graphiql-execute-button")
+            with contextlib.suppress(PlaywrightTimeoutError):
+                await result.wait_for(timeout=1_000)
+            return await result.is_visible()
+
+        await wait_until(returns_data)
+    visit.require_no_errors()
 
 
 @pytest.mark.usefixtures("prices")
@@ -140,13 +154,21 @@ async def test_graphiql_opens_the_query_of_its_url_and_updates_the_url(browser: 
         )
 
 
-@pytest.mark.parametrize("path", ["/graphql", "/docs", "/redoc"])
-async def test_every_page_has_a_way_back_and_labels(browser: Browser, api: Api, path: str) -> None:
-    context = await browser.new_context(bypass_csp=True)  # so that axe can be evaluated
+@pytest.mark.parametrize(
+    ("path", "scheme"),
+    [("/graphql", "light"), ("/graphql", "dark"), ("/docs", "light"), ("/docs", "dark"), ("/redoc", "light")],
+)
+async def test_every_page_has_a_way_back_and_labels(
+    browser: Browser, api: Api, tmp_path: Path, path: str, scheme: Scheme
+) -> None:
+    context = await browser.new_context(bypass_csp=True, color_scheme=scheme)  # bypass_csp: so that axe can be evaluated
     page = await context.new_page()
     await page.goto(f"{api.url}{path}")
     await page.locator("h1").first.wait_for()
     await page.locator(".graphiql-container, #operations-tag-health, #redoc h5").first.wait_for()
+    await page.screenshot(path=tmp_path / "page.png")
+    if path == "/docs":
+        assert await page.evaluate("document.documentElement.classList.contains('dark-mode')") == (scheme == "dark")
     if AXE.exists():
         await page.evaluate(AXE.read_text())
         found = await page.evaluate("axe.run()")

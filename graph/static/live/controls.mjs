@@ -15,8 +15,9 @@ export function controls({ view, follows, on }) {
     const isWrong = Number.isNaN(begin) || Number.isNaN(end);
     const problem = isWrong ? "Enter both times like 2026-01-31 12:00" : begin >= end ? "The end must be after the start" : begin >= nowSeconds() ? "The start must not be in the future" : "";
     to.setCustomValidity(problem);
-    if (problem) to.reportValidity();
-    else on.window(begin, end);
+    if (problem) return to.reportValidity();
+    for (const input of [from, to]) input.dataset.shown = input.value; // no longer being edited
+    on.window(begin, end);
   };
   const field = (name, label) => html`<label>${label} <input type="text" name=${name} inputmode="numeric" size="16" placeholder="2026-01-31 12:00" aria-label=${label === "to" ? "To" : label}
     @input=${(event) => event.target.form.elements.to.setCustomValidity("")}></label>`;
@@ -37,9 +38,9 @@ export function controls({ view, follows, on }) {
 /** Puts a window into the form, unless the user edits it. */
 export function showWindow(form, { begin, end }, zone) {
   const { from, to } = form.elements;
-  if (document.activeElement === from || document.activeElement === to) return;
-  from.value = toInput(begin, zone);
-  to.value = toInput(end, zone);
+  const isEdited = (input) => input === document.activeElement && input.value !== (input.dataset.shown ?? "");
+  if (isEdited(from) || isEdited(to)) return;
+  for (const [input, time] of [[from, begin], [to, end]]) input.value = input.dataset.shown = toInput(time, zone);
 }
 
 /** How the chart is drawn. `compared` are `{ ticker, text }`, `others` the names that can be added; `on` has style, scale, compare and fullScreen. */

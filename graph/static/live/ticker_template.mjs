@@ -126,7 +126,7 @@ function legendLine(page) {
   const candles = history.candles.value;
   const hovered = page.hovered.value;
   const end = page.window.visible.value?.end ?? Infinity;
-  const candle = hovered === null ? candles.findLast((one) => one.ts < end) : candles.find((one) => one.ts === hovered);
+  const candle = hovered === null ? candles.findLast((one) => one.ts < end && (one.closed || one.close !== null)) : candles.find((one) => one.ts === hovered);
   const left = candles.find((one) => one.ts >= page.edge.value && one.close !== null) ?? null;
   const isGap = candle && overlapping(history.gaps.value, candle).some((one) => one.state !== "FILLED");
   return html`<p class="legend ${isGap ? "gap" : ""}" role="status" aria-live="off">${legend(candle, history.gaps.value, history.parts.value, left)}</p>`;
