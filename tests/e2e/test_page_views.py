@@ -34,6 +34,8 @@ async def many(db: Database) -> int:
     await track(db, *names, since=now - 3_600)
     await store(db, [row(name, now - 60, price) for name, price in names.items() if name != "sol_usd"])
     await store(db, [row("sol_usd", now - 1_200, "140")])
+    async with write_lock.write_transaction(db) as connection:
+        await gaps.open_gaps(connection, {("sol_usd", now - 1_140): Reason.MAINTENANCE})
     return now
 
 
@@ -88,7 +90,7 @@ async def test_a_stale_ticker_is_named_and_counted_and_a_new_price_flashes(
         stale = page.locator(".tickers .row.stale")
         await expect(stale).to_have_count(1)
         await expect(stale).to_contain_text("sol_usd")
-        await expect(stale).to_contain_text("ago, stale")
+        await expect(stale).to_contain_text("ago, stale: Deribit was under maintenance")
         await expect(stale).to_contain_text("Solana / US dollar")
         await page.evaluate(
             "() => { window.flashes = []; const animate = Element.prototype.animate; "
@@ -159,6 +161,8 @@ async def test_health_shows_days_outages_and_workers(browser: Browser, api: Api,
         await expect(sol.locator("rect.none")).not_to_have_count(0)
         title = await sol.locator("rect.complete title").text_content() or ""
         assert title.endswith("1,440 of 1,440 minutes")
+        await sol.get_by_text("days lack minutes").click()
+        await expect(sol.locator(".days li").first).to_contain_text(re.compile(r"^\d{4}-\d\d-\d\d: 0 of"))
         await db.execute("UPDATE worker_report SET at = at - 600")
     async with open_page(browser, api, "/?view=health") as page:
         await expect(page.get_by_text("No worker has reported since")).to_be_visible()

@@ -29,7 +29,8 @@ export function placeDays(now, weeks) {
   return Array.from({ length: (today - first) / DAY + 1 }, (_, index) => ({ day: first + index * DAY, week: Math.floor(index / 7), weekday: index % 7 }));
 }
 
-function describe(day, found) {
+/** Describes a day: `2026-11-27: 1,440 of 1,440 minutes`. */
+export function describeDay(day, found) {
   const date = new Date(day * 1_000).toISOString().slice(0, 10);
   if (!found?.expected) return `${date}: ${LEVELS.unexpected}`;
   return `${date}: ${found.stored.toLocaleString("en")} of ${minutes(found.expected)}`;
@@ -44,7 +45,7 @@ export function calendar(ticker, days, now, weeks) {
   return html`<svg class="calendar" width=${LEFT + weeks * STEP} viewBox="0 0 ${LEFT + weeks * STEP} ${TOP + 7 * STEP}" role="img" aria-label="Days of ${ticker}: ${days.length} days, ${minutes(missing)} missing">
     ${firsts.map(({ day, week }) => svg`<text x=${LEFT + week * STEP} y="9">${MONTHS[new Date(day * 1_000).getUTCMonth()]}</text>`)}
     ${WEEKDAYS.map((name, row) => svg`<text x="0" y=${TOP + row * STEP + 9}>${name}</text>`)}
-    ${places.map(({ day, week, weekday }) => svg`<rect class=${levelOf(found.get(day))} x=${LEFT + week * STEP} y=${TOP + weekday * STEP} width=${SIZE} height=${SIZE} rx="2"><title>${describe(day, found.get(day))}</title></rect>`)}
+    ${places.map(({ day, week, weekday }) => svg`<rect class=${levelOf(found.get(day))} x=${LEFT + week * STEP} y=${TOP + weekday * STEP} width=${SIZE} height=${SIZE} rx="2"><title>${describeDay(day, found.get(day))}</title></rect>`)}
   </svg>`;
 }
 

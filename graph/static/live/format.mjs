@@ -120,6 +120,12 @@ const REASONS = {
   NOT_IMPORTED: "not part of the import",
 };
 
+/** Returns why the newest prices of a ticker are missing, as far as it is known: "" or ": …". */
+export function staleReason({ latest, lastGap }) {
+  const isNewest = lastGap && lastGap.to > (latest?.ts ?? 0);
+  return isNewest ? `: ${REASONS[lastGap.reason] ?? lastGap.reason}` : "";
+}
+
 const STATES = { OPEN: "backfill pending", FILLED: "filled later", GIVEN_UP: "unrecoverable" };
 
 /** Formats a gap: `21 Nov 2026 09:12 to 09:24, 12 minutes: Deribit did not respond in time, filled later`. */

@@ -3,8 +3,8 @@
 import { effect, signal } from "../vendor/signals-core-1.14.5.mjs";
 import { execute, nowSeconds } from "./api.mjs";
 import { buildViewUrl } from "./address.mjs";
-import { calendar, calendarKey } from "./calendar.mjs";
-import { duration, gap, instant, minutes } from "./format.mjs";
+import { calendar, calendarKey, describeDay } from "./calendar.mjs";
+import { duration, gap, instant, minutes, staleReason } from "./format.mjs";
 import { pairName } from "./names.mjs";
 import { CONNECTED, clock, connection, follow, isStale, tickers } from "./state.mjs";
 import { html, nothing, render, repeat } from "./template.mjs";
@@ -15,6 +15,7 @@ const WEEKS = 53;
 const MIN_WEEKS = 13;
 const RELOAD_MS = 60_000;
 const MAX_OUTAGES = 5;
+const MAX_DAYS = 30;
 const LATE_AFTER_S = 120; // a report is written each minute
 const WORKERS = "{ workers { at workers queuedPrices queuedTicks clockSkewS streams connectedStreams newestTickAt failingJobs } }";
 const TICKER = `query ($ticker: String!, $hour: UnixTime!, $from: UnixTime!, $year: UnixTime!) {
@@ -103,7 +104,7 @@ function workers(report) {
   if (report === undefined) return nothing;
   if (report === null) return html`<section class="panel"><h2>Workers</h2><p class="words bad">No worker has ever reported. Prices are collected by the worker: start it with <code>make up</code>.</p></section>`;
   const age = clock.value - report.at;
-  const stale = [...(tickers.value?.values() ?? [])].filter((one) => isStale(one, clock.value)).map((one) => one.name);
+  const stale = [...(tickers.value?.values() ?? [])].filter((one) => isStale(one, clock.value)).map((one) => `${one.name}${staleReason(one)}`);
   const tick = report.newestTickAt ? `${duration(report.at - Date.parse(report.newestTickAt) / 1_000)} before the report` : "none yet";
   const facts = [
     ["Last report", `${duration(age)} ago`, age > LATE_AFTER_S],
@@ -114,7 +115,7 @@ function workers(report) {
     ["Streams", report.streams ? `${report.connectedStreams} of ${report.streams} connected` : "none runs", report.connectedStreams < report.streams],
     ["Newest tick", tick, false],
     ["Failing jobs", report.failingJobs.length ? report.failingJobs.join(", ") : "none", report.failingJobs.length > 0],
-    ["Stale tickers", stale.length ? stale.join(", ") : "none", stale.length > 0],
+    ["Stale tickers", stale.length ? stale.join("; ") : "none", stale.length > 0],
   ];
   return html`<section class="panel" aria-labelledby="workers"><h2 id="workers">Workers</h2>
     ${age > LATE_AFTER_S ? html`<p class="words bad">No worker has reported since ${instant(report.at)}. The other figures are of that time.</p>` : nothing}
@@ -129,6 +130,15 @@ function tickerPanel(ticker, found) {
   </section>`;
 }
 
+/** The days of the calendar as a list, for fingers, keyboards and screen readers. */
+function incompleteDays(days) {
+  const incomplete = days.filter((one) => one.stored < one.expected).reverse();
+  if (!incomplete.length) return nothing;
+  const more = incomplete.length - MAX_DAYS;
+  return html`<details class="days"><summary>${incomplete.length} ${incomplete.length === 1 ? "day lacks" : "days lack"} minutes</summary>
+    <ul>${incomplete.slice(0, MAX_DAYS).map((one) => html`<li>${describeDay(one.day, one)}</li>`)}${more > 0 ? html`<li>and ${more} earlier ones</li>` : nothing}</ul></details>`;
+}
+
 function tickerDetails(ticker, { coverage, recent, lateness: late, calendar: drawn }) {
   const { nodes, pageInfo } = recent.gaps;
   const outages = nodes.slice(-MAX_OUTAGES).reverse();
@@ -140,6 +150,7 @@ function tickerDetails(ticker, { coverage, recent, lateness: late, calendar: dra
       ${late ? `In the last hour, prices were taken ${late.median.toFixed(1)} s after their minute began (median; latest ${late.latest.toFixed(1)} s).` : nothing}
       ${isStale(ticker, clock.value) ? html`<span class="bad">It is stale.</span>` : nothing}</p>
     <div class="scroll newest" tabindex="0" role="group" aria-label="Days of ${ticker.name}">${drawn}</div>
+    ${incompleteDays(coverage.days)}
     <h3>Outages of the last 7 days</h3>
     ${outages.length ? html`<ul class="outages">${outages.map((one) => html`<li data-state=${one.state}>${gap(one)}</li>`)}${others ? html`<li>${others}</li>` : nothing}</ul>` : html`<p class="hint">None.</p>`}`;
 }

@@ -4,7 +4,7 @@ import { effect, signal, untracked } from "../vendor/signals-core-1.14.5.mjs";
 import { buildViewUrl } from "./address.mjs";
 import { execute, nowSeconds } from "./api.mjs";
 import { spark } from "./chart_data.mjs";
-import { change, direction, duration, higher, lower, price, since } from "./format.mjs";
+import { change, direction, duration, higher, lower, price, since, staleReason } from "./format.mjs";
 import { bindKeys } from "./keys.mjs";
 import { pairName } from "./names.mjs";
 import { arrange, groupRows } from "./overview_rows.mjs";
@@ -147,8 +147,9 @@ function rowTemplate(row) {
   </tr>`;
 }
 
-function ageText({ latest, tracked }, stale) {
-  if (!latest) return "no price yet";
+function ageText(row, stale) {
+  const { latest, tracked } = row;
+  if (!latest) return `no price yet${stale ? staleReason(row) : ""}`;
   const age = duration(clock.value - latest.ts);
-  return tracked ? `${age} ago${stale ? ", stale" : ""}` : `last price ${age} ago, no longer tracked`;
+  return tracked ? `${age} ago${stale ? `, stale${staleReason(row)}` : ""}` : `last price ${age} ago, no longer tracked`;
 }

@@ -1,10 +1,11 @@
 // The newest price of each ticker, by one subscription for the whole page.
 
+import { effect } from "../vendor/signals-core-1.14.5.mjs";
 import { execute, nowSeconds } from "./api.mjs";
 import { lastSeen } from "./storage.mjs";
-import { tickers } from "./state.mjs";
+import { staleCount, tickers } from "./state.mjs";
 
-const TICKERS = "{ tickers { name tracked since latest { id ts price } } }";
+const TICKERS = "{ tickers { name tracked since latest { id ts price } lastGap { to reason } } }";
 const ADDED = "subscription ($after: ID) { priceAdded(after: $after) { id ticker ts price } }";
 const COLLECT_MS = 16; // the prices of a minute arrive together; they are shown together
 const RELOAD_MS = 300_000; // tracked tickers change without an event
@@ -26,6 +27,7 @@ export async function followPrices(socket) {
   const retry = () => loadTickers().catch((error) => console.warn(error.message)); // again in five minutes, or after reconnecting
   unsubscribe = socket.subscribe(ADDED, { after: newestId ? String(newestId) : null }, { onData: collect, onReconnect: retry });
   setInterval(retry, RELOAD_MS);
+  effect(() => staleCount.value && retry()); // the gap of a ticker that became stale says why
 }
 
 async function loadTickers() {
@@ -50,7 +52,7 @@ function apply() {
   const found = new Map(tickers.peek());
   const changes = [];
   for (const { id, ticker, ts, price } of arrived) {
-    const known = found.get(ticker) ?? { name: ticker, tracked: true, since: ts, latest: null };
+    const known = found.get(ticker) ?? { name: ticker, tracked: true, since: ts, latest: null, lastGap: null };
     if (known.latest && known.latest.ts >= ts) continue; // a backfilled price is not the newest
     changes.push([ticker, price, known.latest?.price ?? null]);
     found.set(ticker, { ...known, latest: { id, ts, price } });
