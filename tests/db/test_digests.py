@@ -19,9 +19,9 @@ from hypothesis import strategies as st
 
 from db import migrate, times
 from db.pool import Database, open_database
-from db.queries import bulk_import, digests, history_export, prices, ranges, tickers, write_lock
+from db.queries import bulk_import, digests, gaps, history_export, prices, ranges, tickers, write_lock
 from db.queries.digests import GENESIS, DayDigest
-from db.rows import PriceRow, RangeRow, Source
+from db.rows import PriceRow, RangeRow, Reason, Source
 from graph.settings import Settings
 from ingest.jobs.digests import update_digests
 from tests.conftest import ROOT
@@ -277,6 +277,8 @@ async def test_day_files_are_checked_by_sha256sum_and_imported_again(dsn: str, d
     await _fill(db)
     async with write_lock.write_transaction(db) as connection:
         await tickers.add(connection, ["btc_usd"])
+        lost = {("btc_usd", DAY + times.MINUTE * n): Reason.MAINTENANCE for n in (5, 6, 7)}
+        await gaps.open_gaps(connection, lost)
     await update_digests(NOW, db)
     folder = tmp_path / "archive"
     assert "4 day files written" in run_verb(dsn, "export", "--days", str(folder))
@@ -285,12 +287,19 @@ async def test_day_files_are_checked_by_sha256sum_and_imported_again(dsn: str, d
     manifest = orjson.loads((folder / "btc_usd" / "btc_usd-2024-01-15.json").read_bytes())
     assert (manifest["minutes"], manifest["complete"], manifest["expected"], manifest["missing"]) == (5, False, 1_440, 1_435)
     assert manifest["sources"] == {"LIVE": 5, "BACKFILL": 0, "IMPORT": 0, "PEER": 0, "not expected": 0}
+    gap = {"from": "2024-01-15T00:05:00Z", "to": "2024-01-15T00:08:00Z", "reason": "maintenance", "state": "OPEN"}
+    assert manifest["gaps"] == [gap]
+    entries = {entry.number: entry for entry in await digests.entries_after(db, 0, 10)}
+    assert manifest["chain"] == entries[manifest["number"]].chain.hex()
     file = folder / "btc_usd" / "btc_usd-2024-01-15.csv"
     assert file.read_bytes() == await digests.read_day_file(db, "btc_usd", DAY, int(manifest["data_version"]))
     await store(db, [row("btc_usd", DAY + 900)])
     await update_digests(NOW, db)
     assert "1 day files written" in run_verb(dsn, "export", "btc_usd", "--days", str(folder))
     assert file.read_text().count("\n") == 7
+    window = ("btc_usd", "--from", "2024-01-15", "--to", "2024-01-16", "--columns", "ts,price")
+    assert run_verb(dsn, "export", *window).count("\n") == 7
+    assert run_verb(dsn, "export", *window, "--as-of", manifest["data_version"]).count("\n") == 6
 
 
 @pytest.mark.slow
