@@ -130,7 +130,7 @@ WITH stored AS (
     SELECT given.*
       FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[], $7::text[])
            AS given (ticker, ts, price, observed_at, source, peer)
-     WHERE ts >= coalesce((SELECT {valid_horizon_sql} FROM ticker WHERE name = given.ticker), 0)
+     WHERE NOT EXISTS (SELECT FROM ticker WHERE name = given.ticker AND given.ts < {valid_horizon_sql})
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING id, ticker, ts, price, observed_at, source
 ), estimated AS (
