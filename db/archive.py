@@ -59,20 +59,29 @@ async def _verify(settings: Settings, names: Sequence[str], file: Path | None) -
         problems = await _verify_chain(db)
         if file is not None:
             return 1 if problems + await _verify_file(db, file, names) else 0
-        progress, due, horizons = await digests.read_progress(db), await digests.due_progress(db), await retention.horizons(db)
+        progress, due_progress = await digests.read_progress(db), await digests.due_progress(db)
         position, closed_until = (0, 0) if progress is None else (progress.position, progress.closed_until)
-        if position < due.position:
+        if position < due_progress.position:
             print("changes of more than a day ago are not in the digests: is a worker running? Its log says why it waits")
             problems += 1
-        expected = Progress(max(position, due.position), max(closed_until, due.closed_until))
-        known = {*await digests.list_tickers(db), *(row["name"] for row in await tickers.list_tickers(db, time.time()))}
-        for name in names or sorted(known):
-            problems += await _verify_ticker(db, name, horizons.get(name, times.FIRST), position)
-            missing = await digests.count_days_without_digest(db, name, expected)
+        required = Progress(max(position, due_progress.position), max(closed_until, due_progress.closed_until))
+        for name in names or await _list_known_tickers(db):
+            problems += await _verify_ticker(db, name, position)
+            missing = await digests.count_days_without_digest(db, name, required)
             if missing:
                 print(f"{name}: {missing} days have minutes, but no digest")
             problems += missing
     return 1 if problems else 0
+
+
+async def _list_known_tickers(db: pool.Database) -> list[str]:
+    """Returns the tickers, and those of which only digests are left."""
+    return sorted({*await digests.list_tickers(db), *(row["name"] for row in await tickers.list_tickers(db, time.time()))})
+
+
+async def _is_deleted(db: pool.Database, entry: DigestEntry) -> bool:
+    """Whether retention has deleted minutes of the day, or began to."""
+    return entry.day < (await retention.horizons(db)).get(entry.ticker, times.FIRST)
 
 
 async def _entries_of_ticker(db: pool.Database, name: str) -> AsyncIterator[tuple[DigestEntry, bool]]:
@@ -87,13 +96,14 @@ async def _entries_of_ticker(db: pool.Database, name: str) -> AsyncIterator[tupl
         yield entry, True
 
 
-async def _verify_ticker(db: pool.Database, name: str, horizon: int, position: int) -> int:
+async def _verify_ticker(db: pool.Database, name: str, position: int) -> int:
     """Recomputes all digests of a ticker. Returns the number of those that differ.
 
     The newest digest of a day must be that of its content as of `position`, up to which all changes are in the digests: so a
     minute that was added behind its back is found. An earlier digest is recomputed as of its own data version.
     """
     verified = deleted = differing = 0
+    horizon = (await retention.horizons(db)).get(name, times.FIRST)
     with show_progress(name, None) as update:
         async for entry, is_newest in _entries_of_ticker(db, name):
             if entry.day < horizon:
@@ -124,7 +134,7 @@ async def _verify_chain(db: pool.Database) -> int:
 async def _report_difference(db: pool.Database, entry: DigestEntry, as_of: int) -> bool:
     """Prints which minutes of the day as of a data version differ from its digest. Returns whether any does."""
     found = await _compute(db, entry, as_of)
-    if found.sha256 == entry.digest.sha256:
+    if found.sha256 == entry.digest.sha256 or await _is_deleted(db, entry):  # it may have begun meanwhile
         return False
     differing = entry.digest.differing_minutes(found, entry.day)
     shown = ", ".join(times.iso(ts)[11:16] for ts in differing[:MAX_MINUTES_SHOWN])
@@ -224,8 +234,7 @@ async def _export_days(settings: Settings, folder: Path, names: Sequence[str], l
             None if newest is None or settings.signing_key_file is None else signing.sign(newest, settings.signing_key_file)
         )
         horizons = await retention.horizons(db)
-        known = {*await digests.list_tickers(db), *(row["name"] for row in await tickers.list_tickers(db, time.time()))}
-        for name in names or sorted(known):
+        for name in names or await _list_known_tickers(db):
             entries = await digests.newest_of_days(db, name, max(low, horizons.get(name, times.FIRST)), high)
             with show_progress(name, len(entries)) as update:
                 for entry in entries:
@@ -252,6 +261,8 @@ async def _write_day(db: pool.Database, folder: Path, entry: DigestEntry) -> boo
         return False
     content = await digests.read_day_file(db, entry.ticker, entry.day, entry.as_of)
     if DayDigest.of_file(content, entry.day).sha256 != entry.digest.sha256:
+        if await _is_deleted(db, entry):  # meanwhile
+            return False
         raise CommandLineError(f"{entry.ticker} {times.iso(entry.day)[:10]} differs from its digest. Run `python -m db verify`")
     _replace(path, content)
     _replace(

@@ -86,14 +86,17 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
             target: Path | None = options.output
             with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out:
                 await _write(db, export, options.start, options.end, out, " ".join(options.tickers))
+            await _open_snapshots(db, options)
             if target:
                 sys.stderr.write(f"{target}: {await _describe(db, options, snapshot_of)}\n")
-        await _open_snapshots(db, options)  # fails if retention began to delete their minutes while they were read
     return 0
 
 
 async def _open_snapshots(db: pool.Database, options: argparse.Namespace) -> dict[str, Snapshot]:
-    """Returns the snapshot of each ticker; none without `--as-of`. Raises CommandLineError if its minutes are deleted."""
+    """Returns the snapshot of each ticker; none without `--as-of`. Raises CommandLineError if its minutes are deleted.
+
+    Called again after reading, because retention may have begun to delete them meanwhile.
+    """
     if options.as_of is None:
         return {}
     return {name: await _open_snapshot(db, options.as_of, name, options.start) for name in options.tickers}
@@ -141,6 +144,7 @@ async def _write_months(db: pool.Database, options: argparse.Namespace, now: int
             unfinished = folder / f".{FILE}.part"
             with unfinished.open("wb") as out:
                 await _write(db, export, max(low, options.start), min(high, options.end), out, f"{ticker} {times.iso(low)[:7]}")
+            await _open_snapshots(db, options)
             unfinished.replace(folder / FILE)
             count += 1
     sys.stderr.write(f"{options.output}: {count} files written\n")

@@ -143,7 +143,7 @@ SELECT name, candle.last_id IS NULL AS needs_refresh
 DUE_PROGRESS: Final = """
 SELECT coalesce((SELECT id FROM version_time WHERE at < day_ago ORDER BY id DESC LIMIT 1), 0) AS position,
        day_ago - day_ago % 86400 AS closed_until
-  FROM (SELECT extract(epoch FROM clock_timestamp())::bigint - 86400 AS day_ago) AS clock
+  FROM (SELECT max(at) - 86400 AS day_ago FROM version_time) AS newest
 """
 
 TICKERS: Final = "SELECT DISTINCT ticker FROM digest ORDER BY ticker"
@@ -249,7 +249,7 @@ async def count_days_without_digest(db: Executor, ticker: str, progress: Progres
 
 
 async def due_progress(db: Executor) -> Progress:
-    """Returns how far the digests should be: up to the changes and days of a day ago, by the clock of the database."""
+    """Returns how far the digests should be: up to the changes and days of a day before the newest commit."""
     return Progress(**(await db.fetch(DUE_PROGRESS))[0])
 
 

@@ -35,7 +35,7 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 NEWEST: Final = """
 SELECT DISTINCT ON (peer, ticker) *
   FROM peer_comparison
- WHERE day >= $1 AND ticker IN (SELECT ticker FROM tracking WHERE until IS NULL)
+ WHERE ticker IN (SELECT ticker FROM tracking WHERE until IS NULL)
  ORDER BY peer, ticker, day DESC
 """
 
@@ -77,6 +77,6 @@ async def store_comparison(db: Transaction, comparison: Comparison) -> None:
     await db.execute(STORE, *astuple(comparison))
 
 
-async def newest_comparisons(db: Executor, since: int) -> list[Comparison]:
-    """Returns the newest comparison of each peer and tracked ticker, if its day is not before `since`."""
-    return [Comparison(**row) for row in await db.fetch(NEWEST, since)]
+async def newest_comparisons(db: Executor) -> list[Comparison]:
+    """Returns the newest comparison of each peer and tracked ticker."""
+    return [Comparison(**row) for row in await db.fetch(NEWEST)]

@@ -16,7 +16,6 @@ from db.queries import version
 from graph.engine import cacheability, limits
 from graph.errors import (
     ApiError,
-    AsOfTooOldError,
     MethodNotAllowedError,
     NotAcceptableError,
     PersistedQueryNotFoundError,
@@ -130,7 +129,7 @@ class GraphQLEndpoint:
         except RequestRejectedError as rejection:
             response_cache.set_cacheable(request.scope, cacheable=False)
             errors = rejection.errors
-        except (AsOfTooOldError, PersistedQueryNotFoundError, TooComplexError) as error:
+        except (PersistedQueryNotFoundError, TooComplexError) as error:
             errors = to_graphql_errors(error)
         if media_type == EVENT_STREAM:  # a status other than 200 keeps EventSource from repeating the request
             media_type = GRAPHQL
@@ -196,7 +195,6 @@ class GraphQLEndpoint:
         headers: dict[str, str],
     ) -> Response:
         result = await self._schema.execute_operation(prepared, context)
-        await context.require_snapshots_retained()
         body: dict[str, Any] = {"errors": [error.formatted for error in result.errors]} if result.errors else {}
         body["data"] = result.data
         extensions: dict[str, Any] = {}

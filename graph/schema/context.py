@@ -105,7 +105,7 @@ class Context:
         Call it after reading: the response would lack them, and be cached for ever.
         """
         for window in sorted(self._snapshot_windows):
-            await open_snapshot(self.resources.primary, *window)
+            await open_snapshot(self.db, *window)
 
     def for_next_operation(self) -> "Context":
         """Returns a context for another response to the same caller."""

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from collections.abc import AsyncGenerator, Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from hashlib import sha256
 from inspect import isawaitable
@@ -43,7 +44,7 @@ from graph.engine.json_fragments import JsonFragmentExecutionContext
 from graph.engine.plans import Planner
 from graph.engine.topics import Event
 from graph.engine.trusted_documents import TrustedDocuments
-from graph.errors import ApiError, InternalError, TooComplexError
+from graph.errors import ApiError, AsOfTooOldError, InternalError, TooComplexError
 from graph.schema.context import Context
 from graph.schema.mutation import Mutation
 from graph.schema.query import Query
@@ -195,14 +196,17 @@ class Schema(strawberry.Schema):
         return PreparedOperation(document, text, variables, literals, operation_name, operation, cost)
 
     async def execute_operation(self, prepared: PreparedOperation, context: Context) -> ExecutionResult:
-        """Executes a query or a mutation. Raises RequestRejectedError if nothing was executed.
+        """Executes a query or a mutation. Raises RequestRejectedError if there is no response to return.
 
         Only a few large responses run at the same time, so that small ones do not wait and memory holds few large ones.
         """
-        if prepared.cost < LARGE_RESPONSE_COST:
-            return await self._run_operation(prepared, context)
-        async with self._large_responses:
-            return await self._run_operation(prepared, context)
+        async with nullcontext() if prepared.cost < LARGE_RESPONSE_COST else self._large_responses:
+            result = await self._run_operation(prepared, context)
+        try:
+            await context.require_snapshots_retained()
+        except AsOfTooOldError as error:
+            raise RequestRejectedError(error) from error
+        return result
 
     async def start_subscription(self, prepared: PreparedOperation, context: Context) -> SubscriptionStream:
         """Starts a subscription. The event generator raises ApiError, DatabaseError or ShuttingDownError.

@@ -116,6 +116,8 @@ const MAX_URL_LENGTH = 8000;
 const search = new URLSearchParams(window.location.search);
 const hash = decoded(window.location.hash.slice(1)) || undefined;
 
+const linked = search.get("query") ?? hash;
+
 function decoded(text) {
   try {
     return decodeURIComponent(text);
@@ -134,8 +136,7 @@ function updateUrl(name, text) {
 ReactDOM.createRoot(document.getElementById("graphiql")).render(
   React.createElement(GraphiQL, {
     fetcher,
-    query: search.get("query") ?? hash,
-    defaultTabs: EXAMPLES.map((query) => ({ query })),
+    ...(linked === undefined ? { defaultTabs: EXAMPLES.map((query) => ({ query })) } : { query: linked }),
     variables: search.get("variables") ?? undefined,
     operationName: search.get("operationName") ?? undefined,
     onEditQuery: (text) => updateUrl("query", text),

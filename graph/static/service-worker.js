@@ -15,7 +15,7 @@ self.addEventListener("message", (event) => event.waitUntil(store([SCOPE, ...eve
 
 self.addEventListener("notificationclick", (event) => {
   event.notification.close();
-  event.waitUntil(show(`${SCOPE}?ticker=${event.notification.data.ticker}`));
+  event.waitUntil(show(event.notification.data.ticker));
 });
 
 self.addEventListener("fetch", (event) => {
@@ -33,13 +33,12 @@ async function activate() {
   await self.clients.claim();
 }
 
-/** Shows an address in a tab that has it, or in another tab of the page, or opens one. */
-async function show(address) {
-  const tabs = (await self.clients.matchAll({ type: "window" })).filter((one) => new URL(one.url).pathname === SCOPE);
-  const ticker = (url) => new URL(url, self.registration.scope).searchParams.get("ticker");
-  const tab = tabs.find((one) => ticker(one.url) === ticker(address)) ?? tabs[0];
-  if (!tab) return self.clients.openWindow(address);
-  if (ticker(tab.url) !== ticker(address)) await tab.navigate(address);
+/** Shows a ticker in a tab of the page, or opens one. */
+async function show(ticker) {
+  const tabs = await self.clients.matchAll({ type: "window" });
+  const tab = tabs.find((one) => new URL(one.url).pathname === SCOPE);
+  if (!tab) return self.clients.openWindow(`${SCOPE}?ticker=${ticker}`);
+  tab.postMessage({ ticker });
   return tab.focus();
 }
 

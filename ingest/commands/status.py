@@ -32,7 +32,7 @@ from ingest.settings import Settings
 STREAM_STALE_AFTER_S = 60
 """The newest tick of a stream is older than this only if something is wrong. Deribit sends about one a second."""
 MAX_COMPARISON_AGE_S = 4 * times.DAY
-"""Older comparisons with peers are not shown."""
+"""An older comparison with a peer is a problem."""
 MIN_SHOWN_LOCK_S = 2.0
 """A writer holds the lock for milliseconds. A lock that is held for longer than this is reported."""
 
@@ -164,7 +164,7 @@ async def read_status(settings: Settings) -> Status:
                 for name, bps in differences.items()
                 if abs(bps) > MAX_DIFFERENCE_BPS
             ]
-            status.peers = await _peers(db, status.at)
+            status.peers = await _peers(db, settings.peers)
             status.problems += _peer_problems(status, settings.peers)
             status.writer = await _writer(db)
             tracked = {ticker.ticker for ticker in status.tickers if ticker.tracked}
@@ -316,10 +316,11 @@ def _redis_problems(*urls: str) -> list[str]:
     return found
 
 
-async def _peers(db: Database, now: int) -> list[PeerStatus]:
+async def _peers(db: Database, urls: Sequence[str]) -> list[PeerStatus]:
     by_peer: dict[str, list[Comparison]] = {}
-    for comparison in await peers.newest_comparisons(db, now - MAX_COMPARISON_AGE_S):
-        by_peer.setdefault(comparison.peer, []).append(comparison)
+    for comparison in await peers.newest_comparisons(db):
+        if comparison.peer in urls:
+            by_peer.setdefault(comparison.peer, []).append(comparison)
     return [
         PeerStatus(
             peer,
@@ -334,13 +335,17 @@ async def _peers(db: Database, now: int) -> list[PeerStatus]:
 
 
 def _peer_problems(status: Status, urls: Sequence[str]) -> list[str]:
-    compared = {found.peer for found in status.peers}
+    compared = {found.peer for found in status.peers if times.parse(found.day) >= status.at - MAX_COMPARISON_AGE_S}
     return [
-        f"{found.peer} has {times.format_minutes(found.only_there)} of {found.day} that are missing here: run "
+        f"{found.peer} has {times.format_minutes(found.only_there)} since {found.day} that are missing here: run "
         f"`python -m ingest compare --peer {found.peer} --from {found.day} --repair`"
         for found in status.peers
         if found.only_there
-    ] + [f"{url} has not been compared in the last four days: see the log of the worker" for url in urls if url not in compared]
+    ] + [
+        f"{url} has not been compared for all tickers in the last four days: see the log of the worker"
+        for url in urls
+        if url not in compared
+    ]
 
 
 async def _writer(db: Database) -> str | None:

@@ -41,7 +41,7 @@ class BackfillResult:
     filled: int = 0
     unrecoverable: int = 0
     remaining: int = 0
-    """To be retried: not found in the chart, or not requested because the exchange failed."""
+    """To be retried: not found in the chart, not requested because the exchange failed, or waiting for a peer."""
 
 
 async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox, peers: "Sequence[Peer]" = ()) -> BackfillResult:
@@ -57,10 +57,10 @@ async def backfill(now: int, *, source: Exchange, db: Database, outbox: Outbox, 
     if peers and due_gaps:
         from ingest.jobs.peers import fill_from_peers  # noqa: PLC0415  only with PEERS
 
-        filled, not_requested = await fill_from_peers(due_gaps, peers, db)
-        if filled:  # the peers make progress, so the next run continues with them
-            postponed = {(ticker, ts) for ticker, ts in not_requested if now - ts < MAX_POSTPONED_AGE_S}
-    result = await fill_gaps([gap for gap in due_gaps if gap not in filled | postponed], now, source=source, db=db)
+        filled, unanswered = await fill_from_peers(due_gaps, peers, db)
+        postponed = {(ticker, ts) for ticker, ts in unanswered if now - ts < MAX_POSTPONED_AGE_S}
+    done = filled | postponed
+    result = await fill_gaps([gap for gap in due_gaps if gap not in done], now, source=source, db=db)
     result.filled += len(filled)
     result.remaining += len(postponed)
     return result

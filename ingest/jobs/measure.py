@@ -36,20 +36,22 @@ async def measure(
         )
         # Without a mean of the newest deliveries, an old difference must not keep an alert.
         metrics.delivery_difference.labels(row["name"]).set(differences.get(row["name"], math.nan))
-    compared: dict[str, list[Comparison]] = {}
-    for comparison in await peers.newest_comparisons(db, int(now) - 4 * times.DAY):
-        compared.setdefault(comparison.peer, []).append(comparison)
-    for peer in peer_urls:
-        if peer not in compared:
-            metrics.peer_compared_day.labels(peer).set(0)
-    for peer, found_of_peer in compared.items():
-        metrics.peer_compared_day.labels(peer).set(min(found.day for found in found_of_peer))
-        metrics.peer_missing_minutes.labels(peer, "here").set(sum(found.only_there for found in found_of_peer))
-        metrics.peer_missing_minutes.labels(peer, "there").set(sum(found.only_here for found in found_of_peer))
-        metrics.peer_difference.labels(peer).set(max(float(found.max_bps or 0) for found in found_of_peer))
+    await _measure_peers(db, peer_urls)
     missing = {(row["reason"], row["state"]): row for row in await gaps.missing_by_reason(db)}
     for reason in Reason:
         for state in ("open", "given_up"):
             found = missing.get((reason, state))
             metrics.missing_minutes.labels(reason, state).set(0 if found is None else found["minutes"])
     metrics.oldest_gap.set(min((row["oldest"] for (_, state), row in missing.items() if state == "open"), default=0))
+
+
+async def _measure_peers(db: Database, urls: Iterable[str]) -> None:
+    compared: dict[str, list[Comparison]] = {url: [] for url in urls}
+    for comparison in await peers.newest_comparisons(db):
+        if comparison.peer in compared:  # one that was removed must not fire an alert
+            compared[comparison.peer].append(comparison)
+    for peer, found_of_peer in compared.items():
+        metrics.peer_compared_day.labels(peer).set(min((found.day for found in found_of_peer), default=0))
+        metrics.peer_missing_minutes.labels(peer, "here").set(sum(found.only_there for found in found_of_peer))
+        metrics.peer_missing_minutes.labels(peer, "there").set(sum(found.only_here for found in found_of_peer))
+        metrics.peer_difference.labels(peer).set(max((float(found.max_bps or 0) for found in found_of_peer), default=0))

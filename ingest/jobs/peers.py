@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 FILL_TIMEOUT_S: Final = 8.0
 """Time for all peers in one run. The chart of the exchange is the alternative, so a slow peer must not delay it."""
-CONCURRENT_REQUESTS: Final = 8
+MAX_CONCURRENT_REQUESTS: Final = 8
 """To one peer: after an outage, hundreds of tickers lack the same minutes."""
 MAX_DEVIATION: Final = Decimal("0.1")
 """A price of a peer may lie this far outside of its neighbors: a tenth. The chart is the alternative for those beyond."""
@@ -42,41 +42,45 @@ COMPARE_BUDGET_S: Final = 4.0
 """Time of a run. A request may take five seconds more; the next minute continues."""
 COMPARE_RETRY_S: Final = 10 * times.MINUTE
 MAX_COMPARE_FAILURES: Final = 3
-"""Tickers that may fail in one run of a peer before the others wait for the retry."""
+"""Tickers that may fail in one run. After a failure, those that are left wait for the retry."""
 MAX_OUTLIERS: Final = 5
 MIN_OUTLIER_BPS: Final = Decimal(10)
 """A smaller difference is no outlier. Samples of different seconds of one minute differ by a few basis points."""
 
 
-class PeerFill(NamedTuple):
-    """What peers were asked for."""
+class FillResult(NamedTuple):
+    """The minutes that peers filled, and those that are worth another request."""
 
     filled: set[TickerMinute]
-    not_requested: set[TickerMinute]
-    """Minutes that are not filled, and for which the time of a peer that responds did not suffice."""
+    unanswered: set[TickerMinute]
+    """Minutes for which a peer that filled others did not respond: for lack of time, or after an error."""
 
 
-async def fill_from_peers(missing: Sequence[TickerMinute], peer_list: Sequence[Peer], db: Database) -> PeerFill:
+async def fill_from_peers(missing: Sequence[TickerMinute], peer_list: Sequence[Peer], db: Database) -> FillResult:
     """Fills the minutes with live prices of the peers, in their order.
 
     A peer that fails is skipped. Raises DatabaseError; minutes filled before stay filled.
     """
     filled: set[TickerMinute] = set()
-    not_requested: set[TickerMinute] = set()
+    unanswered: set[TickerMinute] = set()
     deadline = Deadline(FILL_TIMEOUT_S)
     for index, peer in enumerate(peer_list):
         remaining = [minute for minute in missing if minute not in filled]
         if remaining:
             # Each peer gets its part of the time, so that a slow one leaves some to the others.
             budget_s = deadline.remaining_s() / (len(peer_list) - index)
-            not_requested |= await _fill_from_peer(remaining, peer, db, filled, budget_s)
-    return PeerFill(filled, not_requested - filled)
+            count = len(filled)
+            remaining_unanswered = await _fill_from_peer(remaining, peer, db, filled, budget_s)
+            if len(filled) > count:
+                unanswered |= remaining_unanswered
+    return FillResult(filled, unanswered - filled)
 
 
 async def _fill_from_peer(
     missing: Sequence[TickerMinute], peer: Peer, db: Database, filled: set[TickerMinute], budget_s: float
 ) -> set[TickerMinute]:
-    """Adds what is filled to `filled`. Returns the minutes that were not requested in the given time."""
+    """Adds what is filled to `filled`. Returns the minutes that the peer did not answer for."""
+    unanswered = set(missing)
     windows = deque(_windows(missing))
     database_errors: list[DatabaseError] = []
 
@@ -87,6 +91,7 @@ async def _fill_from_peer(
                 found = await peer.minutes(ticker, minutes[0], minutes[-1] + times.MINUTE)
                 result = await store_plausible(peer, ticker, [found[ts] for ts in minutes if ts in found], db)
                 filled.update((ticker, ts) for ts in result.stored)
+                unanswered.difference_update((ticker, ts) for ts in minutes)
             except DatabaseError as error:
                 windows.clear()
                 database_errors.append(error)
@@ -100,13 +105,13 @@ async def _fill_from_peer(
 
     try:
         async with asyncio.timeout(budget_s), asyncio.TaskGroup() as group:
-            for _ in range(CONCURRENT_REQUESTS):
+            for _ in range(MAX_CONCURRENT_REQUESTS):
                 group.create_task(request_windows())
     except TimeoutError:
         log.warning("peer %s did not return all missing minutes within %.0f s", peer.url, budget_s)
     if database_errors:
         raise database_errors[0]
-    return {(ticker, ts) for ticker, minutes in windows for ts in minutes}
+    return unanswered
 
 
 def _windows(missing: Iterable[TickerMinute]) -> list[tuple[str, list[int]]]:

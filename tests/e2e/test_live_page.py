@@ -302,7 +302,7 @@ async def test_a_failed_load_leaves_controls_and_chart_in_agreement(browser: Bro
     await expect(page.get_by_role("button", name="five minutes")).to_have_attribute("aria-pressed", "true")
     assert "interval=" not in page.url
     await page.unroute("**/graphql", fail)
-    await page.get_by_role("button", name="Try again").click()
+    await page.locator(".chart-message").get_by_role("button", name="Try again").click()
     await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
     await expect(page.get_by_role("button", name="one hour")).to_have_attribute("aria-pressed", "true")
     await page.close()

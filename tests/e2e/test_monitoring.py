@@ -121,13 +121,14 @@ async def run_prometheus(folder: Path, api_port: int, worker_port: int, stream_p
 
 
 @contextlib.asynccontextmanager
-async def _run_collector(dsn: str, redis_url: str, rpc_url: str, verb: str, port: int) -> AsyncIterator[None]:
+async def _run_collector(dsn: str, redis_url: str, rpc_url: str, verb: str, port: int, **settings: str) -> AsyncIterator[None]:
     env = {
         "DATABASE_URL": dsn,
         "REDIS_URL": redis_url,
         "DERIBIT_RPC_URL": rpc_url,
         f"{'WORKER' if verb == 'work' else 'STREAM'}_METRICS_PORT": str(port),
         "TICKERS": "btc_usd,eth_usd,no_such",
+        **settings,
     }
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "ingest", verb), cwd=ROOT, env=os.environ | env, stderr=asyncio.subprocess.DEVNULL
@@ -231,7 +232,7 @@ class MonitoredProduct:
 
 @contextlib.asynccontextmanager
 async def _monitored_product(
-    dsn: str, redis_url: str, rpc_url: str, folder: Path, **settings: Any
+    dsn: str, redis_url: str, rpc_url: str, folder: Path, peers: str = "", **settings: Any
 ) -> AsyncIterator[MonitoredProduct]:
     api_port, worker_port, stream_port = free_port(), free_port(), free_port()
     broker = RedisBroker(url=redis_url)  # type: ignore[no-untyped-call]  # dramatiq leaves it untyped
@@ -241,7 +242,7 @@ async def _monitored_product(
         contextlib.AsyncExitStack() as worker,
         open_outbox(redis_url, 1_000) as outbox,
     ):
-        await worker.enter_async_context(_run_collector(dsn, redis_url, rpc_url, "work", worker_port))
+        await worker.enter_async_context(_run_collector(dsn, redis_url, rpc_url, "work", worker_port, PEERS=peers))
         async with run_prometheus(folder, api_port, worker_port, stream_port) as prometheus_server:
             yield MonitoredProduct(stand, prometheus_server, outbox, broker, worker)
 
@@ -294,12 +295,14 @@ async def test_price_alerts_fire_by_their_causes(
     await db.execute(
         "INSERT INTO delivery_price VALUES ('btc_usd', $1, 70000, 70010, 'RANGE')", (now - 28_800) // 86_400 * 86_400 + 28_800
     )
+    peer = f"http://127.0.0.1:{free_port()}"  # it does not respond
     # Three days ago a peer had a minute that is missing here, and another price. It has not been compared since.
     await db.execute(
-        "INSERT INTO peer_comparison VALUES ('https://b.example.org', $1, 'btc_usd', 1439, 0, 1, 1, 150, $1)",
+        "INSERT INTO peer_comparison VALUES ($2, $1, 'btc_usd', 1439, 0, 1, 1, 150, $1)",
         now // 86_400 * 86_400 - 3 * 86_400,
+        peer,
     )
-    async with _monitored_product(dsn, redis_url, rpc_url, tmp_path) as product:
+    async with _monitored_product(dsn, redis_url, rpc_url, tmp_path, peers=peer) as product:
         await product.wait_for_alerts(
             "ExchangeCallsFailing", "PriceStale", "CollectionStalled", "GapOpenTooLong", "StreamSilent"
         )

@@ -173,13 +173,13 @@ async def test_many_tabs_over_http_leave_connections_for_queries(
     async with _proxy(api) as proxy:
         context = await browser.new_context(service_workers="block")
         open_streams: set[Request] = set()
-        most = 0
+        max_streams = 0
 
         def begin(request: Request) -> None:
-            nonlocal most
+            nonlocal max_streams
             if "event-stream" in request.headers.get("accept", ""):
                 open_streams.add(request)
-                most = max(most, len(open_streams))
+                max_streams = max(max_streams, len(open_streams))
 
         def end(request: Request) -> None:
             open_streams.discard(request)
@@ -198,7 +198,7 @@ async def test_many_tabs_over_http_leave_connections_for_queries(
             await expect(page.locator(".price.big")).to_have_text("71,234.5", timeout=20_000)
             await page.get_by_role("button", name="one hour").click()
             await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
-        assert most <= 4
+        assert 1 <= max_streams <= 4
         await context.close()
 
 

@@ -183,7 +183,7 @@ class ExportSource:
                 if self.has_digest_line:
                     digest.update(written)
                 yield written if encoder is None else await asyncio.to_thread(encoder.encode, written)
-        await self.context.require_snapshots_retained()  # otherwise the connection ends before the response is complete
+        await self.context.require_snapshots_retained()  # an error ends the connection before the response is complete
         if encoder is not None:
             yield encoder.finish()
         if self.has_digest_line and self.snapshot is not None:
@@ -218,6 +218,7 @@ async def _respond_with_length(
     (ticker,) = source.content.tickers
     etag = f'"{await version.current(context.db) if snapshot is None else snapshot.id}"'
     slices = await history_export.slice_sizes(context.db, shape, ticker, source.window.low, source.window.high, snapshot)
+    await context.require_snapshots_retained()
     size = history_export.total_size(shape, slices)
     headers = {**headers, "ETag": etag}
     media_type = MEDIA_TYPES[shape.format]

@@ -4,6 +4,7 @@ import { AreaSeries, CandlestickSeries, LineSeries, PriceScaleMode, createChart,
 import { extremes, isolated, toChartCandle, toChartLine } from "./chart_data.mjs";
 import { fade, readColor } from "./colors.mjs";
 import { axis, decimalsOf, instant, price } from "./format.mjs";
+import { MAX_LOADED_CANDLES } from "./history.mjs";
 import { Periods } from "./periods.mjs";
 import { MARGIN, VisibleRange } from "./visible_range.mjs";
 import { coordinateAt, positionOf, timeAt } from "./windows.mjs";
@@ -43,7 +44,7 @@ export class Chart {
       autoSize: true,
       layout: { attributionLogo: false, fontFamily: getComputedStyle(element).fontFamily, fontSize: 12 },
       timeScale: {
-        timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: 0.1, tickMarkFormatter: axis,
+        timeVisible: true, secondsVisible: false, rightOffset: 4, minBarSpacing: Math.max(0.1, element.clientWidth / MAX_LOADED_CANDLES), tickMarkFormatter: axis,
         lockVisibleTimeRangeOnResize: true, // also when the labels of the price scale get wider
       },
       rightPriceScale: { borderVisible: false },
@@ -104,7 +105,7 @@ export class Chart {
     const draw = () => {
       if (this.#line) {
         this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
-        if (candle.ts !== last?.ts) this.#drawPoints(isolated(this.#data));
+        this.#drawPoints(isolated(this.#data));
       } else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
     };
     this.#range.append(this.#data, draw, this.#isLive ? this.#capacity : 0);

@@ -38,7 +38,7 @@ export function controls({ view, follows, on }) {
 /** Puts a window into the form, unless the user edits it. */
 export function showWindow(form, { begin, end }, zone) {
   const { from, to } = form.elements;
-  const isEdited = (input) => input === document.activeElement && input.value !== (input.dataset.shown ?? "");
+  const isEdited = (input) => form.contains(document.activeElement) && input.value !== (input.dataset.shown ?? "");
   if (isEdited(from) || isEdited(to)) return;
   for (const [input, time] of [[from, begin], [to, end]]) input.value = input.dataset.shown = toInput(time, zone);
 }

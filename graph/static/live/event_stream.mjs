@@ -2,7 +2,7 @@
 
 import { headers } from "./api.mjs";
 
-/** Reads the responses to a subscription. Calls `onBytes` for all bytes, also those of an empty comment. Throws when the stream ends, or is none. */
+/** Reads the responses to a subscription. Calls `onBytes` for all bytes, also those of an empty comment. Throws when the stream ends, or is none: then `onResponse` gets the errors of the API, if it sent some. */
 export async function readEventStream(query, variables, { onBytes, onResponse, signal }) {
   const response = await fetch("graphql", {
     method: "POST",
@@ -10,7 +10,11 @@ export async function readEventStream(query, variables, { onBytes, onResponse, s
     body: JSON.stringify({ query, variables }),
     signal,
   });
-  if (!response.headers.get("Content-Type")?.startsWith("text/event-stream")) throw new Error(`HTTP ${response.status} instead of a stream`);
+  const type = response.headers.get("Content-Type") ?? "";
+  if (!type.startsWith("text/event-stream")) {
+    if (type.includes("json")) onResponse(await response.json());
+    throw new Error(`HTTP ${response.status} instead of a stream`);
+  }
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let text = "";
   for (;;) {

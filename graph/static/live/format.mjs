@@ -122,7 +122,7 @@ const REASONS = {
 
 /** Returns why the newest prices of a ticker are missing, as far as it is known: "" or ": …". */
 export function staleReason({ latest, lastGap }) {
-  const isNewest = lastGap && lastGap.to > (latest?.ts ?? 0);
+  const isNewest = lastGap && lastGap.to > (latest ? latest.ts + MINUTE : 0);
   return isNewest ? `: ${REASONS[lastGap.reason] ?? lastGap.reason}` : "";
 }
 

@@ -7,7 +7,7 @@ import { INTERVALS } from "./intervals.mjs";
 import { UTC } from "./zones.mjs";
 
 export const PAGE_CANDLES = 500;
-const MAX_LOADED_CANDLES = 5_000;
+export const MAX_LOADED_CANDLES = 5_000;
 const MAX_REQUEST_CANDLES = 9_000; // per request; the limit of the API is 10,000
 const MAX_PARTS = 300; // of each source: a screen shows no more
 const MINUTE = 60;

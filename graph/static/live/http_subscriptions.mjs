@@ -2,7 +2,7 @@
 
 import { execute } from "./api.mjs";
 import { readEventStream } from "./event_stream.mjs";
-import { PERMANENT_CODES, begin, deliver, retryDelay } from "./subscription.mjs";
+import { begin, deliver, recover, retryDelay } from "./subscription.mjs";
 
 const MAX_STREAMS = 4; // of all tabs: over HTTP/1.1 a browser opens six connections to a host, and queries need some
 const OPEN_TIMEOUT_MS = 5_000; // a proxy that holds back a stream
@@ -18,7 +18,7 @@ export class HttpSubscriptions {
   #checking = null;
   #pollTimer = null;
 
-  /** Follows a map of subscriptions. `events`: onState("http", "polling" or "offline"), onReachable() when the API responds again. */
+  /** Follows a map of subscriptions. `events`: onState("http", "polling" or "offline"), onForbidden() if the API rejects the key, onReachable() when the API responds again: streams are opened only after the next WebSocket has failed. */
   constructor(subscriptions, events) {
     this.#subscriptions = subscriptions;
     this.#events = events;
@@ -43,7 +43,7 @@ export class HttpSubscriptions {
   stop() {
     this.#isOn = false;
     clearInterval(this.#pollTimer);
-    for (const one of this.#subscriptions.values()) this.end(one);
+    for (const subscription of this.#subscriptions.values()) this.end(subscription);
   }
 
   /** Reloads what no stream updates. Finds out whether the API responds. */
@@ -52,17 +52,22 @@ export class HttpSubscriptions {
   }
 
   async #check() {
-    const isReachable = await execute("{ __typename }").then(() => true, (error) => Boolean(error.code));
+    const code = await execute("{ __typename }").then(() => "NONE", (error) => error.code);
     if (!this.#isOn) return;
+    if (code === "UNAUTHENTICATED") return this.#events.onForbidden();
     const wasReachable = this.#isReachable;
-    this.#isReachable = isReachable;
+    this.#isReachable = Boolean(code);
+    if (this.#isReachable && !wasReachable) return this.#events.onReachable();
     this.#reportState();
-    if (!isReachable) return;
-    if (wasReachable) for (const one of [...this.#subscriptions.values()].filter((one) => !one.isStreaming)) one.onReconnect();
-    else {
-      for (const id of this.#subscriptions.keys()) this.begin(id);
-      this.#events.onReachable();
-    }
+    if (!this.#isReachable) return;
+    for (const subscription of [...this.#subscriptions.values()].filter((one) => !one.isStreaming)) subscription.onReconnect();
+  }
+
+  /** Opens a stream for each subscription that has none, if the API responds. */
+  openStreams() {
+    if (!this.#isReachable) return this.check();
+    this.#reportState();
+    for (const [id, subscription] of this.#subscriptions) if (!subscription.stream) this.begin(id);
   }
 
   #reportState() {
@@ -72,21 +77,21 @@ export class HttpSubscriptions {
 
   /** Opens the stream of a subscription. */
   begin(id) {
-    const one = this.#subscriptions.get(id);
-    this.end(one);
-    this.#stream(id, one, begin(one));
+    const subscription = this.#subscriptions.get(id);
+    this.end(subscription);
+    this.#stream(id, subscription, begin(subscription));
   }
 
   /** Closes the stream of a subscription. */
-  end(one) {
-    clearTimeout(one.timer);
-    one.stream?.abort();
-    one.stream = null;
-    one.isStreaming = false;
+  end(subscription) {
+    clearTimeout(subscription.timer);
+    subscription.stream?.abort();
+    Object.assign(subscription, { timer: null, stream: null, isStreaming: false });
   }
 
-  async #stream(id, one, variables) {
-    const stream = (one.stream = new AbortController());
+  async #stream(id, subscription, variables) {
+    const stream = (subscription.stream = new AbortController());
+    let hasResponded = false;
     let timer = null;
     const limitSilence = (delay) => {
       clearTimeout(timer);
@@ -94,46 +99,37 @@ export class HttpSubscriptions {
     };
     const onBytes = () => {
       limitSilence(SILENCE_TIMEOUT_MS);
-      if (one.isStreaming) return;
-      one.isStreaming = true;
+      if (subscription.isStreaming) return;
+      subscription.isStreaming = true;
       this.#reportState();
     };
     const onResponse = ({ data, errors }) => {
-      if (data) return deliver(one, data);
-      if (PERMANENT_CODES.includes(errors?.[0].extensions?.code)) {
-        this.#subscriptions.delete(id);
-        this.end(one);
-        return one.onError(errors[0]);
-      }
-      one.last = errors?.[0].extensions?.resumeFrom ?? null;
+      hasResponded = true;
+      if (data) return deliver(subscription, data);
+      if (recover(subscription, errors[0])) return;
+      this.#subscriptions.delete(id);
+      this.end(subscription);
+      subscription.onError(errors[0]);
     };
     const read = () => {
       limitSilence(OPEN_TIMEOUT_MS);
-      return readEventStream(one.query, variables, { onBytes, onResponse, signal: stream.signal });
+      return readEventStream(subscription.query, variables, { onBytes, onResponse, signal: stream.signal });
     };
     await withConnection(read).catch((error) => console.warn(error.message));
     clearTimeout(timer);
-    if (one.stream !== stream) return; // closed, or begun again
-    const delay = one.isStreaming ? retryDelay(one.failures++) : STREAM_RETRY_MS;
-    one.isStreaming = false;
-    one.timer = setTimeout(() => this.begin(id), delay);
+    if (subscription.stream !== stream) return; // closed, or begun again
+    const delay = subscription.isStreaming || hasResponded ? retryDelay(subscription.failures++) : STREAM_RETRY_MS;
+    Object.assign(subscription, { stream: null, isStreaming: false, timer: setTimeout(() => this.begin(id), delay) });
     this.check();
   }
 }
 
-let hasStream = false; // in this tab
-
-/** Reads while this tab holds one of the connections of all tabs. Returns at once if none is free. */
+/** Reads while this tab holds one of the connections that all tabs share. Returns at once if none is free. */
 async function withConnection(read) {
   if (["h2", "h3"].includes(performance.getEntriesByType("navigation")[0]?.nextHopProtocol)) return read(); // no such limit
-  if (navigator.locks) {
-    let isFree = false;
-    for (let number = 0; number < MAX_STREAMS && !isFree; number++) {
-      await navigator.locks.request(`tickgraph.stream.${number}`, { ifAvailable: true }, (lock) => (isFree = lock !== null) && read());
-    }
-    return;
+  let isFree = false;
+  for (let number = 0; number < MAX_STREAMS && !isFree; number++) {
+    // Without a secure context there are no locks: tabs do not know of each other, and all of them poll.
+    await navigator.locks?.request(`tickgraph.stream.${number}`, { ifAvailable: true }, (lock) => (isFree = lock !== null) && read());
   }
-  if (hasStream) return; // without locks, which need a secure context, tabs do not know of each other
-  hasStream = true;
-  await read().finally(() => (hasStream = false));
 }

@@ -6,8 +6,8 @@ import { startLevels } from "./levels.mjs";
 import { followPrices } from "./prices.mjs";
 import { failure, keyForm, problems, startShell } from "./shell.mjs";
 import { Socket } from "./socket.mjs";
-import { CONNECTED, connection, view } from "./state.mjs";
-import { lastSeen } from "./storage.mjs";
+import { CONNECTED, connection, show, view } from "./state.mjs";
+import { lastSeen, reloadedAt } from "./storage.mjs";
 import { mount } from "./template.mjs";
 
 const VIEWS = {
@@ -17,6 +17,7 @@ const VIEWS = {
   alerts: () => import("./alerts.mjs"),
 };
 const RETRY_MS = 3_000;
+const RELOAD_PAUSE_MS = 60_000;
 const PRELOAD_DELAY_MS = 2_000;
 const PERMANENT_CODES = ["UNKNOWN_TICKER", "FORBIDDEN", "UNAUTHENTICATED"];
 
@@ -65,10 +66,12 @@ async function loadView(page) {
   }
 }
 
-/** Reloads the page once the API responds again: without it, the browser would show a page of its own. */
+/** Reloads the page once the API responds again: without it, the browser would show a page of its own. Once a minute, for a file that is broken. */
 function reload() {
-  if (CONNECTED.includes(connection.peek())) location.reload();
-  else retryTimer = setTimeout(reload, RETRY_MS);
+  const isDue = Date.now() - reloadedAt.peek() > RELOAD_PAUSE_MS;
+  if (!isDue || !CONNECTED.includes(connection.peek())) return (retryTimer = setTimeout(reload, RETRY_MS));
+  reloadedAt.value = Date.now();
+  location.reload();
 }
 
 /** Shows a template in place of the one before. Returns its element. */
@@ -108,6 +111,7 @@ async function preload() {
 
 startShell();
 start();
+navigator.serviceWorker?.addEventListener("message", ({ data }) => show(`?ticker=${data.ticker}`)); // of a notification that was clicked
 startLevels();
 const shown = computed(() => `${view.value.page} ${view.value.ticker}`);
 let isFirst = true;

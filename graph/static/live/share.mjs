@@ -22,14 +22,16 @@ function requestsFor({ ticker, interval, zone }, from, to, base, needsKey) {
   };
 }
 
-/** Downloads a file: by the browser, or with the API key, which a link cannot send. Says why if the API has no such file. */
+/** Downloads a file with the API key, which a link cannot send; without a key, the browser does. Says why if the API cannot write Parquet. */
 async function download(event, name) {
+  const isParquet = name.endsWith(".parquet");
+  if (!hasKey() && !isParquet) return;
   event.preventDefault();
   const link = event.currentTarget;
   delete link.dataset.said;
   try {
     const response = await fetch(link.href, { method: hasKey() ? "GET" : "HEAD", headers: headers() });
-    if (response.status === 406) throw new Error("this server cannot write Parquet. Its operator can install pyarrow");
+    if (isParquet && response.status === 406) throw new Error("this server cannot write Parquet. Its operator can install pyarrow");
     if (!response.ok) throw new Error(`HTTP ${response.status}`);
     if (hasKey()) save(await response.blob(), name);
     else Object.assign(document.createElement("a"), { href: link.href, download: "" }).click();

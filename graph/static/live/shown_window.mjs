@@ -24,7 +24,7 @@ export class ShownWindow {
   #isReplacing = false; // the URL, by this class
   #hasLeft = false;
 
-  /** `events`: load(view, bounds) loads and returns whether the view is still wanted, onLoaded(bounds), onVisible() after the visible window changed. */
+  /** `events`: load(view, bounds) loads and returns whether the view is still wanted, onLoaded(bounds), onVisible() after the visible window changed, onFailed() after the chart stayed as it is. */
   constructor(page, events) {
     this.#page = page;
     this.#events = events;
@@ -158,11 +158,13 @@ export class ShownWindow {
 
   #onFailure(error, wanted) {
     if (this.#hasLeft || !isSameWindow(this.#wanted, wanted)) return; // another view is wanted meanwhile
-    this.failure.value = { message: error.message, retry: () => this.#retry(wanted) };
     const shown = this.shown.peek();
     this.#chosen = { from: shown?.from ?? null, to: shown?.to ?? null };
-    if (shown) this.#replace(shown);
-    else this.#wanted = null;
+    if (shown) {
+      this.#replace(shown);
+      this.#events.onFailed(); // the chart may have been moved meanwhile
+    } else this.#wanted = null;
+    this.failure.value = { message: error.message, retry: () => this.#retry(wanted) };
   }
 
   #retry(wanted) {

@@ -2,7 +2,7 @@
 // Where no WebSocket gets through, they use HTTP until one does.
 
 import { HttpSubscriptions } from "./http_subscriptions.mjs";
-import { PERMANENT_CODES, RETRY_DELAYS_MS, begin, deliver, resumeVariables, retryDelay } from "./subscription.mjs";
+import { RETRY_DELAYS_MS, begin, deliver, recover, retryDelay } from "./subscription.mjs";
 
 const PROTOCOL = "graphql-transport-ws";
 const FORBIDDEN_CLOSE_CODE = 4403;
@@ -33,7 +33,11 @@ export class Socket {
     this.#payload = payload;
     this.#onState = onState;
     this.#onRejected = onRejected;
-    this.#http = new HttpSubscriptions(this.#subscriptions, { onState, onReachable: () => this.#connect() });
+    this.#http = new HttpSubscriptions(this.#subscriptions, {
+      onState,
+      onReachable: () => this.#connect(), // after a restart of the API, WebSockets may get through
+      onForbidden: () => this.#onForbidden(),
+    });
     addEventListener("online", () => this.#connect());
     addEventListener("offline", () => this.#onClose());
     document.addEventListener("visibilitychange", () => document.visibilityState === "visible" && this.#checkConnection());
@@ -70,12 +74,13 @@ export class Socket {
   }
 
   #onClose() {
+    if (this.#isRejected) return;
     const socket = this.#socket;
     this.#socket = null;
     this.#isOpen = false;
     socket?.close();
     clearTimeout(this.#reconnectTimer);
-    if (this.#http.isOn) this.#http.check();
+    if (this.#http.isOn) this.#http.openStreams();
     else if (navigator.onLine && this.#attempt >= MAX_FAILED_SOCKETS) this.#http.start();
     else this.#onState("offline");
     const delay = this.#http.isConnected ? RETRY_DURING_HTTP_MS : retryDelay(this.#attempt++);
@@ -136,18 +141,9 @@ export class Socket {
   }
 
   #onError(id, subscription, error) {
-    const code = error.extensions?.code;
-    const isResumed = Boolean(resumeVariables(subscription.variables, subscription.last).after);
-    if (PERMANENT_CODES.includes(code) || (code === "BAD_USER_INPUT" && !isResumed)) {
+    if (!recover(subscription, error)) {
       this.#subscriptions.delete(id);
-      subscription.onError(error);
-      return;
-    }
-    if (code === "HISTORY_CHANGED") {
-      subscription.last = error.extensions.resumeFrom; // events with a higher id belong to the replaced history
-    } else if (code === "RESUME_TOO_OLD" || code === "BAD_USER_INPUT") {
-      subscription.last = null; // the view reloads the missed data
-      subscription.variables = { ...subscription.variables, after: null };
+      return subscription.onError(error);
     }
     this.#onState("failing");
     const socket = this.#socket;

@@ -33,7 +33,12 @@ export function navigate(change, { replace = false } = {}) {
 export function follow(event) {
   if (event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
   event.preventDefault();
-  history.pushState(null, "", event.currentTarget.href);
+  show(event.currentTarget.href);
+}
+
+/** Shows the view of an address, with an entry in the history. */
+export function show(address) {
+  history.pushState(null, "", address);
   view.value = parseView(location.search);
   scrollTo(0, 0);
 }

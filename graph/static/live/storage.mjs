@@ -40,4 +40,5 @@ export const areKeysEnabled = stored("keys", true, (value) => typeof value === "
 export const pinned = stored("pinned", [], isListOf(isText)); // names of tickers
 export const columns = stored("columns", ["spark", "price", "change", "low", "high", "age"], isListOf(isText));
 export const levels = stored("levels", [], isListOf((one) => isText(one?.ticker) && isText(one?.price) && Number(one.price) > 0)); // prices to be notified of
+export const reloadedAt = stored("reloadedAt", 0, Number.isSafeInteger); // UNIX milliseconds: when the page last reloaded itself
 export const lastSeen = stored("lastSeen", null, Number.isSafeInteger); // UNIX seconds: when the API last responded

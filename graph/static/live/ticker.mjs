@@ -84,6 +84,7 @@ class TickerPage {
         this.#chart.show(this.history.candles.peek(), bounds, this.history.isLive);
       },
       onVisible: () => this.#onVisible(),
+      onFailed: () => this.#chart.range.report(),
     });
     this.#apply(found);
   }

@@ -149,6 +149,11 @@ export class VisibleRange {
     this.#timer = setTimeout(() => this.#report(range), REPORT_DELAY_MS);
   }
 
+  /** Reports the range as if the user had moved the chart. */
+  report() {
+    this.#report(this.current);
+  }
+
   #report(range) {
     const last = this.#candles.length - 1;
     if (!range || last < 0) return;
