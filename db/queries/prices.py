@@ -127,10 +127,11 @@ HISTORY_EVENT_THRESHOLD: Final = 1_000
 STORE: Final = f"""
 WITH stored AS (
     INSERT INTO price (ticker, ts, price, observed_at, source, peer)
-    SELECT given.*
+    SELECT ticker, ts, price, observed_at, source, peer
       FROM unnest($1::text[], $2::bigint[], $3::numeric[], $4::bigint[], $5::text[], $7::text[])
-           AS given (ticker, ts, price, observed_at, source, peer)
+           WITH ORDINALITY AS given (ticker, ts, price, observed_at, source, peer, position)
      WHERE NOT EXISTS (SELECT FROM ticker WHERE name = given.ticker AND given.ts < {valid_horizon_sql})
+     ORDER BY position
         ON CONFLICT (ticker, ts) DO NOTHING
     RETURNING id, ticker, ts, price, observed_at, source
 ), estimated AS (

@@ -330,10 +330,10 @@ async def test_for_any_minutes_no_gap_is_invented_and_none_is_missed(
     for index, border in enumerate(borders):  # tracked from the first to the second, from the third to the fourth, …
         async with write_lock.write_transaction(db) as connection:
             await set_tracked_tickers(connection, [] if index % 2 else ["btc_usd"], _minute_at(border))
-    if horizon is not None:
-        await db.execute("UPDATE ticker SET horizon = $1", _minute_at(horizon))
     if stored:
         await store(db, [row("btc_usd", _minute_at(i)) for i in stored])
+    if horizon is not None:
+        await db.execute("UPDATE ticker SET horizon = $1", _minute_at(horizon))
     await outbox.put([row("btc_usd", _minute_at(i)) for i in queued])
     await outbox.record_failures({("btc_usd", _minute_at(i)): reason for i, reason in failed.items()})
     for end in end_minutes:

@@ -254,7 +254,7 @@ export class Chart {
     this.#line?.setData(toChartLine(this.#data));
   }
 
-  /** Draws candles: all, or beside a line those of which it shows nothing. */
+  /** Draws candles: all of them, or with a line those of which it shows nothing. */
   #drawPoints(candles) {
     this.#candles.setData(candles.map((candle) => toChartCandle(candle, this.#sampledColors())));
     this.#element.dataset.isolated = String(this.#line ? candles.length : 0);
