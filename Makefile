@@ -34,7 +34,7 @@ test: $(DEV)  ## run the tests with real servers; about three minutes
 	@pytest -n 3 -m "not slow"
 
 test-all: $(DEV) clients  ## run all tests, including client, browser and scale tests
-	@pytest -n 4
+	@pytest -n 3
 
 coverage: $(DEV) clients  ## run all tests, and print the coverage of lines and branches; takes half as long again
 	@pytest -n 3 --cov --cov-report=

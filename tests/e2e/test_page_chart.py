@@ -163,7 +163,7 @@ async def test_changes_are_those_of_their_periods_or_since_the_first_price(
     await store(db, [row("sol_usd", stored_until - 600 * n, f"{1_000_000 - 100 * n}") for n in range(1, 40 * 144)])
     async with open_page(browser, api, "/?ticker=sol_usd") as page:
         cells = page.locator(".changes tbody tr")
-        await expect(cells).to_have_count(5)
+        await expect(cells).to_have_count(5, timeout=15_000)
         rows = [re.split(r"\s*\t\s*|\n", text.strip()) for text in await cells.all_inner_texts()]
         names = [one[0] for one in rows]
         assert names[:4] == ["1 hour", "24 hours", "7 days", "30 days"]

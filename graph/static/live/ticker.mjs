@@ -25,6 +25,7 @@ import { tickerTemplate } from "./ticker_template.mjs";
 import { UTC } from "./zones.mjs";
 
 const RELOAD_MS = 300_000;
+const RETRY_MS = 5_000;
 const TICKER = `query ($ticker: String!) {
   ticker(name: $ticker) { name tracked since latest { id ts price } }
   first: prices(ticker: $ticker, order: OLDEST_FIRST, first: 1) { nodes { ts } }
@@ -70,6 +71,7 @@ class TickerPage {
   #measure;
   #cleanups = [];
   #areStatisticsOpen = false;
+  #retryTimer = null; // of the changes
 
   constructor(found, socket) {
     this.#socket = socket;
@@ -112,6 +114,7 @@ class TickerPage {
     this.#cleanups.push(
       () => this.#chart.remove(),
       () => clearInterval(timer),
+      () => clearTimeout(this.#retryTimer),
       bindKeys("Chart", [...chartKeys, ...viewKeys(this, page)]),
       this.#socket.subscribe(CHANGES, { ticker: this.ticker.name, after: this.latest.peek()?.id ?? null }, {
         onData: (event) => this.#onChange(event),
@@ -244,6 +247,8 @@ class TickerPage {
       this.periods.value = await loadChanges(this.ticker.name, now());
     } catch (error) {
       console.warn(error.message);
+      clearTimeout(this.#retryTimer);
+      this.#retryTimer = setTimeout(() => this.#loadChanges(), RETRY_MS);
     }
   }
 
