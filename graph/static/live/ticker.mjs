@@ -71,6 +71,7 @@ class TickerPage {
   #measure;
   #cleanups = [];
   #areStatisticsOpen = false;
+  #hasLeft = false;
   #retryTimer = null; // of the changes
 
   constructor(found, socket) {
@@ -136,6 +137,7 @@ class TickerPage {
   }
 
   leave() {
+    this.#hasLeft = true;
     this.window.leave();
     this.history.leave();
     this.comparison.leave();
@@ -248,7 +250,7 @@ class TickerPage {
     } catch (error) {
       console.warn(error.message);
       clearTimeout(this.#retryTimer);
-      this.#retryTimer = setTimeout(() => this.#loadChanges(), RETRY_MS);
+      if (!this.#hasLeft) this.#retryTimer = setTimeout(() => this.#loadChanges(), RETRY_MS);
     }
   }
 
