@@ -138,6 +138,8 @@ FILL = """
 INSERT INTO price (ticker, ts, price, source)
 SELECT name, $1::bigint + 60 * minute, 100 + minute % 7, 'LIVE' FROM ticker, generate_series(0, $2::bigint - 1) AS minute
 """
+LOCK_TIMEOUT_MS = "5000"
+"""A statement that waits longer for a lock fails. On an idle machine none waits for a second; the drill prints the longest."""
 MINUTES_PER_TICKER = 60_000
 """Minutes per ticker: some hundred thousand rows in total."""
 
@@ -155,8 +157,7 @@ async def test_upgrade_while_others_read_and_write(empty_dsn: str, revision: str
     done = asyncio.Event()
 
     async def read() -> None:
-        # A statement that waits longer for a lock fails.
-        connection = await asyncpg.connect(empty_dsn, server_settings={"lock_timeout": "1000"})
+        connection = await asyncpg.connect(empty_dsn, server_settings={"lock_timeout": LOCK_TIMEOUT_MS})
         while not done.is_set():
             started_at = time.perf_counter()
             await connection.fetch("SELECT ts, price FROM price WHERE ticker = 'btc_usd' ORDER BY ts DESC LIMIT 100")
@@ -165,7 +166,7 @@ async def test_upgrade_while_others_read_and_write(empty_dsn: str, revision: str
 
     async def write() -> None:
         nonlocal written_minutes
-        connection = await asyncpg.connect(empty_dsn, server_settings={"lock_timeout": "1000"})
+        connection = await asyncpg.connect(empty_dsn, server_settings={"lock_timeout": LOCK_TIMEOUT_MS})
         while not done.is_set():
             started_at = time.perf_counter()
             async with connection.transaction():
