@@ -4,7 +4,7 @@ import argparse
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -76,7 +76,7 @@ def _build_long(
 async def _export(dsn: str, options: argparse.Namespace) -> int:
     async with pool.open_database(dsn, application_name="tickgraph export") as db:
         await require_known_tickers(db, options.tickers)
-        opened = await _open_snapshots(db, options)
+        opened = await _open_snapshots(db, options, options.tickers)
         snapshot_of: SnapshotOf = opened.__getitem__ if opened else exports.newest
         now = times.minute_of(await clock.now(db))
         if options.partition:
@@ -86,20 +86,20 @@ async def _export(dsn: str, options: argparse.Namespace) -> int:
             target: Path | None = options.output
             with target.open("wb") if target else contextlib.nullcontext(sys.stdout.buffer) as out:
                 await _write(db, export, options.start, options.end, out, " ".join(options.tickers))
-            await _open_snapshots(db, options)
+            await _open_snapshots(db, options, options.tickers)
             if target:
                 sys.stderr.write(f"{target}: {await _describe(db, options, snapshot_of)}\n")
     return 0
 
 
-async def _open_snapshots(db: pool.Database, options: argparse.Namespace) -> dict[str, Snapshot]:
+async def _open_snapshots(db: pool.Database, options: argparse.Namespace, names: Sequence[str]) -> dict[str, Snapshot]:
     """Returns the snapshot of each ticker; none without `--as-of`. Raises CommandLineError if its minutes are deleted.
 
     Called again after reading, because retention may have begun to delete them meanwhile.
     """
     if options.as_of is None:
         return {}
-    return {name: await _open_snapshot(db, options.as_of, name, options.start) for name in options.tickers}
+    return {name: await _open_snapshot(db, options.as_of, name, options.start) for name in names}
 
 
 async def _describe(db: pool.Database, options: argparse.Namespace, snapshot_of: SnapshotOf) -> str:
@@ -144,7 +144,7 @@ async def _write_months(db: pool.Database, options: argparse.Namespace, now: int
             unfinished = folder / f".{FILE}.part"
             with unfinished.open("wb") as out:
                 await _write(db, export, max(low, options.start), min(high, options.end), out, f"{ticker} {times.iso(low)[:7]}")
-            await _open_snapshots(db, options)
+            await _open_snapshots(db, options, [ticker])
             unfinished.replace(folder / FILE)
             count += 1
     sys.stderr.write(f"{options.output}: {count} files written\n")

@@ -1,5 +1,6 @@
 """Comparisons with peers, and the neighbors that a peer's price must be plausible to."""
 
+from collections.abc import Iterable
 from dataclasses import astuple, dataclass
 from decimal import Decimal
 from typing import Final
@@ -80,3 +81,12 @@ async def store_comparison(db: Transaction, comparison: Comparison) -> None:
 async def newest_comparisons(db: Executor) -> list[Comparison]:
     """Returns the newest comparison of each peer and tracked ticker."""
     return [Comparison(**row) for row in await db.fetch(NEWEST)]
+
+
+async def newest_by_peer(db: Executor, urls: Iterable[str]) -> dict[str, list[Comparison]]:
+    """Returns `newest_comparisons` of each of these peers. Those of peers that were removed are left out."""
+    found: dict[str, list[Comparison]] = {url: [] for url in urls}
+    for comparison in await newest_comparisons(db):
+        if comparison.peer in found:
+            found[comparison.peer].append(comparison)
+    return found

@@ -19,7 +19,6 @@ from db.connection_url import mask_password
 from db.errors import DatabaseError
 from db.pool import Database, open_database
 from db.queries import alerts, clock, delivery_prices, gaps, peers, rejects, retention, tickers, write_lock
-from db.queries.peers import Comparison
 from db.runtime import embedded_lookup
 from ingest import redis_state
 from ingest.commands.arguments import console
@@ -317,10 +316,6 @@ def _redis_problems(*urls: str) -> list[str]:
 
 
 async def _peers(db: Database, urls: Sequence[str]) -> list[PeerStatus]:
-    by_peer: dict[str, list[Comparison]] = {}
-    for comparison in await peers.newest_comparisons(db):
-        if comparison.peer in urls:
-            by_peer.setdefault(comparison.peer, []).append(comparison)
     return [
         PeerStatus(
             peer,
@@ -330,7 +325,8 @@ async def _peers(db: Database, urls: Sequence[str]) -> list[PeerStatus]:
             sum(one.only_there for one in found),
             max(float(one.max_bps or 0) for one in found),
         )
-        for peer, found in by_peer.items()
+        for peer, found in (await peers.newest_by_peer(db, urls)).items()
+        if found
     ]
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from db import times
 from db.pool import Database
 from db.queries import delivery_prices, gaps, peers, retention, tickers
-from db.queries.peers import Comparison
 from db.rows import Reason
 from ingest import metrics
 from ingest.outbox import Outbox
@@ -46,11 +45,7 @@ async def measure(
 
 
 async def _measure_peers(db: Database, urls: Iterable[str]) -> None:
-    compared: dict[str, list[Comparison]] = {url: [] for url in urls}
-    for comparison in await peers.newest_comparisons(db):
-        if comparison.peer in compared:  # one that was removed must not fire an alert
-            compared[comparison.peer].append(comparison)
-    for peer, found_of_peer in compared.items():
+    for peer, found_of_peer in (await peers.newest_by_peer(db, urls)).items():
         metrics.peer_compared_day.labels(peer).set(min((found.day for found in found_of_peer), default=0))
         metrics.peer_missing_minutes.labels(peer, "here").set(sum(found.only_there for found in found_of_peer))
         metrics.peer_missing_minutes.labels(peer, "there").set(sum(found.only_here for found in found_of_peer))

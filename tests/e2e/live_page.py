@@ -17,6 +17,7 @@ from tests.graph.conftest import Api
 from tests.sample_data import row, store, track
 
 MINUTE_COUNT: Final = 600
+REPORT: Final = "new Promise((done) => setTimeout(done, 400))"  # a chart that has moved reports it after 250 ms
 LIVE: Final = re.compile(r"^\s*Live(, \d+ tickers? stale)?$")
 OFFLINE: Final = re.compile(r"^\s*Offline since \d\d:\d\d UTC, reconnecting$")
 

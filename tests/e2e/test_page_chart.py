@@ -10,7 +10,7 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
-from tests.e2e.live_page import open_page, stored_until
+from tests.e2e.live_page import REPORT, open_page, stored_until
 from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.conftest import Api, api
 from tests.sample_data import range_row, row, store, store_ranges, track
@@ -22,7 +22,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chr
 TICKER = "/?ticker=btc_usd"
 MINUS = "\N{MINUS SIGN}"
 CLIPBOARD = ["clipboard-read", "clipboard-write"]
-REPORT = "new Promise((done) => setTimeout(done, 400))"  # a chart that has moved reports it after 250 ms
 
 
 async def _wait_for_chart(page: Page) -> None:

@@ -11,7 +11,7 @@ from playwright.async_api import Browser, Page, Route, expect
 from db.pool import Database
 from db.queries import gaps, write_lock
 from db.rows import Reason
-from tests.e2e.live_page import open_page, stored_until
+from tests.e2e.live_page import REPORT, open_page, stored_until
 from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.conftest import Api, api
 from tests.sample_data import row, store, track
@@ -72,7 +72,7 @@ async def test_a_chart_that_is_moved_while_another_view_loads_agrees_with_the_co
         await page.route("**/graphql", hold)
         await page.locator('[data-key="ONE_HOUR"]').click()
         await _drag(page, 300)
-        await page.evaluate("new Promise((done) => setTimeout(done, 400))")  # a moved chart reports after 250 ms
+        await page.evaluate(REPORT)
         released.set()
         await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
         assert "interval=ONE_HOUR" in page.url

@@ -105,7 +105,7 @@ export class Chart {
     const draw = () => {
       if (this.#line) {
         this.#line.update({ time: candle.ts, ...(candle.close !== null && { value: Number(candle.close) }) });
-        this.#drawPoints(isolated(this.#data));
+        this.#drawPoints();
       } else this.#candles.update(toChartCandle(candle, this.#sampledColors()));
     };
     this.#range.append(this.#data, draw, this.#isLive ? this.#capacity : 0);
@@ -245,17 +245,17 @@ export class Chart {
   }
 
   #drawCandles() {
-    const isCandles = this.#line === null;
     const priceFormat = { type: "price", precision: this.#decimals, minMove: 10 ** -this.#decimals };
     this.#candles.applyOptions({ priceFormat });
-    this.#drawPoints(isCandles ? this.#data : isolated(this.#data));
+    this.#drawPoints();
     this.#line?.applyOptions({ priceFormat });
     this.#markLast();
     this.#line?.setData(toChartLine(this.#data));
   }
 
   /** Draws candles: all of them, or with a line those of which it shows nothing. */
-  #drawPoints(candles) {
+  #drawPoints() {
+    const candles = this.#line ? isolated(this.#data) : this.#data;
     this.#candles.setData(candles.map((candle) => toChartCandle(candle, this.#sampledColors())));
     this.#element.dataset.isolated = String(this.#line ? candles.length : 0);
   }

@@ -7,18 +7,19 @@ const MAX_GAPS = 20;
 
 /** The section. `found` is the coverage of the window; null until it is loaded; or why it could not be loaded, and how to retry. `isEmpty`: the window has no prices. */
 export function completeness(found, isEmpty, zone) {
-  if (found?.failure) {
-    return html`<section class="panel coverage" aria-labelledby="coverage">
-      <h2 id="coverage">Data completeness</h2>
-      <p class="problem" role="status">It could not be loaded: ${found.failure}. <button type="button" class="framed" @click=${found.retry}>Try again</button></p>
-    </section>`;
-  }
-  const words = found ? `From ${instant(found.begin)} to ${instant(found.end)} ${zone}. ${coverage(found.counts)}` : isEmpty ? "No prices in this window." : "…";
   return html`<section class="panel coverage" aria-labelledby="coverage">
     <h2 id="coverage">Data completeness</h2>
-    <p class="words">${words}</p>
-    <ul class="gaps">${found ? gaps(found.counts.gaps) : ""}</ul>
+    ${found?.failure ? problem(found) : content(found, isEmpty, zone)}
   </section>`;
+}
+
+const problem = ({ failure, retry }) =>
+  html`<p class="problem" role="status">It could not be loaded: ${failure}. <button type="button" class="framed" @click=${retry}>Try again</button></p>`;
+
+function content(found, isEmpty, zone) {
+  const words = found ? `From ${instant(found.begin)} to ${instant(found.end)} ${zone}. ${coverage(found.counts)}` : isEmpty ? "No prices in this window." : "…";
+  return html`<p class="words">${words}</p>
+    <ul class="gaps">${found ? gaps(found.counts.gaps) : ""}</ul>`;
 }
 
 function gaps({ nodes, pageInfo }) {
