@@ -120,6 +120,11 @@ async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> No
     await db.execute(EXTEND_PERIOD, ticker, low, high)
 
 
+async def refresh_statistics(db: Executor) -> None:
+    """Updates the planner's statistics of the tables that an import fills. Autovacuum may do that only days later."""
+    await db.execute("ANALYZE (SKIP_LOCKED) price, minute_range, candle")
+
+
 async def _lines(rows: Sequence[Row]) -> AsyncIterator[bytes]:
     yield "".join([_line(*row) for row in rows]).encode()
 

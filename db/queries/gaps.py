@@ -120,7 +120,8 @@ _STATE: Final = """
 CASE WHEN filled_at IS NOT NULL THEN 'FILLED' WHEN given_up_at IS NOT NULL THEN 'GIVEN_UP' ELSE 'OPEN' END"""
 
 # Minutes that an import covers and lacks are gaps without a row: a file of hourly prices lacks 59 of 60. They are derived from
-# the stored minutes. In a tracking period, rows of `gap` explain them.
+# the stored minutes. In a tracking period, rows of `gap` explain them. OFFSET 0 keeps the order: with old statistics, the
+# planner would read the whole history of the ticker.
 PERIODS: Final = f"""
 WITH import_only AS (
     SELECT lower(part) AS low, upper(part) AS high
@@ -131,7 +132,10 @@ WITH import_only AS (
     SELECT ts + 60 AS low, lead(ts, 1, until) OVER (PARTITION BY until ORDER BY ts) AS high
       FROM (SELECT high AS until, low - 60 AS ts FROM import_only
              UNION ALL
-            SELECT high, ts FROM import_only JOIN price ON ticker = $1 AND ts >= low AND ts < high) AS boundary
+            SELECT high, ts
+              FROM import_only
+             CROSS JOIN LATERAL (SELECT ts FROM price WHERE ticker = $1 AND ts >= low AND ts < high OFFSET 0) AS minute
+           ) AS boundary
 ), window_gaps AS (
     SELECT ts, reason, {_STATE} AS state FROM gap WHERE ticker = $1 AND ts >= $2 AND ts < $3
 ), marked AS (

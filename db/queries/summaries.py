@@ -11,7 +11,8 @@ from db.queries.snapshots import Snapshot, rewrite
 # Whole hours with candles come from `candle`; partial hours and hours without candles come from minute prices. Minutes before
 # the horizon are excluded, because they are deleted in batches while their hours remain. One statement means one snapshot, so
 # the counts and the prices agree. (If minutes were deleted manually, an hour may lack the minute of its high or low. Then the
-# high or low of the stored minutes is used.)
+# high or low of the stored minutes is used.) Materialized parts and OFFSET 0 keep the order of evaluation: with old statistics,
+# the planner expects one price, and would search for the four minutes again for each price of the window.
 SUMMARY: Final = f"""
 WITH bound AS (
     SELECT greatest($2::bigint, (SELECT {valid_horizon_sql} FROM ticker WHERE name = $1)) AS low, $3::bigint AS high
@@ -43,29 +44,31 @@ WITH bound AS (
     SELECT max(high) AS high, min(low) AS low, max(highest) AS highest, min(lowest) AS lowest,
            sum(count)::bigint AS count, sum(sum) AS sum
       FROM part
-), points AS (
+), hour AS MATERIALIZED (
+    SELECT (SELECT min(ts) FROM part WHERE part.high = whole.high) AS of_high,
+           (SELECT min(ts) FROM part WHERE part.low = whole.low) AS of_low
+      FROM whole
+), point AS MATERIALIZED (
     SELECT (SELECT min(ts) FROM price WHERE ticker = $1 AND ts >= bound.low AND ts < bound.high) AS first,
            (SELECT max(ts) FROM price WHERE ticker = $1 AND ts >= bound.low AND ts < bound.high) AS last,
            coalesce(
-               (SELECT min(p.ts) FROM price AS p, (SELECT min(ts) AS ts FROM part WHERE part.high = whole.high) AS hour
-                 WHERE ticker = $1 AND p.ts >= hour.ts AND p.ts < hour.ts + 3600 AND p.ts < bound.high AND price = whole.high),
+               (SELECT min(ts) FROM price
+                 WHERE ticker = $1 AND ts >= of_high AND ts < least(of_high + 3600, bound.high) AND price = whole.high),
                (SELECT ts FROM price WHERE ticker = $1 AND ts >= bound.low AND ts < bound.high ORDER BY price DESC, ts LIMIT 1)
            ) AS high,
            coalesce(
-               (SELECT min(p.ts) FROM price AS p, (SELECT min(ts) AS ts FROM part WHERE part.low = whole.low) AS hour
-                 WHERE ticker = $1 AND p.ts >= hour.ts AND p.ts < hour.ts + 3600 AND p.ts < bound.high AND price = whole.low),
+               (SELECT min(ts) FROM price
+                 WHERE ticker = $1 AND ts >= of_low AND ts < least(of_low + 3600, bound.high) AND price = whole.low),
                (SELECT ts FROM price WHERE ticker = $1 AND ts >= bound.low AND ts < bound.high ORDER BY price, ts LIMIT 1)
            ) AS low
-      FROM bound, whole
+      FROM bound, whole, hour
 )
 SELECT whole.count, whole.highest, whole.lowest, trim_scale(round(whole.sum::numeric(60, 18) / whole.count, 12)) AS twap,
-       points.ts = first AS is_first, points.ts = last AS is_last,
-       points.ts = points.high AS is_high, points.ts = points.low AS is_low,
-       id, ticker, points.ts, price, observed_at, source, original_source, peer
+       wanted.name, id, ticker, price.ts, price, observed_at, source, original_source, peer
   FROM whole
- CROSS JOIN (SELECT points.*, price.* FROM points JOIN price
-                 ON price.ticker = $1 AND price.ts IN (points.first, points.last, points.high, points.low))
-       AS points
+ CROSS JOIN point
+ CROSS JOIN LATERAL (VALUES ('first', first), ('last', last), ('high', point.high), ('low', point.low)) AS wanted (name, ts)
+ CROSS JOIN LATERAL (SELECT * FROM price WHERE ticker = $1 AND ts = wanted.ts OFFSET 0) AS price
  WHERE whole.count > 0
 """  # noqa: S608  inserts a constant
 
@@ -100,7 +103,7 @@ async def summary(db: Executor, ticker: str, low: int, high: int, snapshot: Snap
     rows = await db.fetch(*rewrite(snapshot, SUMMARY, ticker, low, high))
     if not rows:
         return None
-    prices = {name: next(row for row in rows if row[f"is_{name}"]) for name in ("first", "last", "high", "low")}
+    prices = {row["name"]: row for row in rows}
     whole = rows[0]
     return Summary(highest=whole["highest"], lowest=whole["lowest"], count=whole["count"], twap=whole["twap"], **prices)
 

@@ -1,9 +1,11 @@
 """Imports historical prices into `price`: validates each row, stores one price per minute in batches, overwrites nothing."""
 
 from collections.abc import AsyncIterable, Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from db import times
+from db.errors import DatabaseError
 from db.pool import Database
 from db.queries import bulk_import, tickers, write_lock
 from db.queries.bulk_import import Row
@@ -83,6 +85,9 @@ async def import_prices(
             result.ranges_ignored -= sum(row[4] is not None for row in rows)
             await _store(rows, ticker, result, db, dry_run=dry_run)
             progress(result)
+    if result.stored and not dry_run:
+        with suppress(DatabaseError):  # the import is complete without it
+            await bulk_import.refresh_statistics(db)
     if damage is not None:
         raise damage
     return result

@@ -1,45 +1,74 @@
-"""With a million stored minutes, every statement reads by index and sorts no more rows than it returns."""
+"""With a million stored minutes, every statement reads by index and sorts no more rows than it returns. Each stays cheap while
+the statistics of PostgreSQL are old.
+"""
 
 import itertools
 import json
 from collections.abc import AsyncIterator, Iterator
+from decimal import Decimal
 from typing import Any
 
 import asyncpg
 import pytest
 
+from db import times
 from db.pool import SESSION_SETTINGS
-from db.queries import candles, coverage, gaps, history_export, prices, ranges, summaries, tickers, version
+from db.queries import (
+    alerts,
+    candles,
+    coverage,
+    delivery_prices,
+    digests,
+    events,
+    gaps,
+    history_export,
+    peers,
+    prices,
+    ranges,
+    retention,
+    summaries,
+    thinned_series,
+    tickers,
+    touches,
+    version,
+)
 from db.queries.candles import Basis, Interval
 from db.queries.shapes import Shape
+from db.queries.snapshots import Snapshot, rewrite
 from tests.conftest import Servers, clone
 from tests.sample_data import START_TS
 
 ROWS = 500_000
 """Rows per ticker; there are two tickers."""
 DAY = 86_400
+FIRST_MINUTE = START_TS - 2 * DAY
 WINDOW_MINUTES = 1_440
 """Minutes of the window that the statements read."""
 LARGE_TABLES = {"price", "gap", "change", "candle", "minute_range"}
 
-FILL = f"""
+TRACK = f"""
 INSERT INTO ticker (name) VALUES ('btc_usd'), ('eth_usd');
 INSERT INTO tracking (ticker, since) VALUES ('btc_usd', {START_TS}), ('eth_usd', {START_TS});
-ALTER TABLE price DISABLE TRIGGER USER;
+"""
+
+
+def _fill(step: int) -> str:
+    """Returns SQL that stores every `step`th minute. It leaves out the triggers, which would take minutes."""
+    return f"""
+SET session_replication_role = replica;
 INSERT INTO price (ticker, ts, price, source)
-SELECT name, {START_TS} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1) AS m, ticker;
-ALTER TABLE price ENABLE TRIGGER USER;
-ALTER TABLE minute_range DISABLE TRIGGER USER;
+SELECT name, {START_TS} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1, {step}) AS m, ticker;
 INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s, longest_silence_ms,
                           source)
-SELECT 'btc_usd', {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE' FROM generate_series(130000, 169999) AS m;
-ALTER TABLE minute_range ENABLE TRIGGER USER;
+SELECT 'btc_usd', {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE'
+  FROM generate_series(130000, 169999, {step}) AS m;
 INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM ticker, unnest(ARRAY[3600, 86400]) AS span,
        generate_series(({START_TS} / span * span)::bigint, ({START_TS} + 60 * {ROWS})::bigint, span) AS ts;
 INSERT INTO gap (ticker, ts, reason, filled_at)
-SELECT name, {START_TS} + 60 * m, 'timeout', CASE WHEN m % 1000 > 0 THEN 1 END FROM generate_series(0, 99999) AS m, ticker;
-INSERT INTO change (kind, ticker) SELECT 'gap_closed', 'btc_usd' FROM generate_series(0, 99999);
-ANALYZE;
+SELECT name, {START_TS} + 60 * m, 'timeout', CASE WHEN m % 1000 > 0 THEN 1 END
+  FROM generate_series(0, 99999, {step}) AS m, ticker;
+INSERT INTO change (kind, ticker) SELECT 'gap_closed', 'btc_usd' FROM generate_series(0, 99999, {step});
+SET session_replication_role = origin;
 """
 
 
@@ -48,11 +77,55 @@ async def large_database(servers: Servers, migrated_template: str) -> AsyncItera
     """A connection to a migrated and analyzed database with a million minutes."""
     async for dsn in clone(servers, migrated_template):
         connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
-        await connection.execute(FILL)
+        await connection.execute(f"{TRACK} {_fill(1)} ANALYZE")
         yield connection
         await connection.close()
 
 
+@pytest.fixture
+async def new_database(servers: Servers, migrated_template: str) -> AsyncIterator[asyncpg.Connection]:
+    """A connection to a migrated database with two tickers, whose statistics change only by ANALYZE."""
+    async for dsn in clone(servers, migrated_template):
+        connection = await asyncpg.connect(dsn, server_settings=dict(SESSION_SETTINGS))
+        for table in (*LARGE_TABLES, "ticker", "tracking"):
+            await connection.execute(f"ALTER TABLE {table} SET (autovacuum_enabled = off)")
+        await connection.execute(TRACK)
+        yield connection
+        await connection.close()
+
+
+def _reads_of_windows() -> Iterator[tuple[str, str, list[Any]]]:
+    """Yields name, SQL and parameters of more reads, and of all reads of a ticker's window as of a data version."""
+    window = ["btc_usd", LOW, HIGH]
+    more: dict[str, tuple[str, list[Any]]] = {
+        "series of minutes": (thinned_series.FROM_MINUTES, [*window, 600]),
+        "series of hours": (thinned_series.FROM_HOURS, [*window, 7_200]),
+        "series bounds": (thinned_series.BOUNDS, window),
+        "touch": (touches.FIND_TOUCH, ["btc_usd", Decimal(990), LOW, HIGH]),
+        "last observed of each": (prices.LAST_OBSERVED_OF_EACH, ["btc_usd", [LOW, HIGH], 1_800]),
+        "stored at": (prices.STORED_AT, [["btc_usd", "eth_usd"], LOW]),
+        "neighbors": (peers.NEIGHBORS, window),
+        "minutes to compare": (peers.MINUTES, window),
+        "watched": (coverage.COUNT_WATCHED, window),
+        "not live": (coverage.NON_LIVE_PERIODS, [*window, 100, 5]),
+        "unfilled": (gaps.UNFILLED, [*window, 100]),
+        "means before deliveries": (delivery_prices.WATCHED_MEANS, ["btc_usd", [LOW, HIGH]]),
+        "alerted prices": (alerts.PRICES_BETWEEN, window),
+        "conditions": (alerts.CONDITIONS, [["btc_usd", "eth_usd"], HIGH]),
+        "changed days": (digests.CHANGED_DAYS, [0, 1_000]),
+        "events": (events.EVENTS_AFTER, [0, 2**40, 2_000, ["btc_usd"], 2_000]),
+        "expired rows": (retention.TICKERS_WITH_EXPIRED_ROWS, [LOW]),
+        "horizon steps": (retention.STEPS, [LOW, HIGH]),
+    }
+    yield from ((name, sql, parameters) for name, (sql, parameters) in more.items())
+    snapshot = Snapshot(2**40, HIGH, times.FIRST)
+    for name, sql, parameters in [*(one[:3] for one in _statements()), *((name, *found) for name, found in more.items())]:
+        if parameters[:1] == ["btc_usd"]:
+            rewritten, *with_snapshot = rewrite(snapshot, sql, *parameters)
+            yield f"{name}, as of", rewritten, with_snapshot
+
+
+ROWS_OF_A_LOOP = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
 LOW, HIGH = START_TS + 100 * DAY, START_TS + 101 * DAY
 PRICE_SHAPE = Shape(tuple(prices.JSON_COLUMNS.items()))
 CANDLE_SHAPE = Shape(tuple(candles.JSON_COLUMNS.items()))
@@ -116,6 +189,39 @@ async def test_a_statement_reads_by_index_and_sorts_no_more_than_it_returns(
         )
         if "Sort" in node["Node Type"] and node["Actual Rows"] > max_sorted:
             pytest.fail(f"{name} sorts {node['Actual Rows']} rows")
+
+
+async def test_a_statement_stays_cheap_while_the_statistics_are_those_of_the_first_minute(
+    new_database: asyncpg.Connection,
+) -> None:
+    # A plan for one row may read all 50,000 prices, or even all of them for each row.
+    connection = new_database
+    await connection.execute(f"""
+        INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', {FIRST_MINUTE}, 1, 'LIVE');
+        INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s,
+                                  longest_silence_ms, source)
+        VALUES ('btc_usd', {FIRST_MINUTE}, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE');
+        INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', {FIRST_MINUTE + 60}, 'timeout');
+        ANALYZE
+    """)
+    await connection.execute(_fill(20))
+    with_old = await _rows_processed(connection)
+    await connection.execute("ANALYZE")
+    with_new = await _rows_processed(connection)
+    assert {name: (rows, with_new[name]) for name, rows in with_old.items() if rows > 10 * with_new[name] + 30_000} == {}
+
+
+async def _rows_processed(connection: asyncpg.Connection) -> dict[str, float]:
+    """Returns the rows that all parts of each statement's plan return and skip, in both modes of planning."""
+    result = {}
+    for mode in ("force_custom_plan", "force_generic_plan"):
+        await connection.execute(f"SET plan_cache_mode = {mode}")
+        for name, sql, parameters in [*(one[:3] for one in _statements()), *_reads_of_windows()]:
+            (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *parameters))
+            result[f"{name}, {mode}"] = sum(
+                node["Actual Loops"] * (1 + sum(node.get(key, 0) for key in ROWS_OF_A_LOOP)) for node in _nodes(plan["Plan"])
+            )
+    return result
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
