@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
+import hypothesis
 import pytest
 import redis
 
@@ -20,6 +21,11 @@ from db.runtime import embedded
 from graph.settings import Settings as GraphSettings
 from ingest.settings import Settings as IngestSettings
 from ingest.simulator.server import Simulator, serve
+from tests.wait import WAIT_TIMEOUT_S
+
+# A slow machine fails no example. In CI, Hypothesis has a profile of its own.
+hypothesis.settings.register_profile("tests", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("tests")
 
 # A shell starts background jobs with SIGINT ignored; the processes of the tests must not inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -82,6 +88,14 @@ def _ignore_outside_settings() -> Iterator[None]:
         patch.setitem(settings.Settings.model_config, "env_file", None)
         patch.setitem(IngestSettings.model_config, "env_file", None)
         patch.setitem(GraphSettings.model_config, "env_file", None)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _wait_for_connections() -> Iterator[None]:
+    """Gives PostgreSQL more time to accept a connection, so that a slow machine fails no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("db.connection_url.CONNECT_TIMEOUT_S", WAIT_TIMEOUT_S)
         yield
 
 

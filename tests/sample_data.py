@@ -85,10 +85,23 @@ async def minutes(db: Database, ticker: str) -> list[int]:
 @asynccontextmanager
 async def lock_price_table(dsn: str) -> AsyncIterator[None]:
     """Locks the table price: every statement that reads prices waits."""
+    async with _open_transaction(dsn, "LOCK TABLE price"):
+        yield
+
+
+@asynccontextmanager
+async def hold_writer_lock(dsn: str) -> AsyncIterator[None]:
+    """Holds the writer lock: every write transaction waits. Unlike in the product, nothing limits how long."""
+    async with _open_transaction(dsn, write_lock.ACQUIRE_WRITER_LOCK):
+        yield
+
+
+@asynccontextmanager
+async def _open_transaction(dsn: str, statement: str) -> AsyncIterator[None]:
     connection = await asyncpg.connect(dsn)
     try:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE price")
+            await connection.execute(statement)
             yield
     finally:
         await connection.close()

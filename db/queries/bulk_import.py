@@ -121,7 +121,10 @@ async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> No
 
 
 async def refresh_statistics(db: Executor) -> None:
-    """Updates the planner's statistics of the tables that an import fills. Autovacuum may do that only days later."""
+    """Updates the planner's statistics of the tables that an import fills. Autovacuum waits until a tenth of a table is new.
+
+    Skips tables that are locked, and those of another role.
+    """
     await db.execute("ANALYZE (SKIP_LOCKED) price, minute_range, candle")
 
 

@@ -85,7 +85,7 @@ async def import_prices(
             result.ranges_ignored -= sum(row[4] is not None for row in rows)
             await _store(rows, ticker, result, db, dry_run=dry_run)
             progress(result)
-    if result.stored and not dry_run:
+    if (result.stored or result.ranges) and not dry_run:
         with suppress(DatabaseError):  # the import is complete without it
             await bulk_import.refresh_statistics(db)
     if damage is not None:

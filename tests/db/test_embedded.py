@@ -14,6 +14,7 @@ import redis
 from db.errors import CommandLineError
 from db.runtime import embedded
 from tests.conftest import ROOT, Servers
+from tests.wait import WAIT_TIMEOUT_S
 
 pytestmark = pytest.mark.slow  # each test starts processes
 
@@ -31,7 +32,7 @@ def _with_servers(folder: Path, *command: str, options: Sequence[str] = (), **en
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=WAIT_TIMEOUT_S,
     )
 
 
@@ -172,7 +173,7 @@ def test_finished_orphans_are_reaped(tmp_path: Path) -> None:
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
-        timeout=20,
+        timeout=WAIT_TIMEOUT_S,
         check=False,
     )
     assert result.returncode == 0

@@ -17,8 +17,9 @@ from tests.conftest import Servers
 from tests.wait import WAIT_TIMEOUT_S
 
 
-async def test_a_statement_that_exceeds_its_timeout_raises_a_timeout_error(dsn: str) -> None:
-    async with open_database(dsn, application_name="tests", statement_timeout_s=0.05) as db:
+async def test_a_statement_that_exceeds_its_timeout_raises_a_timeout_error(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.pool.COMMAND_TIMEOUT_GRACE_S", WAIT_TIMEOUT_S)  # PostgreSQL ends the statement, not the client
+    async with open_database(dsn, application_name="tests", statement_timeout_s=1) as db:
         with pytest.raises(StatementTimeoutError):
             await db.fetchval("SELECT pg_sleep(5)")
         assert await db.fetchval("SELECT 1") == 1
@@ -52,7 +53,7 @@ async def test_sessions_have_a_name_and_no_jit(db: Database) -> None:
 
 async def test_a_server_that_stops_responding_is_unavailable(tmp_path: Path) -> None:
     with embedded.postgres(tmp_path, durable=False) as server:
-        async with open_database(server.url, application_name="tests", statement_timeout_s=0.2) as db:
+        async with open_database(server.url, application_name="tests", statement_timeout_s=2) as db:
             assert await db.fetchval("SELECT 1") == 1
             backend = await db.fetchval("SELECT pg_backend_pid()")
             os.kill(backend, signal.SIGSTOP)
@@ -103,11 +104,11 @@ async def test_a_writer_paused_inside_its_transaction_loses_the_lock(dsn: str, d
         await db.execute("INSERT INTO ticker (name) VALUES ('btc_usd')")
         transaction = paused_db.transaction()
         connection = await transaction.__aenter__()
-        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '300ms'")  # 10 s in the product
         await connection.execute(write_lock.ACQUIRE_WRITER_LOCK)
         holder = await write_lock.lock_holder(db)
         assert holder is not None
         assert (holder["application"], holder["state"]) == ("paused", "idle in transaction")
+        await connection.execute("SET LOCAL idle_in_transaction_session_timeout = '300ms'")  # 10 s in the product
         async with write_lock.write_transaction(db) as second_connection:
             await second_connection.execute("SELECT 1")
         assert await write_lock.lock_holder(db) is None

@@ -1,4 +1,4 @@
-"""Runs `make` verbs as a user does. Finds their processes by a variable in the environment."""
+"""Runs `make` verbs as a user does, and Chromium. Finds the processes of a verb by a variable in their environment."""
 
 import asyncio
 import contextlib
@@ -15,12 +15,15 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+from playwright.async_api import Browser, async_playwright, expect
 
 from db.runtime.embedded import free_port
 from tests.conftest import ROOT
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
+CHROMIUM = shutil.which("chromium")
 OPENSSL = shutil.which("openssl")
+expect.set_options(timeout=20_000)  # the default of 5 s is too short for a slow machine
 
 
 def create_certificate(folder: Path, name: str) -> None:
@@ -31,6 +34,26 @@ def create_certificate(folder: Path, name: str) -> None:
     command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", f"{name}.key", "-out", f"{name}.crt"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True)  # noqa: S603  our own command
     (folder / f"{name}.key").chmod(0o644)  # for a server that runs as another user
+
+
+@pytest.fixture(scope="module")
+async def chromium() -> AsyncIterator[Browser]:
+    """A Chromium for the tests of a module. To start one for each test would take a second each."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(
+            executable_path=CHROMIUM,
+            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
+        )
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def browser(chromium: Browser) -> AsyncIterator[Browser]:
+    """A Chromium without pages. Each page that a test opens with `new_page` has its own storage and cache."""
+    yield chromium
+    for context in chromium.contexts:
+        await context.close()
 
 
 class MakeProcess:
@@ -83,12 +106,11 @@ class MakeProcess:
     async def wait_for_output(self, text: str) -> None:
         await wait_until(lambda: text in self.output, describe_state=lambda: self.output)
 
-    async def wait_until_ended(self, timeout_s: float = 10) -> None:
+    async def wait_until_ended(self) -> None:
         """Waits until no process of the run is left."""
         await wait_until(
             lambda: not self.processes(),
             describe_state=lambda: f"still running: {self.processes()}\n{self.output}",
-            timeout_s=timeout_s,
         )
 
     def kill(self) -> None:

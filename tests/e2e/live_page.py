@@ -1,5 +1,6 @@
 """Opens the live page in Chromium, over some hours of prices."""
 
+import datetime as dt
 import re
 import time
 from collections.abc import AsyncIterator
@@ -54,6 +55,13 @@ async def open_page(browser: Browser, api: Api, path: str, **options: Any) -> As
     yield page
     visit.require_no_errors()
     await page.close()
+
+
+async def window_of_inputs(page: Page) -> tuple[int, int]:
+    """Returns the window of the inputs From and To, in UNIX seconds."""
+    values = [await page.get_by_label(name, exact=True).input_value() for name in ("From", "To")]
+    low, high = (int(dt.datetime.fromisoformat(f"{value}Z").timestamp()) for value in values)
+    return low, high
 
 
 async def require_accessible(page: Page) -> None:

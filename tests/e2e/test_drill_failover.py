@@ -173,7 +173,7 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribe
                 await standby.execute("SELECT pg_promote()")
                 await standby.close()
                 proxy.switch_to(_port(replica.url))
-                await wait_until(lambda: all(one.history_changed_at is not None for one in subscribers), timeout_s=60)
+                await wait_until(lambda: all(one.history_changed_at is not None for one in subscribers))
                 async with open_database(replica.url, application_name="drill") as db:
                     count = len(await _rows(db))
 

@@ -1,7 +1,6 @@
 """The live page in a real Chromium: display, updates and reconnection."""
 
 import asyncio
-import datetime as dt
 import re
 import shutil
 import time
@@ -17,14 +16,14 @@ from db.rows import Source
 from db.runtime.embedded import free_port
 from graph.settings import Settings
 from tests.conftest import ROOT
-from tests.e2e.live_page import LIVE, OFFLINE, open_page, stored_until
-from tests.e2e.test_pages import CHROMIUM, browser
+from tests.e2e.conftest import CHROMIUM
+from tests.e2e.live_page import LIVE, OFFLINE, open_page, stored_until, window_of_inputs
 from tests.graph.api_server import run_api_process
 from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import row, store, track
 from tests.wait import wait_until
 
-__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
+__all__ = ["api", "stored_until"]  # fixtures of other tests
 
 PAGE = ROOT / "tests" / "page"
 
@@ -134,8 +133,8 @@ async def test_the_page_reconnects_to_a_new_process(
     await expect(page.locator("#status")).to_have_text(OFFLINE)
     await store(db, [row("btc_usd", stored_until, "73000")])
     async with run_api_process(dsn, tmp_path, port=port):
-        await expect(page.locator("#status")).to_have_text(LIVE, timeout=20_000)
-        await expect(page.locator(".price.big")).to_have_text("73,000", timeout=20_000)
+        await expect(page.locator("#status")).to_have_text(LIVE)
+        await expect(page.locator(".price.big")).to_have_text("73,000")
         await page.close()
 
 
@@ -144,7 +143,7 @@ async def test_a_view_whose_file_was_not_served_is_loaded_again(browser: Browser
     await page.route("**/ticker_template.mjs", lambda route: route.abort(), times=1)
     await page.goto(f"{api.url}/?ticker=btc_usd")
     await expect(page.get_by_role("alert")).to_contain_text("could not be loaded. The page retries automatically.")
-    await expect(page.locator(".price.big")).to_have_text("68,599", timeout=20_000)
+    await expect(page.locator(".price.big")).to_have_text("68,599")
     await page.close()
 
 
@@ -212,8 +211,7 @@ async def history_of_2018(db: Database) -> None:
 
 async def _shown_window(page: Page) -> tuple[int, int]:
     """Returns the window of the inputs, after the CSV link has the same one."""
-    values = [await page.get_by_label(name, exact=True).input_value() for name in ("From", "To")]
-    low, high = (int(dt.datetime.fromisoformat(f"{value}Z").timestamp()) for value in values)
+    low, high = await window_of_inputs(page)
     href = await page.get_by_role("link", name="CSV").get_attribute("href") or ""
     assert [int(one) // 60 * 60 for one in re.findall(r"(?:from|to)=(\d+)", href)] == [low, high]
     return low, high

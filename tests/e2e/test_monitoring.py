@@ -226,7 +226,7 @@ class MonitoredProduct:
             pending_alerts.difference_update(await self.prometheus_server.active_alerts())
             return not pending_alerts
 
-        await wait_until(all_fired, describe_state=lambda: f"{pending_alerts} did not fire", timeout_s=60)
+        await wait_until(all_fired, describe_state=lambda: f"{pending_alerts} did not fire")
         self.fired.update(names)
 
 

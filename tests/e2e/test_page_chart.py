@@ -10,12 +10,12 @@ import pytest
 from playwright.async_api import Browser, Page, Route, expect
 
 from db.pool import Database
+from tests.e2e.conftest import CHROMIUM
 from tests.e2e.live_page import REPORT, open_page, stored_until
-from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.conftest import Api, api
 from tests.sample_data import range_row, row, store, store_ranges, track
 
-__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
+__all__ = ["api", "stored_until"]  # fixtures of other tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
@@ -162,7 +162,7 @@ async def test_changes_are_those_of_their_periods_or_since_the_first_price(
     await store(db, [row("sol_usd", stored_until - 600 * n, f"{1_000_000 - 100 * n}") for n in range(1, 40 * 144)])
     async with open_page(browser, api, "/?ticker=sol_usd") as page:
         cells = page.locator(".changes tbody tr")
-        await expect(cells).to_have_count(5, timeout=15_000)
+        await expect(cells).to_have_count(5)
         rows = [re.split(r"\s*\t\s*|\n", text.strip()) for text in await cells.all_inner_texts()]
         names = [one[0] for one in rows]
         assert names[:4] == ["1 hour", "24 hours", "7 days", "30 days"]
@@ -466,7 +466,7 @@ async def test_a_load_that_failed_offline_is_repeated_online(browser: Browser, a
         await page.get_by_role("button", name="one hour").click()
         await expect(page.locator(".chart-message")).to_contain_text("no connection")
         await page.context.set_offline(False)
-        await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR", timeout=20_000)
+        await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
         await expect(page.locator(".chart-message")).to_have_count(0)
         entries = await page.evaluate("history.length")
         await page.get_by_role("button", name="one hour").click()

@@ -14,13 +14,13 @@ from playwright.async_api import Browser, Page, Request, expect
 
 from db.pool import Database
 from graph.settings import Settings
+from tests.e2e.conftest import CHROMIUM
 from tests.e2e.live_page import LIVE, OFFLINE, stored_until
-from tests.e2e.test_pages import CHROMIUM, browser
 from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import row, store
 from tests.wait import wait_until
 
-__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
+__all__ = ["api", "stored_until"]  # fixtures of other tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
@@ -191,11 +191,11 @@ async def test_many_tabs_over_http_leave_connections_for_queries(
         for _ in range(3):  # each has three subscriptions; a browser opens six connections to the host
             page = await context.new_page()
             await page.goto(f"{proxy.url}/?ticker=btc_usd")
-            await expect(page.locator("#status")).to_have_text(re.compile("Live over HTTP|Updated every"), timeout=15_000)
+            await expect(page.locator("#status")).to_have_text(re.compile("Live over HTTP|Updated every"))
             pages.append(page)
         await store(db, [row("btc_usd", stored_until, "71234.5")])
         for page in pages:
-            await expect(page.locator(".price.big")).to_have_text("71,234.5", timeout=20_000)
+            await expect(page.locator(".price.big")).to_have_text("71,234.5")
             await page.get_by_role("button", name="one hour").click()
             await expect(page.locator(".chart")).to_have_attribute("data-interval", "ONE_HOUR")
         assert 1 <= max_streams <= 4

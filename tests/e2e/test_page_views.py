@@ -13,13 +13,14 @@ from db.queries import gaps, worker_report, write_lock
 from db.queries.worker_report import WorkerReport
 from db.rows import Reason
 from graph.settings import Settings
+from tests.e2e.conftest import CHROMIUM
 from tests.e2e.live_page import OFFLINE, open_page, require_accessible, stored_until
-from tests.e2e.test_pages import AXE, CHROMIUM, browser
+from tests.e2e.test_pages import AXE
 from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import row, store, track
 from tests.wait import wait_until
 
-__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
+__all__ = ["api", "stored_until"]  # fixtures of other tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 

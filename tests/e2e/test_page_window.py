@@ -11,24 +11,16 @@ from playwright.async_api import Browser, Page, Route, expect
 from db.pool import Database
 from db.queries import gaps, write_lock
 from db.rows import Reason
-from tests.e2e.live_page import REPORT, open_page, stored_until
-from tests.e2e.test_pages import CHROMIUM, browser
+from tests.e2e.conftest import CHROMIUM
+from tests.e2e.live_page import REPORT, open_page, stored_until, window_of_inputs
 from tests.graph.conftest import Api, api
 from tests.sample_data import row, store, track
 
-__all__ = ["api", "browser", "stored_until"]  # fixtures of other tests
+__all__ = ["api", "stored_until"]  # fixtures of other tests
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 TICKER = "/?ticker=btc_usd"
-
-
-async def _window(page: Page) -> tuple[int, int]:
-    low, high = [
-        int(dt.datetime.fromisoformat(f"{await page.get_by_label(name, exact=True).input_value()}Z").timestamp())
-        for name in ("From", "To")
-    ]
-    return low, high
 
 
 async def _choose(page: Page, interval: str) -> None:
@@ -53,9 +45,9 @@ async def test_a_recent_window_is_found_again_after_longer_candles(browser: Brow
         for longer in ("ONE_MONTH", "ONE_DAY", "ONE_HOUR"):
             for shorter in ("FIVE_MINUTES", "ONE_MINUTE"):
                 await _choose(page, longer)
-                assert await _window(page) != chosen or longer == "ONE_HOUR"
+                assert await window_of_inputs(page) != chosen or longer == "ONE_HOUR"
                 await _choose(page, shorter)
-                assert await _window(page) == chosen, (longer, shorter)
+                assert await window_of_inputs(page) == chosen, (longer, shorter)
 
 
 @pytest.mark.usefixtures("stored_until")
@@ -103,9 +95,9 @@ async def test_a_link_with_too_many_candles_says_which_ones_it_shows(browser: Br
     await store(db, [row("btc_usd", begin + 3_600 * n, str(9_000 + n)) for n in range(40 * 24)])
     async with open_page(browser, api, f"{TICKER}&interval=ONE_MINUTE&from={begin}&to={now}") as page:
         await expect(page.locator(".problems")).to_have_text(re.compile("too many candles of 1m. These are candles of 4h"))
-        assert await _window(page) == (begin, now)
+        assert await window_of_inputs(page) == (begin, now)
         await _choose(page, "ONE_MINUTE")  # of a window that is shown, a button shows the middle
-        low, high = await _window(page)
+        low, high = await window_of_inputs(page)
         assert abs((low + high) / 2 - (begin + now) / 2) <= 120
 
 

@@ -2,42 +2,29 @@
 
 import contextlib
 import re
-import shutil
-from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote, urlencode
 
 import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, expect
 from playwright.async_api import TimeoutError as PlaywrightTimeoutError
 
 from db.pool import Database
 from graph.settings import Settings
 from tests.conftest import ROOT
+from tests.e2e.conftest import CHROMIUM
 from tests.graph.conftest import Api, api, run_api
 from tests.sample_data import START_TS, row, store, track
 from tests.wait import wait_until
 
 __all__ = ["api"]  # a fixture of the API's tests
 
-CHROMIUM = shutil.which("chromium")
 AXE = ROOT / "tests" / "clients" / "node_modules" / "axe-core" / "axe.min.js"
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")]
 
 Scheme = Literal["dark", "light"]
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[Browser]:
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=CHROMIUM,
-            args=["--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-        )
-        yield browser
-        await browser.close()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -129,6 +130,12 @@ async def run_app(app: ASGIApp) -> AsyncIterator[Api]:
         await server_task
 
 
+@pytest.fixture(autouse=True)
+def _wait_for_health(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gives health checks more time, so that a slow machine fails no test."""
+    monkeypatch.setattr("graph.http.health.DATABASE_TIMEOUT_S", LONG_TIMEOUT_S)
+
+
 @pytest.fixture
 async def api(dsn: str) -> AsyncIterator[Api]:
     async with run_api(Settings(database_url=dsn, request_timeout_s=LONG_TIMEOUT_S)) as running_api:
@@ -150,6 +157,12 @@ async def until_notified(api: Api, db: Database) -> None:
     # Notifications arrive in the order of commits, so a tick that is sent now arrives after theirs.
     await ticks.notify_ticks(db, {marker: (START_TS * 1_000, Decimal(1))})
     await wait_until(lambda: received.extremes(marker, times.FIRST, times.END) is not None)
+
+
+@pytest.fixture
+def no_refill(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stops the clock of the rate limit, so that no budget refills, however slow the machine is."""
+    monkeypatch.setattr("graph.engine.rate_limit.time", SimpleNamespace(monotonic=lambda: 1_000.0))
 
 
 @pytest.fixture

@@ -304,7 +304,7 @@ SOCKETS: dict[str, Probe] = {
     "an operation before connection_init": SocketProbe("closed 4401", (_subscribe({"query": "{ __typename }"}),), sends_init=False),
     "connection_init twice": SocketProbe("closed 4429", (INIT,)),
     "connection_init with a list": SocketProbe("closed 4400", ('{"type": "connection_init", "payload": []}',), sends_init=False),
-    "an operation id twice": SocketProbe("closed 4409", (_subscribe({"query": '{ latest(ticker: "btc_usd") { ts } }'}),) * 2),
+    "an operation id twice": SocketProbe("closed 4409", (_subscribe({"query": "subscription { priceAdded { id } }"}),) * 2),
     "an id that is a number": SocketProbe("closed 4400", (_subscribe({"query": "{ __typename }"}, 7),)),
     "no payload": SocketProbe("closed 4400", (_subscribe(None),)),
     "a payload without a query": SocketProbe("closed 4400", (_subscribe({"variables": {}}),)),

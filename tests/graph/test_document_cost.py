@@ -63,15 +63,15 @@ def test_cost_is_proportional_to_cpu_time_for_hostile_documents() -> None:
     assert max(per_cost.values()) / min(per_cost.values()) <= MAX_COST_SPREAD, report
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_parsing_a_new_document_is_charged_once(dsn: str, db: Database) -> None:
     await track(db, "btc_usd")
     text = HOSTILE_DOCUMENTS["copies of a field"].replace('"b"', '"btc_usd"')
     document_cost, execution_cost = Document(text, RULES).cost + parse_cost(text), 140
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=600)) as api:
         first, second = [await _remaining(api, text) for _ in range(2)]
-    # The budget refills during the requests, so the exact cost cannot be compared.
-    assert 600 - first > execution_cost + document_cost // 2 > execution_cost
-    assert first - second <= execution_cost
+    assert 600 - first == pytest.approx(execution_cost + document_cost, abs=1)  # the remaining budget is rounded down
+    assert first - second == pytest.approx(execution_cost, abs=1)
 
 
 async def _remaining(api: Api, text: str) -> int:
@@ -80,6 +80,7 @@ async def _remaining(api: Api, text: str) -> int:
         return int(response.headers["RateLimit"].partition("r=")[2].partition(";")[0])
 
 
+@pytest.mark.usefixtures("no_refill")
 async def test_hostile_documents_use_up_the_rate_limit_of_their_address(dsn: str) -> None:
     async with run_api(Settings(database_url=dsn, answer_cache_mb=0, rate_limit=100)) as api:
         statuses = []

@@ -188,15 +188,21 @@ def test_a_commit_listener_without_notifications_has_no_version() -> None:
     assert CommitListener().version() is None
 
 
+CANCEL_WAITING = """
+SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
 async def test_errors_are_not_cached(caching_api: Api, dsn: str) -> None:
     path = f"/prices/range?ticker=btc_usd&from_ts={START_TS}&to_ts={START_TS}"
-    async with run_api(Settings(database_url=dsn, answer_cache_mb=64, request_timeout_s=0.3)) as api:
+    async with run_api(Settings(database_url=dsn, answer_cache_mb=64)) as api:
         await wait_until(lambda: _rest_is_newest(api, START_TS))
         connection = await asyncpg.connect(dsn)
         async with connection.transaction():
             await connection.execute("LOCK TABLE tracking")
-            async with api.session.get(api.url + path) as response:
-                assert response.status == 504
+            request = asyncio.create_task(api.session.get(api.url + path))
+            await wait_until(lambda: connection.fetchval(CANCEL_WAITING))
+            assert (await request).status == 504
         await connection.close()
         async with api.session.get(api.url + path) as response:
             assert response.status == 200

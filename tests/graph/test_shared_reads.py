@@ -11,7 +11,7 @@ from db.queries import prices
 from db.queries.shapes import Shape
 from graph.engine.shared_reads import SharedReads
 from tests.sample_data import START_TS, lock_price_table, row, store, track
-from tests.wait import wait_until
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 TS = Shape((("ts", prices.JSON_COLUMNS["ts"]),))
 NOW = START_TS + 600.0
@@ -94,7 +94,8 @@ async def test_a_cancelled_request_cancels_no_other_one_and_the_last_one_ends_th
         assert await reads.latest_json(reader, TS, ["btc_usd"], NOW)
 
 
-async def test_an_error_reaches_each_request(dsn: str, db: Database) -> None:
+async def test_an_error_reaches_each_request(dsn: str, db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("db.pool.COMMAND_TIMEOUT_GRACE_S", WAIT_TIMEOUT_S)  # PostgreSQL ends the statement, not the client
     await track(db, "btc_usd")
     reads = SharedReads()
     async with open_database(dsn, application_name="shared", statement_timeout_s=0.2) as reader, lock_price_table(dsn):

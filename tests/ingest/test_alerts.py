@@ -428,7 +428,6 @@ def test_an_address_that_contains_a_private_one_is_private(address: str, expecte
 
 
 async def test_a_receiver_cannot_redirect_delay_or_fill_the_worker(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ingest.webhooks.TIMEOUT_S", 0.3)
     event = {"text": "x"}
     async with _sender() as sender:
         receiver.answer = lambda: web.Response(status=302, headers={"Location": receiver.url + "/other"})
@@ -439,11 +438,13 @@ async def test_a_receiver_cannot_redirect_delay_or_fill_the_worker(receiver: Rec
         with pytest.raises(WebhookError) as raised:
             await sender.send(receiver.url, AlertFormat.NTFY, "msg_1", event)
         assert len(str(raised.value)) < 300
+    monkeypatch.setattr("ingest.webhooks.TIMEOUT_S", 0.3)
+    async with _sender() as hasty_sender:
         with (
             socket.create_server(("127.0.0.1", 0)) as silent,
             pytest.raises(WebhookError, match="no response within"),
         ):
-            await sender.send(f"http://127.0.0.1:{silent.getsockname()[1]}/", AlertFormat.NTFY, "msg_1", event)
+            await hasty_sender.send(f"http://127.0.0.1:{silent.getsockname()[1]}/", AlertFormat.NTFY, "msg_1", event)
 
 
 def test_bodies_of_other_services() -> None:

@@ -1,6 +1,5 @@
 """A gap gets the first point inside its minute from the finest chart, and never an average over more than a minute."""
 
-from collections.abc import AsyncIterator
 from decimal import Decimal
 from itertools import pairwise
 
@@ -11,10 +10,9 @@ from hypothesis import strategies as st
 from db.pool import Database
 from db.queries import gaps, prices, write_lock
 from db.rows import Reason
-from ingest.deribit.client import Deribit, open_deribit
+from ingest.deribit.client import Deribit
 from ingest.jobs.backfill import Chart, backfill, fill_gaps
 from ingest.outbox import Outbox
-from ingest.settings import Settings
 from ingest.simulator import market
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint
@@ -22,13 +20,6 @@ from tests.sample_data import START_TS, minutes, row, track
 
 NOW = START_TS + 2 * 86_400
 """The exchange's minute in these tests."""
-
-
-@pytest.fixture
-async def deribit(rpc_url: str) -> AsyncIterator[Deribit]:
-    """A client that waits for long charts, however slow the machine is."""
-    async with open_deribit(Settings(deribit_rpc_url=rpc_url, http_timeout_seconds=50)) as client:
-        yield client
 
 
 @pytest.fixture(autouse=True)
@@ -169,10 +160,9 @@ async def test_an_invalid_chart_response_changes_no_gap(
 
 
 async def test_a_chart_request_that_times_out_changes_no_gap(
-    db: Database, rpc_url: str, simulator: Simulator, outbox: Outbox
+    db: Database, hasty_deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    async with open_deribit(Settings(deribit_rpc_url=rpc_url, http_timeout_seconds=0.2)) as hasty:
-        await test_an_invalid_chart_response_changes_no_gap(db, hasty, simulator, outbox, "hang")
+    await test_an_invalid_chart_response_changes_no_gap(db, hasty_deribit, simulator, outbox, "hang")
 
 
 async def test_a_chart_that_does_not_cover_a_minute_changes_no_gap_and_takes_one_call(

@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from db.pool import Database, open_database
-from db.queries import prices, write_lock
+from db.queries import prices
 from db.rows import Reason
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError, UnknownTickerError
@@ -24,7 +24,7 @@ from ingest.simulator.faults import FAULTS
 from ingest.simulator.server import Simulator
 from ingest.source import ChartPoint, ExchangeClock, Quote
 from tests.conftest import Servers
-from tests.sample_data import START_TS, minutes, row, store, track
+from tests.sample_data import START_TS, hold_writer_lock, minutes, row, store, track
 from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 TICKERS = ("btc_usd", "eth_usd")
@@ -42,9 +42,18 @@ async def _collect(
     minute: int = START_TS,
     *,
     tickers: tuple[str, ...] = TICKERS,
-    budget_s: float = 2.0,
+    budget_s: float = WAIT_TIMEOUT_S,
+    max_retries: int | None = None,
 ) -> CollectResult:
-    return await collect(minute, watchlist=Watchlist(tickers), source=deribit, db=db, outbox=outbox, budget_s=budget_s)
+    return await collect(
+        minute,
+        watchlist=Watchlist(tickers),
+        source=deribit,
+        db=db,
+        outbox=outbox,
+        budget_s=budget_s,
+        max_retries=max_retries,
+    )
 
 
 async def test_each_ticker_is_stored_exactly_as_the_exchange_sent_it(
@@ -101,9 +110,11 @@ async def test_an_old_first_message_stores_the_price_in_the_minute_of_its_instan
 async def test_a_local_clock_that_runs_ahead_loses_no_minute(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    simulator.clock.set(at=START_TS + 59.3)
-    collected = await _collect(db, outbox, deribit, START_TS + 60)
-    assert collected.failures == {}
+    simulator.clock.set(at=START_TS + 59.3, stands=True)
+    collecting = asyncio.create_task(_collect(db, outbox, deribit, START_TS + 60))
+    await wait_until(lambda: len(simulator.served) == len(TICKERS))
+    simulator.clock.set(at=START_TS + 60.2)
+    assert (await collecting).failures == {}
     assert await minutes(db, "btc_usd") == [START_TS, START_TS + 60], "the early response counts for its own minute"
 
 
@@ -116,11 +127,12 @@ async def test_a_scheduler_whose_clock_is_wrong_stops_no_collection(
     sent = (int(time.time()) + ahead_s) // 60 * 60
     for _ in range(3):
         collected = await collect(
-            sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2, minute_chooser=minute_chooser
+            sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox, minute_chooser=minute_chooser
         )
         assert collected.failures == {}
-    (served,) = simulator.served
-    assert await minutes(db, "btc_usd") == [served.us_out // 60_000_000 * 60], "once, however many messages are wrong"
+    served = [one.us_out // 60_000_000 * 60 for one in simulator.served]
+    assert len(served) == len(set(served)), "once a minute, however many messages are wrong"
+    assert await minutes(db, "btc_usd") == served
     assert ("the scheduler's clock is ahead" in caplog.text) == (ahead_s > 0)
     assert await outbox.read_failures() == {}
 
@@ -185,10 +197,10 @@ def test_each_fault_has_a_reason() -> None:
 
 @pytest.mark.parametrize("fault", sorted(REASONS))
 async def test_any_failure_of_one_ticker_stops_no_other(
-    db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
+    db: Database, deribit: Deribit, hasty_deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd")
-    collected = await _collect(db, outbox, deribit, budget_s=0.7)
+    collected = await _collect(db, outbox, hasty_deribit if fault == "hang" else deribit, max_retries=0)
     assert await minutes(db, "btc_usd") == [START_TS]
     assert await minutes(db, "eth_usd") == []
     assert {name: failure.reason for name, failure in collected.failures.items()} == {"eth_usd": REASONS[fault]}
@@ -199,7 +211,7 @@ async def test_a_temporary_failure_is_retried_within_the_minute(
     db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=2)
-    collected = await _collect(db, outbox, deribit, budget_s=10)
+    collected = await _collect(db, outbox, deribit)
     assert collected.failures == {}
     assert await minutes(db, "eth_usd") == [START_TS]
 
@@ -213,10 +225,10 @@ async def test_a_configured_number_of_retries_is_not_exceeded(
 
 
 async def test_a_price_is_stored_while_another_ticker_is_still_fetched(
-    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+    db: Database, hasty_deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("hang", index="eth_usd")
-    collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=30))
+    collecting = asyncio.create_task(_collect(db, outbox, hasty_deribit))
 
     async def stored() -> bool:
         return await minutes(db, "btc_usd") == [START_TS]
@@ -231,7 +243,7 @@ async def test_a_response_without_an_instant_counts_only_if_the_local_clock_is_t
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("no_clock", method="get_index_price")
-    assert (await _collect(db, outbox, deribit, budget_s=2)).failures["btc_usd"].reason is Reason.CLOCK
+    assert (await _collect(db, outbox, deribit, max_retries=0)).failures["btc_usd"].reason is Reason.CLOCK
     simulator.clock.set(offset_s=0)
     await deribit.names()
     failures: dict[str, object] = {}
@@ -303,7 +315,7 @@ async def test_prices_are_queued_while_the_database_is_unavailable_and_stored_af
 
 
 async def test_a_database_that_recovers_during_a_collect_gets_the_prices_at_its_end(
-    servers: Servers, dsn: str, deribit: Deribit, simulator: Simulator, outbox: Outbox
+    servers: Servers, dsn: str, hasty_deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     name = dsn.rpartition("/")[2]
     admin = await asyncpg.connect(servers.dsn)
@@ -311,7 +323,7 @@ async def test_a_database_that_recovers_during_a_collect_gets_the_prices_at_its_
     try:
         async with open_database(dsn, application_name="tests of outage") as db:
             await admin.execute(f"ALTER DATABASE {name} RENAME TO {name}_away")
-            collecting = asyncio.create_task(_collect(db, outbox, deribit, budget_s=20))
+            collecting = asyncio.create_task(_collect(db, outbox, hasty_deribit))
 
             async def is_queued() -> bool:
                 return await outbox.prices.depth() == 1
@@ -329,7 +341,7 @@ async def test_without_redis_prices_are_stored_directly_and_failures_become_gaps
 ) -> None:
     simulator.fail("http_503", index="eth_usd")
     async with open_outbox("redis://127.0.0.1:1/0", max_prices=10) as unavailable_outbox:
-        collected = await _collect(db, unavailable_outbox, deribit, budget_s=2)
+        collected = await _collect(db, unavailable_outbox, deribit, max_retries=0)
     assert (collected.stored, set(collected.failures)) == (1, {"eth_usd"})
     assert await db.fetchval("SELECT reason FROM gap WHERE ticker = 'eth_usd' AND ts = $1", START_TS) == "http_5xx"
 
@@ -373,7 +385,7 @@ async def test_a_failure_is_recorded_in_redis_with_its_reason(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     simulator.fail("html", index="eth_usd", method="get_index_price")
-    await _collect(db, outbox, deribit, budget_s=2)
+    await _collect(db, outbox, deribit, max_retries=0)
     assert await outbox.read_failures() == {("eth_usd", START_TS): Reason.MALFORMED}
     assert "malformed response" in (await outbox.read_report()).errors["eth_usd"]
 
@@ -381,9 +393,12 @@ async def test_a_failure_is_recorded_in_redis_with_its_reason(
 async def test_a_minute_whose_response_arrived_in_the_next_one_keeps_its_reason(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
-    simulator.clock.set(at=START_TS + 59.9)
+    simulator.clock.set(at=START_TS + 50, stands=True)
     simulator.fail("http_502", index="btc_usd", method="get_index_price", times=1)
-    collected = await _collect(db, outbox, deribit, tickers=("btc_usd",), budget_s=10)
+    collecting = asyncio.create_task(_collect(db, outbox, deribit, tickers=("btc_usd",)))
+    await wait_until(lambda: simulator.calls.get("get_index_price") == 1)
+    simulator.clock.set(at=START_TS + 60.1)
+    collected = await collecting
     assert collected.failures["btc_usd"].reason is Reason.HTTP_5XX
     assert await minutes(db, "btc_usd") == [START_TS + 60]
 
@@ -492,20 +507,20 @@ async def test_tracking_is_written_again_after_the_database_was_emptied(
 
 
 async def test_prices_stay_in_the_outbox_while_another_session_holds_the_lock(
-    db: Database, deribit: Deribit, outbox: Outbox
+    dsn: str, db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(TICKERS)
-    async with write_lock.write_transaction(db):
-        collecting = collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=10)
+    async with hold_writer_lock(dsn):
+        collecting = collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
         assert (await asyncio.wait_for(collecting, WAIT_TIMEOUT_S)).failures == {}
     assert await outbox.prices.depth() == 2
 
 
 async def test_a_reconcile_that_waits_for_the_database_blocks_no_collect(
-    db: Database, deribit: Deribit, outbox: Outbox
+    dsn: str, db: Database, deribit: Deribit, outbox: Outbox
 ) -> None:
     watchlist = Watchlist(TICKERS)
-    async with write_lock.write_transaction(db):
+    async with hold_writer_lock(dsn):
         reconciling = asyncio.create_task(
             reconcile(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=9)
         )
@@ -518,7 +533,7 @@ async def test_a_reconcile_that_waits_for_the_database_blocks_no_collect(
 
 
 async def test_an_unexpected_database_error_loses_no_price(
-    servers: Servers, dsn: str, db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+    servers: Servers, dsn: str, db: Database, hasty_deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     await track(db, *TICKERS)
     role = f"poor_{dsn.rpartition('_')[2]}"
@@ -530,7 +545,7 @@ async def test_an_unexpected_database_error_loses_no_price(
     restricted_dsn = urlunsplit(address._replace(netloc=f"{role}:x@{address.hostname}:{address.port}"))
     simulator.fail("hang", index="eth_usd", times=1)
     async with open_database(restricted_dsn, application_name="tests") as restricted_db:
-        collected = await _collect(restricted_db, outbox, deribit, budget_s=10)
+        collected = await _collect(restricted_db, outbox, hasty_deribit)
     assert collected.failures == {}
     assert await outbox.prices.depth() == 2
     await db.execute(f"DROP OWNED BY {role}")
@@ -542,7 +557,7 @@ async def test_a_price_that_cannot_be_stored_is_fetched_again(
     db: Database, deribit: Deribit, simulator: Simulator, fault: str, outbox: Outbox
 ) -> None:
     simulator.fail(fault, index="eth_usd", method="get_index_price", times=1)
-    collected = await _collect(db, outbox, deribit, budget_s=10)
+    collected = await _collect(db, outbox, deribit)
     assert (collected.failures, collected.attempts["eth_usd"]) == ({}, 2)
 
 
@@ -554,7 +569,7 @@ async def test_a_price_with_an_implausible_instant_is_not_stored(
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=instant)
     deribit.clock.observe(START_TS * 10**6, 0, 0)
-    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, max_retries=0)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []
 

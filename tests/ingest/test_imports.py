@@ -321,7 +321,7 @@ async def test_a_large_import_is_recorded_as_one_change(db: Database) -> None:
 
 async def test_after_an_import_the_planner_knows_how_many_prices_are_stored(db: Database) -> None:
     await _import(db, [(str(START_TS + 60 * i), "1") for i in range(1000)])
-    assert await db.fetchval("SELECT reltuples FROM pg_class WHERE relname = 'price'") == 1000
+    assert await db.fetchval("SELECT reltuples FROM pg_class WHERE oid = 'price'::regclass") == 1000
 
 
 async def test_rows_of_a_real_year_are_imported(db: Database) -> None:

@@ -74,7 +74,7 @@ async def test_no_response_for_one_ticker_stops_other_tickers_or_a_job(
     await track(db, *TICKERS, since=START_TS - 60)
     simulator.raw = {"eth_usd": body}
     watchlist = Watchlist(TICKERS)
-    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2, max_retries=0)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, max_retries=0)
     assert START_TS in await minutes(db, "btc_usd")
     assert set(collected.prices) | set(collected.failures) | set(collected.later_tickers) == set(TICKERS)
     if "eth_usd" in collected.failures:
@@ -141,7 +141,7 @@ async def test_a_response_after_the_minute_is_not_stored_for_that_minute(
     watchlist = Watchlist(TICKERS)
     await watchlist.tickers(source=deribit)
     simulator.clock.set(at=START_TS + 3_600)
-    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert (collected.prices, collected.failures, set(collected.later_tickers)) == ({}, {}, set(TICKERS))
     assert "was over when Deribit responded for 2 tickers" in caplog.text
     assert Reason.CLOCK not in (await outbox.read_failures()).values()

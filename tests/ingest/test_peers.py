@@ -284,7 +284,7 @@ async def test_a_peer_that_hangs_does_not_delay_the_chart_for_long(db: Database,
 async def test_what_a_responding_peer_has_no_time_for_waits_for_the_next_run(
     db: Database, outbox: Outbox, deribit: Deribit, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(peer_jobs, "FILL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(peer_jobs, "FILL_TIMEOUT_S", 5.0)
     now = int(time.time()) // 60 * 60
     simulator.clock.set(at=now + 2)
     lost = now - 600
@@ -304,6 +304,7 @@ async def test_what_a_responding_peer_has_no_time_for_waits_for_the_next_run(
     async with hostile_server(answer) as url, connect(url) as opened:
         missing = [(name, lost) for name in names]
         assert await fill_from_peers(missing, opened, db) == (set(missing[:4]), set(missing[4:]))
+        monkeypatch.setattr(peer_jobs, "FILL_TIMEOUT_S", 0.2)
         assert await fill_from_peers(missing[4:], opened, db) == (set(), set()), "a peer that fills nothing is not waited for"
         hanging.set()
         monkeypatch.undo()

@@ -14,7 +14,7 @@ from db.queries import gaps, tracking, write_lock
 from db.rows import Reason, Source
 from ingest.deribit.client import Deribit
 from ingest.errors import JobsFailedError
-from ingest.jobs.reconcile import JOB_TIMEOUTS_S, MAX_BATCH_MINUTES, ReconcileResult, detect_gaps, reconcile
+from ingest.jobs.reconcile import MAX_BATCH_MINUTES, ReconcileResult, detect_gaps, reconcile
 from ingest.jobs.watchlist import Watchlist
 from ingest.outbox import Outbox, open_outbox
 from ingest.simulator.server import Simulator
@@ -221,9 +221,8 @@ async def test_a_change_is_recorded_for_each_state_of_a_gap(db: Database, outbox
 
 @pytest.mark.parametrize("outage", [3, 180, 3 * 1440])
 async def test_after_an_outage_every_minute_is_stored_or_a_gap(
-    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, outage: int, monkeypatch: pytest.MonkeyPatch
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox, outage: int
 ) -> None:
-    monkeypatch.setattr("ingest.jobs.reconcile.JOB_TIMEOUTS_S", dict.fromkeys(JOB_TIMEOUTS_S, 300.0))  # for a slow machine
     await track(db, "btc_usd")
     await store(db, [row("btc_usd", _minute_at(0))])
     simulator.clock.set(at=_minute_at(outage) + 2)
@@ -243,7 +242,8 @@ async def test_a_backlog_of_old_messages_makes_few_calls_and_delays_no_gap(
     db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
 ) -> None:
     await track(db, "btc_usd", "eth_usd")
-    simulator.clock.set(at=_minute_at(180) + 2)
+    simulator.clock.set(at=_minute_at(180) + 2, stands=True)
+    deribit.clock = ExchangeClock(lambda: 0.0)  # it stands, too
     watchlist = Watchlist(["btc_usd", "eth_usd"])
     for number in range(1, 181):
         await reconcile(_minute_at(number), watchlist=watchlist, source=deribit, db=db, outbox=outbox)

@@ -128,10 +128,10 @@ async def test_minutes_are_watched_and_their_ranges_are_those_of_the_served_tick
 async def test_after_a_bad_tick_the_others_count(
     rpc_url: str, simulator: Simulator, db: Database, outbox: Outbox, fault: str
 ) -> None:
-    simulator.clock.set(rate=RATE)
+    simulator.clock.set(rate=2)  # what counts as late or ahead is two seconds of it
     await track(db, "btc_usd", "eth_usd")
     simulator.fail(fault, index="btc_usd", times=3)
-    async with run_stream(rpc_url, db, outbox, "btc_usd", "eth_usd") as stand:
+    async with run_stream(rpc_url, db, outbox, "btc_usd", "eth_usd", rate=2) as stand:
         await wait_until(lambda: simulator.faults[0].times == 0)
         before = stand.received.copy()
         await wait_until(lambda: min(stand.received[name] - before[name] for name in ("btc_usd", "eth_usd")) > 5)

@@ -47,7 +47,7 @@ async def test_workers_with_different_tickers_collect_all_of_them_and_log_the_di
 ) -> None:
     _send_heartbeat(redis_url, "a:1", "btc_usd", "eth_usd")
     _send_heartbeat(redis_url, "b:2", "btc_usd", "sol_usd")
-    collected = await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
     assert set(collected.prices) == {"btc_usd", "eth_usd", "sol_usd"}
     assert await _tracked(db) == {"btc_usd", "eth_usd", "sol_usd"}
     assert (
@@ -63,13 +63,13 @@ async def test_a_period_ends_when_no_running_worker_wants_its_ticker(
     passed_s = 0.0
     watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
     _send_heartbeat(redis_url, "a:1", *TICKERS)
-    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert await _tracked(db) == set(TICKERS)
     _delete_heartbeat(redis_url, "a:1")
     for minute, expected_tickers in ((60, set(TICKERS)), (120, {"btc_usd"})):
         passed_s = float(minute)
         await _advance_to(START_TS + minute, simulator, deribit)
-        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
         await reconcile(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
         assert await _tracked(db) == expected_tickers, minute
     until = await db.fetchval("SELECT until FROM tracking WHERE ticker = 'eth_usd'")
@@ -83,26 +83,26 @@ async def test_a_redis_that_lost_its_data_ends_no_period_and_misses_no_minute(
     passed_s = 0.0
     watchlist = Watchlist(("btc_usd",), monotonic=lambda: passed_s)
     _send_heartbeat(redis_url, "a:1", *TICKERS)
-    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     with redis.Redis.from_url(redis_url) as client:
         client.flushall()
     passed_s = 55.0
     await _advance_to(START_TS + 60, simulator, deribit)
-    collected = await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(START_TS + 60, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     assert set(collected.prices) == set(TICKERS)
     assert await _tracked(db) == set(TICKERS)
 
 
 async def test_no_period_ends_while_the_running_workers_are_unknown(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
-    await collect(START_TS, watchlist=Watchlist(("btc_usd",)), source=deribit, db=db, outbox=None, budget_s=2)
+    await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
+    await collect(START_TS, watchlist=Watchlist(("btc_usd",)), source=deribit, db=db, outbox=None)
     assert await _tracked(db) == set(TICKERS)
 
 
 async def test_a_manual_collect_changes_no_tracking(db: Database, deribit: Deribit, outbox: Outbox) -> None:
-    await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=Watchlist(TICKERS), source=deribit, db=db, outbox=outbox)
     manual_watchlist = Watchlist(("sol_usd",), updates_tracking=False)
-    await collect(START_TS, watchlist=manual_watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(START_TS, watchlist=manual_watchlist, source=deribit, db=db, outbox=outbox)
     assert await minutes(db, "sol_usd") == [START_TS]
     assert await _tracked(db) == set(TICKERS)
     assert await db.fetchval("SELECT count(*) FROM tracking") == 2
@@ -119,7 +119,7 @@ async def test_a_ticker_that_is_wanted_again_starts_a_new_period_at_that_minute(
             _send_heartbeat(redis_url, "b:2", *others)
         passed_s = float(minute)
         await _advance_to(START_TS + minute, simulator, deribit)
-        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     periods = await db.fetch("SELECT since, until FROM tracking WHERE ticker = 'eth_usd' ORDER BY since")
     assert [tuple(one) for one in periods] == [(START_TS, START_TS + 120), (START_TS + 9 * 86_400, None)]
 
@@ -135,7 +135,7 @@ async def test_all_tracks_every_listed_ticker_and_follows_the_list_daily(
         nonlocal passed_s
         passed_s = float(minute)
         simulator.clock.set(at=START_TS + minute + 2)
-        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=5)
+        await collect(START_TS + minute, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
         return await _tracked(db)
 
     assert len(listed) > 5

@@ -1,6 +1,7 @@
 """While a single clock is wrong, no price is deleted, no tracking period begins at a wrong minute, and no gap is created."""
 
 import contextlib
+import sys
 import time
 from collections.abc import Awaitable, Callable
 
@@ -22,8 +23,14 @@ from tests.sample_data import minutes, row, store, track
 
 DAY = 86_400
 YEAR = 365 * DAY
-NOW = int(time.time()) // 60 * 60
+NOW = 0
+"""The minute in which the test began."""
 BTC = ("btc_usd",)
+
+
+@pytest.fixture(autouse=True)
+def _set_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "NOW", int(time.time()) // 60 * 60)
 
 
 def _clock(ahead_s: float = 0) -> Callable[[Executor], Awaitable[float]]:
@@ -115,7 +122,7 @@ async def test_tracking_begins_by_the_exchange_clock_whatever_the_scheduler_send
 ) -> None:
     simulator.clock.set(offset_s=0)
     watchlist, sent = Watchlist(BTC), (NOW + ahead_s) // 60 * 60
-    await collect(sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    await collect(sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     await reconcile(sent, watchlist=watchlist, source=deribit, db=db, outbox=outbox)
     (since,) = await db.fetch("SELECT since FROM tracking")
     assert abs(since["since"] - time.time()) < 180
@@ -154,7 +161,7 @@ async def test_an_instant_ahead_of_the_local_clock_and_of_the_other_responses_is
     simulator.clock.set(offset_s=0)
     simulator.fail("clock_ahead", index="eth_usd")
     watchlist = Watchlist(("btc_usd", "eth_usd"))
-    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, max_retries=0)
     assert {name: failure.reason for name, failure in collected.failures.items()} == {"eth_usd": Reason.CLOCK}
     assert await minutes(db, "eth_usd") == []
     now = deribit.clock.now(NOW)
@@ -170,7 +177,7 @@ async def test_the_instant_of_a_single_ticker_is_compared_with_another_response(
     await watchlist.tickers(source=deribit)
     deribit.clock._last_by_subject.clear()  # noqa: SLF001  as if the list of names had been read long ago
     simulator.fail("clock_ahead", method="get_index_price")
-    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, budget_s=2)
+    collected = await collect(NOW, watchlist=watchlist, source=deribit, db=db, outbox=outbox, max_retries=0)
     assert collected.failures["btc_usd"].reason is Reason.CLOCK
     assert await minutes(db, "btc_usd") == []
 
