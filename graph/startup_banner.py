@@ -19,7 +19,7 @@ from db.queries import tickers
 from db.runtime import embedded_lookup
 from graph.settings import Settings
 
-STARTUP_TIMEOUT_S = 20.0
+STARTUP_TIMEOUT_S = 60.0
 FAST_POLL_DURATION_S = 5.0
 FAST_POLL_INTERVAL_S = 0.2
 SLOW_POLL_INTERVAL_S = 1.0

@@ -4,7 +4,7 @@ the statistics of PostgreSQL are old.
 
 import itertools
 import json
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -42,9 +42,14 @@ ROWS = 500_000
 """Rows per ticker; there are two tickers."""
 DAY = 86_400
 FIRST_MINUTE = START_TS - 2 * DAY
+"""It is stored apart from the others."""
 WINDOW_MINUTES = 1_440
 """Minutes of the window that the statements read."""
+LOW, HIGH = START_TS + 100 * DAY, START_TS + 101 * DAY
+PRICE_SHAPE = Shape(tuple(prices.JSON_COLUMNS.items()))
+CANDLE_SHAPE = Shape(tuple(candles.JSON_COLUMNS.items()))
 LARGE_TABLES = {"price", "gap", "change", "candle", "minute_range"}
+TICKERS = ("btc_usd", "eth_usd")
 
 TRACK = f"""
 INSERT INTO ticker (name) VALUES ('btc_usd'), ('eth_usd');
@@ -52,23 +57,33 @@ INSERT INTO tracking (ticker, since) VALUES ('btc_usd', {START_TS}), ('eth_usd',
 """
 
 
-def _fill(step: int) -> str:
-    """Returns SQL that stores every `step`th minute. It leaves out the triggers, which would take minutes."""
+def _fill(step: int, names: Sequence[str] = TICKERS) -> str:
+    """Returns SQL that stores every `step`th minute of the tickers. It leaves out the triggers, which would take minutes."""
+    source = f"unnest('{{{','.join(names)}}}'::text[]) AS name"
     return f"""
 SET session_replication_role = replica;
 INSERT INTO price (ticker, ts, price, source)
-SELECT name, {START_TS} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1, {step}) AS m, ticker;
+SELECT name, {START_TS} + 60 * m, m % 1000 + 1, 'LIVE' FROM generate_series(0, {ROWS} - 1, {step}) AS m, {source};
 INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s, longest_silence_ms,
                           source)
-SELECT 'btc_usd', {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE'
-  FROM generate_series(130000, 169999, {step}) AS m;
-INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM ticker, unnest(ARRAY[3600, 86400]) AS span,
+SELECT name, {START_TS} + 60 * m, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE'
+  FROM generate_series(130000, 169999, {step}) AS m, {source};
+INSERT INTO candle SELECT name, span, ts, 1, 1, 1, 1, 1, 1 FROM {source}, unnest(ARRAY[3600, 86400]) AS span,
        generate_series(({START_TS} / span * span)::bigint, ({START_TS} + 60 * {ROWS})::bigint, span) AS ts;
 INSERT INTO gap (ticker, ts, reason, filled_at)
 SELECT name, {START_TS} + 60 * m, 'timeout', CASE WHEN m % 1000 > 0 THEN 1 END
-  FROM generate_series(0, 99999, {step}) AS m, ticker;
-INSERT INTO change (kind, ticker) SELECT 'gap_closed', 'btc_usd' FROM generate_series(0, 99999, {step});
+  FROM generate_series(0, 99999, {step}) AS m, {source};
+INSERT INTO change (kind, ticker) SELECT 'gap_closed', name FROM generate_series(0, 99999, {step}), {source};
 SET session_replication_role = origin;
+"""
+
+
+FILL_FIRST_MINUTE = f"""
+INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', {FIRST_MINUTE}, 1, 'LIVE');
+INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s, longest_silence_ms,
+                          source)
+VALUES ('btc_usd', {FIRST_MINUTE}, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE');
+INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', {FIRST_MINUTE + 60}, 'timeout');
 """
 
 
@@ -94,46 +109,9 @@ async def new_database(servers: Servers, migrated_template: str) -> AsyncIterato
         await connection.close()
 
 
-def _reads_of_windows() -> Iterator[tuple[str, str, list[Any]]]:
-    """Yields name, SQL and parameters of more reads, and of all reads of a ticker's window as of a data version."""
-    window = ["btc_usd", LOW, HIGH]
-    more: dict[str, tuple[str, list[Any]]] = {
-        "series of minutes": (thinned_series.FROM_MINUTES, [*window, 600]),
-        "series of hours": (thinned_series.FROM_HOURS, [*window, 7_200]),
-        "series bounds": (thinned_series.BOUNDS, window),
-        "touch": (touches.FIND_TOUCH, ["btc_usd", Decimal(990), LOW, HIGH]),
-        "last observed of each": (prices.LAST_OBSERVED_OF_EACH, ["btc_usd", [LOW, HIGH], 1_800]),
-        "stored at": (prices.STORED_AT, [["btc_usd", "eth_usd"], LOW]),
-        "neighbors": (peers.NEIGHBORS, window),
-        "minutes to compare": (peers.MINUTES, window),
-        "watched": (coverage.COUNT_WATCHED, window),
-        "not live": (coverage.NON_LIVE_PERIODS, [*window, 100, 5]),
-        "unfilled": (gaps.UNFILLED, [*window, 100]),
-        "means before deliveries": (delivery_prices.WATCHED_MEANS, ["btc_usd", [LOW, HIGH]]),
-        "alerted prices": (alerts.PRICES_BETWEEN, window),
-        "conditions": (alerts.CONDITIONS, [["btc_usd", "eth_usd"], HIGH]),
-        "changed days": (digests.CHANGED_DAYS, [0, 1_000]),
-        "events": (events.EVENTS_AFTER, [0, 2**40, 2_000, ["btc_usd"], 2_000]),
-        "expired rows": (retention.TICKERS_WITH_EXPIRED_ROWS, [LOW]),
-        "horizon steps": (retention.STEPS, [LOW, HIGH]),
-    }
-    yield from ((name, sql, parameters) for name, (sql, parameters) in more.items())
-    snapshot = Snapshot(2**40, HIGH, times.FIRST)
-    for name, sql, parameters in [*(one[:3] for one in _statements()), *((name, *found) for name, found in more.items())]:
-        if parameters[:1] == ["btc_usd"]:
-            rewritten, *with_snapshot = rewrite(snapshot, sql, *parameters)
-            yield f"{name}, as of", rewritten, with_snapshot
-
-
-ROWS_OF_A_LOOP = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
-LOW, HIGH = START_TS + 100 * DAY, START_TS + 101 * DAY
-PRICE_SHAPE = Shape(tuple(prices.JSON_COLUMNS.items()))
-CANDLE_SHAPE = Shape(tuple(candles.JSON_COLUMNS.items()))
-
-
-def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
+def _statements(high: int = HIGH) -> Iterator[tuple[str, str, list[Any], int]]:
     """Yields name, SQL, parameters and the maximum number of sorted rows of each statement."""
-    window = ["btc_usd", LOW, HIGH]
+    window = ["btc_usd", LOW, high]
     for newest_first in (True, False):
         page = prices.page_statement(PRICE_SHAPE, newest_first=newest_first)
         yield f"page {newest_first}", page.sql, [*window, 100, 0, *page.constants], 0
@@ -152,14 +130,14 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
     yield "coverage of days", coverage.DAYS, window, WINDOW_MINUTES
     yield "periods", gaps.PERIODS, ["btc_usd", START_TS, START_TS + DAY, ["OPEN", "GIVEN_UP"], 100, True], WINDOW_MINUTES
     yield "last gaps", gaps.LAST_PERIOD_OF_EACH, [["btc_usd", "eth_usd"]], 2
-    yield "newest open", gaps.DUE_GAPS, [HIGH, 100], 100
+    yield "newest open", gaps.DUE_GAPS, [high, 100], 100
     yield "counts", gaps.COUNTS, [], 200
     yield "watermarks", gaps.WATERMARKS, [], 2
     yield "tickers", tickers.ALL, [0], 2
     yield "version", version.CURRENT, [], 0
     yield "summary", summaries.SUMMARY, window, 0
     yield "series", summaries.SERIES, window, WINDOW_MINUTES
-    yield "ranges", ranges.RANGES_OF, [["btc_usd"] * 3, [LOW, LOW + 60, HIGH]], 3
+    yield "ranges", ranges.RANGES_OF, [["btc_usd"] * 3, [LOW, LOW + 60, high]], 3
     yield "csv", history_export.ExportShape.parse("csv", ",".join(history_export.COLUMNS)).lines_sql, window, WINDOW_MINUTES
     yield "extent", history_export.EXTENT, window, 0
     for interval, basis in itertools.product(Interval, Basis):
@@ -177,12 +155,43 @@ def _statements() -> Iterator[tuple[str, str, list[Any], int]]:
             )
 
 
+def _more_reads(high: int) -> Iterator[tuple[str, str, list[Any]]]:
+    """Yields name, SQL and parameters of more reads, and of all reads of a ticker's window as of a data version."""
+    window = ["btc_usd", LOW, high]
+    more: dict[str, tuple[str, list[Any]]] = {
+        "series of minutes": (thinned_series.FROM_MINUTES, [*window, 600]),
+        "series of hours": (thinned_series.FROM_HOURS, [*window, 7_200]),
+        "series bounds": (thinned_series.BOUNDS, window),
+        "touch": (touches.FIND_TOUCH, ["btc_usd", Decimal(990), LOW, high]),
+        "last observed of each": (prices.LAST_OBSERVED_OF_EACH, ["btc_usd", [LOW, high], 1_800]),
+        "stored at": (prices.STORED_AT, [["btc_usd", "eth_usd"], LOW]),
+        "neighbors": (peers.NEIGHBORS, window),
+        "minutes to compare": (peers.MINUTES, window),
+        "watched": (coverage.COUNT_WATCHED, window),
+        "not live": (coverage.NON_LIVE_PERIODS, [*window, 100, 5]),
+        "unfilled": (gaps.UNFILLED, [*window, 100]),
+        "means before deliveries": (delivery_prices.WATCHED_MEANS, ["btc_usd", [LOW, high]]),
+        "alerted prices": (alerts.PRICES_BETWEEN, window),
+        "conditions": (alerts.CONDITIONS, [["btc_usd", "eth_usd"], high]),
+        "changed days": (digests.CHANGED_DAYS, [0, 1_000]),
+        "events": (events.EVENTS_AFTER, [0, 2**40, 2_000, ["btc_usd"], 2_000]),
+        "expired rows": (retention.TICKERS_WITH_EXPIRED_ROWS, [LOW]),
+        "horizon steps": (retention.STEPS, [LOW, high]),
+    }
+    yield from ((name, sql, parameters) for name, (sql, parameters) in more.items())
+    snapshot = Snapshot(2**40, high, times.FIRST)
+    for name, sql, parameters in [*(one[:3] for one in _statements(high)), *((name, *found) for name, found in more.items())]:
+        if parameters[:1] == ["btc_usd"] or name == "ranges":
+            rewritten, *with_snapshot = rewrite(snapshot, sql, *parameters)
+            yield f"{name}, as of", rewritten, with_snapshot
+
+
 @pytest.mark.parametrize("name", [name for name, *_ in _statements()])
 async def test_a_statement_reads_by_index_and_sorts_no_more_than_it_returns(
     large_database: asyncpg.Connection, name: str
 ) -> None:
     ((_, sql, parameters, max_sorted),) = [one for one in _statements() if one[0] == name]
-    (plan,) = json.loads(await large_database.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *parameters))
+    plan = await _explain(large_database, sql, parameters)
     for node in _nodes(plan["Plan"]):
         assert not (node["Node Type"] == "Seq Scan" and node["Relation Name"] in LARGE_TABLES), (
             f"{name} reads all of {node['Relation Name']}"
@@ -191,37 +200,56 @@ async def test_a_statement_reads_by_index_and_sorts_no_more_than_it_returns(
             pytest.fail(f"{name} sorts {node['Actual Rows']} rows")
 
 
-async def test_a_statement_stays_cheap_while_the_statistics_are_those_of_the_first_minute(
-    new_database: asyncpg.Connection,
+ROWS_OF_A_LOOP = ("Actual Rows", "Rows Removed by Filter", "Rows Removed by Join Filter")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "high"),
+    [
+        pytest.param(FILL_FIRST_MINUTE, _fill(20), HIGH, id="the first minute"),
+        pytest.param(_fill(20, ["eth_usd"]), _fill(20, ["btc_usd"]), LOW + 18 * DAY, id="another ticker"),
+    ],
+)
+async def test_a_statement_stays_cheap_while_the_statistics_are_those_of(
+    new_database: asyncpg.Connection, before: str, after: str, high: int
 ) -> None:
-    # A plan for one row may read all 50,000 prices, or even all of them for each row.
-    connection = new_database
-    await connection.execute(f"""
-        INSERT INTO price (ticker, ts, price, source) VALUES ('btc_usd', {FIRST_MINUTE}, 1, 'LIVE');
-        INSERT INTO minute_range (ticker, ts, open, high, low, close, opened_ms, closed_ms, twap, ticks, watched_s,
-                                  longest_silence_ms, source)
-        VALUES ('btc_usd', {FIRST_MINUTE}, 1, 2, 1, 1, 0, 59000, 1, 60, 60, 1000, 'LIVE');
-        INSERT INTO gap (ticker, ts, reason) VALUES ('btc_usd', {FIRST_MINUTE + 60}, 'timeout');
-        ANALYZE
-    """)
-    await connection.execute(_fill(20))
-    with_old = await _rows_processed(connection)
-    await connection.execute("ANALYZE")
-    with_new = await _rows_processed(connection)
+    # A plan for one row may read all 25,000 prices of the ticker, or even all of them for each row.
+    await new_database.execute(f"{before} ANALYZE")
+    await new_database.execute(after)
+    with_old = await _rows_processed(new_database, high)
+    await new_database.execute("ANALYZE")
+    with_new = await _rows_processed(new_database, high)
     assert {name: (rows, with_new[name]) for name, rows in with_old.items() if rows > 10 * with_new[name] + 30_000} == {}
 
 
-async def _rows_processed(connection: asyncpg.Connection) -> dict[str, float]:
-    """Returns the rows that all parts of each statement's plan return and skip, in both modes of planning."""
+async def _rows_processed(connection: asyncpg.Connection, high: int) -> dict[str, float]:
+    """Returns the rows that all parts of each statement's plan return and skip."""
     result = {}
-    for mode in ("force_custom_plan", "force_generic_plan"):
-        await connection.execute(f"SET plan_cache_mode = {mode}")
-        for name, sql, parameters in [*(one[:3] for one in _statements()), *_reads_of_windows()]:
-            (plan,) = json.loads(await connection.fetchval(f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) {sql}", *parameters))
-            result[f"{name}, {mode}"] = sum(
-                node["Actual Loops"] * (1 + sum(node.get(key, 0) for key in ROWS_OF_A_LOOP)) for node in _nodes(plan["Plan"])
-            )
+    for name, sql, parameters in [*(one[:3] for one in _statements(high)), *_more_reads(high)]:
+        plan = await _explain(connection, sql, parameters)
+        result[name] = sum(
+            node["Actual Loops"] * (1 + sum(node.get(key, 0) for key in ROWS_OF_A_LOOP)) for node in _nodes(plan["Plan"])
+        )
     return result
+
+
+async def _explain(connection: asyncpg.Connection, sql: str, parameters: list[Any]) -> dict[str, Any]:
+    """Executes a statement with the plan of the product, which is one for any values, and returns it."""
+    values = ", ".join(_literal(value) for value in parameters)
+    await connection.execute(f"PREPARE explained AS {sql}")
+    text = await connection.fetchval(
+        f"EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) EXECUTE explained{f'({values})' if values else ''}"
+    )
+    await connection.execute("DEALLOCATE explained")
+    (plan,) = json.loads(text)
+    found: dict[str, Any] = plan
+    return found
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, list):
+        return f"'{{{','.join(map(str, value))}}}'"
+    return f"'{value}'"
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -47,8 +47,10 @@ async def test_a_pool_recovers_after_its_connections_were_terminated(servers: Se
                 continue
 
 
-async def test_sessions_have_a_name_and_no_jit(db: Database) -> None:
-    assert await db.fetchval("SELECT current_setting('application_name') || ' ' || current_setting('jit')") == "tests off"
+async def test_sessions_have_a_name_and_their_settings(db: Database) -> None:
+    names = ["application_name", "jit", "plan_cache_mode"]
+    found = await db.fetch("SELECT current_setting(name) AS value FROM unnest($1::text[]) AS name", names)
+    assert [record["value"] for record in found] == ["tests", "off", "force_generic_plan"]
 
 
 async def test_a_server_that_stops_responding_is_unavailable(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Final
 
 import pytest
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, Locator, Page, expect
 
 from db.pool import Database
 from db.queries import gaps, write_lock
@@ -16,11 +16,12 @@ from db.rows import Reason, Source
 from tests.e2e.test_pages import AXE, Visit
 from tests.graph.conftest import Api
 from tests.sample_data import row, store, track
+from tests.wait import wait_until
 
 MINUTE_COUNT: Final = 600
 REPORT: Final = "new Promise((done) => setTimeout(done, 400))"  # a chart that has moved reports it after 250 ms
 LIVE: Final = re.compile(r"^\s*Live(, \d+ tickers? stale)?$")
-OFFLINE: Final = re.compile(r"^\s*Offline since \d\d:\d\d UTC, reconnecting$")
+OFFLINE: Final = re.compile(r"^\s*Offline since (\d+ \w+ \d{4} )?\d\d:\d\d UTC, reconnecting$")
 
 
 @pytest.fixture
@@ -55,6 +56,25 @@ async def open_page(browser: Browser, api: Api, path: str, **options: Any) -> As
     yield page
     visit.require_no_errors()
     await page.close()
+
+
+async def click_and_read(button: Locator) -> str:
+    """Clicks a button, and returns what it says for the next two seconds instead of its name."""
+    await button.evaluate(
+        "one => { window.said = ''; new MutationObserver(() => { window.said ||= one.dataset.said ?? '' })"
+        ".observe(one, { attributes: true }) }"
+    )
+    await button.click()
+    await wait_until(lambda: button.page.evaluate("window.said !== ''"))
+    said: str = await button.page.evaluate("window.said")
+    return said
+
+
+async def wait_until_drawn(page: Page) -> None:
+    """Waits until the chart has drawn its range. What moves it earlier is taken for a part of loading."""
+    await page.evaluate(
+        "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))"
+    )
 
 
 async def window_of_inputs(page: Page) -> tuple[int, int]:

@@ -140,7 +140,7 @@ async def _run(command: list[str], folder: Path, api: Api | None, **env: str) ->
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(), WAIT_TIMEOUT_S)
+    out, err = await asyncio.wait_for(process.communicate(), 10 * WAIT_TIMEOUT_S)
     return process.returncode, out.decode(), err.decode()
 
 

@@ -99,22 +99,22 @@ class Reader:
         try:
             async with self.stand.session.get(f"{self.stand.url}{self.path}", headers=headers) as response:
                 body = await response.text()
-                assert response.status in (200, 304, 503), body
+                assert response.status in (200, 304, 503, 504), body
                 # The server may be killed between the statements of one request: GraphQL reports that in the body.
-                is_unavailable = response.status == 503 or '"code":"UNAVAILABLE"' in body
+                is_unavailable = response.status in (503, 504) or '"code":"UNAVAILABLE"' in body
                 if response.status == 200 and not is_unavailable:
                     self.body, self.etag = body, response.headers["ETag"]
                 self.not_modified_count += response.status == 304
                 self.unavailable_count += is_unavailable
-        except aiohttp.ClientError:
+        except (aiohttp.ClientError, TimeoutError):
             self.unavailable_count += 1
 
 
-async def _write(address: str) -> None:
-    """Stores a minute every 30 ms through the proxy, each with a different price."""
+async def _write(address: str, is_done: asyncio.Event) -> None:
+    """Stores a minute every 30 ms through the proxy, each with a different price, until `is_done`."""
     prices = itertools.count(1)
     async with open_database(address, application_name="drill", max_connections=1, statement_timeout_s=2) as db:
-        while True:
+        while not is_done.is_set():
             with contextlib.suppress(DatabaseError):
                 newest = await db.fetchval("SELECT max(ts) FROM price")
                 await store(db, [row(TICKER, newest + 60, str(next(prices)))])
@@ -150,8 +150,9 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribe
             queries = [f'{{ latest(ticker: "{TICKER}") {{ ts price }} }}', f"{{ range({window}) {{ ts price }} }}"]
             paths = [f"/graphql?{urlencode({'query': query})}" for query in queries]
             readers = [Reader(stand, path) for path, _ in zip(itertools.cycle(paths), range(READER_COUNT), strict=False)]
+            is_done = asyncio.Event()
             async with asyncio.TaskGroup() as tasks:
-                writer_task = tasks.create_task(_write(address))
+                writer_task = tasks.create_task(_write(address, is_done))
                 client_tasks = [
                     *(tasks.create_task(one.follow()) for one in subscribers),
                     *(tasks.create_task(one.read()) for one in readers),
@@ -181,7 +182,8 @@ async def test_a_replica_that_lacks_the_last_commits_is_promoted_under_subscribe
                         return len(await _rows(db)) > count + 100
 
                     await wait_until(has_grown)
-                    writer_task.cancel()
+                    is_done.set()
+                    await writer_task
                     new_rows = await _rows(db)
                 await wait_until(
                     lambda: all(one.copy == new_rows for one in subscribers),

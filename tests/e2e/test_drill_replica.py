@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from db import migrate, times
+from db.errors import DatabaseUnavailableError
 from db.pool import Database, open_database
 from db.queries import digests
 from db.runtime import embedded
@@ -53,7 +54,11 @@ class Load:
     async def write(self, db: Database, begin: int) -> None:
         """Stores a minute every 50 ms."""
         for number in itertools.count():
-            await store(db, [row(name, begin + 60 * number) for name in NAMES])
+            is_stored = False
+            while not is_stored:
+                with contextlib.suppress(DatabaseUnavailableError):  # a pause of 10 s inside the transaction ends the session
+                    await store(db, [row(name, begin + 60 * number) for name in NAMES])
+                    is_stored = True
             self.committed.append((time.monotonic(), begin + 60 * number))
             await asyncio.sleep(0.05)
 

@@ -24,7 +24,7 @@ from ingest.simulator.server import Simulator, serve
 from tests.chaos.environment import TICKERS, Stack, run_environment
 from tests.e2e.conftest import run_verb
 from tests.sample_data import row, store, track
-from tests.wait import wait_until
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -138,8 +138,8 @@ FILL = """
 INSERT INTO price (ticker, ts, price, source)
 SELECT name, $1::bigint + 60 * minute, 100 + minute % 7, 'LIVE' FROM ticker, generate_series(0, $2::bigint - 1) AS minute
 """
-LOCK_TIMEOUT_MS = "5000"
-"""A statement that waits longer for a lock fails. On an idle machine none waits for a second; the drill prints the longest."""
+LOCK_TIMEOUT_MS = "60000"
+"""A statement that waits longer for a lock fails: a deadlock. On an idle machine none waits for a second, see the output."""
 MINUTES_PER_TICKER = 60_000
 """Minutes per ticker: some hundred thousand rows in total."""
 
@@ -213,7 +213,7 @@ async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> Non
             """Publishes the minute and waits until each ticker's price is stored."""
             simulator.clock.set(at=minute + 2)
             await stack.publish(minute)
-            assert await stack.until(is_stored, 20)
+            assert await stack.until(is_stored, WAIT_TIMEOUT_S)
 
         async def is_stored() -> bool:
             return await environment.stored(minute) == set(TICKERS)
@@ -232,7 +232,7 @@ async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> Non
         simulator.clock.set(at=minute + 2)
         simulator.fail("hang", index=TICKERS[0], method="get_index_price")
         await lost_stack.publish(minute)
-        assert await lost_stack.until(others_are_stored, 20)
+        assert await lost_stack.until(others_are_stored, WAIT_TIMEOUT_S)
         await lost_stack.kill_worker()
         simulator.clear_faults()
         print(f"\nthe host is lost with {len(await environment.stored(minute))} of {len(TICKERS)} prices of its minute stored")
@@ -248,7 +248,7 @@ async def test_worker_host_is_lost_and_another_takes_over(tmp_path: Path) -> Non
             elapsed_s = time.perf_counter() - started_at
             print(f"{OUTAGE_MINUTES} minutes later another worker starts: its first minute is stored after {elapsed_s:.1f} s")
             while await environment.checked_until() < minute or not await no_gap_is_open():
-                assert time.perf_counter() < started_at + 60
+                assert time.perf_counter() < started_at + 5 * WAIT_TIMEOUT_S
                 minute += 60
                 await collect_minute(new_stack)
             print(f"all earlier minutes are stored or gaps after {time.perf_counter() - started_at:.1f} s")

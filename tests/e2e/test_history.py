@@ -157,7 +157,7 @@ async def test_rejected_prices_are_listed_with_their_reason(env: dict[str, str],
 async def test_status_reports_tickers_gaps_outbox_and_clock(env: dict[str, str], db: Database, outbox: Outbox) -> None:
     now = times.minute_of(time.time())
     await track(db, "btc_usd", "eth_usd", since=now - 600)
-    await store(db, [row("btc_usd", now - 60), row("eth_usd", now - 600)])
+    await store(db, [row("btc_usd", now), row("eth_usd", now - 600)])
     async with write_lock.write_transaction(db) as connection:
         await gaps.open_gaps(connection, {("eth_usd", now - 540): Reason.TIMEOUT, ("eth_usd", now - 480): Reason.TIMEOUT})
         await gaps.mark_unrecoverable(connection, "eth_usd", [now - 480])

@@ -354,9 +354,14 @@ async def test_service_alerts_fire_by_their_causes(
             await listener.events(1)
             await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
             await db.execute("SELECT pg_notify('tickgraph', '')")
-            for _ in range(3):
+
+            async def is_scraped() -> bool:
+                errors = 'tickgraph_rejected_requests_total{code="INTERNAL_SERVER_ERROR"}'
+                return bool(await product.prometheus_server.query(errors))
+
+            for _ in range(2):  # the first error only starts the series
                 assert (await api.error('{ latest(ticker: "btc_usd") { observedAt } }'))[0] == "INTERNAL_SERVER_ERROR"
-                await asyncio.sleep(1.1)  # longer than the scrape interval: the first error only starts the series
+                await wait_until(is_scraped)
             await product.wait_for_alerts("InternalServerErrors", "EventReadsFailing")
         await product.worker.aclose()
         await product.wait_for_alerts("ProcessDown")

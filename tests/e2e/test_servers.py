@@ -20,7 +20,7 @@ from tests.e2e.conftest import create_certificate, run_verb
 from tests.graph.conftest import run_api
 from tests.graph.subscriptions import PRICES, subscribe
 from tests.sample_data import START_TS, row, store, track
-from tests.wait import wait_until
+from tests.wait import WAIT_TIMEOUT_S, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -137,7 +137,7 @@ async def test_behind_a_pooler_prices_are_stored_read_and_delivered(
         settings = Settings(database_url=pooler_url, database_listen_url=dsn, answer_cache_mb=0)
         await _wait_until_available(pooler_url)
         async with (
-            open_database(pooler_url, application_name="tests", statement_timeout_s=5) as client_db,
+            open_database(pooler_url, application_name="tests", statement_timeout_s=WAIT_TIMEOUT_S) as client_db,
             run_api(settings) as api,
         ):
             await track(client_db, "btc_usd")

@@ -69,7 +69,7 @@ async def run_api_process(dsn: str, folder: Path, *, port: int | None = None, **
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(20)) as session:
 
             async def is_healthy() -> bool:
-                with contextlib.suppress(aiohttp.ClientError):
+                with contextlib.suppress(aiohttp.ClientError, TimeoutError):
                     async with session.get(f"{url}/health") as response:
                         return response.status == 200
                 return False
