@@ -23,7 +23,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from db import connection_url, migrate, pool, times
 from db.connection_url import mask_password
 from db.errors import CommandLineError, DatabaseUnavailableError
-from db.queries import candles, clock, reader, retention, tickers, views, write_lock
+from db.queries import bulk_import, candles, clock, reader, retention, tickers, views, write_lock
 from db.runtime import backup, embedded, embedded_lookup, log, processes
 from db.settings import Settings
 
@@ -269,6 +269,8 @@ async def _restore_into(dsn: str, file: Path, server_version: int) -> int:
         await asyncio.to_thread(backup.restore, file, dsn, server_version)
     finally:  # also after a failure, so that the database gets its schema again
         await asyncio.to_thread(migrate.upgrade, dsn)
+    async with pool.open_database(dsn, application_name="tickgraph restore", max_connections=1) as db:
+        await bulk_import.refresh_statistics(db)
     sys.stderr.write(f"{file} is restored into {mask_password(dsn)}; the worker will backfill the minutes since the backup\n")
     return 0
 

@@ -32,8 +32,8 @@ WRITER_TIMEOUT_S: Final = 60.0
 
 SESSION_SETTINGS: Final = {
     "jit": "off",  # compiling takes longer than the queries of this product
-    # A plan for any values is made once. One for these values takes longer to make than to execute, and expects a single price
-    # of a ticker that was added after the last ANALYZE: its candles took seconds.
+    # One plan for any values, made once. A plan for the values takes longer to make than to run, and expects a single price of
+    # a ticker that was added after the last ANALYZE: its candles took seconds.
     "plan_cache_mode": "force_generic_plan",
     "work_mem": "16MB",  # enough for grouping minutes in memory, without a sort on disk
     # If a writer is paused or its host fails, the server ends its session, which releases the writer lock.

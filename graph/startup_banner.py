@@ -19,7 +19,8 @@ from db.queries import tickers
 from db.runtime import embedded_lookup
 from graph.settings import Settings
 
-STARTUP_TIMEOUT_S = 60.0
+API_TIMEOUT_S = 60.0
+PRICES_TIMEOUT_S = 20.0
 FAST_POLL_DURATION_S = 5.0
 FAST_POLL_INTERVAL_S = 0.2
 SLOW_POLL_INTERVAL_S = 1.0
@@ -55,16 +56,16 @@ async def print_startup_banner(settings: Settings) -> int:
     """Waits for the API, prints the addresses, then each ticker's first price of this run. Returns an exit status."""
     # An older price does not show that the worker collects. A price of the previous minute may be from this run.
     since = times.minute_of(time.time()) - times.MINUTE
-    deadline = time.monotonic() + STARTUP_TIMEOUT_S
-    if not await _wait_for_api(settings, deadline):
+    if not await _wait_for_api(settings, time.monotonic() + API_TIMEOUT_S):
         print(f"The API does not respond at {settings.url}. See the API log above.", flush=True)
         return 1
     (settings.data_dir / embedded_lookup.API_URL_FILE).write_text(f"{settings.url}\n")
     print(format_addresses(settings), flush=True)
     printed: set[str] = set()
+    responded_at = time.monotonic()
     # Reads from the database, like `python -m graph latest`: the API may require a key.
     async with open_database(settings.required_dsn(), application_name="tickgraph startup banner", max_connections=1) as db:
-        while time.monotonic() < deadline:
+        while (waited_s := time.monotonic() - responded_at) < PRICES_TIMEOUT_S:
             ticker_records = await _list_tickers(db)
             for ticker in ticker_records:
                 if ticker["ts"] is not None and ticker["ts"] >= since and ticker["name"] not in printed:
@@ -72,10 +73,9 @@ async def print_startup_banner(settings: Settings) -> int:
                     print(f"  {ticker['name']:<15}{ticker['price']:>15f}  {times.iso(ticker['ts'])}", flush=True)
             if ticker_records and printed >= {ticker["name"] for ticker in ticker_records if ticker["tracked"]}:
                 return 0
-            is_fast_poll = time.monotonic() < deadline - STARTUP_TIMEOUT_S + FAST_POLL_DURATION_S
-            await asyncio.sleep(FAST_POLL_INTERVAL_S if is_fast_poll else SLOW_POLL_INTERVAL_S)
+            await asyncio.sleep(FAST_POLL_INTERVAL_S if waited_s < FAST_POLL_DURATION_S else SLOW_POLL_INTERVAL_S)
     print(
-        f"  No prices for some tickers within {STARTUP_TIMEOUT_S:.0f} s. See the worker log above. "
+        f"  No prices for some tickers within {PRICES_TIMEOUT_S:.0f} s. See the worker log above. "
         "Without internet, use `make demo`.",
         flush=True,
     )

@@ -23,7 +23,7 @@ from ingest.settings import Settings as IngestSettings
 from ingest.simulator.server import Simulator, serve
 from tests.wait import WAIT_TIMEOUT_S
 
-# A slow machine fails no example. In CI, Hypothesis has a profile of its own.
+# A slow machine fails no example. The base is the current profile, because Hypothesis has one for CI.
 hypothesis.settings.register_profile("tests", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("tests")
 

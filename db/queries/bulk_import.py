@@ -121,11 +121,14 @@ async def extend_period(db: Transaction, ticker: str, low: int, high: int) -> No
 
 
 async def refresh_statistics(db: Executor) -> None:
-    """Updates the planner's statistics of the tables that an import fills. Autovacuum waits until a tenth of a table is new.
+    """Updates the planner's statistics of the prices. Autovacuum waits until a tenth of a table is new.
 
-    Skips tables that are locked, and those of another role.
+    Skips tables that are locked, those of another role, and empty ones: PostgreSQL plans to read a table as a whole that was
+    empty when it was analyzed.
     """
-    await db.execute("ANALYZE (SKIP_LOCKED) price, minute_range, candle")
+    for table in ("price", "candle", "minute_range"):
+        if await db.fetchval(f"SELECT EXISTS (SELECT FROM {table})"):  # noqa: S608  a constant
+            await db.execute(f"ANALYZE (SKIP_LOCKED) {table}")
 
 
 async def _lines(rows: Sequence[Row]) -> AsyncIterator[bytes]:

@@ -17,7 +17,7 @@ _PERIOD: Final = f"""
                     UNION ALL
                    SELECT since, until FROM import_period WHERE ticker = $1) AS period)) AS merged"""  # noqa: S608  constants
 
-# The periods lie in the window. OFFSET 0 forces an index scan of each: a join would read the whole window for each.
+# The periods lie in the window. OFFSET 0 makes PostgreSQL scan the index once for each; a join would read the window each time.
 _STORED: Final = """
 period
  CROSS JOIN LATERAL (

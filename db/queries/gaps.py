@@ -103,14 +103,16 @@ SELECT ticker, ts
 
 COUNT_ATTEMPT: Final = """
 UPDATE gap SET attempts = attempts + 1
- WHERE ticker = $1 AND ts = ANY ($2::bigint[]) AND filled_at IS NULL
+  FROM unnest($2::bigint[]) AS given (ts)
+ WHERE gap.ticker = $1 AND gap.ts = given.ts AND filled_at IS NULL
 """
 
 MARK_UNRECOVERABLE: Final = """
 WITH given_up AS (
     UPDATE gap SET given_up_at = extract(epoch FROM now())::bigint
-     WHERE ticker = $1 AND ts = ANY ($2::bigint[]) AND filled_at IS NULL AND given_up_at IS NULL
-    RETURNING ticker, ts
+      FROM unnest($2::bigint[]) AS given (ts)
+     WHERE gap.ticker = $1 AND gap.ts = given.ts AND filled_at IS NULL AND given_up_at IS NULL
+    RETURNING gap.ticker, gap.ts
 )
 INSERT INTO change (kind, ticker, from_ts, to_ts, count)
 SELECT 'gap_given_up', ticker, min(ts), max(ts) + 60, count(*) FROM given_up GROUP BY ticker
@@ -120,8 +122,8 @@ _STATE: Final = """
 CASE WHEN filled_at IS NOT NULL THEN 'FILLED' WHEN given_up_at IS NOT NULL THEN 'GIVEN_UP' ELSE 'OPEN' END"""
 
 # Minutes that an import covers and lacks are gaps without a row: a file of hourly prices lacks 59 of 60. They are derived from
-# the stored minutes. In a tracking period, rows of `gap` explain them. OFFSET 0 keeps the order: with old statistics, the
-# planner would read the whole history of the ticker.
+# the stored minutes. In a tracking period, rows of `gap` explain them. OFFSET 0 makes PostgreSQL scan the index
+# once for each period; with old statistics, a join would read the whole history of the ticker.
 PERIODS: Final = f"""
 WITH import_only AS (
     SELECT lower(part) AS low, upper(part) AS high
@@ -134,7 +136,9 @@ WITH import_only AS (
              UNION ALL
             SELECT high, ts
               FROM import_only
-             CROSS JOIN LATERAL (SELECT ts FROM price WHERE ticker = $1 AND ts >= low AND ts < high OFFSET 0) AS minute
+             CROSS JOIN LATERAL (
+                   SELECT ts FROM price
+                    WHERE ticker = $1 AND ts >= import_only.low AND ts < import_only.high OFFSET 0) AS minute
            ) AS boundary
 ), window_gaps AS (
     SELECT ts, reason, {_STATE} AS state FROM gap WHERE ticker = $1 AND ts >= $2 AND ts < $3

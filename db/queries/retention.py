@@ -63,7 +63,8 @@ DELETE_EXPIRED: Final = [
     f"""
 DELETE FROM {table}
  WHERE ticker = $1 AND ts < $2 AND {condition}
-   AND ts IN (SELECT ts FROM {table} WHERE ticker = $1 AND ts < $2 AND {condition} ORDER BY ts LIMIT $3)
+   AND ts <= (SELECT max(ts) FROM (SELECT ts FROM {table} WHERE ticker = $1 AND ts < $2 AND {condition} ORDER BY ts LIMIT $3)
+                                   AS oldest)
 """  # noqa: S608  inserts constants
     for table, condition in (
         ("price", "true"),

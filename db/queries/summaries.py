@@ -11,8 +11,8 @@ from db.queries.snapshots import Snapshot, rewrite
 # Whole hours with candles come from `candle`; partial hours and hours without candles come from minute prices. Minutes before
 # the horizon are excluded, because they are deleted in batches while their hours remain. One statement means one snapshot, so
 # the counts and the prices agree. (If minutes were deleted manually, an hour may lack the minute of its high or low. Then the
-# high or low of the stored minutes is used.) Materialized parts and OFFSET 0 keep the order of evaluation: with old statistics,
-# the planner expects one price, and would search for the four minutes again for each price of the window.
+# high or low of the stored minutes is used.) MATERIALIZED and OFFSET 0 make PostgreSQL search for the four minutes once. With
+# old statistics it expects a single price, and would search again for each price of the window.
 SUMMARY: Final = f"""
 WITH bound AS (
     SELECT greatest($2::bigint, (SELECT {valid_horizon_sql} FROM ticker WHERE name = $1)) AS low, $3::bigint AS high

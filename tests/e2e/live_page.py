@@ -59,7 +59,7 @@ async def open_page(browser: Browser, api: Api, path: str, **options: Any) -> As
 
 
 async def click_and_read(button: Locator) -> str:
-    """Clicks a button, and returns what it says for the next two seconds instead of its name."""
+    """Clicks a button, and returns what it then says for some seconds."""
     await button.evaluate(
         "one => { window.said = ''; new MutationObserver(() => { window.said ||= one.dataset.said ?? '' })"
         ".observe(one, { attributes: true }) }"
@@ -71,7 +71,7 @@ async def click_and_read(button: Locator) -> str:
 
 
 async def wait_until_drawn(page: Page) -> None:
-    """Waits until the chart has drawn its range. What moves it earlier is taken for a part of loading."""
+    """Waits three frames. Until then, the page takes a move of the chart for a part of loading."""
     await page.evaluate(
         "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => requestAnimationFrame(done))))"
     )

@@ -54,11 +54,11 @@ class Load:
     async def write(self, db: Database, begin: int) -> None:
         """Stores a minute every 50 ms."""
         for number in itertools.count():
-            is_stored = False
-            while not is_stored:
+            while True:
                 with contextlib.suppress(DatabaseUnavailableError):  # a pause of 10 s inside the transaction ends the session
                     await store(db, [row(name, begin + 60 * number) for name in NAMES])
-                    is_stored = True
+                    break
+                await asyncio.sleep(0.05)
             self.committed.append((time.monotonic(), begin + 60 * number))
             await asyncio.sleep(0.05)
 

@@ -139,7 +139,7 @@ INSERT INTO price (ticker, ts, price, source)
 SELECT name, $1::bigint + 60 * minute, 100 + minute % 7, 'LIVE' FROM ticker, generate_series(0, $2::bigint - 1) AS minute
 """
 LOCK_TIMEOUT_MS = "60000"
-"""A statement that waits longer for a lock fails: a deadlock. On an idle machine none waits for a second, see the output."""
+"""Ends the drill if the migration never releases a lock. On an idle machine none waits for a second."""
 MINUTES_PER_TICKER = 60_000
 """Minutes per ticker: some hundred thousand rows in total."""
 

@@ -131,6 +131,7 @@ async def test_a_scheduler_whose_clock_is_wrong_stops_no_collection(
         )
         assert collected.failures == {}
     served = [one.us_out // 60_000_000 * 60 for one in simulator.served]
+    assert served
     assert len(served) == len(set(served)), "once a minute, however many messages are wrong"
     assert await minutes(db, "btc_usd") == served
     assert ("the scheduler's clock is ahead" in caplog.text) == (ahead_s > 0)
@@ -204,6 +205,14 @@ async def test_any_failure_of_one_ticker_stops_no_other(
     assert await minutes(db, "btc_usd") == [START_TS]
     assert await minutes(db, "eth_usd") == []
     assert {name: failure.reason for name, failure in collected.failures.items()} == {"eth_usd": REASONS[fault]}
+
+
+async def test_an_exchange_that_hangs_uses_up_the_budget(
+    db: Database, deribit: Deribit, simulator: Simulator, outbox: Outbox
+) -> None:
+    simulator.fail("hang", index="eth_usd")
+    collected = await _collect(db, outbox, deribit, tickers=("eth_usd",), budget_s=1)
+    assert collected.failures["eth_usd"].reason is Reason.TIMEOUT
 
 
 @pytest.mark.parametrize("fault", ["http_502", "reset", "html", "settlement_in_progress", "break_off", "price_nan"])

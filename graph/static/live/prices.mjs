@@ -25,7 +25,7 @@ export async function followPrices(socket) {
   if (unsubscribe) return;
   const newestId = [...tickers.peek().values()].map((one) => BigInt(one.latest?.id ?? 0)).reduce((a, b) => (a > b ? a : b), 0n);
   const retry = () => loadTickers().catch((error) => console.warn(error.message)); // again in five minutes, or after reconnecting
-  unsubscribe = socket.subscribe(ADDED, { after: newestId ? String(newestId) : null }, { onData: collect, onReconnect: retry });
+  unsubscribe = socket.subscribe(ADDED, { after: String(newestId) }, { onData: collect, onReconnect: retry });
   setInterval(retry, RELOAD_MS);
   effect(() => staleCount.value && retry()); // the gap of a ticker that became stale says why
 }
