@@ -229,6 +229,14 @@ class MonitoredProduct:
         await wait_until(all_fired, describe_state=lambda: f"{pending_alerts} did not fire")
         self.fired.update(names)
 
+    async def wait_for_series(self, selector: str) -> None:
+        """Waits until Prometheus has a value of a counter. Its first value only starts the series: `increase()` stays 0."""
+
+        async def has_begun() -> bool:
+            return bool(await self.prometheus_server.query(selector))
+
+        await wait_until(has_begun)
+
 
 @contextlib.asynccontextmanager
 async def _monitored_product(
@@ -347,21 +355,17 @@ async def test_service_alerts_fire_by_their_causes(
                 queries = [f'{{ latest(ticker: "btc_usd") {{ price{number}: price }} }}' for number in range(40)]
                 query_tasks = [asyncio.create_task(api.execute(query)) for query in queries]
                 await asyncio.sleep(3)  # slow enough for the alert
+                await product.wait_for_alerts("Saturated")  # most wait for a connection until they are rejected
         await asyncio.gather(*query_tasks)
-        await product.wait_for_alerts("RequestsSlow", "EventsDelayed", "ReplicaLagging", "Saturated")
+        await product.wait_for_alerts("RequestsSlow", "EventsDelayed", "ReplicaLagging")
         # The API meets an unexpected error.
         async with subscribe(api, "subscription { priceAdded(after: 0) { id } }") as listener:
             await listener.events(1)
             await db.execute("ALTER TABLE price RENAME COLUMN observed_at TO seen_at")
             await db.execute("SELECT pg_notify('tickgraph', '')")
-
-            async def is_scraped() -> bool:
-                expression = 'tickgraph_rejected_requests_total{code="INTERNAL_SERVER_ERROR"}'
-                return bool(await product.prometheus_server.query(expression))
-
             query = '{ latest(ticker: "btc_usd") { observedAt } }'
             assert (await api.error(query))[0] == "INTERNAL_SERVER_ERROR"
-            await wait_until(is_scraped)  # the first error only starts the series
+            await product.wait_for_series('tickgraph_rejected_requests_total{code="INTERNAL_SERVER_ERROR"}')
             assert (await api.error(query))[0] == "INTERNAL_SERVER_ERROR"
             await product.wait_for_alerts("InternalServerErrors", "EventReadsFailing")
         await product.worker.aclose()

@@ -111,8 +111,9 @@ async def _open_with_clock(browser: Browser, url: str) -> Page:
             streams.append(request.url)
 
     page.on("request", note)
-    await page.clock.install()
-    await page.clock.pause_at(dt.datetime.now(dt.UTC))
+    now = dt.datetime.now(dt.UTC)
+    await page.clock.install(time=now)
+    await page.clock.pause_at(now + dt.timedelta(minutes=1))  # it runs until here
     await page.goto(f"{url}/?ticker=btc_usd")
     await _run_until(page, ".price.big", "68,599")
 
