@@ -122,8 +122,8 @@ _STATE: Final = """
 CASE WHEN filled_at IS NOT NULL THEN 'FILLED' WHEN given_up_at IS NOT NULL THEN 'GIVEN_UP' ELSE 'OPEN' END"""
 
 # Minutes that an import covers and lacks are gaps without a row: a file of hourly prices lacks 59 of 60. They are derived from
-# the stored minutes. In a tracking period, rows of `gap` explain them. OFFSET 0 makes PostgreSQL scan the index
-# once for each period; with old statistics, a join would read the whole history of the ticker.
+# the stored minutes. In a tracking period, rows of `gap` explain them. OFFSET 0 makes PostgreSQL scan the index once for each
+# period; with old statistics, a join would read the whole history of the ticker.
 PERIODS: Final = f"""
 WITH import_only AS (
     SELECT lower(part) AS low, upper(part) AS high

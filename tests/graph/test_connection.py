@@ -90,7 +90,7 @@ SIZES: st.SearchStrategy[dict[str, Any]] = st.one_of(
 
 
 @pytest.mark.usefixtures("stored_prices")
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(page=PAGES, window=WINDOWS, size=SIZES)
 async def test_every_page_matches_the_relay_specification(
     api: Api, page: dict[str, Any], window: dict[str, Any], size: dict[str, Any]

@@ -244,7 +244,6 @@ def _run_round(check_probe: Callable[[Probe], None], number: int) -> None:
     @seed(number)
     @settings(
         max_examples=EXAMPLES_PER_ROUND,
-        deadline=None,
         database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),

@@ -163,7 +163,7 @@ async def uncached_api(dsn: str, db: Database) -> AsyncIterator[Api]:
         yield running
 
 
-@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(request=_requests())
 async def test_all_ways_to_execute_return_the_same_bytes(uncached_api: Api, request: _Request) -> None:
     async def execute(query: str) -> bytes:

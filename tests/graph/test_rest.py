@@ -256,7 +256,7 @@ BOUNDS = st.one_of(st.none(), st.integers(START_TS - 120, START_TS + 720))
 
 
 @pytest.mark.usefixtures("ten_prices")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(low=BOUNDS, high=BOUNDS)
 async def test_rest_and_graphql_agree_on_any_window(api: Api, low: int | None, high: int | None) -> None:
     if low is not None and high is not None and low > high:

@@ -61,7 +61,7 @@ async def test_an_import_that_is_run_again_fills_holes_and_joins_periods(db: Dat
     assert await db.fetchval("SELECT count(*) FROM change WHERE kind = 'tracking'") == changes, "nothing changed"
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     imports=st.lists(st.sets(st.integers(0, 25), min_size=1), max_size=3),
     tracked=st.lists(st.integers(0, 25), max_size=4, unique=True).map(sorted),
@@ -130,7 +130,7 @@ async def other_db(servers: Servers, databases: Databases) -> AsyncIterator[Data
     await databases.release(name)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(archive=ARCHIVE, export_format=st.sampled_from([ExportFormat.CSV, ExportFormat.JSONL]))
 async def test_an_export_can_be_imported_elsewhere_without_loss(
     db: Database, other_db: Database, tmp_path: Path, archive: dict[int, Any], export_format: ExportFormat

@@ -54,7 +54,6 @@ BODIES = st.one_of(
 
 @settings(
     max_examples=12 + int(float(os.environ.get("FUZZ_MINUTES", "0")) * 60),
-    deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # bodies are small, and each example runs a collect
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )

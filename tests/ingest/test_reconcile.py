@@ -306,7 +306,7 @@ async def clear_servers(db: Database, redis_url: str) -> AsyncIterator[Any]:
     await client.aclose()
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stored=NUMBERS,
     queued=NUMBERS,
